@@ -1,0 +1,177 @@
+//! ELF kernels (System V ABI, chapters 4 and 5; Xen's `elfnote.h` for the PVH entry).
+
+use super::{Elf, KernelHeader, Reader, Segment, fail, u16_at, u32_at, u64_at};
+use crate::BootError;
+
+const CLASS_64: u8 = 2;
+const LITTLE_ENDIAN: u8 = 1;
+const TYPE_EXECUTABLE: u16 = 2;
+const MACHINE_X86_64: u16 = 62;
+const PROGRAM_HEADER_SIZE: u16 = 56;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// Linux kernels have about five; a hostile file may claim 65535.
+const MAX_SEGMENTS: u16 = 128;
+/// Notes of one segment that are looked at, in bytes.
+const MAX_NOTES: u64 = 64 << 10;
+/// XEN_ELFNOTE_PHYS32_ENTRY.
+const XEN_PHYS32_ENTRY: u32 = 18;
+
+fn machine_name(machine: u16, class: u8) -> String {
+    match machine {
+        3 => "32-bit x86 ELF".to_owned(),
+        40 => "32-bit arm ELF".to_owned(),
+        183 => "arm64 ELF".to_owned(),
+        243 if class == CLASS_64 => "riscv64 ELF".to_owned(),
+        243 => "riscv32 ELF".to_owned(),
+        other => format!("ELF for machine {other}"),
+    }
+}
+
+pub(super) fn parse(image: &Reader<'_>, start: &[u8]) -> Result<KernelHeader, BootError> {
+    parse_header(image, start).unwrap_or_else(|| fail("ELF: the header is truncated"))
+}
+
+/// `None` when the header itself is too short.
+fn parse_header(image: &Reader<'_>, start: &[u8]) -> Option<Result<KernelHeader, BootError>> {
+    let (class, order) = (*start.get(4)?, *start.get(5)?);
+    let machine = u16_at(start, 18)?;
+    if order != LITTLE_ENDIAN {
+        return Some(Ok(KernelHeader::Other("big-endian ELF".to_owned())));
+    }
+    if machine != MACHINE_X86_64 || class != CLASS_64 {
+        return Some(Ok(KernelHeader::Other(machine_name(machine, class))));
+    }
+    if u16_at(start, 16)? != TYPE_EXECUTABLE {
+        return Some(fail(
+            "ELF: not an executable (shared objects and modules do not boot)",
+        ));
+    }
+    let entry = u64_at(start, 24)?;
+    let offset = u64_at(start, 32)?;
+    let (size, count) = (u16_at(start, 54)?, u16_at(start, 56)?);
+    if size != PROGRAM_HEADER_SIZE {
+        return Some(fail(format!(
+            "ELF: program headers of {size} bytes, not 56"
+        )));
+    }
+    if count == 0 || count > MAX_SEGMENTS {
+        return Some(fail(format!(
+            "ELF: {count} program headers, expected 1 to {MAX_SEGMENTS}"
+        )));
+    }
+    let table = match image.read(offset, u64::from(size) * u64::from(count)) {
+        Ok(table) => table,
+        Err(error) => return Some(Err(error)),
+    };
+    Some(parse_segments(image, entry, &table).map(KernelHeader::Elf))
+}
+
+fn parse_segments(image: &Reader<'_>, entry: u64, table: &[u8]) -> Result<Elf, BootError> {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut pvh_entry = None;
+    for header in table.chunks_exact(PROGRAM_HEADER_SIZE.into()) {
+        let word = |offset| u64_at(header, offset).unwrap_or_default();
+        let segment = Segment {
+            offset: word(8),
+            file_size: word(32),
+            address: word(24),
+            memory_size: word(40),
+        };
+        match u32_at(header, 0) {
+            Some(PT_LOAD) => {
+                check(image, &segment)?;
+                if segment.memory_size > 0 {
+                    segments.push(segment);
+                }
+            }
+            Some(PT_NOTE) if segment.file_size <= MAX_NOTES && pvh_entry.is_none() => {
+                pvh_entry = find_pvh(&image.read(segment.offset, segment.file_size)?);
+            }
+            _ => {}
+        }
+    }
+    segments.sort_unstable_by_key(|segment| segment.address);
+    if segments.is_empty() {
+        return fail("ELF: nothing to load");
+    }
+    // `check` has shown that no end wraps.
+    let overlap = segments.windows(2).any(|pair| match pair {
+        [low, high] => low.address + low.memory_size > high.address,
+        _ => false,
+    });
+    if overlap {
+        return fail("ELF: segments overlap in memory");
+    }
+    for (name, address) in [("entry", Some(entry)), ("PVH entry", pvh_entry)] {
+        let inside = |address: u64| {
+            segments.iter().any(|segment| {
+                address
+                    .checked_sub(segment.address)
+                    .is_some_and(|at| at < segment.memory_size)
+            })
+        };
+        if let Some(address) = address
+            && !inside(address)
+        {
+            return fail(format!(
+                "ELF: the {name} {address:#x} lies outside every segment"
+            ));
+        }
+    }
+    Ok(Elf {
+        entry,
+        pvh_entry,
+        segments,
+    })
+}
+
+fn check(image: &Reader<'_>, segment: &Segment) -> Result<(), BootError> {
+    let Segment {
+        offset,
+        file_size,
+        address,
+        memory_size,
+    } = *segment;
+    if offset
+        .checked_add(file_size)
+        .is_none_or(|end| end > image.size)
+    {
+        return fail(format!(
+            "ELF: truncated, the segment at {address:#x} is not all there"
+        ));
+    }
+    if file_size > memory_size {
+        return fail(format!(
+            "ELF: the segment at {address:#x} is larger than its memory"
+        ));
+    }
+    if address.checked_add(memory_size).is_none() {
+        return fail(format!(
+            "ELF: the segment at {address:#x} wraps around the address space"
+        ));
+    }
+    Ok(())
+}
+
+/// The entry that a Xen note names. Names and descriptors are padded to 4 bytes.
+fn find_pvh(mut notes: &[u8]) -> Option<u64> {
+    loop {
+        let (name_len, len) = (u32_at(notes, 0)? as usize, u32_at(notes, 4)? as usize);
+        let kind = u32_at(notes, 8)?;
+        let name = notes.get(12..)?.get(..name_len)?;
+        let rest = notes
+            .get(12..)?
+            .get(name_len.checked_next_multiple_of(4)?..)?;
+        let value = rest.get(..len)?;
+        if kind == XEN_PHYS32_ENTRY && name == b"Xen\0" {
+            return match len {
+                4 => u32_at(value, 0).map(u64::from),
+                8 => u64_at(value, 0),
+                _ => None,
+            };
+        }
+        // At least the 12 bytes of the note's header are consumed.
+        notes = rest.get(len.checked_next_multiple_of(4)?..)?;
+    }
+}

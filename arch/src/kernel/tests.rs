@@ -1,0 +1,196 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn identify(bytes: &[u8]) -> Result<KernelHeader, String> {
+    let bytes: &'static [u8] = Box::leak(bytes.to_vec().into_boxed_slice());
+    let image = KernelImage::Bytes(Cursor::new(bytes));
+    KernelHeader::identify(&image).map_err(|error| error.to_string())
+}
+
+fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
+    image[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
+
+/// An ELF with the PVH note at 0x200 and one segment of 0x1000 bytes at 1 MiB.
+fn elf() -> Vec<u8> {
+    let mut image = vec![0; 0x2000];
+    put(&mut image, 0, b"\x7fELF\x02\x01\x01");
+    put(&mut image, 16, &[2, 0, 62, 0, 1]);
+    put(&mut image, 24, &0x10_0000u64.to_le_bytes());
+    put(&mut image, 32, &64u64.to_le_bytes());
+    put(&mut image, 54, &[56, 0, 2, 0]);
+    let mut segment = |at: usize, kind: u32, offset: u64, address: u64, size: u64| {
+        put(&mut image, at, &kind.to_le_bytes());
+        put(&mut image, at + 8, &offset.to_le_bytes());
+        put(&mut image, at + 24, &address.to_le_bytes());
+        put(&mut image, at + 32, &size.to_le_bytes());
+        put(&mut image, at + 40, &(size * 2).to_le_bytes());
+    };
+    segment(64, 1, 0x1000, 0x10_0000, 0x1000);
+    segment(120, 4, 0x200, 0, 20);
+    put(&mut image, 0x200, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]);
+    put(&mut image, 0x20c, b"Xen\0");
+    put(&mut image, 0x210, &0x10_0040u32.to_le_bytes());
+    image
+}
+
+/// A bzImage of protocol 2.15 with four setup sectors and 0x4000 bytes of kernel.
+fn bzimage() -> Vec<u8> {
+    let mut image = vec![0; 5 * 512 + 0x4000];
+    put(&mut image, 0x1f1, &[4]);
+    put(&mut image, 0x1f4, &0x400u32.to_le_bytes());
+    put(&mut image, 0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]);
+    put(&mut image, 0x202, b"HdrS");
+    put(&mut image, 0x206, &0x020fu16.to_le_bytes());
+    put(&mut image, 0x211, &[1]);
+    put(&mut image, 0x22c, &0x7fff_ffffu32.to_le_bytes());
+    put(&mut image, 0x230, &0x20_0000u32.to_le_bytes());
+    put(&mut image, 0x234, &[1]);
+    put(&mut image, 0x236, &[0x3f]);
+    put(&mut image, 0x238, &2047u32.to_le_bytes());
+    put(&mut image, 0x258, &0x100_0000u64.to_le_bytes());
+    put(&mut image, 0x260, &0x80_0000u32.to_le_bytes());
+    image
+}
+
+#[test]
+fn an_elf_kernel_is_found_with_its_pvh_entry() {
+    let KernelHeader::Elf(elf) = identify(&elf()).unwrap() else {
+        panic!("not an ELF")
+    };
+    assert_eq!((elf.entry, elf.pvh_entry), (0x10_0000, Some(0x10_0040)));
+    assert_eq!(elf.segments.len(), 1);
+    assert_eq!(elf.segments[0].memory_size, 0x2000);
+}
+
+#[test]
+fn a_bzimage_is_found_with_everything_its_header_says() {
+    let KernelHeader::BzImage(image) = identify(&bzimage()).unwrap() else {
+        panic!("no bzImage")
+    };
+    assert_eq!(
+        (image.version, image.setup_size, image.kernel_size),
+        (0x20f, 2560, 0x4000)
+    );
+    assert_eq!(
+        (image.pref_address, image.init_size),
+        (0x100_0000, 0x80_0000)
+    );
+    assert_eq!((image.relocatable, image.alignment), (true, 0x20_0000));
+    assert_eq!(
+        (image.cmdline_size, image.initrd_addr_max),
+        (2047, 0x7fff_ffff)
+    );
+    assert_eq!(image.xloadflags, 0x3f);
+    assert_eq!(image.header.len(), 0x202 + 0x6a - 0x1f1);
+}
+
+#[test]
+fn r28_setup_sects_0_means_4_and_255_needs_the_bytes() {
+    let mut image = bzimage();
+    image[0x1f1] = 0;
+    assert!(matches!(identify(&image), Ok(KernelHeader::BzImage(b)) if b.setup_size == 2560));
+    image[0x1f1] = 255;
+    assert!(identify(&image).unwrap_err().contains("truncated"));
+}
+
+#[test]
+fn r28_crafted_elf_headers_are_refused_by_name() {
+    let cases: [(usize, Vec<u8>, &str); 9] = [
+        (56, vec![0xff, 0xff], "65535 program headers"),
+        (54, vec![0], "program headers of 0 bytes"),
+        (32, u64::MAX.to_le_bytes().to_vec(), "truncated"),
+        (64 + 24, u64::MAX.to_le_bytes().to_vec(), "wraps"),
+        (64 + 32, u64::MAX.to_le_bytes().to_vec(), "truncated"),
+        (64 + 40, vec![1, 0], "larger than its memory"),
+        (24, vec![0; 8], "outside every segment"),
+        (0x210, vec![0xff; 4], "PVH entry"),
+        (64, vec![2], "nothing to load"),
+    ];
+    for (offset, bytes, expected) in cases {
+        let mut image = elf();
+        put(&mut image, offset, &bytes);
+        let error = identify(&image).unwrap_err();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[test]
+fn r28_overlapping_segments_are_refused() {
+    let mut image = elf();
+    let segment: Vec<u8> = image[64..120].to_vec();
+    put(&mut image, 120, &segment);
+    put(&mut image, 120 + 24, &0x10_1fffu64.to_le_bytes());
+    assert!(identify(&image).unwrap_err().contains("overlap"));
+}
+
+#[test]
+fn r28_notes_with_hostile_lengths_end_the_search() {
+    for note in [[0xff; 12], [0; 12]] {
+        let mut image = elf();
+        put(&mut image, 0x200, &note);
+        assert!(matches!(
+            identify(&image),
+            Ok(KernelHeader::Elf(Elf {
+                pvh_entry: None,
+                ..
+            }))
+        ));
+    }
+}
+
+#[test]
+fn kernels_for_other_machines_are_named() {
+    let mut arm = vec![0; 64];
+    put(&mut arm, 56, b"ARM\x64");
+    let mut arm_elf = elf();
+    arm_elf[18] = 183;
+    let other = |name: &str| Ok(KernelHeader::Other(name.to_owned()));
+    assert_eq!(identify(&arm), other("arm64 Image"));
+    assert_eq!(identify(&arm_elf), other("arm64 ELF"));
+    assert_eq!(identify(&[0x1f, 0x8b, 8, 0]), other("gzip-compressed file"));
+    assert!(identify(b"").unwrap_err().contains("empty"));
+    assert!(
+        identify(b"hello")
+            .unwrap_err()
+            .contains("no known kernel format")
+    );
+}
+
+#[test]
+fn r42_truncation_at_any_length_is_survived() {
+    for image in [elf(), bzimage()] {
+        for len in (0..image.len()).step_by(7) {
+            let _ = identify(&image[..len]);
+        }
+        assert!(identify(&image[..0x210]).is_err());
+    }
+}
+
+proptest! {
+    #[test]
+    fn r28_bit_flips_end_in_an_answer(
+        flips in prop::collection::vec((0usize..0x300, any::<u8>()), 1..16),
+        pe in any::<bool>(),
+    ) {
+        let mut image = if pe { bzimage() } else { elf() };
+        for (offset, value) in flips {
+            image[offset] ^= value;
+        }
+        if let Ok(KernelHeader::Elf(elf)) = identify(&image) {
+            prop_assert!(!elf.segments.is_empty());
+            for segment in elf.segments {
+                prop_assert!(segment.offset + segment.file_size <= image.len() as u64);
+                prop_assert!(segment.address.checked_add(segment.memory_size).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn r28_random_bytes_end_in_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
+        let _ = identify(&bytes);
+    }
+}

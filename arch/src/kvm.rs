@@ -1,0 +1,67 @@
+//! The host half of a backend. It uses only those kvm-ioctls handles that exist on every target.
+
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+
+use crate::kernel::{KernelHeader, KernelImage};
+use crate::{BootError, GuestRam, KvmError, LoadedKernel, MachinePlan, Platform};
+
+/// The host half: applies a plan through KVM. Every method is mechanical; decisions belong to
+/// [`Platform`].
+pub trait KvmPlatform: Platform {
+    /// The interrupt chip once it exists.
+    type Chip: KvmIrqChip;
+
+    /// Reads the host's facts. The only reader of host state.
+    ///
+    /// # Errors
+    /// When KVM lacks something the backend cannot do without.
+    fn probe(kvm: &Kvm) -> Result<Self, KvmError>;
+
+    /// The machine type bits of KVM_CREATE_VM.
+    fn vm_type(&self) -> u64 {
+        0
+    }
+
+    /// Copies a kernel that [`KernelHeader::identify`] accepted to guest memory.
+    ///
+    /// # Errors
+    /// When the kernel does not fit the plan's kernel window, or its format is not compiled in.
+    fn load_kernel(
+        &self,
+        image: &mut KernelImage,
+        header: &KernelHeader,
+        plan: &MachinePlan,
+        ram: &GuestRam,
+    ) -> Result<LoadedKernel, BootError>;
+
+    /// What the VM needs right after its memslots and before anything else.
+    ///
+    /// # Errors
+    /// The failed ioctl.
+    fn prepare_vm(&self, vm: &VmFd) -> Result<(), KvmError>;
+
+    /// Creates the interrupt chip, before the vCPUs.
+    ///
+    /// # Errors
+    /// The failed ioctl.
+    fn create_irq_chip(&self, vm: &VmFd, model: &Self::IrqChip) -> Result<Self::Chip, KvmError>;
+
+    /// Writes a vCPU's registers.
+    ///
+    /// # Errors
+    /// The failed ioctl.
+    fn apply_vcpu(&self, vcpu: &VcpuFd, setup: &Self::VcpuSetup) -> Result<(), KvmError>;
+
+    /// The vCPU's registers for a crash report, several lines; `ram` lets it show the instruction
+    /// bytes.
+    fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String;
+}
+
+/// An interrupt chip that exists in KVM.
+pub trait KvmIrqChip: Send + Sync {
+    /// Finishes the chip after all vCPUs exist.
+    ///
+    /// # Errors
+    /// The failed ioctl.
+    fn activate(&self, vm: &VmFd) -> Result<(), KvmError>;
+}

@@ -1,0 +1,24 @@
+//! The contract between the generic VMM core and the architecture backends.
+//!
+//! A backend has two halves. The *pure half* ([`Platform`]) turns host facts and the user's
+//! configuration into plain data: a [`MachinePlan`], tables in guest memory, register values.
+//! It compiles and is tested on every host. The *host half* ([`KvmPlatform`]) applies that data
+//! through KVM and is the only code that depends on the architecture it runs on.
+//!
+//! This crate contains no `cfg`: adding an architecture does not change it.
+
+pub mod contract;
+mod error;
+pub mod kernel;
+mod kvm;
+mod plan;
+mod platform;
+
+pub use error::{BootError, KvmError, PlanError};
+pub use kvm::{KvmIrqChip, KvmPlatform};
+pub use plan::{
+    AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, MachineConfig, MachinePlan, Reserved, Space,
+};
+pub use platform::{
+    BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Platform, VcpuId,
+};

@@ -1,0 +1,174 @@
+//! The machine as data: what the user asked for, and what the machine will be.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A global system interrupt: an input line of the interrupt chip, numbered as KVM does.
+pub type Gsi = u32;
+
+/// What the user asked for, as far as the machine's shape depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineConfig {
+    /// Guest RAM in bytes.
+    pub memory: u64,
+    /// Number of vCPUs, at least 1.
+    pub vcpus: u32,
+    /// The kernel command line.
+    pub cmdline: Cmdline,
+    /// Whether the machine has a serial console.
+    pub serial: bool,
+}
+
+/// The kernel command line as the user gave it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cmdline {
+    /// Replaces the platform's default text.
+    pub base: Option<String>,
+    /// Added after the base text.
+    pub append: Option<String>,
+}
+
+impl Cmdline {
+    /// The text the guest gets when the platform's own default is `default`.
+    #[must_use]
+    pub fn text(&self, default: &str) -> String {
+        let base = self.base.as_deref().unwrap_or(default);
+        match self.append.as_deref() {
+            Some(append) if base.is_empty() => append.to_owned(),
+            Some(append) if !append.is_empty() => format!("{base} {append}"),
+            _ => base.to_owned(),
+        }
+    }
+}
+
+/// A non-empty range of guest physical addresses or of I/O ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AddressRange {
+    /// The first address.
+    pub base: u64,
+    /// The length in bytes (ports, for I/O ports).
+    pub len: u64,
+}
+
+impl AddressRange {
+    /// The range `base..base + len`.
+    #[must_use]
+    pub const fn new(base: u64, len: u64) -> Self {
+        Self { base, len }
+    }
+
+    /// The first address after the range; saturates at the end of the address space.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.base.saturating_add(self.len)
+    }
+
+    /// Whether the two ranges share an address.
+    #[must_use]
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        self.base < other.end() && other.base < self.end()
+    }
+
+    /// Whether all of `other` lies inside this range.
+    #[must_use]
+    pub const fn contains(&self, other: &Self) -> bool {
+        self.base <= other.base && other.end() <= self.end()
+    }
+}
+
+/// The address space a device lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Space {
+    /// Guest physical memory addresses.
+    Mmio,
+    /// I/O ports; no device is planned here on architectures without them.
+    Pio,
+}
+
+/// What a planned device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// A 16550A compatible UART.
+    Uart16550,
+    /// The i8042 keyboard controller, as far as a reset needs it.
+    I8042,
+    /// The MC146818 real-time clock and its CMOS memory.
+    Cmos,
+    /// ACPI sleep control and status registers (one byte each) followed by the reset register.
+    AcpiPower,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uart16550 => "16550A UART (serial console)",
+            Self::I8042 => "i8042 keyboard controller (reset)",
+            Self::Cmos => "MC146818 clock and CMOS memory",
+            Self::AcpiPower => "ACPI sleep control and reset",
+        })
+    }
+}
+
+/// One emulated device: where it is and which interrupt it raises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevicePlan {
+    /// What it is.
+    pub kind: DeviceKind,
+    /// The address space of `range`.
+    pub space: Space,
+    /// Its registers.
+    pub range: AddressRange,
+    /// Its interrupt, raised as an edge.
+    pub irq: Option<Gsi>,
+}
+
+/// A part of guest physical memory with a purpose of its own: never offered to the guest as free
+/// RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Reserved {
+    /// What it is for.
+    pub name: &'static str,
+    /// Where it is.
+    pub range: AddressRange,
+}
+
+/// The whole machine, computed before anything is created.
+///
+/// `devices` is the one source of truth: the same slice is what the core puts on the bus and what
+/// the backend describes to the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MachinePlan {
+    /// Name of the architecture, as `uname -m` gives it.
+    pub arch: &'static str,
+    /// RAM regions in ascending order; each becomes one memslot.
+    pub ram: Vec<AddressRange>,
+    /// Ranges with a purpose of their own, inside or outside RAM.
+    pub reserved: Vec<Reserved>,
+    /// The part of RAM in which kernel and initrd are placed.
+    pub kernel_window: AddressRange,
+    /// Guest physical addresses from which devices get theirs.
+    pub mmio_window: AddressRange,
+    /// The emulated devices.
+    pub devices: Vec<DevicePlan>,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// The complete kernel command line.
+    pub cmdline: String,
+}
+
+impl MachinePlan {
+    /// Total RAM in bytes.
+    #[must_use]
+    pub fn ram_size(&self) -> u64 {
+        self.ram.iter().map(|range| range.len).sum()
+    }
+
+    /// The first planned device of a kind.
+    #[must_use]
+    pub fn device(&self, kind: DeviceKind) -> Option<&DevicePlan> {
+        self.devices.iter().find(|device| device.kind == kind)
+    }
+}

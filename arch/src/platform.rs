@@ -1,0 +1,118 @@
+//! The pure half of a backend.
+
+use std::fmt::Debug;
+
+use vm_memory::GuestMemoryMmap;
+
+use crate::{AddressRange, BootError, Gsi, MachineConfig, MachinePlan, PlanError};
+
+/// Guest RAM as the backends see it.
+pub type GuestRam = GuestMemoryMmap<()>;
+
+/// The number of a vCPU; 0 is the one that boots.
+pub type VcpuId = u32;
+
+/// What the core may ask of an interrupt chip that does not exist yet.
+pub trait IrqModel: Debug + Clone + PartialEq + Send + Sync {
+    /// The GSIs that devices may raise.
+    fn lines(&self) -> std::ops::Range<Gsi>;
+}
+
+/// A kernel in guest memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedKernel {
+    /// Guest physical address of the first instruction, for the entry in use.
+    pub entry: u64,
+    /// Everything the kernel may touch before it reads the memory map (BSS included).
+    pub range: AddressRange,
+    /// The highest address an initrd may end at (exclusive), where the kernel names one.
+    pub initrd_limit: Option<u64>,
+    /// How the kernel is entered.
+    pub protocol: crate::kernel::Protocol,
+    /// The start of the image as far as the boot protocol passes it on to the kernel (the bzImage
+    /// setup header); empty otherwise.
+    pub setup_header: Vec<u8>,
+}
+
+/// What [`Platform::build_boot_info`] works from.
+#[derive(Debug)]
+pub struct BootRequest<'a, P: Platform> {
+    /// The machine.
+    pub plan: &'a MachinePlan,
+    /// Its interrupt chip.
+    pub irq_chip: &'a P::IrqChip,
+    /// The kernel, already loaded.
+    pub kernel: &'a LoadedKernel,
+    /// The initrd, already loaded.
+    pub initrd: Option<AddressRange>,
+}
+
+/// A block of boot information written to guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// What it is.
+    pub name: &'static str,
+    /// Where it is.
+    pub range: AddressRange,
+}
+
+/// Where the boot vCPU starts, and what it finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootInfo {
+    /// The first instruction.
+    pub entry: u64,
+    /// The address that the boot protocol passes in a register (zero page, start_info, FDT).
+    pub argument: u64,
+    /// How the kernel is entered.
+    pub protocol: crate::kernel::Protocol,
+    /// Every block that was written.
+    pub placed: Vec<Placed>,
+}
+
+/// The pure half of a backend: from host facts and configuration to data.
+///
+/// `self` holds the probed facts, so a test writes them down. No method may read host state, and
+/// equal input gives equal output.
+pub trait Platform: Debug + Send + Sync + Sized + 'static {
+    /// The interrupt chip, as a model.
+    type IrqChip: IrqModel;
+    /// Every register write that one vCPU needs, as data.
+    type VcpuSetup: Debug + Clone + PartialEq;
+
+    /// Lays out RAM, reserved ranges, devices and the command line.
+    ///
+    /// # Errors
+    /// [`PlanError::Config`] names the field that the platform cannot satisfy.
+    fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError>;
+
+    /// Chooses the interrupt chip for a plan.
+    ///
+    /// # Errors
+    /// When the host's facts offer none that serves the plan.
+    fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError>;
+
+    /// Writes everything the kernel is told (tables, device tree, command line) to guest memory.
+    ///
+    /// The caller guarantees that `ram` covers `request.plan.ram` and that the kernel and initrd
+    /// lie where the request says.
+    ///
+    /// # Errors
+    /// When something does not fit, or guest memory cannot be written.
+    fn build_boot_info(
+        &self,
+        request: &BootRequest<'_, Self>,
+        ram: &GuestRam,
+    ) -> Result<BootInfo, BootError>;
+
+    /// Computes the state in which one vCPU starts. `boot` is given for vCPU 0 only; the others
+    /// wait until the guest starts them.
+    ///
+    /// # Errors
+    /// When the host's facts cannot serve the plan.
+    fn configure_vcpu(
+        &self,
+        id: VcpuId,
+        plan: &MachinePlan,
+        boot: Option<&BootInfo>,
+    ) -> Result<Self::VcpuSetup, PlanError>;
+}

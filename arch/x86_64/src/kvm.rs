@@ -1,0 +1,425 @@
+//! The host half: reads the host's facts and applies plans through KVM.
+
+use std::fmt::Write;
+
+use arch::kernel::{KernelHeader, KernelImage};
+use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, MachinePlan};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2, kvm_dtable,
+    kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs,
+};
+use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::cpuid::CpuidEntry;
+use crate::irqchip::IoApic;
+use crate::paging::{PagingState, translate};
+use crate::registers::{
+    BootRegisters, DeliveryMode, DescriptorTable, Fpu, Msr, Segment, SegmentMode, VcpuSetup,
+};
+use crate::{X86_64, layout, load};
+
+/// KVM's PIC, I/O APIC and PIT; complete as soon as they are created.
+#[derive(Debug)]
+pub struct KvmChip;
+
+impl KvmIrqChip for KvmChip {
+    fn activate(&self, _vm: &VmFd) -> Result<(), KvmError> {
+        Ok(())
+    }
+}
+
+/// What the backend cannot do without.
+const NEEDED: [(Cap, &str); 5] = [
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::Pit2, "KVM_CAP_PIT2"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
+];
+
+/// ENOTTY, what KVM itself answers to an ioctl it does not have.
+const ENOTTY: i32 = 25;
+/// EINVAL.
+const EINVAL: i32 = 22;
+
+impl KvmPlatform for X86_64 {
+    type Chip = KvmChip;
+
+    fn probe(kvm: &Kvm) -> Result<Self, KvmError> {
+        for (cap, operation) in NEEDED {
+            if !kvm.check_extension(cap) {
+                return Err(KvmError::of(operation)(Errno::new(ENOTTY)));
+            }
+        }
+        let cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(KvmError::of("KVM_GET_SUPPORTED_CPUID"))?;
+        let entries = cpuid.as_slice().iter().map(CpuidEntry::from).collect();
+        let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
+        Ok(Self::new(entries, max_vcpus))
+    }
+
+    fn load_kernel(
+        &self,
+        image: &mut KernelImage,
+        header: &KernelHeader,
+        plan: &MachinePlan,
+        ram: &GuestRam,
+    ) -> Result<LoadedKernel, BootError> {
+        let kernel = load::place(header, plan.kernel_window)?;
+        match header {
+            KernelHeader::BzImage(_) => copy_bzimage(image, &kernel, ram)?,
+            _ => copy_elf(image, ram)?,
+        }
+        Ok(kernel)
+    }
+
+    fn prepare_vm(&self, vm: &VmFd) -> Result<(), KvmError> {
+        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP.base)
+            .map_err(KvmError::of("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        let tss = usize::try_from(layout::KVM_TSS.base).unwrap_or(usize::MAX);
+        vm.set_tss_address(tss)
+            .map_err(KvmError::of("KVM_SET_TSS_ADDR"))
+    }
+
+    fn create_irq_chip(&self, vm: &VmFd, _model: &IoApic) -> Result<KvmChip, KvmError> {
+        vm.create_irq_chip()
+            .map_err(KvmError::of("KVM_CREATE_IRQCHIP"))?;
+        // With the dummy, KVM answers the speaker port 0x61 that guests calibrate timers with.
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..kvm_pit_config::default()
+        };
+        vm.create_pit2(pit)
+            .map_err(KvmError::of("KVM_CREATE_PIT2"))?;
+        Ok(KvmChip)
+    }
+
+    fn apply_vcpu(&self, vcpu: &VcpuFd, setup: &VcpuSetup) -> Result<(), KvmError> {
+        set_cpuid(vcpu, &setup.cpuid)?;
+        set_msrs(vcpu, &setup.msrs)?;
+        vcpu.set_fpu(&setup.fpu.into())
+            .map_err(KvmError::of("KVM_SET_FPU"))?;
+        set_local_inputs(vcpu, setup.lint0, setup.lint1)?;
+        setup
+            .boot
+            .as_ref()
+            .map_or(Ok(()), |boot| set_boot_registers(vcpu, boot))
+    }
+
+    fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {
+        match (vcpu.get_regs(), vcpu.get_sregs()) {
+            (Ok(regs), Ok(sregs)) => describe(&regs, &sregs, ram),
+            (Err(error), _) => format!("registers unavailable: KVM_GET_REGS: {error}"),
+            (_, Err(error)) => format!("registers unavailable: KVM_GET_SREGS: {error}"),
+        }
+    }
+}
+
+#[cfg(feature = "bzimage")]
+fn copy_bzimage(
+    image: &mut KernelImage,
+    kernel: &LoadedKernel,
+    ram: &GuestRam,
+) -> Result<(), BootError> {
+    use linux_loader::loader::{KernelLoader, bzimage::BzImage};
+    let base = Some(GuestAddress(kernel.range.base));
+    match image {
+        KernelImage::File(file) => BzImage::load(ram, base, file, None),
+        KernelImage::Bytes(bytes) => BzImage::load(ram, base, bytes, None),
+    }
+    .map(drop)
+    .map_err(|error| BootError::Kernel(error.to_string()))
+}
+
+#[cfg(not(feature = "bzimage"))]
+fn copy_bzimage(_: &mut KernelImage, _: &LoadedKernel, _: &GuestRam) -> Result<(), BootError> {
+    Err(not_built_in("a bzImage", "bzimage"))
+}
+
+#[cfg(feature = "elf")]
+fn copy_elf(image: &mut KernelImage, ram: &GuestRam) -> Result<(), BootError> {
+    use linux_loader::loader::{KernelLoader, elf::Elf};
+    match image {
+        KernelImage::File(file) => Elf::load(ram, None, file, None),
+        KernelImage::Bytes(bytes) => Elf::load(ram, None, bytes, None),
+    }
+    .map(drop)
+    .map_err(|error| BootError::Kernel(error.to_string()))
+}
+
+#[cfg(not(feature = "elf"))]
+fn copy_elf(_: &mut KernelImage, _: &GuestRam) -> Result<(), BootError> {
+    Err(not_built_in("an ELF kernel", "elf"))
+}
+
+#[cfg(not(all(feature = "elf", feature = "bzimage")))]
+fn not_built_in(what: &str, feature: &str) -> BootError {
+    BootError::Kernel(format!(
+        "this is {what}, and this program was built without the cargo feature {feature:?}"
+    ))
+}
+
+fn set_cpuid(vcpu: &VcpuFd, leaves: &[CpuidEntry]) -> Result<(), KvmError> {
+    let error = KvmError::of("KVM_SET_CPUID2");
+    let entries: Vec<_> = leaves.iter().map(kvm_cpuid_entry2::from).collect();
+    let cpuid = CpuId::from_entries(&entries).map_err(|_| error(Errno::new(EINVAL)))?;
+    vcpu.set_cpuid2(&cpuid).map_err(error)
+}
+
+fn set_msrs(vcpu: &VcpuFd, msrs: &[Msr]) -> Result<(), KvmError> {
+    let error = KvmError::of("KVM_SET_MSRS");
+    let entries: Vec<_> = msrs.iter().copied().map(kvm_msr_entry::from).collect();
+    let msrs = Msrs::from_entries(&entries).map_err(|_| error(Errno::new(EINVAL)))?;
+    // KVM stops at the first register it refuses and reports how many it took.
+    match vcpu.set_msrs(&msrs) {
+        Ok(written) if written == entries.len() => Ok(()),
+        Ok(_) => Err(error(Errno::new(EINVAL))),
+        Err(errno) => Err(error(errno)),
+    }
+}
+
+/// Offset of the LVT LINT0 register in the local APIC (Intel SDM volume 3, table 11-1).
+const LVT_LINT0: usize = 0x350;
+/// Offset of the LVT LINT1 register.
+const LVT_LINT1: usize = 0x360;
+/// The delivery mode field of an LVT register.
+const DELIVERY_MODE: u32 = 0x700;
+
+/// Sets the delivery modes of the local APIC's two inputs and leaves all else as reset had it.
+fn set_local_inputs(
+    vcpu: &VcpuFd,
+    lint0: DeliveryMode,
+    lint1: DeliveryMode,
+) -> Result<(), KvmError> {
+    let mut lapic = vcpu.get_lapic().map_err(KvmError::of("KVM_GET_LAPIC"))?;
+    set_delivery_mode(&mut lapic, LVT_LINT0, lint0);
+    set_delivery_mode(&mut lapic, LVT_LINT1, lint1);
+    vcpu.set_lapic(&lapic)
+        .map_err(KvmError::of("KVM_SET_LAPIC"))
+}
+
+fn set_delivery_mode(lapic: &mut kvm_lapic_state, offset: usize, mode: DeliveryMode) {
+    let bytes = lapic.regs.get_mut(offset..);
+    let Some(register) = bytes.and_then(<[_]>::first_chunk_mut::<4>) else {
+        return;
+    };
+    let value = u32::from_le_bytes(register.map(i8::cast_unsigned));
+    let value = (value & !DELIVERY_MODE) | ((mode as u32) << 8);
+    *register = value.to_le_bytes().map(u8::cast_signed);
+}
+
+fn set_boot_registers(vcpu: &VcpuFd, boot: &BootRegisters) -> Result<(), KvmError> {
+    // KVM's own values stay where a boot protocol says nothing: the APIC base above all.
+    let mut sregs = vcpu.get_sregs().map_err(KvmError::of("KVM_GET_SREGS"))?;
+    let data = kvm_segment::from(boot.data);
+    sregs.cs = boot.code.into();
+    sregs.tr = boot.task.into();
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    sregs.gdt = boot.gdt.into();
+    sregs.idt = boot.idt.into();
+    sregs.cr0 = boot.cr0;
+    sregs.cr3 = boot.cr3;
+    sregs.cr4 = boot.cr4;
+    sregs.efer = boot.efer;
+    vcpu.set_sregs(&sregs)
+        .map_err(KvmError::of("KVM_SET_SREGS"))?;
+    let regs = kvm_regs {
+        rip: boot.regs.rip,
+        rsp: boot.regs.rsp,
+        rbx: boot.regs.rbx,
+        rsi: boot.regs.rsi,
+        rflags: boot.regs.rflags,
+        ..kvm_regs::default()
+    };
+    vcpu.set_regs(&regs).map_err(KvmError::of("KVM_SET_REGS"))
+}
+
+/// Bytes shown at the instruction pointer; the longest instruction has 15.
+const INSTRUCTION_BYTES: u64 = 16;
+
+fn describe(regs: &kvm_regs, sregs: &kvm_sregs, ram: &GuestRam) -> String {
+    let mut text = String::new();
+    let general = [
+        [
+            ("rax", regs.rax),
+            ("rbx", regs.rbx),
+            ("rcx", regs.rcx),
+            ("rdx", regs.rdx),
+        ],
+        [
+            ("rsi", regs.rsi),
+            ("rdi", regs.rdi),
+            ("rsp", regs.rsp),
+            ("rbp", regs.rbp),
+        ],
+        [
+            ("r8 ", regs.r8),
+            ("r9 ", regs.r9),
+            ("r10", regs.r10),
+            ("r11", regs.r11),
+        ],
+        [
+            ("r12", regs.r12),
+            ("r13", regs.r13),
+            ("r14", regs.r14),
+            ("r15", regs.r15),
+        ],
+        [
+            ("rip", regs.rip),
+            ("flg", regs.rflags),
+            ("cr0", sregs.cr0),
+            ("cr2", sregs.cr2),
+        ],
+        [
+            ("cr3", sregs.cr3),
+            ("cr4", sregs.cr4),
+            ("efr", sregs.efer),
+            ("apc", sregs.apic_base),
+        ],
+    ];
+    // Writing to a String cannot fail.
+    for row in general {
+        for (name, value) in row {
+            let _ = write!(text, "{name} {value:016x}  ");
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    for (name, segment) in [
+        ("cs", sregs.cs),
+        ("ss", sregs.ss),
+        ("ds", sregs.ds),
+        ("tr", sregs.tr),
+    ] {
+        let _ = writeln!(
+            text,
+            "{name} {:04x} base {:016x} limit {:08x} type {:x} dpl {} db {} l {}",
+            segment.selector,
+            segment.base,
+            segment.limit,
+            segment.type_,
+            segment.dpl,
+            segment.db,
+            segment.l,
+        );
+    }
+    for (name, table) in [("gdt", sregs.gdt), ("idt", sregs.idt)] {
+        let _ = writeln!(
+            text,
+            "{name} base {:016x} limit {:04x}",
+            table.base, table.limit
+        );
+    }
+    text.push_str("code");
+    let code = instruction_bytes(regs, sregs, ram);
+    if code.is_empty() {
+        text.push_str(" unreadable");
+    }
+    for byte in code {
+        let _ = write!(text, " {byte:02x}");
+    }
+    text
+}
+
+/// The bytes at the instruction pointer, up to the first one that is not mapped to RAM.
+fn instruction_bytes(regs: &kvm_regs, sregs: &kvm_sregs, ram: &GuestRam) -> Vec<u8> {
+    let state = PagingState {
+        cr0: sregs.cr0,
+        cr3: sregs.cr3,
+        cr4: sregs.cr4,
+        efer: sregs.efer,
+    };
+    let start = if sregs.cs.l == 0 {
+        regs.rip.wrapping_add(sregs.cs.base)
+    } else {
+        regs.rip
+    };
+    (0..INSTRUCTION_BYTES)
+        .map_while(|i| {
+            let address = translate(ram, state, start.wrapping_add(i))?;
+            ram.read_obj(GuestAddress(address)).ok()
+        })
+        .collect()
+}
+
+impl From<&kvm_cpuid_entry2> for CpuidEntry {
+    fn from(entry: &kvm_cpuid_entry2) -> Self {
+        Self {
+            function: entry.function,
+            index: entry.index,
+            flags: entry.flags,
+            eax: entry.eax,
+            ebx: entry.ebx,
+            ecx: entry.ecx,
+            edx: entry.edx,
+        }
+    }
+}
+
+impl From<&CpuidEntry> for kvm_cpuid_entry2 {
+    fn from(entry: &CpuidEntry) -> Self {
+        Self {
+            function: entry.function,
+            index: entry.index,
+            flags: entry.flags,
+            eax: entry.eax,
+            ebx: entry.ebx,
+            ecx: entry.ecx,
+            edx: entry.edx,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Msr> for kvm_msr_entry {
+    fn from(msr: Msr) -> Self {
+        Self {
+            index: msr.index,
+            data: msr.data,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Fpu> for kvm_fpu {
+    fn from(fpu: Fpu) -> Self {
+        Self {
+            fcw: fpu.fcw,
+            mxcsr: fpu.mxcsr,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<DescriptorTable> for kvm_dtable {
+    fn from(table: DescriptorTable) -> Self {
+        Self {
+            base: table.base,
+            limit: table.limit,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Segment> for kvm_segment {
+    fn from(segment: Segment) -> Self {
+        Self {
+            base: segment.base.into(),
+            limit: segment.limit,
+            selector: segment.selector,
+            type_: segment.kind,
+            present: 1,
+            dpl: 0,
+            db: (segment.mode == SegmentMode::Bits32).into(),
+            s: segment.code_or_data.into(),
+            l: (segment.mode == SegmentMode::Bits64).into(),
+            g: segment.granular().into(),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! The memory map and the I/O port map: where RAM, devices and boot information go.
+//!
+//! Decides every fixed address of the machine. RAM starts at 0 and leaves a hole below 4 GiB for
+//! memory-mapped devices; what does not fit below the hole continues at 4 GiB. Boot information
+//! that only matters until the kernel runs lies in low RAM and is not reserved.
+
+use arch::{
+    AddressRange, DeviceKind, DevicePlan, MachineConfig, MachinePlan, PlanError, Reserved, Space,
+};
+use vm_allocator::{AddressAllocator, AllocPolicy};
+
+use crate::X86_64;
+
+/// The page size that memory is counted in.
+pub const PAGE_SIZE: u64 = 0x1000;
+/// The least RAM a machine can have, in bytes.
+pub const MIN_MEMORY: u64 = 16 << 20;
+/// The most vCPUs a machine can have, whatever KVM offers.
+pub const MAX_VCPUS: u32 = 1024;
+
+/// The part of the address space below 4 GiB that never is RAM.
+pub const HOLE: AddressRange = AddressRange::new(0xC000_0000, 0x4000_0000);
+/// Where memory-mapped devices get their addresses: the hole up to the I/O APIC.
+pub const MMIO_WINDOW: AddressRange =
+    AddressRange::new(HOLE.base, IOAPIC.base.wrapping_sub(HOLE.base));
+/// The I/O APIC (KVM's IOAPIC_DEFAULT_BASE_ADDRESS).
+pub const IOAPIC: AddressRange = AddressRange::new(0xFEC0_0000, PAGE_SIZE);
+/// Input pins of KVM's I/O APIC (KVM_IOAPIC_NUM_PINS).
+pub const IOAPIC_PINS: u32 = 24;
+/// Guest physical address of every vCPU's local APIC (APIC_DEFAULT_PHYS_BASE).
+pub const LAPIC_ADDRESS: u32 = 0xFEE0_0000;
+/// The local APIC's registers.
+pub const LAPIC: AddressRange = AddressRange::new(LAPIC_ADDRESS as u64, PAGE_SIZE);
+/// The page KVM needs to run real mode on old Intel processors (KVM_SET_IDENTITY_MAP_ADDR).
+pub const KVM_IDENTITY_MAP: AddressRange = AddressRange::new(0xFFFB_C000, PAGE_SIZE);
+/// The pages KVM needs for its real-mode TSS on Intel processors (KVM_SET_TSS_ADDR).
+pub const KVM_TSS: AddressRange = AddressRange::new(0xFFFB_D000, 3 * PAGE_SIZE);
+
+/// The boot vCPU's global descriptor table; room for 16 descriptors.
+pub const GDT: AddressRange = AddressRange::new(0x500, 0x80);
+/// `hvm_start_info` of the PVH protocol, with its module list and memory map.
+pub const PVH_START_INFO: AddressRange = AddressRange::new(0x6000, PAGE_SIZE);
+/// `boot_params` of the Linux protocol.
+pub const ZERO_PAGE: AddressRange = AddressRange::new(0x7000, PAGE_SIZE);
+/// The stack pointer at the 64-bit entry; the stack grows down to the end of the zero page.
+pub const BOOT_STACK: u64 = 0x8FF0;
+/// PML4, PDPT and four page directories.
+pub const PAGE_TABLES: AddressRange = AddressRange::new(0x9000, 6 * PAGE_SIZE);
+/// The kernel command line with its final zero.
+pub const CMDLINE: AddressRange = AddressRange::new(0x2_0000, 0x1_0000);
+
+/// The extended BIOS data area, the traditional end of conventional memory.
+pub const EBDA: AddressRange = AddressRange::new(0x9_FC00, 0x400);
+/// The legacy video memory; there is none, and guests do not expect RAM there.
+pub const VIDEO: AddressRange = AddressRange::new(0xA_0000, 0x2_0000);
+/// Every ACPI table except the RSDP.
+pub const ACPI_TABLES: AddressRange = AddressRange::new(0xC_0000, 0x2_0000);
+/// The ACPI root pointer, in the area that a PC guest scans for it (ACPI 6.5, 5.2.5.1).
+pub const RSDP: u64 = 0xE_0000;
+/// The area of the root pointer.
+pub const RSDP_AREA: AddressRange = AddressRange::new(RSDP, 0x1_0000);
+/// The MP table, in the area that a guest scans for it (MultiProcessor Specification 1.4, 4).
+pub const MP_TABLE: AddressRange = AddressRange::new(0xF_0000, 0x1_0000);
+/// The first address of the kernel window.
+pub const HIGH_MEMORY: u64 = 0x10_0000;
+/// Where RAM continues above the hole.
+pub const FOUR_GIB: u64 = 1 << 32;
+
+/// The first serial port, COM1.
+pub const COM1: AddressRange = AddressRange::new(0x3F8, 8);
+/// The interrupt of COM1.
+pub const COM1_IRQ: u32 = 4;
+/// The keyboard controller: data port 0x60 to command port 0x64. KVM keeps 0x61 to itself.
+pub const I8042: AddressRange = AddressRange::new(0x60, 5);
+/// The real-time clock: index and data port.
+pub const CMOS: AddressRange = AddressRange::new(0x70, 2);
+/// Ports for devices whose place the guest learns from a table.
+pub const PORT_WINDOW: AddressRange = AddressRange::new(0x600, 0x100);
+/// Ports of the ACPI power registers: sleep control, sleep status, reset.
+const ACPI_POWER_PORTS: u64 = 3;
+
+const RESERVED: [Reserved; 9] = [
+    reserved("EBDA", EBDA),
+    reserved("video memory", VIDEO),
+    reserved("ACPI tables", ACPI_TABLES),
+    reserved("ACPI root pointer", RSDP_AREA),
+    reserved("MP table", MP_TABLE),
+    reserved("I/O APIC", IOAPIC),
+    reserved("local APIC", LAPIC),
+    reserved("KVM identity map", KVM_IDENTITY_MAP),
+    reserved("KVM TSS", KVM_TSS),
+];
+
+const fn reserved(name: &'static str, range: AddressRange) -> Reserved {
+    Reserved { name, range }
+}
+
+fn config_error(field: &'static str, value: impl ToString, cause: impl Into<String>) -> PlanError {
+    PlanError::Config {
+        field,
+        value: value.to_string(),
+        cause: cause.into(),
+    }
+}
+
+/// Computes the plan; see [`arch::Platform::setup_memory_layout`].
+pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
+    let ram = ram(facts.address_bits, config.memory)?;
+    let low_end = config.memory.min(HOLE.base);
+    let max_vcpus = facts.max_vcpus.min(MAX_VCPUS);
+    if config.vcpus == 0 || config.vcpus > max_vcpus {
+        let cause = format!("this host offers 1 to {max_vcpus} vCPUs; choose a number in between");
+        return Err(config_error("vcpus", config.vcpus, cause));
+    }
+    let default = if config.serial {
+        "console=ttyS0 reboot=k panic=-1"
+    } else {
+        "reboot=k panic=-1"
+    };
+    Ok(MachinePlan {
+        arch: "x86_64",
+        ram,
+        reserved: RESERVED.to_vec(),
+        kernel_window: AddressRange::new(HIGH_MEMORY, low_end.saturating_sub(HIGH_MEMORY)),
+        mmio_window: MMIO_WINDOW,
+        devices: devices(config)?,
+        vcpus: config.vcpus,
+        cmdline: config.cmdline.text(default),
+    })
+}
+
+/// Splits `memory` bytes of RAM around the hole.
+fn ram(address_bits: u8, memory: u64) -> Result<Vec<AddressRange>, PlanError> {
+    let error = |cause: String| Err(config_error("guest-memory", memory, cause));
+    if memory < MIN_MEMORY {
+        return error(format!("the least is {} MiB", MIN_MEMORY >> 20));
+    }
+    if !memory.is_multiple_of(PAGE_SIZE) {
+        return error(format!("give a multiple of {PAGE_SIZE} bytes"));
+    }
+    let low = AddressRange::new(0, memory.min(HOLE.base));
+    let rest = memory.saturating_sub(low.len);
+    if rest == 0 {
+        return Ok(vec![low]);
+    }
+    let address_space = 1u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX);
+    let room = address_space.saturating_sub(FOUR_GIB);
+    if rest > room {
+        let most = low.len.saturating_add(room) >> 20;
+        return error(format!(
+            "the host's {address_bits} physical address bits allow at most {most} MiB"
+        ));
+    }
+    Ok(vec![low, AddressRange::new(FOUR_GIB, rest)])
+}
+
+fn devices(config: &MachineConfig) -> Result<Vec<DevicePlan>, PlanError> {
+    let mut ports = Ports::new()?;
+    let port_device = |kind, range, irq| DevicePlan {
+        kind,
+        space: Space::Pio,
+        range,
+        irq,
+    };
+    let mut devices = Vec::new();
+    if config.serial {
+        devices.push(port_device(DeviceKind::Uart16550, COM1, Some(COM1_IRQ)));
+    }
+    devices.push(port_device(DeviceKind::I8042, I8042, None));
+    devices.push(port_device(DeviceKind::Cmos, CMOS, None));
+    let power = ports.allocate("ACPI power registers", ACPI_POWER_PORTS)?;
+    devices.push(port_device(DeviceKind::AcpiPower, power, None));
+    Ok(devices)
+}
+
+/// The ports of [`PORT_WINDOW`], handed out from below.
+struct Ports(AddressAllocator);
+
+impl Ports {
+    fn new() -> Result<Self, PlanError> {
+        AddressAllocator::new(PORT_WINDOW.base, PORT_WINDOW.len)
+            .map(Self)
+            .map_err(|cause| allocation("the I/O port window", &cause))
+    }
+
+    fn allocate(&mut self, what: &'static str, ports: u64) -> Result<AddressRange, PlanError> {
+        let alignment = ports.checked_next_power_of_two().unwrap_or(1);
+        let range = self
+            .0
+            .allocate(ports, alignment, AllocPolicy::FirstMatch)
+            .map_err(|cause| allocation(what, &cause))?;
+        Ok(AddressRange::new(range.start(), range.len()))
+    }
+}
+
+fn allocation(what: &'static str, cause: &vm_allocator::Error) -> PlanError {
+    PlanError::Allocation {
+        what,
+        cause: cause.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

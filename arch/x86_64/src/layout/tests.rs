@@ -1,0 +1,213 @@
+use arch::Cmdline;
+use proptest::prelude::*;
+
+use super::*;
+
+fn config(memory: u64) -> MachineConfig {
+    MachineConfig {
+        memory,
+        vcpus: 2,
+        cmdline: Cmdline::default(),
+        serial: true,
+    }
+}
+
+fn plan_of(memory: u64) -> Result<MachinePlan, PlanError> {
+    plan(&X86_64::for_tests(), &config(memory))
+}
+
+fn field_and_cause(error: PlanError) -> (&'static str, String) {
+    match error {
+        PlanError::Config { field, cause, .. } => (field, cause),
+        _ => panic!("{error}"),
+    }
+}
+
+/// What holds for the RAM of every plan.
+fn check_ram(memory: u64) {
+    let plan = plan_of(memory).unwrap();
+    assert_eq!(plan.ram_size(), memory);
+    assert_eq!(plan.ram[0].base, 0);
+    assert!(
+        plan.ram
+            .iter()
+            .all(|ram| !ram.overlaps(&HOLE) && ram.len > 0)
+    );
+    assert!(
+        plan.ram
+            .windows(2)
+            .all(|pair| pair[0].end() <= pair[1].base)
+    );
+    assert!(plan.ram[0].contains(&plan.kernel_window));
+    assert!(plan.kernel_window.len > 0);
+}
+
+#[test]
+fn ram_totals_are_right_around_every_border() {
+    for border in [
+        MIN_MEMORY,
+        HOLE.base,
+        FOUR_GIB,
+        1 << 40,
+        1 << 44,
+        (1 << 46) - HOLE.len,
+    ] {
+        for memory in [border - PAGE_SIZE, border, border + PAGE_SIZE] {
+            let most = (1 << 46) - HOLE.len;
+            if (MIN_MEMORY..=most).contains(&memory) {
+                check_ram(memory);
+            } else {
+                assert!(plan_of(memory).is_err(), "{memory:#x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_fills_the_space_below_the_hole_has_one_region() {
+    assert_eq!(
+        plan_of(HOLE.base).unwrap().ram,
+        [AddressRange::new(0, HOLE.base)]
+    );
+}
+
+#[test]
+fn one_more_page_continues_at_4_gib() {
+    let ram = plan_of(HOLE.base + PAGE_SIZE).unwrap().ram;
+    assert_eq!(ram[1..], [AddressRange::new(FOUR_GIB, PAGE_SIZE)]);
+}
+
+#[test]
+fn wrong_memory_sizes_are_refused_with_the_cure() {
+    for (memory, cure) in [
+        (0, "16 MiB"),
+        (MIN_MEMORY - PAGE_SIZE, "16 MiB"),
+        (MIN_MEMORY + 1, "multiple of 4096"),
+        (1 << 46, "46 physical address bits"),
+        (!(PAGE_SIZE - 1), "46 physical address bits"),
+    ] {
+        let (field, cause) = field_and_cause(plan_of(memory).unwrap_err());
+        assert_eq!(field, "guest-memory");
+        assert!(cause.contains(cure), "{cause}");
+    }
+}
+
+#[test]
+fn narrow_processors_offer_no_ram_above_4_gib() {
+    let facts = X86_64 {
+        address_bits: 32,
+        ..X86_64::for_tests()
+    };
+    assert!(plan(&facts, &config(HOLE.base)).is_ok());
+    assert!(plan(&facts, &config(FOUR_GIB)).is_err());
+}
+
+#[test]
+fn vcpu_numbers_are_bounded_by_the_host_and_by_the_platform() {
+    let with = |max_vcpus, vcpus| {
+        let facts = X86_64 {
+            max_vcpus,
+            ..X86_64::for_tests()
+        };
+        plan(
+            &facts,
+            &MachineConfig {
+                vcpus,
+                ..config(1 << 30)
+            },
+        )
+        .map(|plan| plan.vcpus)
+    };
+    assert_eq!(with(8, 1), Ok(1));
+    assert_eq!(with(8, 8), Ok(8));
+    assert_eq!(with(4096, 1024), Ok(1024));
+    for (max_vcpus, vcpus) in [(8, 0), (8, 9), (4096, 1025)] {
+        let (field, cause) = field_and_cause(with(max_vcpus, vcpus).unwrap_err());
+        assert_eq!(field, "vcpus");
+        assert!(cause.contains("1 to"), "{cause}");
+    }
+}
+
+#[test]
+fn reserved_ranges_are_disjoint_and_leave_the_kernel_window_alone() {
+    let plan = plan_of(8 << 30).unwrap();
+    for (index, one) in plan.reserved.iter().enumerate() {
+        assert!(!one.range.overlaps(&plan.kernel_window), "{}", one.name);
+        assert!(!one.range.overlaps(&plan.mmio_window), "{}", one.name);
+        let rest = &plan.reserved[index + 1..];
+        assert!(
+            rest.iter().all(|other| !one.range.overlaps(&other.range)),
+            "{}",
+            one.name
+        );
+    }
+}
+
+#[test]
+fn boot_areas_are_disjoint_and_in_free_low_ram() {
+    let stack = AddressRange::new(ZERO_PAGE.end(), BOOT_STACK - ZERO_PAGE.end());
+    let areas = [
+        GDT,
+        PVH_START_INFO,
+        ZERO_PAGE,
+        stack,
+        PAGE_TABLES,
+        CMDLINE,
+        EBDA,
+    ];
+    assert!(areas.windows(2).all(|pair| pair[0].end() <= pair[1].base));
+    assert_eq!(EBDA.end(), VIDEO.base);
+    assert_eq!(MP_TABLE.end(), HIGH_MEMORY);
+}
+
+#[test]
+fn the_serial_port_comes_and_goes_with_its_console() {
+    let plan_with = |serial| {
+        plan(
+            &X86_64::for_tests(),
+            &MachineConfig {
+                serial,
+                ..config(1 << 30)
+            },
+        )
+        .unwrap()
+    };
+    let with = plan_with(true);
+    let uart = with.device(DeviceKind::Uart16550).unwrap();
+    assert_eq!(
+        (uart.range.base, uart.range.len, uart.irq),
+        (0x3F8, 8, Some(4))
+    );
+    assert_eq!(with.cmdline, "console=ttyS0 reboot=k panic=-1");
+    let without = plan_with(false);
+    assert_eq!(without.device(DeviceKind::Uart16550), None);
+    assert_eq!(without.cmdline, "reboot=k panic=-1");
+}
+
+#[test]
+fn devices_do_not_share_ports_and_the_power_registers_come_from_the_window() {
+    let devices = plan_of(1 << 30).unwrap().devices;
+    for (index, one) in devices.iter().enumerate() {
+        assert!(
+            devices[index + 1..]
+                .iter()
+                .all(|other| !one.range.overlaps(&other.range))
+        );
+    }
+    let power = devices
+        .iter()
+        .find(|device| device.kind == DeviceKind::AcpiPower)
+        .unwrap();
+    assert!(PORT_WINDOW.contains(&power.range));
+    assert_eq!(power.range.len, 3);
+}
+
+proptest! {
+    #[test]
+    fn no_size_breaks_the_layout(pages in any::<u64>()) {
+        let memory = pages.wrapping_mul(PAGE_SIZE);
+        if plan_of(memory).is_ok() {
+            check_ram(memory);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The bus and the device models.
+//!
+//! Models know neither the architecture nor KVM: a register access comes in, an [`Outcome`] goes
+//! out, an interrupt is an eventfd. The guest is hostile: any access is legal, no state grows
+//! without a bound.
+
+mod bus;
+mod cmos;
+mod i8042;
+mod output;
+mod power;
+#[cfg(feature = "serial")]
+mod uart;
+
+pub use bus::{Bus, BusDevice, BusEntry, BusError, Outcome};
+pub use cmos::Cmos;
+pub use i8042::I8042;
+pub use output::OutputRing;
+pub use power::AcpiPower;
+#[cfg(feature = "serial")]
+pub use uart::Uart16550;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks a device's state. A panic of another thread ends the VM anyway; until then the state is
+/// as good as it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

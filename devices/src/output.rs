@@ -1,0 +1,170 @@
+//! The bounded buffer between a guest's console and whoever reads it.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::lock;
+
+/// Bytes kept for [`OutputRing::tail`] after they were read.
+const HISTORY: usize = 2048;
+
+#[derive(Debug)]
+struct State {
+    bytes: VecDeque<u8>,
+    history: VecDeque<u8>,
+    capacity: usize,
+    dropped: u64,
+}
+
+/// A bounded buffer that a guest fills and a main loop empties; clones share it.
+///
+/// Writing never waits and never fails: when the reader is too slow, the oldest bytes go.
+#[derive(Debug, Clone)]
+pub struct OutputRing(Arc<(Mutex<State>, EventFd)>);
+
+impl OutputRing {
+    /// A ring of `capacity` bytes; `wake` is written when it stops being empty.
+    #[must_use]
+    pub fn new(capacity: usize, wake: EventFd) -> Self {
+        let state = State {
+            bytes: VecDeque::new(),
+            history: VecDeque::new(),
+            capacity: capacity.max(1),
+            dropped: 0,
+        };
+        Self(Arc::new((Mutex::new(state), wake)))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        lock(&self.0.0)
+    }
+
+    /// Passes the oldest bytes to `consume` and removes as many as it says it took. The ring is
+    /// locked meanwhile, so `consume` must not wait.
+    ///
+    /// # Errors
+    /// Those of `consume`; the bytes stay.
+    pub fn drain_into(
+        &self,
+        consume: impl FnOnce(&[u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut state = self.state();
+        let (front, _) = state.bytes.as_slices();
+        let taken = consume(front)?.min(front.len());
+        state.bytes.drain(..taken);
+        Ok(taken)
+    }
+
+    /// Whether everything was read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state().bytes.is_empty()
+    }
+
+    /// The last `len` bytes ever written (2 KiB at most), as text.
+    #[must_use]
+    pub fn tail(&self, len: usize) -> String {
+        let state = self.state();
+        let skip = state.history.len().saturating_sub(len);
+        let bytes: Vec<u8> = state.history.iter().skip(skip).copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// How many bytes were lost to a slow reader.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.state().dropped
+    }
+}
+
+/// Appends and drops the oldest beyond `capacity`; says how many.
+fn push(queue: &mut VecDeque<u8>, bytes: &[u8], capacity: usize) -> usize {
+    queue.extend(bytes);
+    let excess = queue.len().saturating_sub(capacity);
+    queue.drain(..excess);
+    excess
+}
+
+impl Write for OutputRing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.state();
+        let was_empty = state.bytes.is_empty();
+        let capacity = state.capacity;
+        push(&mut state.history, bytes, HISTORY);
+        let dropped = push(&mut state.bytes, bytes, capacity);
+        state.dropped = state.dropped.saturating_add(dropped as u64);
+        drop(state);
+        if was_empty && !bytes.is_empty() {
+            // The counter of a non-blocking eventfd is full only when nobody ever reads it.
+            let _ = self.0.1.write(1);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    use super::*;
+
+    fn ring(capacity: usize) -> (OutputRing, EventFd) {
+        let wake = EventFd::new(EFD_NONBLOCK).unwrap();
+        (OutputRing::new(capacity, wake.try_clone().unwrap()), wake)
+    }
+
+    fn drain(ring: &OutputRing) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !ring.is_empty() {
+            ring.drain_into(|bytes| {
+                all.extend_from_slice(bytes);
+                Ok(bytes.len())
+            })
+            .unwrap();
+        }
+        all
+    }
+
+    #[test]
+    fn r3_a_slow_reader_loses_the_oldest_bytes_and_the_writer_never_waits() {
+        let (mut ring, _wake) = ring(8);
+        for byte in 0..100u8 {
+            ring.write_all(&[byte]).unwrap();
+        }
+        assert_eq!(ring.dropped(), 92);
+        assert_eq!(drain(&ring), (92..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_reader_is_woken_once_per_burst() {
+        let (mut ring, wake) = ring(8);
+        ring.write_all(b"ab").unwrap();
+        ring.write_all(b"cd").unwrap();
+        assert_eq!(wake.read().unwrap(), 1);
+        drain(&ring);
+        ring.write_all(b"e").unwrap();
+        assert_eq!(wake.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn the_tail_outlives_the_reading_and_a_failed_read_loses_nothing() {
+        let (mut ring, _wake) = ring(8);
+        ring.write_all(b"hello").unwrap();
+        ring.drain_into(|_| Err(io::ErrorKind::WouldBlock.into()))
+            .unwrap_err();
+        assert_eq!(drain(&ring), b"hello");
+        assert_eq!(ring.tail(3), "llo");
+        for _ in 0..1000 {
+            ring.write_all(b"0123456789").unwrap();
+        }
+        assert_eq!(ring.tail(usize::MAX).len(), HISTORY);
+    }
+}

@@ -1,0 +1,170 @@
+//! Options, exit status and error messages.
+
+mod doctor;
+mod plan;
+mod run;
+mod terminal;
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use vmm_reference::{Error, MemorySize, OnReboot, SerialTarget, VmConfig};
+
+/// The VM could not be run: the host or KVM failed.
+const FAILED: u8 = 1;
+/// What was asked for cannot be done. clap uses the same status.
+const USAGE: u8 = 2;
+/// The guest crashed.
+const CRASHED: u8 = 3;
+
+const AFTER_HELP: &str = "\
+Exit status:
+  0  the guest powered off or asked for a reset, or the VM was ended on request
+  1  the VMM failed (KVM or the host refused something)
+  2  wrong usage, or a value that cannot be used
+  3  the guest crashed (triple fault, crash event)
+
+Keys, when stdin is a terminal:
+  Ctrl-a x  end the VM      Ctrl-a h  help      Ctrl-a Ctrl-a  send Ctrl-a";
+
+/// Runs a virtual machine with KVM. Without --kernel, a built-in guest says hello.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    vm: VmArgs,
+    /// What the VMM says on stderr about its own work
+    #[arg(
+        long,
+        value_enum,
+        default_value = "warn",
+        global = true,
+        value_name = "LEVEL"
+    )]
+    log_level: LogLevel,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints the machine the same options would give, and what the guest is told
+    Plan {
+        #[command(flatten)]
+        vm: VmArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Checks what this host offers and says what is missing
+    Doctor,
+}
+
+#[derive(Debug, Args)]
+struct VmArgs {
+    /// Kernel image: bzImage or ELF, found by content [default: a built-in guest]
+    #[arg(long, value_name = "PATH")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "PATH")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line, instead of the platform's default (`plan` shows it)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+    /// Text added to the kernel command line
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    append: Option<String>,
+    /// Guest RAM: MiB, or a number with K, M, G or T
+    #[arg(long, value_name = "SIZE", default_value = "256")]
+    guest_memory: MemorySize,
+    /// Number of vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    vcpus: u32,
+    /// Serial console: stdio, null or file=PATH
+    #[arg(long, value_name = "TARGET", default_value = "stdio")]
+    serial: SerialTarget,
+    /// What a guest's reset does (restart: not available yet)
+    #[arg(long, value_enum, default_value = "exit", value_name = "ACTION")]
+    on_reboot: Reboot,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Reboot {
+    Exit,
+    Restart,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<VmArgs> for VmConfig {
+    fn from(args: VmArgs) -> Self {
+        Self {
+            kernel: args.kernel,
+            initrd: args.initrd,
+            cmdline: args.cmdline,
+            append: args.append,
+            guest_memory: args.guest_memory,
+            vcpus: args.vcpus,
+            serial: args.serial,
+            on_reboot: match args.on_reboot {
+                Reboot::Exit => OnReboot::Exit,
+                Reboot::Restart => OnReboot::Restart,
+            },
+        }
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::new()
+        .filter_level(match cli.log_level {
+            LogLevel::Off => log::LevelFilter::Off,
+            LogLevel::Error => log::LevelFilter::Error,
+            LogLevel::Warn => log::LevelFilter::Warn,
+            LogLevel::Info => log::LevelFilter::Info,
+            LogLevel::Debug => log::LevelFilter::Debug,
+            LogLevel::Trace => log::LevelFilter::Trace,
+        })
+        .format_timestamp(None)
+        .format_target(false)
+        .init();
+    let result = match cli.command {
+        None => run::run(&cli.vm.into()),
+        Some(Command::Plan { vm, json }) => plan::print(&vm.into(), json),
+        Some(Command::Doctor) => Ok(doctor::check()),
+    };
+    result.unwrap_or_else(|error| {
+        report(&error);
+        match error {
+            Error::Config { .. } | Error::Plan(_) | Error::Boot { .. } => USAGE.into(),
+            _ => FAILED.into(),
+        }
+    })
+}
+
+/// The chain of causes on one line, the cure on the next, then the report of a failed vCPU.
+fn report(error: &Error) {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    eprintln!("error: {text}");
+    if let Some(cure) = error.cure() {
+        eprintln!("  cure: {cure}");
+    }
+    if let Some(report) = error.report().filter(|report| !report.is_empty()) {
+        eprintln!("{report}");
+    }
+}

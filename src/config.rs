@@ -1,0 +1,336 @@
+//! What a user may ask for: plain data that a file can hold.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::{fmt, num};
+
+use arch::{Cmdline, MachineConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// A VM, as the user describes it.
+///
+/// ```
+/// use vmm_reference::VmConfig;
+///
+/// let config = VmConfig::default().with_memory_mib(512).with_vcpus(2);
+/// assert_eq!(config.guest_memory.bytes(), 512 << 20);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct VmConfig {
+    /// The kernel image; without one the built-in guest boots.
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Replaces the platform's default kernel command line.
+    pub cmdline: Option<String>,
+    /// Added to the kernel command line.
+    pub append: Option<String>,
+    /// Guest RAM.
+    pub guest_memory: MemorySize,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Where the serial console goes.
+    pub serial: SerialTarget,
+    /// What a guest's reset does.
+    pub on_reboot: OnReboot,
+}
+
+impl Default for VmConfig {
+    /// 256 MiB, one vCPU, serial console on stdin and stdout, the built-in guest.
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            initrd: None,
+            cmdline: None,
+            append: None,
+            guest_memory: MemorySize::mib(256),
+            vcpus: 1,
+            serial: SerialTarget::Stdio,
+            on_reboot: OnReboot::Exit,
+        }
+    }
+}
+
+impl VmConfig {
+    /// Boots this kernel.
+    #[must_use]
+    pub fn with_kernel(mut self, path: impl Into<PathBuf>) -> Self {
+        self.kernel = Some(path.into());
+        self
+    }
+
+    /// Gives the kernel this initial RAM disk.
+    #[must_use]
+    pub fn with_initrd(mut self, path: impl Into<PathBuf>) -> Self {
+        self.initrd = Some(path.into());
+        self
+    }
+
+    /// Replaces the default kernel command line.
+    #[must_use]
+    pub fn with_cmdline(mut self, text: impl Into<String>) -> Self {
+        self.cmdline = Some(text.into());
+        self
+    }
+
+    /// Adds to the kernel command line.
+    #[must_use]
+    pub fn with_append(mut self, text: impl Into<String>) -> Self {
+        self.append = Some(text.into());
+        self
+    }
+
+    /// Sets guest RAM in MiB.
+    #[must_use]
+    pub fn with_memory_mib(mut self, mib: u32) -> Self {
+        self.guest_memory = MemorySize::mib(mib);
+        self
+    }
+
+    /// Sets the number of vCPUs.
+    #[must_use]
+    pub fn with_vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
+    /// The part of the configuration that shapes the machine.
+    ///
+    /// # Errors
+    /// When a value is refused whatever the platform.
+    pub fn machine(&self) -> Result<MachineConfig, Error> {
+        if self.on_reboot == OnReboot::Restart {
+            return Err(Error::Config {
+                field: "on-reboot",
+                value: "restart".to_owned(),
+                cause: "not available yet".to_owned(),
+                cure: "use --on-reboot=exit and start the VMM again",
+            });
+        }
+        for (field, text) in [("cmdline", &self.cmdline), ("append", &self.append)] {
+            if let Some(text) = text
+                && text.contains('\0')
+            {
+                return Err(Error::Config {
+                    field,
+                    value: text.escape_default().to_string(),
+                    cause: "a kernel command line cannot contain NUL".to_owned(),
+                    cure: "remove the NUL byte",
+                });
+            }
+        }
+        Ok(MachineConfig {
+            memory: self.guest_memory.bytes(),
+            vcpus: self.vcpus,
+            cmdline: Cmdline {
+                base: self.cmdline.clone(),
+                append: self.append.clone(),
+            },
+            serial: cfg!(feature = "serial"),
+        })
+    }
+}
+
+/// An amount of memory. As text, a plain number means MiB; the suffixes `K`, `M`, `G` and `T`
+/// (powers of 1024) name another unit.
+///
+/// ```
+/// use vmm_reference::MemorySize;
+///
+/// assert_eq!("1024".parse(), "1G".parse::<MemorySize>());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "MemorySizeText", into = "String")]
+pub struct MemorySize(u64);
+
+/// Both forms that a configuration file may use: `512` and `"512M"`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum MemorySizeText {
+    Mib(u32),
+    Text(String),
+}
+
+impl TryFrom<MemorySizeText> for MemorySize {
+    type Error = MemorySizeError;
+
+    fn try_from(value: MemorySizeText) -> Result<Self, MemorySizeError> {
+        match value {
+            MemorySizeText::Mib(mib) => Ok(Self::mib(mib)),
+            MemorySizeText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl MemorySize {
+    /// `mib` mebibytes.
+    #[must_use]
+    pub const fn mib(mib: u32) -> Self {
+        Self((mib as u64) << 20)
+    }
+
+    /// The size in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+/// Why a text is no [`MemorySize`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MemorySizeError {
+    /// Not a number with an optional unit.
+    #[error("not a number of MiB; write 1024, 512M or 2G")]
+    Syntax(#[source] num::ParseIntError),
+    /// More than a 64-bit number of bytes.
+    #[error("more than the address space holds")]
+    Overflow,
+}
+
+impl FromStr for MemorySize {
+    type Err = MemorySizeError;
+
+    fn from_str(text: &str) -> Result<Self, MemorySizeError> {
+        let upper = text.trim().to_ascii_uppercase();
+        let number = upper.trim_end_matches("IB").trim_end_matches('B');
+        let (number, shift) = match number.char_indices().next_back() {
+            Some((end, 'K')) => (&number[..end], 10),
+            Some((end, 'M')) => (&number[..end], 20),
+            Some((end, 'G')) => (&number[..end], 30),
+            Some((end, 'T')) => (&number[..end], 40),
+            _ => (number, 20),
+        };
+        let number: u64 = number.parse().map_err(MemorySizeError::Syntax)?;
+        number
+            .checked_mul(1 << shift)
+            .map(Self)
+            .ok_or(MemorySizeError::Overflow)
+    }
+}
+
+impl fmt::Display for MemorySize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_multiple_of(1 << 20) {
+            write!(f, "{}M", self.0 >> 20)
+        } else {
+            write!(f, "{}K", self.0 >> 10)
+        }
+    }
+}
+
+impl From<MemorySize> for String {
+    fn from(size: MemorySize) -> Self {
+        size.to_string()
+    }
+}
+
+/// Where the guest's serial console goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SerialTarget {
+    /// stdin and stdout of the process.
+    #[default]
+    Stdio,
+    /// Nowhere; no input.
+    Null,
+    /// Output to a file that is created or emptied; no input.
+    File(PathBuf),
+}
+
+impl FromStr for SerialTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "null" => Ok(Self::Null),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err("expected stdio, null or file=PATH".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<String> for SerialTarget {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for SerialTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdio => f.write_str("stdio"),
+            Self::Null => f.write_str("null"),
+            Self::File(path) => write!(f, "file={}", path.display()),
+        }
+    }
+}
+
+impl From<SerialTarget> for String {
+    fn from(target: SerialTarget) -> Self {
+        target.to_string()
+    }
+}
+
+/// What happens when the guest asks for a reset.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReboot {
+    /// The VM ends.
+    #[default]
+    Exit,
+    /// The VM starts again (not available yet).
+    Restart,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_sizes_are_mib_unless_they_say_otherwise() {
+        for (text, bytes) in [
+            ("1024", 1u64 << 30),
+            ("2G", 2 << 30),
+            ("512M", 512 << 20),
+            ("512MiB", 512 << 20),
+            ("16384k", 16 << 20),
+            ("1t", 1 << 40),
+        ] {
+            assert_eq!(
+                text.parse::<MemorySize>().map(MemorySize::bytes),
+                Ok(bytes),
+                "{text}"
+            );
+        }
+        for text in ["", "M", "-1", "1.5G", "many", "1é", "é"] {
+            assert!(text.parse::<MemorySize>().is_err(), "{text}");
+        }
+        assert_eq!(
+            "99999999T".parse::<MemorySize>(),
+            Err(MemorySizeError::Overflow)
+        );
+    }
+
+    #[test]
+    fn a_configuration_survives_a_file() {
+        let config = VmConfig::default()
+            .with_kernel("/k")
+            .with_memory_mib(99)
+            .with_vcpus(3);
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<VmConfig>(&text).unwrap(), config);
+        assert_eq!(
+            serde_json::from_str::<VmConfig>(r#"{"guest-memory": 64}"#)
+                .unwrap()
+                .guest_memory,
+            MemorySize::mib(64)
+        );
+        assert!(serde_json::from_str::<VmConfig>(r#"{"memory": 64}"#).is_err());
+    }
+}

@@ -1,0 +1,485 @@
+//! The host's side of the serial console, and the VM's main loop.
+//!
+//! The guest's UART writes to a bounded ring and never waits. This module moves the ring to the
+//! output descriptor when that takes bytes, and input to the UART when that has room. Any kind of
+//! descriptor may be given: terminals, pipes, sockets, and the regular files and /dev/null that
+//! epoll refuses. It decides what is dropped: output beyond the ring when the reader is slow or
+//! gone, and terminal input beyond [`PENDING`] bytes when the guest does not read.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use devices::OutputRing;
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::Error;
+use crate::control::VmHandle;
+use crate::vcpu::VcpuThreads;
+
+/// Input kept for a guest that does not read, in bytes.
+const PENDING: usize = 4096;
+/// One write to the output. A pipe that polls writable takes this much without blocking.
+const CHUNK: usize = 4096;
+/// How long a reader may make no progress at the VM's end before the rest is dropped.
+const DRAIN: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
+const HELP: &str =
+    "\r\nCtrl-a x  end the VM\r\nCtrl-a h  this help\r\nCtrl-a Ctrl-a  send Ctrl-a\r\n";
+
+/// Whether the keys after Ctrl-a are commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EscapeKeys {
+    /// `Ctrl-a x` ends the VM, `Ctrl-a h` shows help, `Ctrl-a Ctrl-a` sends Ctrl-a.
+    On,
+    /// Every byte goes to the guest.
+    Off,
+}
+
+/// Where the serial console's input comes from and its output goes.
+#[derive(Debug)]
+pub struct Console {
+    input: Option<File>,
+    output: Option<File>,
+    escape: EscapeKeys,
+}
+
+impl Console {
+    /// No input; output is dropped.
+    #[must_use]
+    pub fn null() -> Self {
+        Self {
+            input: None,
+            output: None,
+            escape: EscapeKeys::Off,
+        }
+    }
+
+    /// stdin and stdout of this process, which stay open and keep their flags. Escape keys are on
+    /// when stdin is a terminal; putting it in raw mode is the caller's business.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be duplicated.
+    pub fn stdio() -> io::Result<Self> {
+        let stdin = io::stdin();
+        let escape = if stdin.is_terminal() {
+            EscapeKeys::On
+        } else {
+            EscapeKeys::Off
+        };
+        // A closed stdin or stdout is as good as none.
+        let input = stdin.as_fd().try_clone_to_owned().ok();
+        let output = io::stdout().as_fd().try_clone_to_owned().ok();
+        Ok(Self::from_fds(input, output, escape))
+    }
+
+    /// Output to a file that is created or emptied.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn file(path: &Path) -> io::Result<Self> {
+        // O_NONBLOCK: opening a FIFO without a reader fails instead of waiting for one.
+        let output = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)?;
+        Ok(Self {
+            input: None,
+            output: Some(output),
+            escape: EscapeKeys::Off,
+        })
+    }
+
+    /// Any pair of descriptors.
+    #[must_use]
+    pub fn from_fds(input: Option<OwnedFd>, output: Option<OwnedFd>, escape: EscapeKeys) -> Self {
+        Self {
+            input: input.map(File::from),
+            output: output.map(nonblocking),
+            escape,
+        }
+    }
+}
+
+/// A descriptor for the same output whose writes do not block. O_NONBLOCK belongs to the open file
+/// description, which we may share with other processes, so it is opened anew; what cannot be
+/// (a socket) keeps blocking writes, made only when it polls writable.
+fn nonblocking(fd: OwnedFd) -> File {
+    let file = File::from(fd);
+    let shares_its_offset = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    if shares_its_offset {
+        return file;
+    }
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .unwrap_or(file)
+}
+
+/// Takes as many bytes as fit and says how many.
+type Receive = Box<dyn Fn(&[u8]) -> usize + Send>;
+
+/// The main loop's view of the UART.
+pub(crate) struct SerialPort {
+    /// Offers bytes to the receive FIFO and says how many it took.
+    pub(crate) receive: Receive,
+    /// Written when the FIFO has room again.
+    pub(crate) room: EventFd,
+}
+
+impl fmt::Debug for SerialPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SerialPort").finish_non_exhaustive()
+    }
+}
+
+/// Runs the VM's main loop until the VM ends, then writes out what the guest printed.
+pub(crate) fn main_loop(
+    console: Console,
+    serial: Option<SerialPort>,
+    ring: OutputRing,
+    ring_wake: EventFd,
+    handle: VmHandle,
+    vcpus: VcpuThreads,
+) -> Result<(), Error> {
+    let failed = |error: event_manager::Error| {
+        Error::host("the main loop failed")(io::Error::other(error.to_string()))
+    };
+    let pump = Pump {
+        input: console.input.filter(|_| serial.is_some()),
+        output: console.output,
+        always_ready: EventFd::new(libc::EFD_NONBLOCK)
+            .and_then(|event| event.write(1).map(|()| event))
+            .map_err(Error::host("cannot create an eventfd"))?,
+        escape: Escape {
+            keys: console.escape,
+            pending: false,
+        },
+        serial,
+        pending: Vec::new(),
+        watching_output: false,
+        ring,
+        ring_wake,
+        handle: handle.clone(),
+    };
+    let mut events = EventManager::new().map_err(failed)?;
+    let id = events.add_subscriber(pump);
+    while !handle.has_ended() {
+        match events.run() {
+            Ok(_) => {}
+            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    // No vCPU prints any more when the ring is drained.
+    drop(vcpus);
+    events.remove_subscriber(id).map_err(failed)?.drain();
+    Ok(())
+}
+
+/// What an event of the main loop is about.
+const END: u32 = 0;
+const RING: u32 = 1;
+const ROOM: u32 = 2;
+const INPUT: u32 = 3;
+const OUTPUT: u32 = 4;
+
+struct Pump {
+    input: Option<File>,
+    output: Option<File>,
+    /// Stands in for an input that epoll refuses and that is always readable.
+    always_ready: EventFd,
+    escape: Escape,
+    serial: Option<SerialPort>,
+    /// Input that the UART has not taken yet.
+    pending: Vec<u8>,
+    watching_output: bool,
+    ring: OutputRing,
+    ring_wake: EventFd,
+    handle: VmHandle,
+}
+
+impl Pump {
+    /// Watches the input, or what stands in for it.
+    fn watch_input(&self, ops: &mut EventOps<'_>) {
+        let Some(input) = &self.input else { return };
+        if ops
+            .add(Events::with_data(input, INPUT, EventSet::IN))
+            .is_err()
+        {
+            // EPERM: a regular file or /dev/null, ready at any time. When both fail, the guest
+            // gets no input, which is all that can be done.
+            let _ = ops.add(Events::with_data(&self.always_ready, INPUT, EventSet::IN));
+        }
+    }
+
+    fn unwatch_input(&self, ops: &mut EventOps<'_>) {
+        if let Some(input) = &self.input {
+            // One of the two is registered.
+            let _ = ops.remove(Events::empty(input));
+            let _ = ops.remove(Events::empty(&self.always_ready));
+        }
+    }
+
+    fn read_input(&mut self, ops: &mut EventOps<'_>) {
+        let mut buffer = [0; 256];
+        let Some(input) = &mut self.input else { return };
+        match input.read(&mut buffer) {
+            Ok(len @ 1..) => {
+                let keys = self.escape.filter(&buffer[..len.min(buffer.len())]);
+                if keys.help {
+                    // Writing to the ring cannot fail.
+                    let _ = self.ring.write_all(HELP.as_bytes());
+                }
+                if keys.stop {
+                    return self.handle.request_stop();
+                }
+                self.pending.extend_from_slice(&keys.bytes);
+                self.offer_input(ops);
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) => {}
+            // End of input, or the terminal is gone: the guest goes on without.
+            Ok(_) | Err(_) => {
+                self.unwatch_input(ops);
+                self.input = None;
+            }
+        }
+    }
+
+    /// Offers pending input to the UART. A pipe or file is read again when all was taken; a
+    /// terminal is always read, so that the escape keys work, and keeps at most [`PENDING`] bytes.
+    fn offer_input(&mut self, ops: &mut EventOps<'_>) {
+        let Some(serial) = &self.serial else { return };
+        let taken = (serial.receive)(&self.pending).min(self.pending.len());
+        self.pending.drain(..taken);
+        self.pending.truncate(PENDING);
+        if self.escape.keys == EscapeKeys::Off && !self.pending.is_empty() {
+            self.unwatch_input(ops);
+        }
+    }
+
+    fn guest_has_room(&mut self, ops: &mut EventOps<'_>) {
+        if let Some(serial) = &self.serial {
+            // Reading only resets the counter.
+            let _ = serial.room.read();
+        }
+        if self.pending.is_empty() {
+            return;
+        }
+        self.offer_input(ops);
+        if self.pending.is_empty() && self.escape.keys == EscapeKeys::Off {
+            self.watch_input(ops);
+        }
+    }
+
+    /// Writes one chunk of the ring. `Ok(false)` when the output takes nothing now.
+    fn write_chunk(&mut self) -> bool {
+        let Some(output) = &mut self.output else {
+            // Nobody reads: drop it.
+            let _ = self.ring.drain_into(|bytes| Ok(bytes.len()));
+            return !self.ring.is_empty();
+        };
+        match self
+            .ring
+            .drain_into(|bytes| output.write(&bytes[..bytes.len().min(CHUNK)]))
+        {
+            Ok(written) => written > 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            Err(error) => {
+                log::warn!("serial output is closed: {error}");
+                self.output = None;
+                true
+            }
+        }
+    }
+
+    fn write_output(&mut self, ops: &mut EventOps<'_>) {
+        let before = self.output.as_ref().map(AsRawFd::as_raw_fd);
+        let watched = self.watching_output;
+        // Bounded by the ring's size: the guest may go on writing, the loop comes back for that.
+        let mut rounds = 16;
+        while rounds > 0 && !self.ring.is_empty() && self.is_writable() && self.write_chunk() {
+            rounds -= 1;
+        }
+        if let Some(fd) = before
+            && self.output.is_none()
+        {
+            if watched {
+                // The descriptor is closed already; epoll has forgotten it.
+                let _ = ops.remove(Events::empty_raw(fd));
+                self.watching_output = false;
+            }
+            while self.write_chunk() {}
+        }
+        let Some(output) = &self.output else { return };
+        if self.ring.is_empty() {
+            if self.watching_output {
+                let _ = ops.remove(Events::empty(output));
+                self.watching_output = false;
+            }
+        } else if !self.watching_output {
+            let events = Events::with_data(output, OUTPUT, EventSet::OUT);
+            match ops.add(events) {
+                Ok(()) => self.watching_output = true,
+                // A regular file takes everything at any time: come back at once.
+                Err(_) => drop(self.ring_wake.write(1)),
+            }
+        }
+    }
+
+    fn is_writable(&self) -> bool {
+        self.output
+            .as_ref()
+            .is_none_or(|output| wait_writable(output, &Timespec::default()))
+    }
+
+    /// At the end: everything the guest printed goes out, unless the reader stalls.
+    fn drain(mut self) {
+        while !self.ring.is_empty() {
+            let ready = self
+                .output
+                .as_ref()
+                .is_none_or(|output| wait_writable(output, &DRAIN));
+            if !ready || !self.write_chunk() {
+                break;
+            }
+        }
+        let dropped = self.ring.dropped();
+        if dropped > 0 {
+            log::warn!("{dropped} bytes of serial output were dropped: the reader was too slow");
+        }
+    }
+}
+
+fn wait_writable(output: &File, timeout: &Timespec) -> bool {
+    let mut fds = [PollFd::new(output, PollFlags::OUT)];
+    matches!(poll(&mut fds, Some(timeout)), Ok(1..))
+}
+
+impl MutEventSubscriber for Pump {
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        match events.data() {
+            RING => {
+                let _ = self.ring_wake.read();
+                self.write_output(ops);
+            }
+            OUTPUT => self.write_output(ops),
+            ROOM => self.guest_has_room(ops),
+            INPUT => self.read_input(ops),
+            // The loop itself looks at the handle.
+            _ => {}
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        // An eventfd can always be added once, short of memory for the kernel's bookkeeping.
+        let mut add = |event: &EventFd, data| {
+            if let Err(error) = ops.add(Events::with_data(event, data, EventSet::IN)) {
+                log::error!("the main loop cannot watch an event: {error}");
+            }
+        };
+        add(self.handle.event(), END);
+        add(&self.ring_wake, RING);
+        if let Some(serial) = &self.serial {
+            add(&serial.room, ROOM);
+        }
+        self.watch_input(ops);
+    }
+}
+
+/// The state of the Ctrl-a escape.
+struct Escape {
+    keys: EscapeKeys,
+    pending: bool,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Keys {
+    bytes: Vec<u8>,
+    stop: bool,
+    help: bool,
+}
+
+impl Escape {
+    const CTRL_A: u8 = 1;
+
+    /// Splits input into commands and what the guest gets.
+    fn filter(&mut self, input: &[u8]) -> Keys {
+        let mut keys = Keys::default();
+        if self.keys == EscapeKeys::Off {
+            keys.bytes = input.to_vec();
+            return keys;
+        }
+        for &byte in input {
+            match (std::mem::take(&mut self.pending), byte) {
+                (false, Self::CTRL_A) => self.pending = true,
+                (true, b'x' | b'X') => keys.stop = true,
+                (true, b'h' | b'?') => keys.help = true,
+                (false, _) | (true, Self::CTRL_A) => keys.bytes.push(byte),
+                (true, _) => keys.bytes.extend([Self::CTRL_A, byte]),
+            }
+        }
+        keys
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(chunks: &[&[u8]], keys: EscapeKeys) -> Keys {
+        let mut escape = Escape {
+            keys,
+            pending: false,
+        };
+        let mut all = Keys::default();
+        for chunk in chunks {
+            let keys = escape.filter(chunk);
+            all.bytes.extend(keys.bytes);
+            all.stop |= keys.stop;
+            all.help |= keys.help;
+        }
+        all
+    }
+
+    #[test]
+    fn escape_keys_are_found_across_reads_and_kept_from_the_guest() {
+        let keys = filter(&[b"ab\x01", b"xcd"], EscapeKeys::On);
+        assert_eq!(
+            keys,
+            Keys {
+                bytes: b"abcd".to_vec(),
+                stop: true,
+                help: false
+            }
+        );
+        assert!(filter(&[b"\x01h"], EscapeKeys::On).help);
+    }
+
+    #[test]
+    fn ctrl_a_twice_sends_one_and_unknown_keys_send_both() {
+        assert_eq!(filter(&[b"\x01\x01"], EscapeKeys::On).bytes, b"\x01");
+        assert_eq!(filter(&[b"\x01q"], EscapeKeys::On).bytes, b"\x01q");
+    }
+
+    #[test]
+    fn without_escape_keys_every_byte_reaches_the_guest() {
+        assert_eq!(filter(&[b"\x01x"], EscapeKeys::Off).bytes, b"\x01x");
+    }
+}

@@ -1,0 +1,94 @@
+//! What the host offers: opening KVM, reading a platform's facts, and naming what is missing.
+
+use std::io;
+
+use arch::{KvmError, KvmPlatform};
+use kvm_ioctls::{Cap, Kvm};
+
+use crate::Error;
+
+/// The only KVM API version there is (KVM_GET_API_VERSION).
+const API_VERSION: i32 = 12;
+
+/// What the core uses on every architecture, as the KVM API documentation names it.
+const NEEDED: [(&str, Cap); 4] = [
+    ("KVM_CAP_USER_MEMORY", Cap::UserMemory),
+    ("KVM_CAP_IRQFD", Cap::Irqfd),
+    ("KVM_CAP_IOEVENTFD", Cap::Ioeventfd),
+    ("KVM_CAP_IMMEDIATE_EXIT", Cap::ImmediateExit),
+];
+
+/// One line of a diagnosis.
+#[derive(Debug)]
+pub struct Check {
+    /// What was looked at.
+    pub what: &'static str,
+    /// What was found, or what is wrong.
+    pub result: Result<String, Error>,
+}
+
+/// Opens /dev/kvm.
+pub(crate) fn open_kvm() -> Result<Kvm, Error> {
+    Kvm::new().map_err(|error| Error::KvmUnavailable(error.into()))
+}
+
+/// Reads the facts of this host.
+///
+/// # Errors
+/// When KVM is missing, or lacks what the platform needs.
+pub fn probe<P: KvmPlatform>() -> Result<P, Error> {
+    Ok(P::probe(&open_kvm()?)?)
+}
+
+/// Checks everything a VM needs of this host; stops where nothing further can be checked.
+#[must_use]
+pub fn diagnose<P: KvmPlatform>() -> Vec<Check> {
+    let kvm = match open_kvm() {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            return vec![Check {
+                what: "/dev/kvm",
+                result: Err(error),
+            }];
+        }
+    };
+    let mut checks = vec![Check {
+        what: "/dev/kvm",
+        result: Ok("opens for writing".to_owned()),
+    }];
+    let version = kvm.get_api_version();
+    checks.push(Check {
+        what: "KVM API",
+        result: if version == API_VERSION {
+            Ok(format!("version {version}"))
+        } else {
+            Err(missing(format!("version {version}, not {API_VERSION}")))
+        },
+    });
+    for (what, cap) in NEEDED {
+        let result = if kvm.check_extension(cap) {
+            Ok("present".to_owned())
+        } else {
+            Err(missing("missing; a newer kernel has it".to_owned()))
+        };
+        checks.push(Check { what, result });
+    }
+    checks.push(Check {
+        what: "platform",
+        result: P::probe(&kvm)
+            .map(|_| "has what the backend needs".to_owned())
+            .map_err(Error::Kvm),
+    });
+    checks.push(Check {
+        what: "KVM_CREATE_VM",
+        result: kvm
+            .create_vm()
+            .map(|_| "works".to_owned())
+            .map_err(|error| KvmError::of("KVM_CREATE_VM")(error).into()),
+    });
+    checks
+}
+
+fn missing(what: String) -> Error {
+    Error::KvmUnavailable(io::Error::other(what))
+}

@@ -1,0 +1,164 @@
+//! Opens what the user names and places it in guest memory.
+
+use std::fs::{self, File};
+use std::io::Cursor;
+use std::path::Path;
+
+use arch::kernel::KernelImage;
+use arch::{AddressRange, BootError, GuestRam, LoadedKernel, MachinePlan};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::{Error, VmConfig};
+
+/// Alignment of the initrd, and of every other block we place.
+const PAGE: u64 = 4096;
+
+/// Opens a regular file; anything else (a directory, a FIFO that would block) is refused by name.
+fn open(field: &'static str, path: &Path) -> Result<File, Error> {
+    let refuse = |cause: String, cure| Error::Config {
+        field,
+        value: path.display().to_string(),
+        cause,
+        cure,
+    };
+    let check = "check the path and its permissions";
+    let metadata = fs::metadata(path).map_err(|error| refuse(error.to_string(), check))?;
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() {
+            "a directory"
+        } else {
+            "not a regular file"
+        };
+        return Err(refuse(what.to_owned(), "name the image file itself"));
+    }
+    File::open(path).map_err(|error| refuse(error.to_string(), check))
+}
+
+/// The kernel image: the file that the configuration names, or the built-in guest. Also gives the
+/// text that names it in messages.
+pub(crate) fn kernel(
+    config: &VmConfig,
+    hello: Option<&'static [u8]>,
+) -> Result<(KernelImage, String), Error> {
+    match (&config.kernel, hello) {
+        (Some(path), _) => Ok((
+            KernelImage::File(open("kernel", path)?),
+            path.display().to_string(),
+        )),
+        (None, Some(bytes)) => Ok((
+            KernelImage::Bytes(Cursor::new(bytes)),
+            "(built-in)".to_owned(),
+        )),
+        (None, None) => Err(Error::Config {
+            field: "kernel",
+            value: String::new(),
+            cause: "no kernel is named and this build has no built-in guest".to_owned(),
+            cure: "give --kernel=PATH, or build with the feature hello-guest",
+        }),
+    }
+}
+
+/// Loads the initrd as high as the kernel allows.
+pub(crate) fn load_initrd(
+    path: &Path,
+    kernel: &LoadedKernel,
+    plan: &MachinePlan,
+    ram: &GuestRam,
+) -> Result<AddressRange, Error> {
+    let mut file = open("initrd", path)?;
+    let boot = |source| Error::Boot {
+        field: "initrd",
+        value: path.display().to_string(),
+        source,
+    };
+    let size = file
+        .metadata()
+        .map_err(|error| boot(BootError::Read(error)))?
+        .len();
+    let range = place_initrd(size, kernel, plan).map_err(boot)?;
+    let len = usize::try_from(size).unwrap_or(usize::MAX);
+    ram.read_exact_volatile_from(GuestAddress(range.base), &mut file, len)
+        .map_err(|source| {
+            boot(BootError::Memory {
+                what: "the initrd",
+                source,
+            })
+        })?;
+    Ok(range)
+}
+
+fn place_initrd(
+    size: u64,
+    kernel: &LoadedKernel,
+    plan: &MachinePlan,
+) -> Result<AddressRange, BootError> {
+    if size == 0 {
+        return Err(BootError::Kernel("the file is empty".to_owned()));
+    }
+    let limit = kernel
+        .initrd_limit
+        .unwrap_or(u64::MAX)
+        .min(plan.kernel_window.end());
+    let lowest = kernel.range.end().max(plan.kernel_window.base);
+    let base = limit.checked_sub(size).map(|base| base & !(PAGE - 1));
+    match base {
+        Some(base) if base >= lowest => Ok(AddressRange::new(base, size)),
+        _ => Err(BootError::TooLarge {
+            what: "the initrd",
+            size,
+            cause: format!(
+                "{} bytes are free between the kernel's end at {lowest:#x} and {limit:#x}",
+                limit.saturating_sub(lowest)
+            ),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arch::kernel::Protocol;
+
+    use super::*;
+
+    fn place(size: u64, kernel_end: u64, limit: Option<u64>) -> Result<AddressRange, BootError> {
+        let kernel = LoadedKernel {
+            entry: 0x10_0000,
+            range: AddressRange::new(0x10_0000, kernel_end - 0x10_0000),
+            initrd_limit: limit,
+            protocol: Protocol::Linux64,
+            setup_header: Vec::new(),
+        };
+        let plan = MachinePlan {
+            arch: "test",
+            ram: vec![AddressRange::new(0, 64 << 20)],
+            reserved: Vec::new(),
+            kernel_window: AddressRange::new(1 << 20, 63 << 20),
+            mmio_window: AddressRange::new(1 << 32, 1 << 20),
+            devices: Vec::new(),
+            vcpus: 1,
+            cmdline: String::new(),
+        };
+        place_initrd(size, &kernel, &plan)
+    }
+
+    #[test]
+    fn the_initrd_ends_below_the_limit_and_is_page_aligned() {
+        let range = place(5000, 2 << 20, None).unwrap();
+        assert_eq!(range.base % PAGE, 0);
+        assert!(range.end() <= 64 << 20);
+        assert!(place(5000, 2 << 20, Some(8 << 20)).unwrap().end() <= 8 << 20);
+    }
+
+    #[test]
+    fn r42_an_initrd_that_does_not_fit_is_refused() {
+        for (size, end, limit) in [
+            (63 << 20, 2 << 20, None),
+            (u64::MAX, 2 << 20, None),
+            (4096, 64 << 20, None),
+            (4096, 2 << 20, Some(1 << 20)),
+            (0, 2 << 20, None),
+        ] {
+            assert!(place(size, end, limit).is_err(), "{size} {end} {limit:?}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! A KVM virtual machine monitor as a library.
+//!
+//! The command line in `src/main.rs` uses nothing but this API; any other front end can take its
+//! place. A VM is described by a plain [`VmConfig`], built into a [`Machine`], and run on the
+//! thread that calls [`Machine::run`] while a [`VmHandle`] on any other thread may stop it.
+//!
+//! ```no_run
+//! # #[cfg(feature = "host")] {
+//! use vmm_reference::{Console, Vm, VmConfig};
+//!
+//! let config = VmConfig::default().with_vcpus(2).with_memory_mib(512);
+//! let vm = Vm::new(&config, Console::stdio()?)?;
+//! let reason = vm.run()?;
+//! println!("the guest ended: {reason:?}");
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Start-up reads as one straight line in [`Machine::new`]. Nothing here depends on an
+//! architecture: the core is written against [`arch::Platform`] and [`arch::KvmPlatform`].
+
+mod config;
+mod console;
+mod control;
+mod devices;
+mod dispatch;
+mod error;
+mod exit;
+mod host;
+mod image;
+mod kick;
+mod machine;
+mod memory;
+mod vcpu;
+
+pub use arch;
+pub use config::{MemorySize, MemorySizeError, OnReboot, SerialTarget, VmConfig};
+pub use console::{Console, EscapeKeys};
+pub use control::{ExitReason, VmHandle};
+pub use error::Error;
+pub use host::{Check, diagnose, probe};
+pub use machine::{Machine, plan};
+
+/// The backend of the host this library is built for.
+#[cfg(feature = "host")]
+pub use arch_host::HostPlatform;
+
+/// A VM on the host's own architecture.
+#[cfg(feature = "host")]
+pub type Vm = Machine<HostPlatform>;
+
+/// The guest that is part of the library, when it was built in.
+#[cfg(feature = "host")]
+#[must_use]
+pub fn hello_guest() -> Option<&'static [u8]> {
+    #[cfg(feature = "hello-guest")]
+    return arch_host::hello::HELLO;
+    #[cfg(not(feature = "hello-guest"))]
+    None
+}

@@ -1,0 +1,190 @@
+//! The start-up line: from a configuration to a machine that runs, the same for every
+//! architecture.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arch::kernel::KernelHeader;
+use arch::{BootRequest, KvmError, KvmIrqChip, KvmPlatform, MachinePlan, Platform};
+use devices::OutputRing;
+use kvm_ioctls::{VcpuFd, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::console::SerialPort;
+use crate::control::{ExitReason, VmHandle};
+use crate::vcpu::{Shared, VcpuThreads};
+use crate::{Console, Error, VmConfig, devices as model, image, memory};
+
+/// Serial output kept for a slow reader, in bytes.
+const OUTPUT_RING: usize = 64 << 10;
+
+/// Computes the machine that a configuration gives on a platform. Needs no KVM.
+///
+/// # Errors
+/// When a value is refused; the error names it.
+pub fn plan<P: Platform>(platform: &P, config: &VmConfig) -> Result<MachinePlan, Error> {
+    Ok(platform.setup_memory_layout(&config.machine()?)?)
+}
+
+/// A VM that is ready to run.
+pub struct Machine<P: KvmPlatform> {
+    // Fields drop in this order: vCPUs before the chip and the VM, guest RAM (in `shared`) last.
+    vcpus: Vec<VcpuFd>,
+    chip: P::Chip,
+    vm: VmFd,
+    console: Console,
+    serial: Option<SerialPort>,
+    ring_wake: EventFd,
+    plan: MachinePlan,
+    shared: Arc<Shared<P>>,
+}
+
+impl<P: KvmPlatform> fmt::Debug for Machine<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("plan", &self.plan)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: KvmPlatform> Machine<P> {
+    /// Builds the VM that `config` describes, up to the first instruction. `console` is where its
+    /// serial port goes; without a kernel in `config`, `hello` boots.
+    ///
+    /// # Errors
+    /// Every error names the field, the value and the cause; [`Error::cure`] says what to do.
+    pub fn with_hello(
+        config: &VmConfig,
+        console: Console,
+        hello: Option<&'static [u8]>,
+    ) -> Result<Self, Error> {
+        let kvm = crate::host::open_kvm()?;
+        let platform = P::probe(&kvm)?;
+        let plan = plan(&platform, config)?;
+        let (mut image, name) = image::kernel(config, hello)?;
+        let boot = |source| Error::Boot {
+            field: "kernel",
+            value: name.clone(),
+            source,
+        };
+        let header = KernelHeader::identify(&image).map_err(boot)?;
+
+        // All memslots come straight after the VM: a later one waits for a grace period.
+        let vm = kvm
+            .create_vm_with_type(platform.vm_type())
+            .map_err(KvmError::of("KVM_CREATE_VM"))?;
+        let ram = memory::map_ram(&plan)?;
+        memory::set_memslots(&vm, &ram)?;
+        platform.prepare_vm(&vm)?;
+
+        let irq_chip = platform.irq_chip(&plan)?;
+        let chip = platform.create_irq_chip(&vm, &irq_chip)?;
+        let vcpus = (0..plan.vcpus)
+            .map(|id| {
+                vm.create_vcpu(id.into())
+                    .map_err(KvmError::of("KVM_CREATE_VCPU"))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        chip.activate(&vm)?;
+
+        let ring_wake = model::eventfd()?;
+        let wake = ring_wake
+            .try_clone()
+            .map_err(Error::host("cannot clone an eventfd"))?;
+        let output = OutputRing::new(OUTPUT_RING, wake);
+        let devices = model::create(&plan.devices, &vm, &output)?;
+
+        let kernel = platform
+            .load_kernel(&mut image, &header, &plan, &ram)
+            .map_err(boot)?;
+        let initrd = config
+            .initrd
+            .as_deref()
+            .map(|path| image::load_initrd(path, &kernel, &plan, &ram))
+            .transpose()?;
+        let request = BootRequest {
+            plan: &plan,
+            irq_chip: &irq_chip,
+            kernel: &kernel,
+            initrd,
+        };
+        let boot_info = platform.build_boot_info(&request, &ram).map_err(boot)?;
+        for (id, vcpu) in (0..).zip(&vcpus) {
+            let boot = (id == 0).then_some(&boot_info);
+            platform.apply_vcpu(vcpu, &platform.configure_vcpu(id, &plan, boot)?)?;
+        }
+
+        let run_size = kvm
+            .get_vcpu_mmap_size()
+            .map_err(KvmError::of("KVM_GET_VCPU_MMAP_SIZE"))?;
+        let handle = VmHandle::new()?;
+        let shared = Shared {
+            platform,
+            ram,
+            spaces: devices.spaces,
+            output,
+            handle,
+            run_size,
+        };
+        Ok(Self {
+            vcpus,
+            chip,
+            vm,
+            console,
+            serial: devices.serial,
+            ring_wake,
+            plan,
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The machine as planned.
+    #[must_use]
+    pub fn plan(&self) -> &MachinePlan {
+        &self.plan
+    }
+
+    /// A handle that stops this VM from another thread.
+    #[must_use]
+    pub fn handle(&self) -> VmHandle {
+        self.shared.handle.clone()
+    }
+
+    /// Runs the VM to its end on this thread (plus one thread per vCPU, all joined on return).
+    ///
+    /// # Errors
+    /// [`Error::Vcpu`] when a vCPU could not go on, with a report; [`Error::Host`] when the host
+    /// refused a thread or an event.
+    pub fn run(self) -> Result<ExitReason, Error> {
+        let Self {
+            vcpus,
+            chip,
+            vm,
+            console,
+            serial,
+            ring_wake,
+            shared,
+            ..
+        } = self;
+        let handle = shared.handle.clone();
+        let threads = VcpuThreads::start(vcpus, &shared)?;
+        let output = shared.output.clone();
+        let result =
+            crate::console::main_loop(console, serial, output, ring_wake, handle.clone(), threads);
+        drop((chip, vm));
+        result?;
+        handle.take().unwrap_or(Ok(ExitReason::Stopped))
+    }
+}
+
+#[cfg(feature = "host")]
+impl Machine<crate::HostPlatform> {
+    /// Builds the VM that `config` describes on this host's own architecture, up to the first
+    /// instruction; without a kernel in `config`, the built-in guest boots.
+    ///
+    /// # Errors
+    /// As [`Machine::with_hello`].
+    pub fn new(config: &VmConfig, console: Console) -> Result<Self, Error> {
+        Self::with_hello(config, console, crate::hello_guest())
+    }
+}

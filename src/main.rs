@@ -1,0 +1,9 @@
+//! The command line of vmm-reference. It uses only the library's public API.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

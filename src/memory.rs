@@ -1,0 +1,45 @@
+//! Guest RAM and its memslots.
+
+use arch::{GuestRam, KvmError, MachinePlan};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::Error;
+
+/// Maps the plan's RAM: anonymous, private, reserved lazily and never zeroed by the VMM.
+pub(crate) fn map_ram(plan: &MachinePlan) -> Result<GuestRam, Error> {
+    let too_large = |cause: String| Error::Config {
+        field: "guest-memory",
+        value: format!("{}M", plan.ram_size() >> 20),
+        cause: format!("the host cannot map it: {cause}"),
+        cure: "ask for less memory, or raise the address space limit (ulimit -v)",
+    };
+    let ranges = plan
+        .ram
+        .iter()
+        .map(|range| {
+            let len = usize::try_from(range.len).map_err(|error| too_large(error.to_string()))?;
+            Ok((GuestAddress(range.base), len))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    GuestRam::from_ranges(&ranges).map_err(|error| too_large(error.to_string()))
+}
+
+/// Gives every RAM region to the VM as a memslot.
+pub(crate) fn set_memslots(vm: &VmFd, ram: &GuestRam) -> Result<(), KvmError> {
+    for (slot, region) in (0..).zip(ram.iter()) {
+        let memslot = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the region is a live mapping of that size; the machine keeps `ram` until all
+        // vCPUs are gone.
+        unsafe { vm.set_user_memory_region(memslot) }
+            .map_err(KvmError::of("KVM_SET_USER_MEMORY_REGION"))?;
+    }
+    Ok(())
+}

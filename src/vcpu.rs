@@ -1,0 +1,129 @@
+//! vCPU threads: run the guest, serve its exits, end the VM when one of them says so.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use arch::{GuestRam, KvmPlatform};
+use devices::OutputRing;
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::signal::{Killable, unblock_signal};
+
+use crate::Error;
+use crate::control::VmHandle;
+use crate::dispatch::{Flow, IoSpaces, dispatch};
+use crate::exit::decode;
+use crate::kick::{Kicker, kick_signal};
+
+/// How much serial output a crash report shows, in bytes.
+const REPORT_OUTPUT: usize = 1024;
+
+/// What every vCPU thread of a VM shares.
+#[derive(Debug)]
+pub(crate) struct Shared<P> {
+    pub(crate) platform: P,
+    pub(crate) ram: GuestRam,
+    pub(crate) spaces: IoSpaces,
+    pub(crate) output: OutputRing,
+    pub(crate) handle: VmHandle,
+    /// KVM_GET_VCPU_MMAP_SIZE.
+    pub(crate) run_size: usize,
+}
+
+/// The running vCPU threads. Dropping it stops and joins them all.
+#[derive(Debug, Default)]
+pub(crate) struct VcpuThreads(Vec<(Kicker, JoinHandle<()>)>);
+
+impl VcpuThreads {
+    /// Starts one thread per vCPU. When one cannot start, those before it are stopped.
+    pub(crate) fn start<P: KvmPlatform>(
+        vcpus: Vec<VcpuFd>,
+        shared: &Arc<Shared<P>>,
+    ) -> Result<Self, Error> {
+        crate::kick::install_handler().map_err(Error::host("cannot install a signal handler"))?;
+        let mut threads = Self::default();
+        for (id, vcpu) in (0..).zip(vcpus) {
+            let kicker = Kicker::new(&vcpu, shared.run_size)
+                .map_err(Error::host(format!("cannot map the state of vCPU {id}")))?;
+            let shared = Arc::clone(shared);
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{id}"))
+                .spawn(move || run(id, vcpu, &shared))
+                .map_err(Error::host(format!("cannot start the thread of vCPU {id}")))?;
+            threads.0.push((kicker, thread));
+        }
+        Ok(threads)
+    }
+}
+
+impl Drop for VcpuThreads {
+    fn drop(&mut self) {
+        for (kicker, thread) in &self.0 {
+            kicker.request_exit();
+            // It fails only when the thread has ended, which is what we want.
+            let _ = thread.kill(kick_signal());
+        }
+        for (kicker, thread) in self.0.drain(..) {
+            // A panic in the thread has already ended the VM with an error, see `EndOnPanic`.
+            let _ = thread.join();
+            drop(kicker);
+        }
+    }
+}
+
+/// Ends the VM when its vCPU thread unwinds, so that the main loop does not wait for ever.
+struct EndOnPanic<'a>(u32, &'a VmHandle);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.1.end(Err(Error::Vcpu {
+                id: self.0,
+                cause: "its thread panicked; this is a bug in the VMM".to_owned(),
+                report: String::new(),
+            }));
+        }
+    }
+}
+
+fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
+    let _guard = EndOnPanic(id, &shared.handle);
+    // The mask is inherited from whoever built the VM. Without the signal, a kick would wait for
+    // the next exit; an error cannot happen for a valid signal number.
+    let _ = unblock_signal(kick_signal());
+    log::trace!("vCPU {id} enters the guest");
+    // A handle that ended before this thread ran is seen here or by KVM_RUN's immediate_exit.
+    while !shared.handle.has_ended() {
+        let flow = match vcpu.run() {
+            Ok(_) => dispatch(decode(&mut vcpu, shared.run_size), &shared.spaces),
+            Err(error) => match io::Error::from(error).kind() {
+                // EINTR: a kick or any other signal. EAGAIN: the vCPU still waits to be started.
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Flow::Continue,
+                _ => Flow::Fail(format!("KVM_RUN failed: {error}")),
+            },
+        };
+        match flow {
+            Flow::Continue => {}
+            Flow::End(reason) => {
+                if reason == crate::ExitReason::Crashed {
+                    log::warn!("the guest crashed\n{}", report(&vcpu, shared));
+                }
+                return shared.handle.end(Ok(reason));
+            }
+            Flow::Fail(cause) => {
+                let report = report(&vcpu, shared);
+                return shared.handle.end(Err(Error::Vcpu { id, cause, report }));
+            }
+        }
+    }
+}
+
+fn report<P: KvmPlatform>(vcpu: &VcpuFd, shared: &Shared<P>) -> String {
+    let mut text = shared.platform.describe_vcpu(vcpu, &shared.ram);
+    let output = shared.output.tail(REPORT_OUTPUT);
+    if !output.is_empty() {
+        text.push_str("\nlast serial output:\n");
+        text.push_str(output.trim_end());
+    }
+    text
+}
