@@ -1,0 +1,158 @@
+//! What the command line says when it is used wrongly: field, value, cause and cure.
+
+mod common;
+
+use common::{finish, option, vmm};
+
+/// Runs the VMM and expects it to refuse with status 2 and all of these texts.
+fn refused(arguments: &[&str], texts: &[&str]) {
+    let ended = finish(vmm(arguments).spawn().unwrap());
+    assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:?}");
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    for text in texts {
+        assert!(
+            ended.stderr.contains(text),
+            "{arguments:?}: `{text}` not in {}",
+            ended.stderr
+        );
+    }
+}
+
+fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+#[test]
+fn r42_a_kernel_that_is_no_file_is_named() {
+    refused(
+        &["--kernel=/nonexistent"],
+        &["--kernel=/nonexistent: No such file", "cure:"],
+    );
+    refused(&["--kernel=/tmp"], &["--kernel=/tmp: a directory", "cure:"]);
+    refused(&["--kernel=/dev/null"], &["not a regular file"]);
+}
+
+#[test]
+fn r42_a_fifo_as_kernel_is_refused_without_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
+    refused(&[&option("kernel", &path)], &["not a regular file"]);
+    refused(
+        &[&option("initrd", &path), &option("kernel", &path)],
+        &["not a regular file"],
+    );
+}
+
+#[test]
+fn kernels_that_do_not_boot_here_say_why() {
+    let mut arm = vec![0; 4096];
+    arm[56..60].copy_from_slice(b"ARM\x64");
+    refused(
+        &[&option("kernel", file(&arm).path())],
+        &["arm64 Image", "x86_64"],
+    );
+    refused(
+        &[&option("kernel", file(b"").path())],
+        &["the file is empty"],
+    );
+    refused(
+        &[&option("kernel", file(b"#!/bin/sh\n").path())],
+        &["script"],
+    );
+    refused(
+        &[&option("kernel", file(&[0x1f, 0x8b, 8, 0]).path())],
+        &["gzip"],
+    );
+}
+
+#[test]
+fn r42_memory_and_initrd_must_fit() {
+    let kernel = common::kernel(&common::RESET);
+    let kernel = option("kernel", kernel.path());
+    refused(&["--guest-memory=8"], &["--guest-memory=", "16 MiB"]);
+    refused(&["--guest-memory=0"], &["--guest-memory="]);
+    refused(
+        &["--guest-memory=lots"],
+        &["--guest-memory", "1024, 512M or 2G"],
+    );
+    refused(&["--guest-memory=16777215T"], &["guest-memory"]);
+    let initrd = tempfile::NamedTempFile::new().unwrap();
+    initrd.as_file().set_len(64 << 20).unwrap();
+    let initrd = option("initrd", initrd.path());
+    refused(
+        &[&kernel, &initrd, "--guest-memory=32"],
+        &[&initrd, "67108864 bytes", "cure:"],
+    );
+}
+
+#[test]
+fn vcpus_and_options_are_checked() {
+    refused(&["--vcpus=0"], &["--vcpus"]);
+    refused(
+        &["--vcpus=100000"],
+        &["--vcpus=100000", "this host offers 1 to"],
+    );
+    refused(
+        &["--on-reboot=restart"],
+        &["--on-reboot=restart", "not available yet"],
+    );
+    refused(&["--serial=tty"], &["--serial", "stdio, null or file=PATH"]);
+    refused(
+        &["--serial=file=/nonexistent/x"],
+        &["--serial=file=/nonexistent/x"],
+    );
+    refused(&["--kernl=x"], &["--kernel"]);
+}
+
+#[test]
+fn r42_the_command_line_has_a_limit() {
+    let kernel = common::kernel(&common::RESET);
+    let long = "x".repeat(100_000);
+    refused(
+        &[&option("kernel", kernel.path()), "--append", &long],
+        &["command line", "does not fit"],
+    );
+}
+
+#[test]
+fn plan_prints_what_the_options_give() {
+    let arguments = [
+        "plan",
+        "--guest-memory=5G",
+        "--vcpus=3",
+        "--append=quiet",
+        "--json",
+    ];
+    let ended = finish(vmm(&arguments).spawn().unwrap());
+    let plan: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let ram: u64 = plan["ram"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["len"].as_u64().unwrap())
+        .sum();
+    assert_eq!((ram, &plan["vcpus"]), (5 << 30, &serde_json::json!(3)));
+    assert!(plan["cmdline"].as_str().unwrap().ends_with(" quiet"));
+    let ended = finish(vmm(&["plan", "--cmdline=mine"]).spawn().unwrap());
+    assert!(
+        ended.stdout.ends_with("command line\n  mine\n"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
+fn doctor_finds_this_host_fit() {
+    let ended = finish(vmm(&["doctor"]).spawn().unwrap());
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("this host can run VMs"));
+}

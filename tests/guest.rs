@@ -1,0 +1,194 @@
+//! The whole VMM on /dev/kvm, with guests of a few instructions.
+
+mod common;
+
+use std::fs::File;
+use std::io::Write;
+use std::process::Stdio;
+use std::thread;
+
+use common::{
+    ENTRY, RESET, finish, kernel, option, print, read_until, run_code, signal, vmm, wait,
+};
+
+/// Echoes COM1, polled, until it has echoed a `q`; then resets.
+fn echo() -> Vec<u8> {
+    let mut code = vec![
+        0x66, 0xba, 0xfd, 0x03, // mov dx, 0x3fd
+        0xec, // in al, dx
+        0xa8, 0x01, // test al, 1
+        0x74, 0xf7, // jz to the start
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xec, // in al, dx
+        0xee, // out dx, al
+        0x3c, b'q', // cmp al, 'q'
+        0x75, 0xed, // jne to the start
+    ];
+    code.extend(RESET);
+    code
+}
+
+/// Prints `count` times `x`, then resets.
+fn chatter(count: u32) -> Vec<u8> {
+    let mut code = vec![0xb9];
+    code.extend(count.to_le_bytes()); // mov ecx, count
+    code.extend([0x66, 0xba, 0xf8, 0x03, 0xb0, b'x']); // mov dx, 0x3f8; mov al, 'x'
+    code.extend([0xee, 0xff, 0xc9, 0x75, 0xfb]); // out dx, al; dec ecx; jnz
+    code.extend(RESET);
+    code
+}
+
+#[test]
+fn a_guest_that_resets_ends_with_status_0() {
+    let ended = run_code(&[print("reset"), RESET.to_vec()].concat(), &[]);
+    assert_eq!(
+        (ended.status.code(), ended.stdout.as_str()),
+        (Some(0), "reset"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn r45_a_guest_that_powers_off_ends_with_status_0() {
+    // mov dx, 0x600; mov al, SLP_EN | S5; out dx, al; jmp $
+    let code = [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
+    assert_eq!(run_code(&code, &[]).status.code(), Some(0));
+}
+
+#[test]
+fn r45_a_triple_fault_ends_with_status_3_and_a_report() {
+    // lidt [0]; ud2
+    let fault = vec![0x0f, 0x01, 0x1c, 0x25, 0, 0, 0, 0, 0x0f, 0x0b];
+    let ended = run_code(&[print("before"), fault].concat(), &[]);
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    for part in [
+        "the guest crashed",
+        "rip 0000000000100",
+        "code 0f 0b",
+        "before",
+    ] {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn r25_string_output_prints_every_element() {
+    let text = b"string output";
+    let data = ENTRY + 26;
+    let mut code = vec![0x48, 0xbe]; // mov rsi, data
+    code.extend(data.to_le_bytes());
+    code.push(0xb9); // mov ecx, len
+    code.extend(u32::try_from(text.len()).unwrap().to_le_bytes());
+    code.extend([0x66, 0xba, 0xf8, 0x03, 0xf3, 0x6e]); // mov dx, 0x3f8; rep outsb
+    code.extend(RESET);
+    code.extend(text);
+    assert_eq!(run_code(&code, &[]).stdout, "string output");
+}
+
+#[test]
+fn r25_unmapped_reads_give_all_ones_at_any_alignment() {
+    let mut code = Vec::new();
+    for address in [0xd000_0000u64, 0xd000_0001, 0xd000_0ffd, 0xfebf_ffff] {
+        code.extend([0x48, 0xbb]); // mov rbx, address
+        code.extend(address.to_le_bytes());
+        // mov rax, [rbx]; mov [rbx], rax; inc rax; jz over the ud2 that crashes the guest
+        code.extend([
+            0x48, 0x8b, 0x03, 0x48, 0x89, 0x03, 0x48, 0xff, 0xc0, 0x74, 0x02, 0x0f, 0x0b,
+        ]);
+    }
+    // mov dx, 0x501; in eax, dx; inc eax; jz over ud2
+    code.extend([
+        0x66, 0xba, 0x01, 0x05, 0xed, 0xff, 0xc0, 0x74, 0x02, 0x0f, 0x0b,
+    ]);
+    code.extend(print("ones"));
+    code.extend(RESET);
+    let ended = run_code(&code, &[]);
+    assert_eq!(
+        (ended.status.code(), ended.stdout.as_str()),
+        (Some(0), "ones"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn input_from_a_pipe_reaches_the_guest_and_its_end_does_not_end_the_guest() {
+    let kernel = kernel(&echo());
+    let mut child = vmm(&[&option("kernel", kernel.path())])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // Longer than the UART's FIFO and the VMM's buffer.
+    let text = "0123456789".repeat(1000) + "q";
+    let sent = text.clone();
+    thread::spawn(move || stdin.write_all(sent.as_bytes()));
+    let ended = finish(child);
+    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(ended.stdout, text);
+}
+
+#[test]
+fn input_may_be_a_regular_file_or_dev_null() {
+    let kernel = kernel(&echo());
+    let mut input = tempfile::NamedTempFile::new().unwrap();
+    input.write_all(b"from a fileq").unwrap();
+    let file = File::open(input.path()).unwrap();
+    let child = vmm(&[&option("kernel", kernel.path())])
+        .stdin(file)
+        .spawn()
+        .unwrap();
+    assert_eq!(finish(child).stdout, "from a fileq");
+    // /dev/null is at its end at once; the guest goes on all the same.
+    assert_eq!(
+        run_code(&[print("on"), RESET.to_vec()].concat(), &[]).stdout,
+        "on"
+    );
+}
+
+#[test]
+fn signals_end_a_running_guest_with_status_0() {
+    for name in ["TERM", "INT", "HUP"] {
+        let kernel = kernel(&[print("up"), vec![0xeb, 0xfe]].concat());
+        let mut child = vmm(&[&option("kernel", kernel.path()), "--vcpus=2"])
+            .spawn()
+            .unwrap();
+        read_until(child.stdout.as_mut().unwrap(), "up");
+        signal(&child, name);
+        assert_eq!(wait(&mut child).code(), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn r3_a_reader_that_stalls_does_not_stall_the_guest() {
+    let kernel = kernel(&chatter(150_000));
+    // Nobody reads stdout: the pipe takes 64 KiB, the ring another 64 KiB, the rest is dropped.
+    let mut child = vmm(&[&option("kernel", kernel.path())]).spawn().unwrap();
+    assert_eq!(wait(&mut child).code(), Some(0));
+    let ended = finish(child);
+    assert!(ended.stderr.contains("were dropped"), "{}", ended.stderr);
+    // The pipe counts in pages, and not every page is full.
+    assert!(
+        (16 << 10..=64 << 10).contains(&ended.stdout.len()),
+        "{}",
+        ended.stdout.len()
+    );
+}
+
+#[test]
+fn r32_a_reader_that_goes_away_does_not_end_the_guest() {
+    let kernel = kernel(&chatter(10_000));
+    let mut child = vmm(&[&option("kernel", kernel.path())]).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+#[test]
+fn serial_output_goes_where_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("console");
+    let code = [print("to a file"), RESET.to_vec()].concat();
+    let ended = run_code(&code, &[&format!("--serial=file={}", path.display())]);
+    assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(0), ""));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "to a file");
+    assert_eq!(run_code(&code, &["--serial=null"]).stdout, "");
+}

@@ -1,0 +1,189 @@
+//! The public API: several VMs in one process, stop handles, set-up order, planning without KVM.
+
+mod common;
+
+use std::sync::Mutex;
+use std::thread;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vmm_reference::arch::kernel::{KernelHeader, KernelImage};
+use vmm_reference::arch::{
+    BootError, BootInfo, BootRequest, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
+    MachineConfig, MachinePlan, PlanError, Platform, VcpuId,
+};
+use vmm_reference::{Console, ExitReason, HostPlatform, Machine, Vm, VmConfig};
+
+type HostChip = <HostPlatform as KvmPlatform>::Chip;
+
+#[test]
+fn several_vms_run_and_stop_in_one_process() {
+    let spin = common::kernel(&[0xeb, 0xfe]);
+    let reset = common::kernel(&common::RESET);
+    let spinning = VmConfig::default().with_kernel(spin.path()).with_vcpus(2);
+    let resetting = VmConfig::default().with_kernel(reset.path());
+    let vms: Vec<_> = (0..3)
+        .map(|_| Vm::new(&spinning, Console::null()).unwrap())
+        .collect();
+    let handles: Vec<_> = vms.iter().map(Machine::handle).collect();
+    let threads: Vec<_> = vms
+        .into_iter()
+        .map(|vm| thread::spawn(|| vm.run().unwrap()))
+        .collect();
+    let ended = Vm::new(&resetting, Console::null()).unwrap().run().unwrap();
+    assert_eq!(ended, ExitReason::Reset);
+    for handle in handles {
+        handle.request_stop();
+    }
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), ExitReason::Stopped);
+    }
+}
+
+#[test]
+fn a_stop_before_the_run_is_not_lost() {
+    let spin = common::kernel(&[0xeb, 0xfe]);
+    let config = VmConfig::default().with_kernel(spin.path());
+    let vm = Vm::new(&config, Console::null()).unwrap();
+    vm.handle().request_stop();
+    assert_eq!(vm.run().unwrap(), ExitReason::Stopped);
+}
+
+/// The host's platform; writes down when the core calls it.
+#[derive(Debug)]
+struct Recorder(HostPlatform);
+
+static CALLS: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+
+fn call(name: &'static str) {
+    let mut calls = CALLS.lock().unwrap();
+    if calls.last() != Some(&name) {
+        calls.push(name);
+    }
+}
+
+struct Chip(HostChip);
+
+impl KvmIrqChip for Chip {
+    fn activate(&self, vm: &VmFd) -> Result<(), KvmError> {
+        call("activate");
+        assert!(vm.create_vcpu(0).is_err(), "the vCPUs exist already");
+        self.0.activate(vm)
+    }
+}
+
+impl Platform for Recorder {
+    type IrqChip = <HostPlatform as Platform>::IrqChip;
+    type VcpuSetup = <HostPlatform as Platform>::VcpuSetup;
+
+    fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
+        call("setup_memory_layout");
+        self.0.setup_memory_layout(config)
+    }
+
+    fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError> {
+        call("irq_chip");
+        self.0.irq_chip(plan)
+    }
+
+    fn build_boot_info(
+        &self,
+        request: &BootRequest<'_, Self>,
+        ram: &GuestRam,
+    ) -> Result<BootInfo, BootError> {
+        call("build_boot_info");
+        let BootRequest {
+            plan,
+            irq_chip,
+            kernel,
+            initrd,
+        } = *request;
+        self.0.build_boot_info(
+            &BootRequest {
+                plan,
+                irq_chip,
+                kernel,
+                initrd,
+            },
+            ram,
+        )
+    }
+
+    fn configure_vcpu(
+        &self,
+        id: VcpuId,
+        plan: &MachinePlan,
+        boot: Option<&BootInfo>,
+    ) -> Result<Self::VcpuSetup, PlanError> {
+        assert_eq!(boot.is_some(), id == 0);
+        self.0.configure_vcpu(id, plan, boot)
+    }
+}
+
+impl KvmPlatform for Recorder {
+    type Chip = Chip;
+
+    fn probe(kvm: &Kvm) -> Result<Self, KvmError> {
+        call("probe");
+        HostPlatform::probe(kvm).map(Self)
+    }
+
+    fn load_kernel(
+        &self,
+        image: &mut KernelImage,
+        header: &KernelHeader,
+        plan: &MachinePlan,
+        ram: &GuestRam,
+    ) -> Result<LoadedKernel, BootError> {
+        call("load_kernel");
+        self.0.load_kernel(image, header, plan, ram)
+    }
+
+    fn prepare_vm(&self, vm: &VmFd) -> Result<(), KvmError> {
+        call("prepare_vm");
+        let overlapping = kvm_userspace_memory_region {
+            slot: 500,
+            memory_size: 4096,
+            ..Default::default()
+        };
+        // SAFETY: KVM refuses it, since slot 0 has that address already; nothing is mapped.
+        let error = unsafe { vm.set_user_memory_region(overlapping) }.unwrap_err();
+        assert_eq!(error.errno(), 17, "EEXIST: the memslots come first");
+        self.0.prepare_vm(vm)
+    }
+
+    fn create_irq_chip(&self, vm: &VmFd, model: &Self::IrqChip) -> Result<Self::Chip, KvmError> {
+        call("create_irq_chip");
+        self.0.create_irq_chip(vm, model).map(Chip)
+    }
+
+    fn apply_vcpu(&self, vcpu: &VcpuFd, setup: &Self::VcpuSetup) -> Result<(), KvmError> {
+        call("apply_vcpu");
+        self.0.apply_vcpu(vcpu, setup)
+    }
+
+    fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {
+        self.0.describe_vcpu(vcpu, ram)
+    }
+}
+
+#[test]
+fn the_set_up_order_is_the_one_that_is_fast_and_right() {
+    let kernel = common::kernel(&common::RESET);
+    let config = VmConfig::default().with_kernel(kernel.path()).with_vcpus(2);
+    Machine::<Recorder>::with_hello(&config, Console::null(), None).unwrap();
+    assert_eq!(
+        *CALLS.lock().unwrap(),
+        [
+            "probe",
+            "setup_memory_layout",
+            "prepare_vm",
+            "irq_chip",
+            "create_irq_chip",
+            "activate",
+            "load_kernel",
+            "build_boot_info",
+            "apply_vcpu",
+        ]
+    );
+}
