@@ -1,5 +1,7 @@
 //! The public API: several VMs in one process, stop handles, set-up order, planning without KVM.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::sync::Mutex;
