@@ -1,5 +1,7 @@
 //! What the command line says when it is used wrongly: field, value, cause and cure.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{finish, option, vmm};

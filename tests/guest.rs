@@ -1,5 +1,7 @@
 //! The whole VMM on /dev/kvm, with guests of a few instructions.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs::File;

@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,40 @@ pub(crate) fn kernel(code: &[u8]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&elf).unwrap();
     file
+}
+
+/// The kernel of the micro-guests in `tests/guests`, built at the first call.
+pub(crate) fn guest_image() -> PathBuf {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(build_guests).clone()
+}
+
+/// What the caller's build is told about flags and folders must not reach a bare-metal program.
+const HOST_BUILD: [&str; 8] = [
+    "CARGO_BUILD_RUSTFLAGS",
+    "CARGO_BUILD_TARGET",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "CARGO_TARGET_DIR",
+    "CARGO_BUILD_TARGET_DIR",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "RUSTC_WRAPPER",
+    "RUSTFLAGS",
+];
+
+fn build_guests() -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(["build", "--release", "--locked", "--target-dir=target"]);
+    for name in HOST_BUILD {
+        command.env_remove(name);
+    }
+    let output = command.current_dir(&folder).output().unwrap();
+    assert!(
+        output.status.success(),
+        "cure, if the target is missing: rustup target add x86_64-unknown-none\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    folder.join("target/x86_64-unknown-none/release/micro-guest")
 }
 
 /// The VMM's binary with these arguments; stdin is /dev/null unless changed.

@@ -14,7 +14,19 @@ pub(crate) fn run() -> Result<()> {
     set_up()?;
     let start = Instant::now();
     cargo("fmt --all --check")?;
+    step(
+        "rustfmt of the built-in guest",
+        Command::new("rustfmt").args(["--check", "--edition=2024", "arch/x86_64/hello/main.rs"]),
+    )?;
     cargo("clippy --workspace --all-targets -- -D warnings")?;
+    for arguments in ["fmt --check", "clippy --release -- -D warnings"] {
+        step(
+            &format!("cargo {arguments} (micro-guests)"),
+            Command::new("cargo")
+                .args(arguments.split(' '))
+                .current_dir("tests/guests"),
+        )?;
+    }
     for target in FOREIGN {
         let pure = "-p vmm-arch -p vmm-devices -p vmm-arch-x86-64 -p vmm-arch-host";
         cargo(&format!("clippy {pure} --target {target} -- -D warnings"))?;

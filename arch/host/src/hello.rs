@@ -1,4 +1,9 @@
-//! The built-in guest of the build target.
+//! The built-in guest of the build target; `build.rs` compiles it.
 
-/// The image, when one was built in.
+/// The image, when one was built in: an ELF kernel with a PVH entry.
+#[cfg(has_hello)]
+pub const HELLO: Option<&[u8]> = Some(include_bytes!(concat!(env!("OUT_DIR"), "/hello")));
+
+/// The image, when one was built in: there is none for this target.
+#[cfg(not(has_hello))]
 pub const HELLO: Option<&[u8]> = None;

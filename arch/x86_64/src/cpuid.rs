@@ -116,15 +116,9 @@ impl Topology {
             }
             // No performance counters: nothing here sets them up or saves them.
             0xa => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0),
-            0x8000_0001 => {
-                if leaf.ecx & TOPOLOGY_EXTENSIONS != 0 {
-                    set(
-                        &mut leaf.ecx,
-                        CMP_LEGACY.trailing_zeros(),
-                        1,
-                        u32::from(self.vcpus > 1),
-                    );
-                }
+            0x8000_0001 if leaf.ecx & TOPOLOGY_EXTENSIONS != 0 => {
+                let several = u32::from(self.vcpus > 1);
+                set(&mut leaf.ecx, CMP_LEGACY.trailing_zeros(), 1, several);
             }
             // AMD: number of cores from 0, and the bits of the APIC id that count them. Intel has
             // zero here.
@@ -189,7 +183,7 @@ mod tests {
     fn host() -> Vec<CpuidEntry> {
         vec![
             leaf(0, 0, [0x1f, 1, 2, 3]),
-            leaf(1, 0, [0x306_a9, 0x5510_0800, 0, HTT]),
+            leaf(1, 0, [0x0003_06a9, 0x5510_0800, 0, HTT]),
             leaf(4, 0, [0xfc00_4121, 1, 2, 3]),
             leaf(4, 3, [0xfc03_c163, 1, 2, 3]),
             leaf(6, 0, [0xff, 2, 9, 1]),

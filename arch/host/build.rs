@@ -1,0 +1,72 @@
+//! Builds the guest that runs when no kernel is named (feature `hello-guest`).
+//!
+//! The guest is a program without an operating system, so it is not a crate that Cargo could build
+//! as a dependency: this script calls the compiler itself.
+
+use std::env;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The guests: Rust's name of the architecture, the bare-metal target, the folder with `main.rs`
+/// and `link.ld`.
+const GUESTS: [(&str, &str, &str); 1] = [("x86_64", "x86_64-unknown-none", "../x86_64/hello")];
+
+/// Small, and at fixed addresses.
+const OPTIONS: &str = "--edition 2024 --crate-type bin -C opt-level=z -C panic=abort \
+    -C strip=symbols -C relocation-model=static";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(has_hello)");
+    if env::var_os("CARGO_FEATURE_HELLO_GUEST").is_none() {
+        return Ok(());
+    }
+    let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
+    let Some((_, target, folder)) = GUESTS.iter().find(|(name, ..)| *name == arch) else {
+        return Ok(());
+    };
+    let rustc = env::var_os("RUSTC").ok_or("RUSTC is not set")?;
+    if !is_installed(Path::new(&rustc), target)? {
+        println!(
+            "cargo::warning=no built-in guest, the Rust target {target} is missing; \
+             cure: rustup target add {target}"
+        );
+        return Ok(());
+    }
+    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join(folder);
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let output = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("hello");
+    let mut script = std::ffi::OsString::from("link-arg=-T");
+    script.push(folder.join("link.ld"));
+    let status = Command::new(&rustc)
+        .args(OPTIONS.split(' '))
+        .args(["--target", target, "-C"])
+        .arg(script)
+        .arg("-o")
+        .arg(output)
+        .arg(folder.join("main.rs"))
+        .status()?;
+    if !status.success() {
+        return Err(format!("the built-in guest does not compile for {target}: {status}").into());
+    }
+    println!("cargo::rustc-cfg=has_hello");
+    Ok(())
+}
+
+/// Whether the compiler has the target's `core`. When not, the script runs again once it has.
+fn is_installed(rustc: &Path, target: &str) -> Result<bool, Box<dyn Error>> {
+    let libraries = Command::new(rustc)
+        .args(["--print", "target-libdir", "--target", target])
+        .output()?;
+    let libraries = PathBuf::from(String::from_utf8(libraries.stdout)?.trim());
+    let found = libraries.read_dir().is_ok_and(|mut files| {
+        files.any(|file| {
+            file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("libcore-"))
+        })
+    });
+    if !found {
+        println!("cargo::rerun-if-changed={}", libraries.display());
+    }
+    Ok(found)
+}

@@ -1,0 +1,102 @@
+//! PIC, local APIC (xAPIC mode) and I/O APIC (Intel SDM volume 3, chapter 11; 82093AA data sheet).
+
+use core::ptr;
+
+use crate::machine::{port_out, u32_at};
+use crate::{acpi, info};
+
+/// The vector of spurious interrupts: its low four bits are ones on old processors.
+pub const SPURIOUS: u8 = 63;
+
+const LOCAL: u64 = 0xfee0_0000;
+const ID: u64 = 0x20;
+const EOI: u64 = 0xb0;
+const SPURIOUS_VECTOR: u64 = 0xf0;
+const ICR_LOW: u64 = 0x300;
+const ICR_HIGH: u64 = 0x310;
+const TIMER: u64 = 0x320;
+const TIMER_INITIAL: u64 = 0x380;
+const TIMER_DIVIDE: u64 = 0x3e0;
+const ENABLED: u32 = 1 << 8;
+const PENDING: u32 = 1 << 12;
+const PERIODIC: u32 = 1 << 17;
+const MASKED: u32 = 1 << 16;
+
+/// Masks every line of both PICs.
+pub fn mask_pic() {
+    port_out(0x21, 0xff);
+    port_out(0xa1, 0xff);
+}
+
+fn read(register: u64) -> u32 {
+    // SAFETY: the local APIC is mapped, uncached; its registers are aligned.
+    unsafe { ptr::read_volatile((LOCAL + register) as *const u32) }
+}
+
+fn write(register: u64, value: u32) {
+    // SAFETY: as for `read`.
+    unsafe { ptr::write_volatile((LOCAL + register) as *mut u32, value) };
+}
+
+/// Switches the local APIC on.
+pub fn enable() {
+    write(SPURIOUS_VECTOR, ENABLED | u32::from(SPURIOUS));
+}
+
+/// This vCPU's id.
+pub fn id() -> u32 {
+    read(ID) >> 24
+}
+
+pub(crate) fn end_of_interrupt() {
+    write(EOI, 0);
+}
+
+/// Sends an inter-processor interrupt.
+pub fn send(target: u32, command: u32) {
+    write(ICR_HIGH, target << 24);
+    write(ICR_LOW, command);
+    while read(ICR_LOW) & PENDING != 0 {}
+}
+
+/// Starts the timer: an interrupt every `count` cycles of the APIC's bus clock (KVM's runs at
+/// 1 GHz).
+pub fn start_timer(vector: u8, count: u32) {
+    write(TIMER_DIVIDE, 0b1011); // by 1
+    write(TIMER, PERIODIC | u32::from(vector));
+    write(TIMER_INITIAL, count);
+}
+
+/// Stops the timer.
+pub fn stop_timer() {
+    write(TIMER, MASKED);
+    write(TIMER_INITIAL, 0);
+}
+
+/// The address of the I/O APIC that has GSI 0, from the MADT.
+fn io_apic() -> u64 {
+    let madt = acpi::find(info().rsdp, b"APIC").expect("no MADT");
+    let mut rest = &madt[44..];
+    while let [kind, len, ..] = *rest {
+        let structure = &rest[..usize::from(len)];
+        if kind == 1 && u32_at(structure, 8) == Some(0) {
+            return u32_at(structure, 4).expect("a whole structure").into();
+        }
+        rest = &rest[structure.len()..];
+    }
+    panic!("the MADT names no I/O APIC")
+}
+
+/// Routes a GSI, edge triggered and active high, to a vector of this vCPU.
+pub fn route(gsi: u32, vector: u8) {
+    let base = io_apic();
+    let write = |register: u32, value: u32| {
+        // SAFETY: the I/O APIC is mapped, uncached: index register, then data register.
+        unsafe {
+            ptr::write_volatile(base as *mut u32, register);
+            ptr::write_volatile((base + 0x10) as *mut u32, value);
+        }
+    };
+    write(0x10 + 2 * gsi + 1, id() << 24);
+    write(0x10 + 2 * gsi, vector.into());
+}

@@ -1,0 +1,21 @@
+//! The guest of `tests/micro_guests.rs`: runs the test that the command line names, `test=NAME`.
+
+#![no_std]
+#![no_main]
+
+mod tests;
+
+use guest::{exit, option, println};
+
+guest::entry!(main);
+
+fn main() {
+    let name = option("test").unwrap_or_default();
+    match tests::ALL.iter().find(|(test, _)| *test == name) {
+        Some((_, run)) => run(),
+        None => {
+            println!("test={name}: no such test");
+            exit(2)
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The tests, one function each.
+
+mod endings;
+mod io_widths;
+mod memory_map;
+mod serial;
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use guest::{apic, interrupts, println, smp, user};
+
+/// The tests by name.
+pub const ALL: [(&str, fn()); 9] = [
+    ("chatter", serial::chatter),
+    ("io_widths", io_widths::run),
+    ("memory_map", memory_map::run),
+    ("reset", endings::reset),
+    ("serial_echo", serial::echo),
+    ("smp", smp),
+    ("spin", endings::spin),
+    ("timer", timer),
+    ("triple_fault", endings::triple_fault),
+];
+
+/// Every vCPU that the MADT names starts exactly once, with the APIC id that the MADT says.
+fn smp() {
+    let started = smp::start_others();
+    let own = apic::id();
+    let mut vcpus = 0;
+    for (id, &starts) in (0..).zip(&started) {
+        let expected = smp::apic_ids().any(|named| named == id) && id != own;
+        assert_eq!(
+            starts,
+            u8::from(expected),
+            "starts of the vCPU with APIC id {id}"
+        );
+        vcpus += u32::from(expected);
+    }
+    println!("{} vCPUs", vcpus + 1);
+}
+
+const TICK: u8 = 32;
+const TICKS: u32 = 20;
+/// A tick is 1 ms when the local APIC's clock is KVM's.
+const CYCLES: u32 = 1_000_000;
+
+static TICKED: AtomicU32 = AtomicU32::new(0);
+
+/// The local APIC's timer ticks while the vCPU sleeps, and while it computes in user mode.
+fn timer() {
+    interrupts::on(TICK, || {
+        TICKED.fetch_add(1, Ordering::Relaxed);
+    });
+    apic::enable();
+    apic::start_timer(TICK, CYCLES);
+    while TICKED.load(Ordering::Relaxed) < TICKS {
+        interrupts::wait();
+    }
+    println!("{TICKS} ticks asleep");
+    interrupts::enable();
+    user(|| {
+        while TICKED.load(Ordering::Relaxed) < 2 * TICKS {
+            core::hint::spin_loop();
+        }
+    });
+    interrupts::disable();
+    apic::stop_timer();
+    println!("{TICKS} ticks in user mode");
+}

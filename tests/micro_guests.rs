@@ -1,0 +1,171 @@
+//! The whole VMM on /dev/kvm, with the guests of `tests/guests`: each checks the machine from the
+//! inside and says `EXIT 0`. And the built-in guest.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::Write;
+use std::process::{Child, Stdio};
+
+use common::{Ended, finish, guest_image, option, read_until, signal, vmm, wait};
+
+/// The VMM with the guest that runs a test.
+fn start(test: &str, arguments: &[&str]) -> Child {
+    let kernel = option("kernel", guest_image());
+    let append = format!("--append=test={test}");
+    vmm(&[&[kernel.as_str(), append.as_str()], arguments].concat())
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the VMM's binary starts")
+}
+
+/// Runs a test to its end and expects success: the guest powers off, its last line is `EXIT 0`.
+/// Gives the lines before.
+fn passes(test: &str, arguments: &[&str]) -> Vec<String> {
+    passed(finish(start(test, arguments)))
+}
+
+fn passed(ended: Ended) -> Vec<String> {
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let mut lines: Vec<_> = ended.stdout.lines().map(str::to_owned).collect();
+    assert_eq!(lines.pop().as_deref(), Some("EXIT 0"), "{ended:?}");
+    lines
+}
+
+#[test]
+fn usable_memory_is_there_once_and_nothing_follows_it() {
+    for (mib, ends) in [
+        ("16", &["0x100000-0xffffff type 1"][..]),
+        ("3072", &["0x100000-0xbfffffff type 1"]),
+        (
+            "6144",
+            &[
+                "0x100000-0xbfffffff type 1",
+                "0x100000000-0x1bfffffff type 1",
+            ],
+        ),
+    ] {
+        let lines = passes("memory_map", &[&format!("--guest-memory={mib}")]);
+        for line in ends {
+            assert!(lines.iter().any(|found| found == line), "{line}: {lines:?}");
+        }
+        assert_eq!(
+            lines.last().map(String::as_str),
+            Some(&*format!("{mib} MiB usable"))
+        );
+    }
+}
+
+#[test]
+fn every_vcpu_starts_with_the_apic_id_of_the_tables() {
+    for vcpus in [1, 2, 8] {
+        let lines = passes("smp", &[&format!("--vcpus={vcpus}")]);
+        assert_eq!(lines, [format!("{vcpus} vCPUs")]);
+    }
+}
+
+#[test]
+fn serial_input_raises_an_interrupt_that_wakes_the_guest() {
+    let mut child = start("serial_echo", &[]);
+    let mut stdin = child.stdin.take().unwrap();
+    let stdout = child.stdout.as_mut().unwrap();
+    read_until(stdout, "ready\n");
+    for line in [
+        "hello\n",
+        "a second line, longer than the FIFO ................................\n",
+    ] {
+        stdin.write_all(line.as_bytes()).unwrap();
+        read_until(stdout, &line.to_uppercase());
+    }
+    stdin.write_all(b"q\n").unwrap();
+    assert!(passed(finish(child)).is_empty());
+}
+
+#[test]
+fn the_timer_ticks_asleep_and_computing() {
+    assert_eq!(
+        passes("timer", &[]),
+        ["20 ticks asleep", "20 ticks in user mode"]
+    );
+}
+
+#[test]
+fn r25_any_width_and_alignment_is_legal_in_kernel_and_user_mode() {
+    let printed = "printed by rep outsb";
+    assert_eq!(
+        passes("io_widths", &[]),
+        [printed, "kernel mode done", printed, "user mode done"]
+    );
+}
+
+#[test]
+fn r45_a_reset_ends_with_status_0() {
+    let ended = finish(start("reset", &[]));
+    assert_eq!(
+        (ended.status.code(), ended.stdout.as_str()),
+        (Some(0), "resetting\n"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn r45_a_triple_fault_in_long_mode_ends_with_status_3() {
+    let ended = finish(start("triple_fault", &[]));
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    assert_eq!(ended.stdout, "faulting\n");
+    for part in ["the guest crashed", "code 0f 0b", "faulting"] {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_signal_ends_a_guest_that_computes_in_user_mode() {
+    let mut child = start("spin", &["--vcpus=2"]);
+    read_until(child.stdout.as_mut().unwrap(), "spinning\n");
+    signal(&child, "TERM");
+    assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+#[test]
+fn r3_a_stalled_reader_costs_output_and_never_the_guest() {
+    // Nobody reads before the end: the pipe takes 64 KiB, the ring 64 KiB, the rest is dropped.
+    let mut child = start("chatter bytes=262144", &[]);
+    assert_eq!(wait(&mut child).code(), Some(0));
+    let ended = finish(child);
+    assert!(ended.stderr.contains("were dropped"), "{}", ended.stderr);
+    assert!(ended.stdout.len() < 262_144, "{}", ended.stdout.len());
+}
+
+#[test]
+fn a_reader_that_reads_gets_all_output_in_order() {
+    let lines = passes("chatter bytes=32768", &[]);
+    let text = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.";
+    assert_eq!(lines, vec![text; 512]);
+}
+
+#[test]
+fn a_guest_that_finds_a_fault_says_so() {
+    for (test, code) in [("no-such-test", 2), ("chatter bytes=none", 1)] {
+        let ended = finish(start(test, &[]));
+        assert!(
+            ended.stdout.ends_with(&format!("EXIT {code}\n")),
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
+#[cfg(feature = "hello-guest")]
+fn the_built_in_guest_says_what_it_found_and_powers_off() {
+    for (vcpus, mib) in [(1, 256), (3, 4096)] {
+        let (vcpus_option, memory) = (format!("--vcpus={vcpus}"), format!("--guest-memory={mib}"));
+        let mut command = vmm(&[&vcpus_option, &memory, "--append=a=b"]);
+        let ended = finish(command.spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let first = format!("hello from vmm-reference: x86_64, {vcpus} vCPUs, {mib} MiB\n");
+        assert!(ended.stdout.starts_with(&first), "{ended:?}");
+        assert!(ended.stdout.contains("-0x000000000009fbff usable\n"));
+        assert!(ended.stdout.ends_with(" a=b\n"), "{ended:?}");
+    }
+}
