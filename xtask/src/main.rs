@@ -1,10 +1,17 @@
 //! Project automation.
 
+mod apt;
+mod lab;
+mod step;
 mod test;
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
+
+use crate::lab::ARCHITECTURES;
 
 #[derive(Debug, Parser)]
 #[command(about = "Project automation")]
@@ -16,14 +23,36 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Sets up what the tests need, where it may, and runs all of them
-    Test,
+    Test {
+        /// Leave out the lab (stock kernels under nested KVM)
+        #[arg(long)]
+        no_lab: bool,
+    },
+    /// Boots stock kernels with our VMM in an emulated machine with nested KVM
+    Lab {
+        #[arg(value_parser = PossibleValuesParser::new(ARCHITECTURES.iter().map(|arch| arch.name)))]
+        arch: String,
+        /// Every combination of kernel format, vCPUs and memory, not only a few
+        #[arg(long)]
+        full: bool,
+    },
+}
+
+fn run(command: Command) -> step::Result<()> {
+    // Every path in this crate is relative to the workspace.
+    std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
+    test::set_up()?;
+    match command {
+        Command::Test { no_lab } => test::run(!no_lab),
+        Command::Lab { arch, full } => ARCHITECTURES
+            .iter()
+            .filter(|row| row.name == arch)
+            .try_for_each(|row| lab::run(row, full)),
+    }
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Test => test::run(),
-    };
-    match result {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error}");

@@ -4,14 +4,16 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use crate::apt;
+use crate::lab::{self, ARCHITECTURES};
+use crate::step::{Result, cargo, step};
 
 /// Targets that the pure crates and the core must compile for, besides the host.
 const FOREIGN: [&str; 2] = ["aarch64-unknown-linux-gnu", "riscv64gc-unknown-linux-gnu"];
-const BARE_METAL: &str = "x86_64-unknown-none";
+/// Targets of the guests' programs and of the static build.
+const OTHERS: [&str; 2] = ["x86_64-unknown-none", "x86_64-unknown-linux-musl"];
 
-pub(crate) fn run() -> Result<()> {
-    set_up()?;
+pub(crate) fn run(with_lab: bool) -> Result<()> {
     let start = Instant::now();
     cargo("fmt --all --check")?;
     step(
@@ -47,38 +49,26 @@ pub(crate) fn run() -> Result<()> {
     }
     require_kvm()?;
     cargo("test --workspace")?;
+    if with_lab {
+        for arch in ARCHITECTURES {
+            lab::run(arch, false)?;
+        }
+    } else {
+        println!("==> the lab was left out (--no-lab)");
+    }
     println!("all checks passed in {} s", start.elapsed().as_secs());
     Ok(())
 }
 
 /// Installs what is missing, where that is possible; says what to do where it is not.
-fn set_up() -> Result<()> {
-    let mut targets = FOREIGN.to_vec();
-    targets.push(BARE_METAL);
+pub(crate) fn set_up() -> Result<()> {
     step(
         "rustup target add",
         Command::new("rustup")
             .args(["target", "add"])
-            .args(&targets),
+            .args(FOREIGN.iter().chain(&OTHERS)),
     )?;
-    if Command::new("iasl").arg("-v").output().is_ok() {
-        return Ok(());
-    }
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    };
-    step("apt-get update", &mut apt(&["update", "-q"]))?;
-    step(
-        "apt-get install acpica-tools",
-        &mut apt(&["install", "-qy", "acpica-tools"]),
-    )
-    .map_err(|error| {
-        format!("{error}\n  cure: install iasl (Debian: acpica-tools) and run again").into()
-    })
+    apt::install(&[("iasl", "acpica-tools")])
 }
 
 fn require_kvm() -> Result<()> {
@@ -86,26 +76,5 @@ fn require_kvm() -> Result<()> {
         Ok(())
     } else {
         Err("/dev/kvm is missing, and the integration tests run on it; `cargo run -- doctor` says more".into())
-    }
-}
-
-fn cargo(arguments: &str) -> Result<()> {
-    step(
-        &format!("cargo {arguments}"),
-        Command::new("cargo").args(arguments.split(' ')),
-    )
-}
-
-fn step(name: &str, command: &mut Command) -> Result<()> {
-    println!("==> {name}");
-    let start = Instant::now();
-    let status = command
-        .status()
-        .map_err(|error| format!("{name}: {error}"))?;
-    println!("    {:.1} s", start.elapsed().as_secs_f64());
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{name} failed: {status}").into())
     }
 }

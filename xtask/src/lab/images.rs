@@ -1,0 +1,189 @@
+//! What a lab machine is made of: stock Debian kernels, initramfs archives, our static build.
+//! Packages are downloaded and unpacked once per architecture and kept under `target/lab`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::Architecture;
+use crate::apt;
+use crate::step::{Result, cargo, output, step};
+
+/// The files of one architecture's lab.
+#[derive(Debug)]
+pub(crate) struct Images {
+    /// The kernel of the first-level machine, as the package has it.
+    pub(crate) kernel: PathBuf,
+    /// Its root file system: our binary, the guests' kernels and root, the modules of KVM.
+    pub(crate) initramfs: PathBuf,
+}
+
+/// Prepares everything; quick when the packages are there and nothing has changed.
+pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
+    let folder = Path::new("target/lab").join(arch.name);
+    let unpacked = folder.join("packages");
+    if !unpacked.exists() {
+        // A name of its own until it is whole: what is cut off is never taken for complete.
+        let partial = folder.join("packages.partial");
+        if partial.exists() {
+            fs::remove_dir_all(&partial)?;
+        }
+        fs::create_dir_all(&partial)?;
+        unpack_packages(arch, &partial)?;
+        fs::rename(&partial, &unpacked)?;
+    }
+    let binary = build(arch)?;
+    let guests = folder.join("guests");
+    recreate(&guests)?;
+    let kernel = find(&unpacked.join("boot"), "vmlinuz")?;
+    for (name, convert) in arch.guest_kernels {
+        fs::write(guests.join(name), convert(&fs::read(&kernel)?)?)?;
+    }
+    let busybox = unpacked.join("bin/busybox");
+
+    let root = folder.join("guest-root");
+    recreate(&root)?;
+    install(&busybox, &root.join("bin/busybox"))?;
+    install(Path::new("cross/lab/guest-init"), &root.join("init"))?;
+    archive(&root, &guests.join("initrd"))?;
+
+    let root = folder.join("l1-root");
+    recreate(&root)?;
+    install(&busybox, &root.join("bin/busybox"))?;
+    install(Path::new("cross/lab/l1-init"), &root.join("init"))?;
+    install(&binary, &root.join("vmm-reference"))?;
+    for entry in fs::read_dir(&guests)? {
+        let entry = entry?;
+        install(&entry.path(), &root.join(entry.file_name()))?;
+    }
+    for (place, module) in arch.modules.iter().enumerate() {
+        let compressed = find(&unpacked.join("modules"), &format!("{module}.ko"))?;
+        let name = root.join(format!("modules/{place}-{module}.ko"));
+        fs::create_dir_all(root.join("modules"))?;
+        fs::write(name, decompress(&fs::read(compressed)?)?)?;
+    }
+    let initramfs = folder.join("l1.cpio");
+    archive(&root, &initramfs)?;
+    Ok(Images { kernel, initramfs })
+}
+
+fn unpack_packages(arch: &Architecture, folder: &Path) -> Result<()> {
+    apt::add_backports()?;
+    apt::update()?;
+    let all = folder.join("all");
+    for package in [
+        apt::download_kernel(arch.kernel_package, arch.debian, folder)?,
+        apt::download(&format!("busybox-static:{}", arch.debian), folder)?,
+    ] {
+        output(Command::new("dpkg-deb").arg("-x").arg(package).arg(&all))?;
+    }
+    fs::rename(all.join("boot"), folder.join("boot"))?;
+    fs::rename(all.join("bin"), folder.join("bin"))?;
+    let modules = ["lib/modules", "usr/lib/modules"]
+        .map(|place| all.join(place))
+        .into_iter()
+        .find(|place| place.exists())
+        .ok_or("the kernel's package has no modules")?;
+    fs::rename(modules, folder.join("modules"))?;
+    fs::remove_dir_all(all)?;
+    Ok(())
+}
+
+/// Our binary, static.
+fn build(arch: &Architecture) -> Result<PathBuf> {
+    cargo(&format!("build --quiet --release --target={}", arch.target))?;
+    Ok(Path::new("target")
+        .join(arch.target)
+        .join("release/vmm-reference"))
+}
+
+fn recreate(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    Ok(fs::create_dir_all(folder)?)
+}
+
+/// Copies an executable, with the folders above it.
+fn install(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::copy(from, to).map_err(|error| format!("{}: {error}", from.display()))?;
+    Ok(fs::set_permissions(to, fs::Permissions::from_mode(0o755))?)
+}
+
+/// The first file below a folder whose name begins so.
+fn find(folder: &Path, prefix: &str) -> Result<PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(|error| format!("{folder:?}: {error}"))? {
+            let path = entry?.path();
+            if path.is_dir() && !path.is_symlink() {
+                folders.push(path);
+            } else if path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+            {
+                return Ok(path);
+            }
+        }
+    }
+    Err(format!("no file {prefix}* below {}", folder.display()).into())
+}
+
+/// Makes an initramfs of a folder.
+fn archive(folder: &Path, file: &Path) -> Result<()> {
+    let file = std::path::absolute(file)?;
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "find . | cpio --create --format=newc --owner=0:0 --quiet > \"$0\"",
+        ])
+        .arg(&file)
+        .current_dir(folder);
+    step(&format!("cpio of {}", folder.display()), &mut command)
+}
+
+/// Unpacks by content; what is not compressed stays as it is.
+fn decompress(data: &[u8]) -> Result<Vec<u8>> {
+    let (tool, arguments): (_, &[&str]) = match data {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => ("xz", &["-dc", "--single-stream"]),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", &["-dcq"]),
+        [0x1f, 0x8b, ..] => ("gzip", &["-dc"]),
+        _ => return Ok(data.to_vec()),
+    };
+    let file = Path::new("target/lab/compressed");
+    fs::write(file, data)?;
+    output(Command::new(tool).args(arguments).arg("--stdout").arg(file))
+}
+
+/// A kernel as the package has it.
+pub(crate) fn packaged(kernel: &[u8]) -> Result<Vec<u8>> {
+    Ok(kernel.to_vec())
+}
+
+/// The ELF file in a bzImage. Source: Documentation/arch/x86/boot.rst of Linux (setup_sects at
+/// 0x1f1, payload_offset at 0x248, payload_length at 0x24c, relative to the protected-mode code).
+pub(crate) fn vmlinux(kernel: &[u8]) -> Result<Vec<u8>> {
+    let word = |offset: usize| -> Result<usize> {
+        let bytes = kernel
+            .get(offset..offset + 4)
+            .ok_or("the bzImage is cut off")?;
+        Ok(usize::try_from(u32::from_le_bytes(bytes.try_into()?))?)
+    };
+    let setup_sectors = usize::from(*kernel.get(0x1f1).ok_or("the bzImage is cut off")?);
+    let start = (setup_sectors + 1) * 512 + word(0x248)?;
+    // The last four bytes are the size, not the stream.
+    let payload = kernel
+        .get(start..start + word(0x24c)? - 4)
+        .ok_or("the bzImage's payload lies outside the file")?;
+    let elf = decompress(payload)?;
+    if elf.starts_with(b"\x7fELF") {
+        Ok(elf)
+    } else {
+        Err("the bzImage's payload is no ELF file".into())
+    }
+}

@@ -1,0 +1,164 @@
+//! The lab: for each architecture a first-level machine under full emulation that offers a real
+//! (nested) KVM, our binary in it, and stock kernels as its guests.
+
+mod images;
+mod machine;
+
+use std::time::Instant;
+
+use machine::Machine;
+
+use crate::apt;
+use crate::step::Result;
+
+/// Makes a guest's kernel of the packaged one.
+type Convert = fn(&[u8]) -> Result<Vec<u8>>;
+
+/// One architecture: another one is another row of [`ARCHITECTURES`].
+#[derive(Debug)]
+pub(crate) struct Architecture {
+    /// Rust's name.
+    pub(crate) name: &'static str,
+    /// Debian's name.
+    debian: &'static str,
+    qemu: &'static str,
+    qemu_package: &'static str,
+    qemu_arguments: &'static str,
+    qemu_cmdline: &'static str,
+    /// The metapackage of the kernel, both of the machine and of its guests.
+    kernel_package: &'static str,
+    /// Modules that /dev/kvm needs, in order.
+    modules: &'static [&'static str],
+    /// The static build.
+    target: &'static str,
+    /// The guests' kernels, by file name.
+    guest_kernels: &'static [(&'static str, Convert)],
+}
+
+pub(crate) const ARCHITECTURES: &[Architecture] = &[Architecture {
+    name: "x86_64",
+    debian: "amd64",
+    qemu: "qemu-system-x86_64",
+    qemu_package: "qemu-system-x86",
+    qemu_arguments: "-M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 2048",
+    qemu_cmdline: "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable",
+    kernel_package: "linux-image-cloud-amd64",
+    modules: &["irqbypass", "kvm", "kvm-amd"],
+    target: "x86_64-unknown-linux-musl",
+    guest_kernels: &[("bzImage", images::packaged), ("vmlinux", images::vmlinux)],
+}];
+
+/// How a guest is ended.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    PowerOff,
+    Reset,
+}
+
+/// Runs the guests of one architecture: a few, or all combinations.
+pub(crate) fn run(arch: &Architecture, full: bool) -> Result<()> {
+    apt::install_qemu(arch.qemu, arch.qemu_package)?;
+    apt::install(&[("cpio", "cpio"), ("xz", "xz-utils"), ("zstd", "zstd")])?;
+    let images = images::prepare(arch)?;
+    println!("==> lab {}", arch.name);
+    let start = Instant::now();
+    let mut machine = Machine::start(arch, &images)?;
+    println!("    machine up, {:.1} s", start.elapsed().as_secs_f64());
+
+    for vcpus in [1, 2] {
+        hello(&mut machine, arch, vcpus)?;
+    }
+    for (number, (kernel, _)) in arch.guest_kernels.iter().enumerate() {
+        if full {
+            for (vcpus, mib) in [(1, 256), (2, 256), (1, 1024), (2, 1024)] {
+                linux(&mut machine, kernel, vcpus, mib, End::PowerOff)?;
+            }
+            linux(&mut machine, kernel, 1, 256, End::Reset)?;
+        } else if number == 0 {
+            linux(&mut machine, kernel, 2, 256, End::PowerOff)?;
+        } else {
+            linux(&mut machine, kernel, 1, 1024, End::Reset)?;
+        }
+    }
+    println!(
+        "    lab {} passed, {:.1} s",
+        arch.name,
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// The built-in guest.
+fn hello(machine: &mut Machine, arch: &Architecture, vcpus: u32) -> Result<()> {
+    let name = format!("built-in guest, {vcpus} vCPUs");
+    let command = format!("/vmm-reference --vcpus={vcpus}");
+    let line = format!(
+        "hello from vmm-reference: {}, {vcpus} vCPUs, 256 MiB",
+        arch.name
+    );
+    case(machine, &name, &command, &[], |output| {
+        expect(output.contains(&line), &line)
+    })
+}
+
+/// A stock kernel: what the guest sees, a dialogue with its shell, and its end.
+fn linux(machine: &mut Machine, kernel: &str, vcpus: u32, mib: u64, end: End) -> Result<()> {
+    let name = format!("{kernel}, {vcpus} vCPUs, {mib} MiB, {end:?}");
+    let command = format!(
+        "/vmm-reference --kernel=/{kernel} --initrd=/initrd --vcpus={vcpus} --guest-memory={mib} \
+         --append='quiet from=lab'"
+    );
+    let last = match end {
+        End::PowerOff => "poweroff -f\r",
+        End::Reset => "reboot -f\r",
+    };
+    // The answer is in no command's echo.
+    let dialogue = [
+        ("@guest ready\n", "echo sum $((40 + 2))\r"),
+        ("sum 42\n", last),
+    ];
+    case(machine, &name, &command, &dialogue, |output| {
+        let value = |name: &str| {
+            output
+                .lines()
+                .find_map(|line| line.strip_prefix("@guest ")?.strip_prefix(name))
+                .unwrap_or_default()
+                .trim()
+        };
+        expect(value("nproc") == vcpus.to_string(), "the number of vCPUs")?;
+        let kib: u64 = value("memory").parse()?;
+        // The kernel keeps a part for itself before it counts.
+        expect((mib * 768..mib * 1024).contains(&kib), "the size of RAM")?;
+        expect(
+            value("cmdline").ends_with("quiet from=lab"),
+            "the command line",
+        )
+    })
+}
+
+fn expect(holds: bool, what: &str) -> Result<()> {
+    if holds {
+        Ok(())
+    } else {
+        Err(format!("not as expected: {what}").into())
+    }
+}
+
+/// Runs the VMM, expects status 0, and judges the output.
+fn case(
+    machine: &mut Machine,
+    name: &str,
+    command: &str,
+    dialogue: &[(&str, &str)],
+    judge: impl Fn(&str) -> Result<()>,
+) -> Result<()> {
+    let start = Instant::now();
+    let (status, output) = machine.run(command, dialogue)?;
+    let result = match status {
+        0 => judge(&output),
+        _ => Err(format!("exit status {status}").into()),
+    };
+    result.map_err(|error| machine.failure(&format!("{name}: {error}")))?;
+    println!("    {name}: passed, {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
