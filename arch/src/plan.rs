@@ -166,6 +166,12 @@ impl MachinePlan {
         self.ram.iter().map(|range| range.len).sum()
     }
 
+    /// The lowest address of RAM.
+    #[must_use]
+    pub fn ram_start(&self) -> u64 {
+        self.ram.first().map_or(0, |range| range.base)
+    }
+
     /// The first planned device of a kind.
     #[must_use]
     pub fn device(&self, kind: DeviceKind) -> Option<&DevicePlan> {

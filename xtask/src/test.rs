@@ -47,6 +47,7 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
             "clippy --lib --bins --no-default-features --features={features} -- -D warnings"
         ))?;
     }
+    cargo("test --no-default-features --test planner")?;
     require_kvm()?;
     cargo("test --workspace")?;
     if with_lab {

@@ -209,11 +209,17 @@ fn dsdt(devices: &[DevicePlan], vcpus: u32) -> Result<Vec<u8>, BootError> {
     )
     .to_aml_bytes(&mut body);
     Cpus(vcpus).to_aml_bytes(&mut body);
-    let uarts = devices
-        .iter()
-        .filter(|device| device.kind == DeviceKind::Uart16550 && device.space == Space::Pio);
-    for (index, uart) in (0u8..).zip(uarts) {
-        com_port(index, uart)?.to_aml_bytes(&mut body);
+    for (name, hid, kind) in [
+        ("COM", "PNP0501", DeviceKind::Uart16550),
+        ("RTC", "PNP0B00", DeviceKind::Cmos),
+    ] {
+        let found = devices
+            .iter()
+            .filter(|device| device.kind == kind && device.space == Space::Pio);
+        for (uid, device) in (0u8..).zip(found) {
+            let path = format!("_SB_.{name}{}", uid + 1);
+            port_device(&path, hid, uid, device)?.to_aml_bytes(&mut body);
+        }
     }
     Ok(table(*b"DSDT", 2, &body))
 }
@@ -227,13 +233,13 @@ impl Aml for Rendered {
     }
 }
 
-/// A 16550A UART with its ports and its interrupt, an edge.
-fn com_port(index: u8, uart: &DevicePlan) -> Result<Rendered, BootError> {
-    let beyond = |_| BootError::Kernel("a UART lies outside the port space".to_owned());
-    let base = u16::try_from(uart.range.base).map_err(beyond)?;
-    let len = u8::try_from(uart.range.len).map_err(beyond)?;
+/// A device with its ports and its interrupt, an edge.
+fn port_device(path: &str, hid: &str, uid: u8, device: &DevicePlan) -> Result<Rendered, BootError> {
+    let beyond = |_| BootError::Kernel(format!("{path} lies outside the port space"));
+    let base = u16::try_from(device.range.base).map_err(beyond)?;
+    let len = u8::try_from(device.range.len).map_err(beyond)?;
     let ports = aml::IO::new(base, base, 1, len);
-    let interrupt = uart
+    let interrupt = device
         .irq
         .map(|gsi| Interrupt::new(true, true, false, false, gsi));
     let mut resources: Vec<&dyn Aml> = vec![&ports];
@@ -241,10 +247,10 @@ fn com_port(index: u8, uart: &DevicePlan) -> Result<Rendered, BootError> {
         resources.push(interrupt);
     }
     Ok(Rendered(bytes(&Device::new(
-        Path::new(&format!("_SB_.COM{}", index + 1)),
+        Path::new(path),
         vec![
-            &Name::new(Path::new("_HID"), &EISAName::new("PNP0501")),
-            &Name::new(Path::new("_UID"), &index),
+            &Name::new(Path::new("_HID"), &EISAName::new(hid)),
+            &Name::new(Path::new("_UID"), &uid),
             &Name::new(Path::new("_CRS"), &ResourceTemplate::new(resources)),
         ],
     ))))

@@ -147,7 +147,9 @@ fn iasl_disassembles_and_reassembles_the_tables_without_a_remark() {
         );
     }
     let dsl = fs::read_to_string(folder.join("dsdt.dsl")).unwrap();
-    for part in ["PNP0501", "0x03F8", "ACPI0007", "C004", "_S5"] {
+    for part in [
+        "PNP0501", "0x03F8", "PNP0B00", "0x0070", "ACPI0007", "C004", "_S5",
+    ] {
         assert!(dsl.contains(part), "{part}: {dsl}");
     }
     assert!(!dsl.contains("C005"));

@@ -1,0 +1,253 @@
+//! The planner side of the core and the contract suite, on a platform that exists nowhere: no KVM,
+//! no backend, any host.
+
+#![allow(clippy::unwrap_used)]
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vm_memory::{Bytes, GuestAddress};
+use vmm_reference::arch::kernel::Protocol;
+use vmm_reference::arch::{
+    AddressRange, BootError, BootInfo, BootRequest, DeviceKind, DevicePlan, Gsi, GuestRam,
+    IrqModel, MachineConfig, MachinePlan, Placed, PlanError, Platform, Space, VcpuId, contract,
+};
+use vmm_reference::{VmConfig, plan};
+
+const RAM: u64 = 0x8000_0000;
+const BOOT_BLOCK: AddressRange = AddressRange::new(RAM, 0x1_0000);
+const WINDOW_OFFSET: u64 = 0x10_0000;
+const LINES: Range<Gsi> = 32..64;
+
+/// What a broken platform does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    None,
+    LosesAPage,
+    DeviceInRam,
+    SharedInterrupt,
+    InterruptBeyondTheChip,
+    WindowOutsideRam,
+    IgnoresAppend,
+    AcceptsNoVcpus,
+    ChangesItsMind,
+    WritesElsewhere,
+    WritesOverTheInitrd,
+    ForgetsTheCommandLine,
+    StartsEveryVcpu,
+}
+
+/// RAM from 2 GiB on, devices below, everything that the guest is told in one block.
+#[derive(Debug)]
+struct Fake(Flaw);
+
+#[derive(Debug, Clone, PartialEq)]
+struct Lines;
+
+impl IrqModel for Lines {
+    fn lines(&self) -> Range<Gsi> {
+        LINES
+    }
+}
+
+impl Fake {
+    fn has(&self, flaw: Flaw) -> bool {
+        self.0 == flaw
+    }
+}
+
+fn refuse<T>(field: &'static str, value: impl ToString) -> Result<T, PlanError> {
+    Err(PlanError::Config {
+        field,
+        value: value.to_string(),
+        cause: "no such machine".to_owned(),
+    })
+}
+
+impl Platform for Fake {
+    type IrqChip = Lines;
+    type VcpuSetup = Option<u64>;
+
+    fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let MachineConfig { memory, vcpus, .. } = *config;
+        if !(16 << 20..=1 << 40).contains(&memory) || !memory.is_multiple_of(4096) {
+            return refuse("guest-memory", memory);
+        }
+        if vcpus > 64 || vcpus == 0 && !self.has(Flaw::AcceptsNoVcpus) {
+            return refuse("vcpus", vcpus);
+        }
+        let lost = 4096 * u64::from(self.has(Flaw::LosesAPage));
+        let uart = DevicePlan {
+            kind: DeviceKind::Uart16550,
+            space: Space::Mmio,
+            range: AddressRange::new(0x1000, 8),
+            irq: Some(32),
+        };
+        let mut devices = vec![DevicePlan {
+            kind: DeviceKind::AcpiPower,
+            space: Space::Mmio,
+            range: AddressRange::new(
+                if self.has(Flaw::DeviceInRam) {
+                    RAM
+                } else {
+                    0x2000
+                },
+                3,
+            ),
+            irq: Some(match self.0 {
+                Flaw::SharedInterrupt => 32,
+                Flaw::InterruptBeyondTheChip => 64,
+                _ => 33,
+            }),
+        }];
+        devices.extend(config.serial.then_some(uart));
+        let mut cmdline = config.cmdline.clone();
+        if self.has(Flaw::IgnoresAppend) {
+            cmdline.append = None;
+        }
+        if self.has(Flaw::ChangesItsMind) {
+            let calls = CALLS.fetch_add(1, Ordering::Relaxed);
+            cmdline.append = Some(format!("contract append=1 {calls}"));
+        }
+        let beyond = 4096 * u64::from(self.has(Flaw::WindowOutsideRam));
+        Ok(MachinePlan {
+            arch: "fake",
+            ram: vec![AddressRange::new(RAM, memory - lost)],
+            reserved: Vec::new(),
+            kernel_window: AddressRange::new(
+                RAM + WINDOW_OFFSET,
+                memory - WINDOW_OFFSET - lost + beyond,
+            ),
+            mmio_window: AddressRange::new(0x1_0000, 0x1_0000),
+            devices,
+            vcpus,
+            cmdline: cmdline.text(if config.serial { "console=fake" } else { "" }),
+        })
+    }
+
+    fn irq_chip(&self, _: &MachinePlan) -> Result<Lines, PlanError> {
+        Ok(Lines)
+    }
+
+    fn build_boot_info(
+        &self,
+        request: &BootRequest<'_, Self>,
+        ram: &GuestRam,
+    ) -> Result<BootInfo, BootError> {
+        let cmdline = match self.0 {
+            Flaw::ForgetsTheCommandLine => b"",
+            _ => request.plan.cmdline.as_bytes(),
+        };
+        let size = cmdline.len() as u64;
+        if size > BOOT_BLOCK.len {
+            return Err(BootError::TooLarge {
+                what: "the command line",
+                size,
+                cause: "it is long".to_owned(),
+            });
+        }
+        let mut address = BOOT_BLOCK.base;
+        if let (Flaw::WritesOverTheInitrd, Some(initrd)) = (self.0, request.initrd) {
+            address = initrd.base;
+        }
+        let write = |address, text: &[u8]| {
+            ram.write_slice(text, GuestAddress(address))
+                .map_err(|source| BootError::Memory { what: "it", source })
+        };
+        write(address, cmdline)?;
+        if self.has(Flaw::WritesElsewhere) {
+            write(BOOT_BLOCK.end(), b"x")?;
+        }
+        let range = AddressRange::new(address, BOOT_BLOCK.len);
+        Ok(BootInfo {
+            entry: request.kernel.entry,
+            argument: address,
+            protocol: request.kernel.protocol,
+            placed: vec![Placed {
+                name: "the block",
+                range,
+            }],
+        })
+    }
+
+    fn configure_vcpu(
+        &self,
+        _: VcpuId,
+        _: &MachinePlan,
+        boot: Option<&BootInfo>,
+    ) -> Result<Option<u64>, PlanError> {
+        let entry = boot.map(|boot| boot.entry);
+        Ok(if self.has(Flaw::StartsEveryVcpu) {
+            Some(0)
+        } else {
+            entry
+        })
+    }
+}
+
+vmm_reference::arch::platform_contract!(Fake(Flaw::None), [Protocol::DeviceTree]);
+
+#[test]
+fn the_contract_finds_every_flaw() {
+    let protocols = [Protocol::DeviceTree];
+    let plans: fn(Fake) = |fake| contract::plans_hold_over_all_sizes(&fake);
+    let configuration: fn(Fake) = |fake| contract::the_configuration_is_in_the_plan(&fake);
+    let refusals: fn(Fake) = |fake| contract::bad_values_are_refused_by_name(&fake);
+    let boot = move |fake: Fake| contract::boot_information_is_placed_well(&fake, &protocols);
+    let vcpus = move |fake: Fake| contract::every_vcpu_can_be_configured(&fake, &protocols);
+    type Check<'a> = &'a dyn Fn(Fake);
+    let checks: [(Flaw, Check<'_>, &str); 12] = [
+        (Flaw::LosesAPage, &plans, "RAM of"),
+        (Flaw::DeviceInRam, &plans, "overlaps devices"),
+        (Flaw::SharedInterrupt, &plans, "interrupts are shared"),
+        (Flaw::InterruptBeyondTheChip, &plans, "interrupts outside"),
+        (Flaw::WindowOutsideRam, &plans, "window lies outside RAM"),
+        (Flaw::ChangesItsMind, &plans, "left == right"),
+        (Flaw::IgnoresAppend, &configuration, "contract base"),
+        (Flaw::AcceptsNoVcpus, &refusals, "0 vCPUs gave"),
+        (Flaw::WritesElsewhere, &boot, "is in no block"),
+        (
+            Flaw::WritesOverTheInitrd,
+            &boot,
+            "overlaps kernel or initrd",
+        ),
+        (
+            Flaw::ForgetsTheCommandLine,
+            &boot,
+            "command line is nowhere",
+        ),
+        (Flaw::StartsEveryVcpu, &vcpus, "starts the kernel or waits"),
+    ];
+    for (flaw, check, text) in checks {
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(Fake(flaw))))
+            .expect_err(&format!("{flaw:?} was not found"));
+        let message = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
+            .unwrap();
+        assert!(message.contains(text), "{flaw:?}: {message}");
+    }
+}
+
+#[test]
+fn the_core_plans_without_kvm() {
+    let config = VmConfig::default()
+        .with_memory_mib(64)
+        .with_vcpus(3)
+        .with_append("quiet");
+    let machine = plan(&Fake(Flaw::None), &config).unwrap();
+    assert_eq!(machine.ram, [AddressRange::new(RAM, 64 << 20)]);
+    assert_eq!(machine.vcpus, 3);
+    // Without the feature no configuration has a serial console.
+    let console = if cfg!(feature = "serial") {
+        "console=fake "
+    } else {
+        ""
+    };
+    assert_eq!(machine.cmdline, format!("{console}quiet"));
+
+    let error = plan(&Fake(Flaw::None), &config.with_vcpus(65)).unwrap_err();
+    assert_eq!(error.to_string(), "--vcpus=65: no such machine");
+}
