@@ -1,7 +1,8 @@
 //! How long a start takes, beside the least any VMM must do.
 //!
-//! Each round runs the VMM and two floor VMMs (one memslot, one vCPU, run; with and without
-//! irqchip and PIT) as processes of their own, in turn, so that all see the same machine. Measured
+//! Each round runs the VMM and three floor VMMs (one memslot, one vCPU, run; then with irqchip and
+//! PIT; then also with the vCPU's CPUID, which every guest kernel needs) as processes of their own,
+//! in turn, so that all see the same machine. Measured
 //! is from spawn to the line that announces the first KVM_RUN, and from spawn to the exit of a
 //! guest whose first instructions ask for a reset. Prints medians and ratios:
 //! `cargo bench --bench startup`.
@@ -12,11 +13,11 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{kvm_pit_config, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 100;
 /// `mov al, 0xfe; out 0x64, al; hlt`: the same bytes in every mode.
 const CODE: [u8; 5] = [0xb0, 0xfe, 0xe6, 0x64, 0xf4];
 const ENTRY: u64 = 0x10_0000;
@@ -26,8 +27,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let result = match std::env::var("FLOOR").as_deref() {
-        Ok("bare") => floor(false),
-        Ok("irqchip") => floor(true),
+        Ok("bare") => floor(false, false),
+        Ok("irqchip") => floor(true, false),
+        Ok("cpuid") => floor(true, true),
         _ => compare(),
     };
     match result {
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
 }
 
 /// The least a VMM can do to run [`CODE`].
-fn floor(irqchip: bool) -> Result<()> {
+fn floor(irqchip: bool, cpuid: bool) -> Result<()> {
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
     let ram: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 256 << 20)])?;
@@ -58,6 +60,9 @@ fn floor(irqchip: bool) -> Result<()> {
         vm.create_pit2(kvm_pit_config::default())?;
     }
     let mut vcpu = vm.create_vcpu(0)?;
+    if cpuid {
+        vcpu.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
+    }
     ram.write_slice(&CODE, GuestAddress(0x1000))?;
     let mut sregs = vcpu.get_sregs()?;
     (sregs.cs.base, sregs.cs.selector) = (0, 0);
@@ -131,9 +136,10 @@ fn compare() -> Result<()> {
     let mut runs = [
         ("floor", floor("bare")),
         ("floor+irqchip", floor("irqchip")),
+        ("floor+irqchip+cpuid", floor("cpuid")),
         ("vmm", vmm),
     ];
-    let mut samples = [const { (Vec::new(), Vec::new()) }; 3];
+    let mut samples = [const { (Vec::new(), Vec::new()) }; 4];
     for _ in 0..ROUNDS {
         for ((_, command), (entry, life)) in runs.iter_mut().zip(&mut samples) {
             let (entered, lived) = measure(command)?;
@@ -153,14 +159,14 @@ fn compare() -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{:14} {:>16} {:>7} {:>14} {:>7}",
+        "{:20} {:>16} {:>7} {:>14} {:>7}",
         "", "first KVM_RUN", "ratio", "whole life", "ratio"
     )?;
     for ((name, _), (entry, life)) in runs.iter().zip(&rows) {
         let (entry_ratio, life_ratio) = (entry / base.0, life / base.1);
         writeln!(
             out,
-            "{name:14} {entry:13.2} ms {entry_ratio:7.2} {life:11.2} ms {life_ratio:7.2}"
+            "{name:20} {entry:13.2} ms {entry_ratio:7.2} {life:11.2} ms {life_ratio:7.2}"
         )?;
     }
     Ok(())

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -150,6 +150,7 @@ pub(crate) fn main_loop(
     serial: Option<SerialPort>,
     ring: OutputRing,
     ring_wake: EventFd,
+    stop: Option<OwnedFd>,
     handle: VmHandle,
     vcpus: VcpuThreads,
 ) -> Result<(), Error> {
@@ -171,6 +172,7 @@ pub(crate) fn main_loop(
         watching_output: false,
         ring,
         ring_wake,
+        stop,
         handle: handle.clone(),
     };
     let mut events = EventManager::new().map_err(failed)?;
@@ -194,6 +196,7 @@ const RING: u32 = 1;
 const ROOM: u32 = 2;
 const INPUT: u32 = 3;
 const OUTPUT: u32 = 4;
+const STOP: u32 = 5;
 
 struct Pump {
     input: Option<File>,
@@ -207,6 +210,8 @@ struct Pump {
     watching_output: bool,
     ring: OutputRing,
     ring_wake: EventFd,
+    /// Readable when the VM shall end.
+    stop: Option<OwnedFd>,
     handle: VmHandle,
 }
 
@@ -382,22 +387,27 @@ impl MutEventSubscriber for Pump {
             OUTPUT => self.write_output(ops),
             ROOM => self.guest_has_room(ops),
             INPUT => self.read_input(ops),
+            STOP => self.handle.request_stop(),
             // The loop itself looks at the handle.
             _ => {}
         }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        // An eventfd can always be added once, short of memory for the kernel's bookkeeping.
-        let mut add = |event: &EventFd, data| {
-            if let Err(error) = ops.add(Events::with_data(event, data, EventSet::IN)) {
+        // These can be added once, short of memory for the kernel's bookkeeping; a regular file that
+        // an embedder gives to stop the VM cannot.
+        let mut add = |event: RawFd, data| {
+            if let Err(error) = ops.add(Events::with_data_raw(event, data, EventSet::IN)) {
                 log::error!("the main loop cannot watch an event: {error}");
             }
         };
-        add(self.handle.event(), END);
-        add(&self.ring_wake, RING);
+        add(self.handle.event().as_raw_fd(), END);
+        add(self.ring_wake.as_raw_fd(), RING);
         if let Some(serial) = &self.serial {
-            add(&serial.room, ROOM);
+            add(serial.room.as_raw_fd(), ROOM);
+        }
+        if let Some(stop) = &self.stop {
+            add(stop.as_raw_fd(), STOP);
         }
         self.watch_input(ops);
     }

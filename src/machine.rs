@@ -2,6 +2,7 @@
 //! architecture.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use arch::kernel::KernelHeader;
@@ -35,6 +36,7 @@ pub struct Machine<P: KvmPlatform> {
     console: Console,
     serial: Option<SerialPort>,
     ring_wake: EventFd,
+    stop: Option<OwnedFd>,
     plan: MachinePlan,
     shared: Arc<Shared<P>>,
 }
@@ -133,6 +135,7 @@ impl<P: KvmPlatform> Machine<P> {
             console,
             serial: devices.serial,
             ring_wake,
+            stop: None,
             plan,
             shared: Arc::new(shared),
         })
@@ -150,6 +153,12 @@ impl<P: KvmPlatform> Machine<P> {
         self.shared.handle.clone()
     }
 
+    /// Ends the VM, as [`VmHandle::request_stop`] does, when `fd` becomes readable: one end of a
+    /// pipe that a signal handler writes to, a timerfd, a pidfd. A regular file cannot be watched.
+    pub fn stop_on(&mut self, fd: OwnedFd) {
+        self.stop = Some(fd);
+    }
+
     /// Runs the VM to its end on this thread (plus one thread per vCPU, all joined on return).
     ///
     /// # Errors
@@ -163,14 +172,22 @@ impl<P: KvmPlatform> Machine<P> {
             console,
             serial,
             ring_wake,
+            stop,
             shared,
             ..
         } = self;
         let handle = shared.handle.clone();
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let output = shared.output.clone();
-        let result =
-            crate::console::main_loop(console, serial, output, ring_wake, handle.clone(), threads);
+        let result = crate::console::main_loop(
+            console,
+            serial,
+            output,
+            ring_wake,
+            stop,
+            handle.clone(),
+            threads,
+        );
         drop((chip, vm));
         result?;
         handle.take().unwrap_or(Ok(ExitReason::Stopped))

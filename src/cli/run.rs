@@ -1,19 +1,23 @@
 //! Runs a VM on the console that the configuration names.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use vmm_reference::{Console, Error, ExitReason, SerialTarget, Vm, VmConfig, VmHandle};
+use signal_hook::low_level::pipe;
+use vmm_reference::{Console, Error, ExitReason, SerialTarget, Vm, VmConfig};
 
 use super::CRASHED;
 use super::terminal::RawTerminal;
 
 pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
-    let vm = Vm::new(config, console(&config.serial)?)?;
-    stop_on_signals(vm.handle())?;
+    let mut vm = Vm::new(config, console(&config.serial)?)?;
+    vm.stop_on(signals().map_err(|source| Error::Host {
+        what: "cannot handle signals".to_owned(),
+        source,
+    })?);
     // Restored when it goes out of scope: after the guest's end, an error or a panic.
     let _terminal = (config.serial == SerialTarget::Stdio).then(RawTerminal::enter);
     match vm.run()? {
@@ -39,20 +43,12 @@ fn console(target: &SerialTarget) -> Result<Console, Error> {
     })
 }
 
-/// SIGTERM, SIGINT and SIGHUP end the VM in order, so that the terminal is restored.
-fn stop_on_signals(handle: VmHandle) -> Result<(), Error> {
-    let host = |source: io::Error| Error::Host {
-        what: "cannot handle signals".to_owned(),
-        source,
-    };
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(host)?;
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            for _ in signals.forever() {
-                handle.request_stop();
-            }
-        })
-        .map_err(host)?;
-    Ok(())
+/// SIGTERM, SIGINT and SIGHUP end the VM in order, so that the terminal is restored. Gives the end
+/// of a socket that is readable once one has come.
+fn signals() -> io::Result<OwnedFd> {
+    let (receiver, sender) = UnixStream::pair()?;
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        pipe::register(signal, sender.try_clone()?)?;
+    }
+    Ok(receiver.into())
 }
