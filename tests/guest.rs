@@ -10,25 +10,8 @@ use std::process::Stdio;
 use std::thread;
 
 use common::{
-    ENTRY, RESET, finish, kernel, option, print, read_until, run_code, signal, vmm, wait,
+    ENTRY, RESET, echo, finish, kernel, option, print, read_until, run_code, signal, vmm, wait,
 };
-
-/// Echoes COM1, polled, until it has echoed a `q`; then resets.
-fn echo() -> Vec<u8> {
-    let mut code = vec![
-        0x66, 0xba, 0xfd, 0x03, // mov dx, 0x3fd
-        0xec, // in al, dx
-        0xa8, 0x01, // test al, 1
-        0x74, 0xf7, // jz to the start
-        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
-        0xec, // in al, dx
-        0xee, // out dx, al
-        0x3c, b'q', // cmp al, 'q'
-        0x75, 0xed, // jne to the start
-    ];
-    code.extend(RESET);
-    code
-}
 
 /// Prints `count` times `x`, then resets.
 fn chatter(count: u32) -> Vec<u8> {

@@ -31,7 +31,8 @@ impl RawTerminal {
             LocalModes::ECHO | LocalModes::ICANON | LocalModes::IEXTEN | LocalModes::ISIG;
         raw.special_codes[SpecialCodeIndex::VMIN] = 1;
         raw.special_codes[SpecialCodeIndex::VTIME] = 0;
-        match tcsetattr(&stdin, OptionalActions::Flush, &raw) {
+        // Now: what was typed ahead is kept.
+        match tcsetattr(&stdin, OptionalActions::Now, &raw) {
             Ok(()) => Self(Some(saved)),
             Err(error) => {
                 log::warn!("the terminal stays in line mode: {error}");

@@ -1,19 +1,18 @@
-//! Tiny guests, and the VMM as a process with a watchdog.
+//! Tiny guests; with the command line also the VMM as a process with a watchdog.
 
-#![allow(dead_code)] // every test binary uses a part
+#![allow(dead_code, unused_imports)] // every test binary uses a part
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, Write};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{OnceLock, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+#[cfg(feature = "cli")]
+mod process;
+
+use std::io::Write;
+
+#[cfg(feature = "cli")]
+pub(crate) use process::*;
 
 /// Where the guests' code lies.
 pub(crate) const ENTRY: u64 = 0x10_0000;
-/// No test takes longer; a VMM that does is killed and the test fails.
-const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// `mov al, 0xfe; out 0x64, al; hlt`: reset through the i8042.
 pub(crate) const RESET: [u8; 5] = [0xb0, 0xfe, 0xe6, 0x64, 0xf4];
@@ -23,6 +22,23 @@ pub(crate) fn print(text: &str) -> Vec<u8> {
     text.bytes()
         .flat_map(|byte| [0x66, 0xba, 0xf8, 0x03, 0xb0, byte, 0xee])
         .collect()
+}
+
+/// Echoes COM1, polled, until it has echoed a `q`; then resets.
+pub(crate) fn echo() -> Vec<u8> {
+    let mut code = vec![
+        0x66, 0xba, 0xfd, 0x03, // mov dx, 0x3fd
+        0xec, // in al, dx
+        0xa8, 0x01, // test al, 1
+        0x74, 0xf7, // jz to the start
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xec, // in al, dx
+        0xee, // out dx, al
+        0x3c, b'q', // cmp al, 'q'
+        0x75, 0xed, // jne to the start
+    ];
+    code.extend(RESET);
+    code
 }
 
 /// An ELF kernel for the 64-bit protocol with `code` at [`ENTRY`], in a file of its own.
@@ -43,133 +59,4 @@ pub(crate) fn kernel(code: &[u8]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&elf).unwrap();
     file
-}
-
-/// The kernel of the micro-guests in `tests/guests`, built at the first call.
-pub(crate) fn guest_image() -> PathBuf {
-    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
-    IMAGE.get_or_init(build_guests).clone()
-}
-
-/// What the caller's build is told about flags and folders must not reach a bare-metal program.
-const HOST_BUILD: [&str; 8] = [
-    "CARGO_BUILD_RUSTFLAGS",
-    "CARGO_BUILD_TARGET",
-    "CARGO_ENCODED_RUSTFLAGS",
-    "CARGO_TARGET_DIR",
-    "CARGO_BUILD_TARGET_DIR",
-    "RUSTC_WORKSPACE_WRAPPER",
-    "RUSTC_WRAPPER",
-    "RUSTFLAGS",
-];
-
-fn build_guests() -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command.args(["build", "--release", "--locked", "--target-dir=target"]);
-    for name in HOST_BUILD {
-        command.env_remove(name);
-    }
-    let output = command.current_dir(&folder).output().unwrap();
-    assert!(
-        output.status.success(),
-        "cure, if the target is missing: rustup target add x86_64-unknown-none\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    folder.join("target/x86_64-unknown-none/release/micro-guest")
-}
-
-/// The VMM's binary with these arguments; stdin is /dev/null unless changed.
-pub(crate) fn vmm(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vmm-reference"));
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-/// The VMM with a guest made of `code`.
-pub(crate) fn run_code(code: &[u8], arguments: &[&str]) -> Ended {
-    let kernel = kernel(code);
-    let path = format!("--kernel={}", kernel.path().display());
-    finish(vmm(arguments).arg(path).spawn().unwrap())
-}
-
-/// How the VMM ended, and what it printed.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-/// Reads all of a stream in the background.
-fn collect(stream: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut stream) = stream {
-            let _ = stream.read_to_end(&mut bytes);
-        }
-        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
-    });
-    receiver
-}
-
-/// Waits for the end and collects the output.
-pub(crate) fn finish(mut child: Child) -> Ended {
-    let stdout = collect(child.stdout.take());
-    let stderr = collect(child.stderr.take());
-    let status = wait(&mut child);
-    Ended {
-        status,
-        stdout: stdout.recv().unwrap(),
-        stderr: stderr.recv().unwrap(),
-    }
-}
-
-/// Waits for the end, no longer than the watchdog allows.
-pub(crate) fn wait(child: &mut Child) -> ExitStatus {
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        if start.elapsed() > WATCHDOG {
-            child.kill().unwrap();
-            panic!("the VMM did not end in {WATCHDOG:?}");
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Sends a signal.
-pub(crate) fn signal(child: &Child, signal: &str) {
-    let pid = child.id().to_string();
-    let sent = Command::new("kill")
-        .args([&format!("-{signal}"), &pid])
-        .status()
-        .unwrap();
-    assert!(sent.success());
-}
-
-/// Reads from a stream until `text` has come.
-pub(crate) fn read_until(stream: &mut impl Read, text: &str) {
-    let mut seen = Vec::new();
-    let mut byte = [0];
-    while !String::from_utf8_lossy(&seen).contains(text) {
-        assert_eq!(
-            stream.read(&mut byte).unwrap(),
-            1,
-            "only {seen:?} before the end"
-        );
-        seen.push(byte[0]);
-    }
-}
-
-/// A path as an option's value.
-pub(crate) fn option(name: &str, path: impl Into<PathBuf>) -> String {
-    format!("--{name}={}", path.into().display())
 }

@@ -49,6 +49,8 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
     }
     cargo("test --no-default-features --test planner")?;
     require_kvm()?;
+    // The least that boots.
+    cargo("test --no-default-features --features=host,elf --test library")?;
     cargo("test --workspace")?;
     if with_lab {
         for arch in ARCHITECTURES {

@@ -1,0 +1,142 @@
+//! The VMM as a process with a watchdog, and the micro-guests.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::kernel;
+
+/// No test takes longer; a VMM that does is killed and the test fails.
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// The kernel of the micro-guests in `tests/guests`, built at the first call.
+pub(crate) fn guest_image() -> PathBuf {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(build_guests).clone()
+}
+
+/// What the caller's build is told about flags and folders must not reach a bare-metal program.
+const HOST_BUILD: [&str; 8] = [
+    "CARGO_BUILD_RUSTFLAGS",
+    "CARGO_BUILD_TARGET",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "CARGO_TARGET_DIR",
+    "CARGO_BUILD_TARGET_DIR",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "RUSTC_WRAPPER",
+    "RUSTFLAGS",
+];
+
+fn build_guests() -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(["build", "--release", "--locked", "--target-dir=target"]);
+    for name in HOST_BUILD {
+        command.env_remove(name);
+    }
+    let output = command.current_dir(&folder).output().unwrap();
+    assert!(
+        output.status.success(),
+        "cure, if the target is missing: rustup target add x86_64-unknown-none\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    folder.join("target/x86_64-unknown-none/release/micro-guest")
+}
+
+/// The VMM's binary with these arguments; stdin is /dev/null unless changed.
+pub(crate) fn vmm(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmm-reference"));
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// The VMM with a guest made of `code`.
+pub(crate) fn run_code(code: &[u8], arguments: &[&str]) -> Ended {
+    let kernel = kernel(code);
+    let path = format!("--kernel={}", kernel.path().display());
+    finish(vmm(arguments).arg(path).spawn().unwrap())
+}
+
+/// How the VMM ended, and what it printed.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Reads all of a stream in the background.
+fn collect(stream: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut stream) = stream {
+            let _ = stream.read_to_end(&mut bytes);
+        }
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
+}
+
+/// Waits for the end and collects the output.
+pub(crate) fn finish(mut child: Child) -> Ended {
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
+    let status = wait(&mut child);
+    Ended {
+        status,
+        stdout: stdout.recv().unwrap(),
+        stderr: stderr.recv().unwrap(),
+    }
+}
+
+/// Waits for the end, no longer than the watchdog allows.
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > WATCHDOG {
+            child.kill().unwrap();
+            panic!("the VMM did not end in {WATCHDOG:?}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends a signal.
+pub(crate) fn signal(child: &Child, signal: &str) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill")
+        .args([&format!("-{signal}"), &pid])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
+
+/// Reads from a stream until `text` has come.
+pub(crate) fn read_until(stream: &mut impl Read, text: &str) {
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        assert_eq!(
+            stream.read(&mut byte).unwrap(),
+            1,
+            "only {seen:?} before the end"
+        );
+        seen.push(byte[0]);
+    }
+}
+
+/// A path as an option's value.
+pub(crate) fn option(name: &str, path: impl Into<PathBuf>) -> String {
+    format!("--{name}={}", path.into().display())
+}
