@@ -29,6 +29,14 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
                 .current_dir("tests/guests"),
         )?;
     }
+    for arguments in ["fmt --check", "clippy -- -D warnings"] {
+        step(
+            &format!("cargo {arguments} (fuzz targets)"),
+            Command::new("cargo")
+                .args(arguments.split(' '))
+                .current_dir("fuzz"),
+        )?;
+    }
     for target in FOREIGN {
         let pure = "-p vmm-arch -p vmm-devices -p vmm-arch-x86-64 -p vmm-arch-host";
         cargo(&format!("clippy {pure} --target {target} -- -D warnings"))?;
@@ -71,7 +79,7 @@ pub(crate) fn set_up() -> Result<()> {
             .args(["target", "add"])
             .args(FOREIGN.iter().chain(&OTHERS)),
     )?;
-    apt::install(&[("iasl", "acpica-tools")])
+    apt::install(&[("iasl", "acpica-tools"), ("c++", "g++")])
 }
 
 fn require_kvm() -> Result<()> {
