@@ -97,6 +97,21 @@ impl VmConfig {
         self
     }
 
+    /// Checks that the kernel and the initrd can be opened and that the kernel is one, without
+    /// loading them.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn check_images(&self) -> Result<(), Error> {
+        if let Some(path) = &self.kernel {
+            crate::image::check_kernel(path)?;
+        }
+        if let Some(path) = &self.initrd {
+            crate::image::open("initrd", path)?;
+        }
+        Ok(())
+    }
+
     /// The part of the configuration that shapes the machine.
     ///
     /// # Errors
@@ -213,11 +228,7 @@ impl FromStr for MemorySize {
 
 impl fmt::Display for MemorySize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_multiple_of(1 << 20) {
-            write!(f, "{}M", self.0 >> 20)
-        } else {
-            write!(f, "{}K", self.0 >> 10)
-        }
+        f.write_str(&arch::size_text(self.0))
     }
 }
 

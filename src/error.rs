@@ -85,6 +85,11 @@ impl Error {
                 }
                 _ => "run `vmm-reference doctor` for what is missing",
             }),
+            Self::Plan(PlanError::Config { cure, .. }) => Some(cure),
+            Self::Boot {
+                source: BootError::CmdlineTooLong { .. },
+                ..
+            } => Some("shorten --append or --cmdline"),
             Self::Boot {
                 source: BootError::TooLarge { .. },
                 ..

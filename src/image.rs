@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Cursor;
 use std::path::Path;
 
-use arch::kernel::KernelImage;
+use arch::kernel::{KernelHeader, KernelImage};
 use arch::{AddressRange, BootError, GuestRam, LoadedKernel, MachinePlan};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -14,7 +14,7 @@ use crate::{Error, VmConfig};
 const PAGE: u64 = 4096;
 
 /// Opens a regular file; anything else (a directory, a FIFO that would block) is refused by name.
-fn open(field: &'static str, path: &Path) -> Result<File, Error> {
+pub(crate) fn open(field: &'static str, path: &Path) -> Result<File, Error> {
     let refuse = |cause: String, cure| Error::Config {
         field,
         value: path.display().to_string(),
@@ -56,6 +56,18 @@ pub(crate) fn kernel(
             cure: "give --kernel=PATH, or build with the feature hello-guest",
         }),
     }
+}
+
+/// Finds out whether a file is a kernel.
+pub(crate) fn check_kernel(path: &Path) -> Result<(), Error> {
+    let image = KernelImage::File(open("kernel", path)?);
+    let boot = |source| Error::Boot {
+        field: "kernel",
+        value: path.display().to_string(),
+        source,
+    };
+    KernelHeader::identify(&image).map_err(boot)?;
+    Ok(())
 }
 
 /// Loads the initrd as high as the kernel allows.

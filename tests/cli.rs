@@ -80,7 +80,13 @@ fn kernels_that_do_not_boot_here_say_why() {
 fn r42_memory_and_initrd_must_fit() {
     let kernel = common::kernel(&common::RESET);
     let kernel = option("kernel", kernel.path());
-    refused(&["--guest-memory=8"], &["--guest-memory=", "16 MiB"]);
+    refused(
+        &["--guest-memory=8"],
+        &[
+            "--guest-memory=8M: too little",
+            "cure: give at least 16 MiB",
+        ],
+    );
     refused(&["--guest-memory=0"], &["--guest-memory="]);
     refused(
         &["--guest-memory=lots"],
@@ -98,7 +104,7 @@ fn r42_memory_and_initrd_must_fit() {
 
 #[test]
 fn vcpus_and_options_are_checked() {
-    refused(&["--vcpus=0"], &["--vcpus"]);
+    refused(&["--vcpus=0"], &["--vcpus=0: this host offers 1 to"]);
     refused(
         &["--vcpus=100000"],
         &["--vcpus=100000", "this host offers 1 to"],
@@ -121,7 +127,11 @@ fn r42_the_command_line_has_a_limit() {
     let long = "x".repeat(100_000);
     refused(
         &[&option("kernel", kernel.path()), "--append", &long],
-        &["command line", "does not fit"],
+        &[
+            "100032 bytes of kernel command line",
+            "at most 2047",
+            "cure: shorten",
+        ],
     );
 }
 
@@ -149,6 +159,20 @@ fn plan_prints_what_the_options_give() {
         ended.stdout.ends_with("command line\n  mine\n"),
         "{}",
         ended.stdout
+    );
+}
+
+#[test]
+fn plan_checks_the_files_too() {
+    refused(
+        &["plan", "--kernel=/nonexistent"],
+        &["--kernel=/nonexistent:"],
+    );
+    refused(&["plan", "--initrd=/tmp"], &["--initrd=/tmp: a directory"]);
+    let text = file(b"no kernel at all");
+    refused(
+        &["plan", &option("kernel", text.path())],
+        &["no known kernel format"],
     );
 }
 

@@ -61,6 +61,7 @@ fn refuse<T>(field: &'static str, value: impl ToString) -> Result<T, PlanError> 
         field,
         value: value.to_string(),
         cause: "no such machine".to_owned(),
+        cure: "wish for another".to_owned(),
     })
 }
 

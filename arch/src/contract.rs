@@ -231,9 +231,10 @@ pub fn bad_values_are_refused_by_name<P: Platform>(platform: &P) {
                     field,
                     value,
                     cause,
+                    cure,
                 }) => {
                     assert_eq!(field, wanted, "memory {memory}, {vcpus} vCPUs");
-                    assert!(!value.is_empty() && !cause.is_empty());
+                    assert!([value, cause, cure].iter().all(|text| !text.is_empty()));
                 }
                 other => panic!("memory {memory}, {vcpus} vCPUs gave {other:?}"),
             }

@@ -13,8 +13,10 @@ pub enum PlanError {
         field: &'static str,
         /// The value given.
         value: String,
-        /// What is wrong with it, and what would be right.
+        /// What is wrong with it.
         cause: String,
+        /// What would be right.
+        cure: String,
     },
     /// An address, interrupt or identifier space of the platform is full or misused.
     #[error("cannot allocate {what}: {cause}")]
@@ -42,6 +44,14 @@ pub enum BootError {
         size: u64,
         /// The limit it broke.
         cause: String,
+    },
+    /// The kernel command line is longer than the kernel takes.
+    #[error("{size} bytes of kernel command line, and this kernel takes at most {limit}")]
+    CmdlineTooLong {
+        /// Its length in bytes.
+        size: u64,
+        /// The longest that would do.
+        limit: u64,
     },
     /// The image could not be read.
     #[error("cannot read the image")]

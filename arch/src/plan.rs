@@ -20,6 +20,18 @@ pub struct MachineConfig {
     pub serial: bool,
 }
 
+/// An amount of memory as the command line takes it: `1024M`, `5K`; bytes where no unit fits.
+#[must_use]
+pub fn size_text(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) {
+        format!("{}M", bytes >> 20)
+    } else if bytes.is_multiple_of(1 << 10) {
+        format!("{}K", bytes >> 10)
+    } else {
+        format!("{bytes} bytes")
+    }
+}
+
 /// The kernel command line as the user gave it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cmdline {

@@ -80,7 +80,7 @@ struct VmArgs {
     #[arg(long, value_name = "SIZE", default_value = "256")]
     guest_memory: MemorySize,
     /// Number of vCPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     vcpus: u32,
     /// Serial console: stdio, null or file=PATH
     #[arg(long, value_name = "TARGET", default_value = "stdio")]

@@ -8,6 +8,7 @@ use vmm_reference::arch::{AddressRange, MachinePlan, Space};
 use vmm_reference::{Error, HostPlatform, VmConfig, plan, probe};
 
 pub(super) fn print(config: &VmConfig, json: bool) -> Result<ExitCode, Error> {
+    config.check_images()?;
     let plan = plan(&probe::<HostPlatform>()?, config)?;
     let text = if json {
         serde_json::to_string_pretty(&plan).map_err(|error| Error::Host {

@@ -81,11 +81,7 @@ fn write_cmdline(
     let size = text.len() as u64;
     let limit = zero_page::cmdline_limit(&request.kernel.setup_header);
     if size > limit {
-        return Err(BootError::TooLarge {
-            what: "the kernel command line",
-            size,
-            cause: format!("this kernel takes at most {limit} bytes"),
-        });
+        return Err(BootError::CmdlineTooLong { size, limit });
     }
     if text.contains(&0) {
         let text = "the kernel command line contains a zero byte, which would end it";

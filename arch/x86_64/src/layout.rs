@@ -6,6 +6,7 @@
 
 use arch::{
     AddressRange, DeviceKind, DevicePlan, MachineConfig, MachinePlan, PlanError, Reserved, Space,
+    size_text,
 };
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
@@ -95,11 +96,17 @@ const fn reserved(name: &'static str, range: AddressRange) -> Reserved {
     Reserved { name, range }
 }
 
-fn config_error(field: &'static str, value: impl ToString, cause: impl Into<String>) -> PlanError {
+fn config_error(
+    field: &'static str,
+    value: impl ToString,
+    cause: impl Into<String>,
+    cure: impl Into<String>,
+) -> PlanError {
     PlanError::Config {
         field,
         value: value.to_string(),
         cause: cause.into(),
+        cure: cure.into(),
     }
 }
 
@@ -109,8 +116,9 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
     let low_end = config.memory.min(HOLE.base);
     let max_vcpus = facts.max_vcpus.min(MAX_VCPUS);
     if config.vcpus == 0 || config.vcpus > max_vcpus {
-        let cause = format!("this host offers 1 to {max_vcpus} vCPUs; choose a number in between");
-        return Err(config_error("vcpus", config.vcpus, cause));
+        let cause = format!("this host offers 1 to {max_vcpus} vCPUs");
+        let cure = "choose a number in between";
+        return Err(config_error("vcpus", config.vcpus, cause, cure));
     }
     let default = if config.serial {
         "console=ttyS0 reboot=k panic=-1"
@@ -131,12 +139,20 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
 
 /// Splits `memory` bytes of RAM around the hole.
 fn ram(address_bits: u8, memory: u64) -> Result<Vec<AddressRange>, PlanError> {
-    let error = |cause: String| Err(config_error("guest-memory", memory, cause));
+    let error = |cause: &str, cure: String| {
+        Err(config_error("guest-memory", size_text(memory), cause, cure))
+    };
     if memory < MIN_MEMORY {
-        return error(format!("the least is {} MiB", MIN_MEMORY >> 20));
+        return error(
+            "too little",
+            format!("give at least {} MiB", MIN_MEMORY >> 20),
+        );
     }
     if !memory.is_multiple_of(PAGE_SIZE) {
-        return error(format!("give a multiple of {PAGE_SIZE} bytes"));
+        return error(
+            "not whole pages",
+            format!("give a multiple of {PAGE_SIZE} bytes"),
+        );
     }
     let low = AddressRange::new(0, memory.min(HOLE.base));
     let rest = memory.saturating_sub(low.len);
@@ -147,9 +163,8 @@ fn ram(address_bits: u8, memory: u64) -> Result<Vec<AddressRange>, PlanError> {
     let room = address_space.saturating_sub(FOUR_GIB);
     if rest > room {
         let most = low.len.saturating_add(room) >> 20;
-        return error(format!(
-            "the host's {address_bits} physical address bits allow at most {most} MiB"
-        ));
+        let cause = format!("more than the host's {address_bits} physical address bits reach");
+        return error(&cause, format!("give at most {most} MiB"));
     }
     Ok(vec![low, AddressRange::new(FOUR_GIB, rest)])
 }

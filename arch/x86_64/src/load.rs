@@ -115,7 +115,7 @@ fn fits(
             what: "the kernel",
             size,
             cause: format!(
-                "it has to be at {place}, and RAM for kernels is {:#x} to {:#x}; give the guest more memory",
+                "it has to be at {place}, and RAM for kernels is {:#x} to {:#x}",
                 window.base,
                 window.end(),
             ),

@@ -157,9 +157,7 @@ fn the_command_line_limit_is_the_kernels_own() {
             .err()
             .unwrap();
         assert!(
-            error
-                .to_string()
-                .contains(&format!("at most {limit} bytes")),
+            error.to_string().contains(&format!("at most {limit}")),
             "{error}"
         );
     }

@@ -80,15 +80,21 @@ fn one_more_page_continues_at_4_gib() {
 #[test]
 fn wrong_memory_sizes_are_refused_with_the_cure() {
     for (memory, cure) in [
-        (0, "16 MiB"),
-        (MIN_MEMORY - PAGE_SIZE, "16 MiB"),
+        (0, "at least 16 MiB"),
+        (MIN_MEMORY - PAGE_SIZE, "at least 16 MiB"),
         (MIN_MEMORY + 1, "multiple of 4096"),
-        (1 << 46, "46 physical address bits"),
-        (!(PAGE_SIZE - 1), "46 physical address bits"),
+        (1 << 46, "at most 67107840 MiB"),
+        (!(PAGE_SIZE - 1), "at most 67107840 MiB"),
     ] {
-        let (field, cause) = field_and_cause(plan_of(memory).unwrap_err());
+        let error = plan_of(memory).unwrap_err();
+        let PlanError::Config {
+            field, cure: found, ..
+        } = error
+        else {
+            panic!("{error:?}");
+        };
         assert_eq!(field, "guest-memory");
-        assert!(cause.contains(cure), "{cause}");
+        assert!(found.contains(cure), "{found}");
     }
 }
 

@@ -68,12 +68,12 @@ fn a_relocatable_kernel_moves_up_to_an_aligned_address_in_the_window() {
 }
 
 #[test]
-fn a_kernel_that_needs_more_than_the_window_is_refused_with_the_cure() {
+fn a_kernel_that_needs_more_than_the_window_is_refused() {
     let image = BzImage {
         init_size: WINDOW.len,
         ..bzimage()
     };
-    assert!(error(place_image(image)).contains("more memory"));
+    assert!(error(place_image(image)).contains("RAM for kernels is"));
 }
 
 #[test]
