@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arch::kernel::KernelHeader;
 use arch::{BootRequest, KvmError, KvmIrqChip, KvmPlatform, MachinePlan, Platform};
 use devices::OutputRing;
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::SerialPort;
@@ -72,9 +72,7 @@ impl<P: KvmPlatform> Machine<P> {
         let header = KernelHeader::identify(&image).map_err(boot)?;
 
         // All memslots come straight after the VM: a later one waits for a grace period.
-        let vm = kvm
-            .create_vm_with_type(platform.vm_type())
-            .map_err(KvmError::of("KVM_CREATE_VM"))?;
+        let vm = create_vm(&kvm, platform.vm_type())?;
         let ram = memory::map_ram(&plan)?;
         memory::set_memslots(&vm, &ram)?;
         platform.prepare_vm(&vm)?;
@@ -191,6 +189,16 @@ impl<P: KvmPlatform> Machine<P> {
         drop((chip, vm));
         result?;
         handle.take().unwrap_or(Ok(ExitReason::Stopped))
+    }
+}
+
+/// A signal of the embedding program may interrupt this ioctl, which the kernel does not restart.
+fn create_vm(kvm: &Kvm, vm_type: u64) -> Result<VmFd, KvmError> {
+    loop {
+        match kvm.create_vm_with_type(vm_type) {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result.map_err(KvmError::of("KVM_CREATE_VM")),
+        }
     }
 }
 

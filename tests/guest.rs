@@ -168,6 +168,52 @@ fn r32_a_reader_that_goes_away_does_not_end_the_guest() {
 }
 
 #[test]
+fn r44_r32_a_full_disk_or_a_size_limit_costs_output_and_never_the_guest() {
+    let code = chatter(20_000);
+    let ended = run_code(&code, &["--serial=file=/dev/full"]);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(
+        ended.stderr.contains("serial output is closed: No space"),
+        "{ended:?}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = kernel(&code);
+    // The shell's limit counts blocks of 512 or 1024 bytes.
+    let command = format!(
+        "ulimit -f 4; exec {} --kernel={} --serial=file={}",
+        env!("CARGO_BIN_EXE_vmm-reference"),
+        kernel.path().display(),
+        folder.path().join("console").display()
+    );
+    let child = std::process::Command::new("sh")
+        .args(["-c", &command])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ended = finish(child);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(
+        ended
+            .stderr
+            .contains("serial output is closed: File too large"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn r43_a_command_line_without_a_console_is_mentioned() {
+    let ended = run_code(&RESET, &["--cmdline=quiet"]);
+    assert!(ended.stderr.contains("no console="), "{ended:?}");
+    assert!(
+        !run_code(&RESET, &["--append=quiet"])
+            .stderr
+            .contains("no console=")
+    );
+}
+
+#[test]
 fn serial_output_goes_where_it_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("console");

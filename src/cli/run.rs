@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
 use signal_hook::low_level::pipe;
 use vmm_reference::{Console, Error, ExitReason, SerialTarget, Vm, VmConfig};
 
@@ -13,11 +15,15 @@ use super::CRASHED;
 use super::terminal::RawTerminal;
 
 pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
+    ignore_file_size_signal()?;
     let mut vm = Vm::new(config, console(&config.serial)?)?;
-    vm.stop_on(signals().map_err(|source| Error::Host {
-        what: "cannot handle signals".to_owned(),
-        source,
-    })?);
+    if config.serial == SerialTarget::Stdio && !vm.plan().cmdline.contains("console=") {
+        log::warn!(
+            "the kernel command line has no console=, so a Linux guest prints nothing here; \
+             `vmm-reference plan` shows the default"
+        );
+    }
+    vm.stop_on(signals().map_err(signal_error)?);
     // Restored when it goes out of scope: after the guest's end, an error or a panic.
     let _terminal = (config.serial == SerialTarget::Stdio).then(RawTerminal::enter);
     match vm.run()? {
@@ -41,6 +47,20 @@ fn console(target: &SerialTarget) -> Result<Console, Error> {
         cause: error.to_string(),
         cure: "name a file that can be written, or use --serial=null",
     })
+}
+
+fn signal_error(source: io::Error) -> Error {
+    Error::Host {
+        what: "cannot handle signals".to_owned(),
+        source,
+    }
+}
+
+/// A console file that reaches the size limit of the process is an error of that write, not the
+/// end of the VM.
+fn ignore_file_size_signal() -> Result<(), Error> {
+    flag::register(SIGXFSZ, Arc::default()).map_err(signal_error)?;
+    Ok(())
 }
 
 /// SIGTERM, SIGINT and SIGHUP end the VM in order, so that the terminal is restored. Gives the end
