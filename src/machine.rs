@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use arch::kernel::KernelHeader;
-use arch::{BootRequest, KvmError, KvmIrqChip, KvmPlatform, MachinePlan, Platform};
+use arch::{BootRequest, KvmError, KvmIrqChip, KvmPlatform, MachinePlan, Platform, SEED};
 use devices::OutputRing;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use rustix::rand::{GetRandomFlags, getrandom};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::SerialPort;
@@ -72,7 +73,7 @@ impl<P: KvmPlatform> Machine<P> {
         let header = KernelHeader::identify(&image).map_err(boot)?;
 
         // All memslots come straight after the VM: a later one waits for a grace period.
-        let vm = create_vm(&kvm, platform.vm_type())?;
+        let vm = create_vm(&kvm, platform.vm_type(&plan))?;
         let ram = memory::map_ram(&plan)?;
         memory::set_memslots(&vm, &ram)?;
         platform.prepare_vm(&vm)?;
@@ -107,11 +108,12 @@ impl<P: KvmPlatform> Machine<P> {
             irq_chip: &irq_chip,
             kernel: &kernel,
             initrd,
+            seed: &seed()?,
         };
         let boot_info = platform.build_boot_info(&request, &ram).map_err(boot)?;
         for (id, vcpu) in (0..).zip(&vcpus) {
             let boot = (id == 0).then_some(&boot_info);
-            platform.apply_vcpu(vcpu, &platform.configure_vcpu(id, &plan, boot)?)?;
+            platform.apply_vcpu(&vm, vcpu, &platform.configure_vcpu(id, &plan, boot)?)?;
         }
 
         let run_size = kvm
@@ -190,6 +192,16 @@ impl<P: KvmPlatform> Machine<P> {
         result?;
         handle.take().unwrap_or(Ok(ExitReason::Stopped))
     }
+}
+
+/// Random bytes from the host's kernel.
+fn seed() -> Result<[u8; SEED], Error> {
+    let mut seed = [0; SEED];
+    let filled = getrandom(&mut seed, GetRandomFlags::empty())
+        .map_err(|errno| Error::host("cannot get random bytes")(errno.into()))?;
+    // getrandom fills up to 256 bytes at once, or fails.
+    debug_assert_eq!(filled, SEED);
+    Ok(seed)
 }
 
 /// A signal of the embedding program may interrupt this ioctl, which the kernel does not restart.

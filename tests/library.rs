@@ -99,6 +99,7 @@ impl Platform for Recorder {
             irq_chip,
             kernel,
             initrd,
+            seed,
         } = *request;
         self.0.build_boot_info(
             &BootRequest {
@@ -106,6 +107,7 @@ impl Platform for Recorder {
                 irq_chip,
                 kernel,
                 initrd,
+                seed,
             },
             ram,
         )
@@ -159,9 +161,14 @@ impl KvmPlatform for Recorder {
         self.0.create_irq_chip(vm, model).map(Chip)
     }
 
-    fn apply_vcpu(&self, vcpu: &VcpuFd, setup: &Self::VcpuSetup) -> Result<(), KvmError> {
+    fn apply_vcpu(
+        &self,
+        vm: &VmFd,
+        vcpu: &VcpuFd,
+        setup: &Self::VcpuSetup,
+    ) -> Result<(), KvmError> {
         call("apply_vcpu");
-        self.0.apply_vcpu(vcpu, setup)
+        self.0.apply_vcpu(vm, vcpu, setup)
     }
 
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {

@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::kernel::Protocol;
 use crate::{
     AddressRange, BootError, BootInfo, BootRequest, Cmdline, GuestRam, IrqModel, LoadedKernel,
-    MachineConfig, MachinePlan, PlanError, Platform, Space,
+    MachineConfig, MachinePlan, PlanError, Platform, SEED, Space,
 };
 
 const MIB: u64 = 1 << 20;
@@ -308,6 +308,7 @@ impl Loaded {
             irq_chip: &irq_chip,
             kernel: &self.kernel,
             initrd: self.initrd,
+            seed: &[0x5e; SEED],
         };
         platform.build_boot_info(&request, &self.ram)
     }

@@ -18,7 +18,7 @@ pub trait KvmPlatform: Platform {
     fn probe(kvm: &Kvm) -> Result<Self, KvmError>;
 
     /// The machine type bits of KVM_CREATE_VM.
-    fn vm_type(&self) -> u64 {
+    fn vm_type(&self, _plan: &MachinePlan) -> u64 {
         0
     }
 
@@ -50,7 +50,8 @@ pub trait KvmPlatform: Platform {
     ///
     /// # Errors
     /// The failed ioctl.
-    fn apply_vcpu(&self, vcpu: &VcpuFd, setup: &Self::VcpuSetup) -> Result<(), KvmError>;
+    fn apply_vcpu(&self, vm: &VmFd, vcpu: &VcpuFd, setup: &Self::VcpuSetup)
+    -> Result<(), KvmError>;
 
     /// The vCPU's registers for a crash report, several lines; `ram` lets it show the instruction
     /// bytes.

@@ -21,5 +21,5 @@ pub use plan::{
     Space, size_text,
 };
 pub use platform::{
-    BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Platform, VcpuId,
+    BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Platform, SEED, VcpuId,
 };

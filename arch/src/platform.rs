@@ -45,7 +45,12 @@ pub struct BootRequest<'a, P: Platform> {
     pub kernel: &'a LoadedKernel,
     /// The initrd, already loaded.
     pub initrd: Option<AddressRange>,
+    /// Random bytes for the kernel's own generator, where the boot protocol passes some.
+    pub seed: &'a [u8; SEED],
 }
+
+/// Bytes of [`BootRequest::seed`].
+pub const SEED: usize = 64;
 
 /// A block of boot information written to guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

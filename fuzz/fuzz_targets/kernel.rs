@@ -48,6 +48,7 @@ fuzz_target!(|data: &[u8]| {
         irq_chip: &irq_chip,
         kernel: &kernel,
         initrd: None,
+        seed: &[0; arch::SEED],
     };
     // A setup header may ask for less than our command line needs, and is refused then.
     let _ = platform.build_boot_info(&request, &ram);

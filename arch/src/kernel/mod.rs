@@ -12,6 +12,7 @@ use crate::BootError;
 
 mod bzimage;
 mod elf;
+mod image;
 #[cfg(test)]
 mod tests;
 
@@ -116,6 +117,39 @@ pub struct Elf {
     pub segments: Vec<Segment>,
 }
 
+/// The machine a flat image is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageMachine {
+    /// 64-bit Arm.
+    Arm64,
+    /// 64-bit RISC-V.
+    Riscv64,
+}
+
+impl ImageMachine {
+    /// The name that Linux' own sources use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Arm64 => "arm64",
+            Self::Riscv64 => "riscv64",
+        }
+    }
+}
+
+/// A flat image: loaded as it is, entered at its first byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlatImage {
+    /// The machine it is for.
+    pub machine: ImageMachine,
+    /// Its offset from a 2 MiB boundary.
+    pub text_offset: u64,
+    /// Bytes in the image.
+    pub file_size: u64,
+    /// Memory it occupies from its first byte on, BSS included.
+    pub memory_size: u64,
+}
+
 /// What a kernel image is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -124,7 +158,9 @@ pub enum KernelHeader {
     BzImage(BzImage),
     /// An x86_64 ELF kernel.
     Elf(Elf),
-    /// Something recognised that cannot be booted as it is, with its name ("arm64 Image").
+    /// A flat Image.
+    Image(FlatImage),
+    /// Something recognised that cannot be booted as it is, with its name ("arm64 ELF").
     Other(String),
 }
 
@@ -150,13 +186,14 @@ impl KernelHeader {
         if magic(0x1fe, &[0x55, 0xaa]) && magic(0x202, b"HdrS") {
             return bzimage::parse(&image, &start);
         }
+        if let Some(machine) = image::machine(&start) {
+            return image::parse(&image, &start, machine);
+        }
         let known = [
             (
                 magic(4, b"zimg") && magic(0, b"MZ"),
                 "compressed EFI image (zboot)",
             ),
-            (magic(56, b"ARM\x64"), "arm64 Image"),
-            (magic(56, b"RSC\x05"), "riscv64 Image"),
             (magic(0, &[0x1f, 0x8b]), "gzip-compressed file"),
             (magic(0, &[0x28, 0xb5, 0x2f, 0xfd]), "zstd-compressed file"),
             (magic(0, b"\xfd7zXZ\0"), "xz-compressed file"),
@@ -167,7 +204,7 @@ impl KernelHeader {
         ];
         match known.iter().find(|(found, _)| *found) {
             Some((_, name)) => Ok(Self::Other((*name).to_owned())),
-            None => fail("no known kernel format; bzImage and ELF kernels boot here"),
+            None => fail("no known kernel format (bzImage, ELF, Image)"),
         }
     }
 
@@ -183,6 +220,7 @@ impl KernelHeader {
                 pvh_entry: Some(_), ..
             }) => "x86_64 ELF with a PVH entry".to_owned(),
             Self::Elf(_) => "x86_64 ELF".to_owned(),
+            Self::Image(image) => format!("{} Image", image.machine.name()),
             Self::Other(name) => name.clone(),
         }
     }

@@ -142,14 +142,65 @@ fn r28_notes_with_hostile_lengths_end_the_search() {
     }
 }
 
+/// An arm64 Image of 4 KiB.
+fn image(magic: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 4096];
+    put(&mut image, 8, &0x1_0000u64.to_le_bytes());
+    put(&mut image, 16, &0x20_0000u64.to_le_bytes());
+    put(&mut image, 24, &[0xa]);
+    put(&mut image, 56, magic);
+    image
+}
+
+#[test]
+fn a_flat_image_says_where_it_goes_and_what_it_occupies() {
+    for (magic, machine) in [
+        (b"ARM\x64", ImageMachine::Arm64),
+        (b"RSC\x05", ImageMachine::Riscv64),
+    ] {
+        let found = identify(&image(magic)).unwrap();
+        let expected = FlatImage {
+            machine,
+            text_offset: 0x1_0000,
+            file_size: 4096,
+            memory_size: 0x20_0000,
+        };
+        assert_eq!(found, KernelHeader::Image(expected));
+        assert_eq!(found.describe(), format!("{} Image", machine.name()));
+    }
+    // Before Linux 3.17 the header had no size, and the offset was fixed.
+    let mut old = image(b"ARM\x64");
+    put(&mut old, 8, &[0; 16]);
+    let KernelHeader::Image(old) = identify(&old).unwrap() else {
+        panic!("no Image");
+    };
+    assert_eq!((old.text_offset, old.memory_size), (0x8_0000, 4096));
+}
+
+#[test]
+fn r28_hostile_image_headers_are_refused() {
+    for (offset, bytes, expected) in [
+        (8, u64::MAX.to_le_bytes(), "make no sense"),
+        (16, u64::MAX.to_le_bytes(), "make no sense"),
+        (24, 1u64.to_le_bytes(), "big-endian"),
+    ] {
+        let mut image = image(b"ARM\x64");
+        put(&mut image, offset, &bytes);
+        let error = identify(&image).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert!(
+        identify(&image(b"ARM\x64")[..64])
+            .unwrap_err()
+            .contains("nothing follows")
+    );
+}
+
 #[test]
 fn kernels_for_other_machines_are_named() {
-    let mut arm = vec![0; 64];
-    put(&mut arm, 56, b"ARM\x64");
     let mut arm_elf = elf();
     arm_elf[18] = 183;
     let other = |name: &str| Ok(KernelHeader::Other(name.to_owned()));
-    assert_eq!(identify(&arm), other("arm64 Image"));
     assert_eq!(identify(&arm_elf), other("arm64 ELF"));
     assert_eq!(identify(&[0x1f, 0x8b, 8, 0]), other("gzip-compressed file"));
     assert!(identify(b"").unwrap_err().contains("empty"));

@@ -96,7 +96,7 @@ impl KvmPlatform for X86_64 {
         Ok(KvmChip)
     }
 
-    fn apply_vcpu(&self, vcpu: &VcpuFd, setup: &VcpuSetup) -> Result<(), KvmError> {
+    fn apply_vcpu(&self, _vm: &VmFd, vcpu: &VcpuFd, setup: &VcpuSetup) -> Result<(), KvmError> {
         set_cpuid(vcpu, &setup.cpuid)?;
         set_msrs(vcpu, &setup.msrs)?;
         vcpu.set_fpu(&setup.fpu.into())

@@ -18,12 +18,10 @@ pub fn place(header: &KernelHeader, window: AddressRange) -> Result<LoadedKernel
     match header {
         KernelHeader::BzImage(image) => place_bzimage(image, window),
         KernelHeader::Elf(elf) => place_elf(elf, window),
-        KernelHeader::Other(name) => Err(kernel_error(format!(
-            "{name}: an x86_64 machine cannot boot this"
+        other => Err(kernel_error(format!(
+            "{}: an x86_64 machine cannot boot this",
+            other.describe()
         ))),
-        _ => Err(kernel_error(
-            "an x86_64 machine cannot boot this kernel format".to_owned(),
-        )),
     }
 }
 

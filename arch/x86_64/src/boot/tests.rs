@@ -75,6 +75,7 @@ fn boot_with(
         irq_chip: &irq_chip,
         kernel,
         initrd,
+        seed: &[0; arch::SEED],
     };
     let info = facts.build_boot_info(&request, &ram)?;
     Ok(Booted { ram, info, plan })

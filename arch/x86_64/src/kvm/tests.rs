@@ -153,7 +153,7 @@ fn kvm_takes_what_was_planned() {
     };
     let facts = X86_64::probe(&kvm).unwrap();
     let plan = facts.setup_memory_layout(&config()).unwrap();
-    let vm = kvm.create_vm_with_type(facts.vm_type()).unwrap();
+    let vm = kvm.create_vm_with_type(facts.vm_type(&plan)).unwrap();
     facts.prepare_vm(&vm).unwrap();
     let chip = facts
         .create_irq_chip(&vm, &facts.irq_chip(&plan).unwrap())
@@ -168,7 +168,7 @@ fn kvm_takes_what_was_planned() {
         let vcpu = vm.create_vcpu(id.into()).unwrap();
         let boot = (id == 0).then_some(&boot);
         let setup = facts.configure_vcpu(id, &plan, boot).unwrap();
-        facts.apply_vcpu(&vcpu, &setup).unwrap();
+        facts.apply_vcpu(&vm, &vcpu, &setup).unwrap();
         if id == 0 {
             let (regs, sregs) = (vcpu.get_regs().unwrap(), vcpu.get_sregs().unwrap());
             assert_eq!(

@@ -1,0 +1,57 @@
+//! Flat kernel images with a 64-byte header: arm64 (Linux Documentation/arch/arm64/booting.rst) and
+//! riscv64 (Documentation/arch/riscv/boot-image-header.rst). Both have the same first fields.
+
+use super::{FlatImage, ImageMachine, KernelHeader, Reader, fail, u64_at};
+use crate::BootError;
+
+/// Size of the header.
+const HEADER: u64 = 64;
+/// Where a kernel goes that is too old to say (before Linux 3.17, booting.rst).
+const OLD_TEXT_OFFSET: u64 = 0x8_0000;
+/// No kernel needs to lie further from a 2 MiB boundary, nor to be larger.
+const MAX_TEXT_OFFSET: u64 = 2 << 20;
+const MAX_SIZE: u64 = 4 << 30;
+
+/// The machine that the magic number at offset 56 names.
+pub(super) fn machine(start: &[u8]) -> Option<ImageMachine> {
+    match start.get(56..60)? {
+        b"ARM\x64" => Some(ImageMachine::Arm64),
+        b"RSC\x05" => Some(ImageMachine::Riscv64),
+        _ => None,
+    }
+}
+
+pub(super) fn parse(
+    image: &Reader<'_>,
+    start: &[u8],
+    machine: ImageMachine,
+) -> Result<KernelHeader, BootError> {
+    let (Some(text_offset), Some(image_size), Some(flags)) =
+        (u64_at(start, 8), u64_at(start, 16), u64_at(start, 24))
+    else {
+        return fail("Image: the header is truncated");
+    };
+    if image.size <= HEADER {
+        return fail("Image: nothing follows the header");
+    }
+    if flags & 1 != 0 {
+        return fail("Image: a big-endian kernel");
+    }
+    // Before the field had a meaning it was 0, and the offset was fixed.
+    let (text_offset, memory_size) = if image_size == 0 {
+        (OLD_TEXT_OFFSET, image.size)
+    } else {
+        (text_offset, image_size.max(image.size))
+    };
+    if text_offset >= MAX_TEXT_OFFSET || memory_size > MAX_SIZE {
+        return fail(format!(
+            "Image: a text offset of {text_offset:#x} and a size of {memory_size:#x} bytes make no sense"
+        ));
+    }
+    Ok(KernelHeader::Image(FlatImage {
+        machine,
+        text_offset,
+        file_size: image.size,
+        memory_size,
+    }))
+}
