@@ -104,7 +104,7 @@ impl VmConfig {
     /// Names the file and what is wrong with it.
     pub fn check_images(&self) -> Result<(), Error> {
         if let Some(path) = &self.kernel {
-            crate::image::check_kernel(path)?;
+            crate::image::check_kernel(path, self.guest_memory.bytes())?;
         }
         if let Some(path) = &self.initrd {
             crate::image::open("initrd", path)?;

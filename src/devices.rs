@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arch::{DeviceKind, DevicePlan, KvmError, Space};
-use devices::{AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing};
+use devices::{AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -28,7 +28,7 @@ pub(crate) fn create(
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
     for planned in plan {
         let device: Arc<dyn BusDevice> = match planned.kind {
-            DeviceKind::Uart16550 => {
+            DeviceKind::Uart16550 | DeviceKind::Pl011 => {
                 let (device, port) = uart(planned, vm, output)?;
                 serial = Some(port);
                 device
@@ -36,6 +36,7 @@ pub(crate) fn create(
             DeviceKind::I8042 => Arc::new(I8042::default()),
             DeviceKind::Cmos => Arc::new(Cmos::default()),
             DeviceKind::AcpiPower => Arc::new(AcpiPower),
+            DeviceKind::Pl031 => Arc::new(Pl031::default()),
         };
         let (base, len) = (planned.range.base, planned.range.len);
         match planned.space {
@@ -83,17 +84,18 @@ fn uart(
         .try_clone()
         .map_err(Error::host("cannot clone an eventfd"))?;
     let interrupt = interrupt(planned, vm)?;
-    let uart = Arc::new(devices::Uart16550::new(
-        interrupt,
-        guest_side,
-        Box::new(output.clone()),
-    ));
-    let receiver = Arc::clone(&uart);
-    let port = SerialPort {
-        receive: Box::new(move |bytes| receiver.receive(bytes)),
-        room,
-    };
-    Ok((uart, port))
+    let output = Box::new(output.clone());
+    if planned.kind == DeviceKind::Pl011 {
+        let uart = Arc::new(devices::Pl011::new(interrupt, guest_side, output));
+        let receiver = Arc::clone(&uart);
+        let receive = Box::new(move |bytes: &[u8]| receiver.receive(bytes));
+        Ok((uart, SerialPort { receive, room }))
+    } else {
+        let uart = Arc::new(devices::Uart16550::new(interrupt, guest_side, output));
+        let receiver = Arc::clone(&uart);
+        let receive = Box::new(move |bytes: &[u8]| receiver.receive(bytes));
+        Ok((uart, SerialPort { receive, room }))
+    }
 }
 
 #[cfg(not(feature = "serial"))]

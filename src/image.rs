@@ -34,19 +34,17 @@ pub(crate) fn open(field: &'static str, path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|error| refuse(error.to_string(), check))
 }
 
-/// The kernel image: the file that the configuration names, or the built-in guest. Also gives the
-/// text that names it in messages.
+/// The kernel image, unpacked to at most `limit` bytes: the file that the configuration names, or
+/// the built-in guest. Also gives the text that names it in messages.
 pub(crate) fn kernel(
     config: &VmConfig,
     hello: Option<&'static [u8]>,
+    limit: u64,
 ) -> Result<(KernelImage, String), Error> {
     match (&config.kernel, hello) {
-        (Some(path), _) => Ok((
-            KernelImage::File(open("kernel", path)?),
-            path.display().to_string(),
-        )),
+        (Some(path), _) => Ok((kernel_file(path, limit)?, path.display().to_string())),
         (None, Some(bytes)) => Ok((
-            KernelImage::Bytes(Cursor::new(bytes)),
+            KernelImage::Bytes(Cursor::new(bytes.into())),
             "(built-in)".to_owned(),
         )),
         (None, None) => Err(Error::Config {
@@ -59,15 +57,27 @@ pub(crate) fn kernel(
     }
 }
 
-/// Finds out whether a file is a kernel.
-pub(crate) fn check_kernel(path: &Path) -> Result<(), Error> {
+fn kernel_file(path: &Path, limit: u64) -> Result<KernelImage, Error> {
     let image = KernelImage::File(open("kernel", path)?);
-    let boot = |source| Error::Boot {
+    #[cfg(feature = "packed-kernels")]
+    let image = crate::unpack::unpack(image, limit).map_err(kernel_error(path))?;
+    #[cfg(not(feature = "packed-kernels"))]
+    let _ = limit;
+    Ok(image)
+}
+
+fn kernel_error(path: &Path) -> impl FnOnce(BootError) -> Error {
+    move |source| Error::Boot {
         field: "kernel",
         value: path.display().to_string(),
         source,
-    };
-    KernelHeader::identify(&image).map_err(boot)?;
+    }
+}
+
+/// Finds out whether a file is a kernel.
+pub(crate) fn check_kernel(path: &Path, limit: u64) -> Result<(), Error> {
+    let image = kernel_file(path, limit)?;
+    KernelHeader::identify(&image).map_err(kernel_error(path))?;
     Ok(())
 }
 

@@ -31,6 +31,8 @@ mod image;
 mod kick;
 mod machine;
 mod memory;
+#[cfg(feature = "packed-kernels")]
+mod unpack;
 mod vcpu;
 
 pub use arch;

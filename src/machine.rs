@@ -64,7 +64,7 @@ impl<P: KvmPlatform> Machine<P> {
         let kvm = crate::host::open_kvm()?;
         let platform = P::probe(&kvm)?;
         let plan = plan(&platform, config)?;
-        let (mut image, name) = image::kernel(config, hello)?;
+        let (mut image, name) = image::kernel(config, hello, plan.ram_size())?;
         let boot = |source| Error::Boot {
             field: "kernel",
             value: name.clone(),

@@ -15,6 +15,8 @@ const KVM_BINDINGS: [&str; 4] = [
 /// The one place of the core that names the host facade, and the build script that passes its
 /// findings on.
 const FACADE: [&str; 1] = ["src/lib.rs"];
+/// The folders of the backends below `arch/`.
+const BACKENDS: [&str; 2] = ["aarch64", "x86_64"];
 /// Lines of one file.
 const MAX_LINES: usize = 600;
 
@@ -87,14 +89,20 @@ fn the_core_and_the_devices_name_no_architecture() {
 #[test]
 fn target_arch_stands_only_in_the_facade_and_one_line_per_backend() {
     forbid("arch/src", &["target_arch", "#[cfg(feature"], &[]);
-    let mut gated = 0;
-    for (name, text) in sources("arch/x86_64/src") {
-        for (number, line) in code(&text).filter(|(_, line)| line.contains("target_arch")) {
-            assert_eq!(name, "arch/x86_64/src/lib.rs", "{name}:{number}: {line}");
-            gated += 1;
+    for backend in BACKENDS {
+        let folder = format!("arch/{backend}/src");
+        let mut gated = 0;
+        for (name, text) in sources(&folder) {
+            for (number, line) in code(&text).filter(|(_, line)| line.contains("target_arch")) {
+                assert_eq!(name, format!("{folder}/lib.rs"), "{name}:{number}: {line}");
+                gated += 1;
+            }
         }
+        assert_eq!(
+            gated, 1,
+            "exactly one line of {backend} gates its host half"
+        );
     }
-    assert_eq!(gated, 1, "exactly one line gates the host half");
 }
 
 #[test]
@@ -111,6 +119,7 @@ fn unsafe_stays_in_the_listed_modules_and_is_explained() {
         "src",
         "devices",
         "arch/src",
+        "arch/aarch64/src",
         "arch/x86_64/src",
         "arch/host/src",
     ] {
@@ -143,16 +152,19 @@ fn no_file_is_too_long_to_read() {
 fn dependencies_follow_the_arrows() {
     let crates = [
         "vmm-arch",
+        "vmm-arch-aarch64",
         "vmm-arch-host",
         "vmm-arch-x86-64",
         "vmm-devices",
         "vmm-reference",
     ];
-    let arrows: [(&str, &[&str]); 5] = [
+    let backends = ["vmm-arch", "vmm-arch-aarch64", "vmm-arch-x86-64"];
+    let arrows: [(&str, &[&str]); 6] = [
         ("Cargo.toml", &["vmm-arch", "vmm-arch-host", "vmm-devices"]),
         ("arch/Cargo.toml", &[]),
+        ("arch/aarch64/Cargo.toml", &["vmm-arch"]),
         ("arch/x86_64/Cargo.toml", &["vmm-arch"]),
-        ("arch/host/Cargo.toml", &["vmm-arch", "vmm-arch-x86-64"]),
+        ("arch/host/Cargo.toml", &backends),
         ("devices/Cargo.toml", &[]),
     ];
     for (manifest, allowed) in arrows {

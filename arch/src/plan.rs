@@ -111,6 +111,10 @@ pub enum DeviceKind {
     Cmos,
     /// ACPI sleep control and status registers (one byte each) followed by the reset register.
     AcpiPower,
+    /// An Arm PrimeCell UART.
+    Pl011,
+    /// An Arm PrimeCell real-time clock.
+    Pl031,
 }
 
 impl fmt::Display for DeviceKind {
@@ -120,6 +124,8 @@ impl fmt::Display for DeviceKind {
             Self::I8042 => "i8042 keyboard controller (reset)",
             Self::Cmos => "MC146818 clock and CMOS memory",
             Self::AcpiPower => "ACPI sleep control and reset",
+            Self::Pl011 => "PL011 UART (serial console)",
+            Self::Pl031 => "PL031 real-time clock",
         })
     }
 }

@@ -8,6 +8,9 @@ mod bus;
 mod cmos;
 mod i8042;
 mod output;
+#[cfg(feature = "serial")]
+mod pl011;
+mod pl031;
 mod power;
 #[cfg(feature = "serial")]
 mod uart;
@@ -16,6 +19,9 @@ pub use bus::{Bus, BusDevice, BusEntry, BusError, Outcome};
 pub use cmos::Cmos;
 pub use i8042::I8042;
 pub use output::OutputRing;
+#[cfg(feature = "serial")]
+pub use pl011::Pl011;
+pub use pl031::Pl031;
 pub use power::AcpiPower;
 #[cfg(feature = "serial")]
 pub use uart::Uart16550;

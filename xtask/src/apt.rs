@@ -80,6 +80,25 @@ pub(crate) fn download(package: &str, folder: &Path) -> Result<PathBuf> {
     Ok(kept)
 }
 
+/// Lets apt know the packages of another architecture.
+pub(crate) fn add_architecture(arch: &str) -> Result<()> {
+    let dpkg = |argument: &str| text(Command::new("dpkg").arg(argument));
+    let known = [
+        dpkg("--print-architecture")?,
+        dpkg("--print-foreign-architectures")?,
+    ];
+    if known
+        .iter()
+        .any(|names| names.lines().any(|name| name == arch))
+    {
+        return Ok(());
+    }
+    step(
+        &format!("dpkg --add-architecture {arch}"),
+        Command::new("dpkg").args(["--add-architecture", arch]),
+    )
+}
+
 /// Adds the backports of an old release, from the mirror that the machine itself uses. Gives the
 /// suite's name, if it takes one.
 pub(crate) fn add_backports() -> Result<Option<String>> {

@@ -11,7 +11,12 @@ use crate::step::{Result, cargo, step};
 /// Targets that the pure crates and the core must compile for, besides the host.
 const FOREIGN: [&str; 2] = ["aarch64-unknown-linux-gnu", "riscv64gc-unknown-linux-gnu"];
 /// Targets of the guests' programs and of the static build.
-const OTHERS: [&str; 2] = ["x86_64-unknown-none", "x86_64-unknown-linux-musl"];
+const OTHERS: [&str; 4] = [
+    "aarch64-unknown-linux-musl",
+    "aarch64-unknown-none-softfloat",
+    "x86_64-unknown-linux-musl",
+    "x86_64-unknown-none",
+];
 
 pub(crate) fn run(with_lab: bool) -> Result<()> {
     let start = Instant::now();

@@ -7,5 +7,8 @@
 #[cfg(target_arch = "x86_64")]
 pub use arch_x86_64::X86_64 as HostPlatform;
 
+#[cfg(target_arch = "aarch64")]
+pub use arch_aarch64::Aarch64 as HostPlatform;
+
 #[cfg(feature = "hello-guest")]
 pub mod hello;

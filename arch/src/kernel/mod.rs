@@ -4,6 +4,7 @@
 //! architecture is named as such. It reads hostile input: every length is checked against the
 //! image and every loop is bounded.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Cursor};
 use std::os::unix::fs::FileExt;
@@ -32,8 +33,8 @@ pub enum Protocol {
 pub enum KernelImage {
     /// A file on the host.
     File(File),
-    /// An image in memory, for example the built-in guest.
-    Bytes(Cursor<&'static [u8]>),
+    /// An image in memory: the built-in guest, or what was unpacked.
+    Bytes(Cursor<Cow<'static, [u8]>>),
 }
 
 impl KernelImage {

@@ -5,8 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn identify(bytes: &[u8]) -> Result<KernelHeader, String> {
-    let bytes: &'static [u8] = Box::leak(bytes.to_vec().into_boxed_slice());
-    let image = KernelImage::Bytes(Cursor::new(bytes));
+    let image = KernelImage::Bytes(Cursor::new(bytes.to_vec().into()));
     KernelHeader::identify(&image).map_err(|error| error.to_string())
 }
 

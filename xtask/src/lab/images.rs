@@ -57,10 +57,10 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
         let entry = entry?;
         install(&entry.path(), &root.join(entry.file_name()))?;
     }
+    fs::create_dir_all(root.join("modules"))?;
     for (place, module) in arch.modules.iter().enumerate() {
         let compressed = find(&unpacked.join("modules"), &format!("{module}.ko"))?;
         let name = root.join(format!("modules/{place}-{module}.ko"));
-        fs::create_dir_all(root.join("modules"))?;
         fs::write(name, decompress(&fs::read(compressed)?)?)?;
     }
     let initramfs = folder.join("l1.cpio");
@@ -70,6 +70,7 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
 
 fn unpack_packages(arch: &Architecture, folder: &Path) -> Result<()> {
     apt::add_backports()?;
+    apt::add_architecture(arch.debian)?;
     apt::update()?;
     let all = folder.join("all");
     for package in [
@@ -186,4 +187,26 @@ pub(crate) fn vmlinux(kernel: &[u8]) -> Result<Vec<u8>> {
     } else {
         Err("the bzImage's payload is no ELF file".into())
     }
+}
+
+/// The kernel in a gzip file.
+pub(crate) fn gzip(kernel: &[u8]) -> Result<Vec<u8>> {
+    let file = Path::new("target/lab/kernel");
+    fs::write(file, kernel)?;
+    output(Command::new("gzip").args(["-1", "--stdout"]).arg(file))
+}
+
+/// The kernel in an EFI zboot image, as `make vmlinuz.efi` of Linux packs it; the header alone, the
+/// EFI program that unpacks it elsewhere is left out (drivers/firmware/efi/libstub/zboot-header.S).
+pub(crate) fn zboot(kernel: &[u8]) -> Result<Vec<u8>> {
+    const HEADER: usize = 64;
+    let payload = gzip(kernel)?;
+    let mut image = b"MZ\0\0zimg".to_vec();
+    image.extend(u32::try_from(HEADER)?.to_le_bytes());
+    image.extend(u32::try_from(payload.len())?.to_le_bytes());
+    image.resize(24, 0);
+    image.extend(b"gzip");
+    image.resize(HEADER, 0);
+    image.extend(payload);
+    Ok(image)
 }

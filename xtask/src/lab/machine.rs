@@ -32,7 +32,7 @@ impl Machine {
     /// Starts the machine and waits for its shell.
     pub(crate) fn start(arch: &Architecture, images: &Images) -> Result<Self> {
         let mut child = Command::new(arch.qemu)
-            .args(arch.qemu_arguments.split(' '))
+            .args(arch.qemu_arguments.split_whitespace())
             .args("-nodefaults -nographic -no-reboot -serial stdio".split(' '))
             .arg("-kernel")
             .arg(&images.kernel)

@@ -35,18 +35,37 @@ pub(crate) struct Architecture {
     guest_kernels: &'static [(&'static str, Convert)],
 }
 
-pub(crate) const ARCHITECTURES: &[Architecture] = &[Architecture {
-    name: "x86_64",
-    debian: "amd64",
-    qemu: "qemu-system-x86_64",
-    qemu_package: "qemu-system-x86",
-    qemu_arguments: "-M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 2048",
-    qemu_cmdline: "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable",
-    kernel_package: "linux-image-cloud-amd64",
-    modules: &["irqbypass", "kvm", "kvm-amd"],
-    target: "x86_64-unknown-linux-musl",
-    guest_kernels: &[("bzImage", images::packaged), ("vmlinux", images::vmlinux)],
-}];
+pub(crate) const ARCHITECTURES: &[Architecture] = &[
+    Architecture {
+        name: "x86_64",
+        debian: "amd64",
+        qemu: "qemu-system-x86_64",
+        qemu_package: "qemu-system-x86",
+        qemu_arguments: "-M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 2048",
+        qemu_cmdline: "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable",
+        kernel_package: "linux-image-cloud-amd64",
+        modules: &["irqbypass", "kvm", "kvm-amd"],
+        target: "x86_64-unknown-linux-musl",
+        guest_kernels: &[("bzImage", images::packaged), ("vmlinux", images::vmlinux)],
+    },
+    Architecture {
+        name: "aarch64",
+        debian: "arm64",
+        qemu: "qemu-system-aarch64",
+        qemu_package: "qemu-system-arm",
+        qemu_arguments: "-M virt,virtualization=on,gic-version=3 -accel tcg,thread=multi \
+            -cpu max,pauth-impdef=on -smp 2 -m 2048",
+        qemu_cmdline: "console=ttyAMA0 panic=-1 quiet",
+        kernel_package: "linux-image-cloud-arm64",
+        modules: &[],
+        target: "aarch64-unknown-linux-musl",
+        guest_kernels: &[
+            ("Image", images::packaged),
+            ("Image.gz", images::gzip),
+            ("vmlinuz.efi", images::zboot),
+        ],
+    },
+];
 
 /// How a guest is ended.
 #[derive(Debug, Clone, Copy)]

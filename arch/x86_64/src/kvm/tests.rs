@@ -78,7 +78,7 @@ fn a_bzimage_is_copied_without_its_setup_code() {
     let facts = X86_64::for_tests();
     let plan = facts.setup_memory_layout(&config()).unwrap();
     let ram = ram();
-    let mut image = KernelImage::Bytes(Cursor::new(image.leak()));
+    let mut image = KernelImage::Bytes(Cursor::new(image.into()));
     let kernel = facts.load_kernel(&mut image, &header, &plan, &ram).unwrap();
     assert_eq!(kernel.entry, 0x20_0200);
     let mut copied = [0; 0x1001];
@@ -119,7 +119,7 @@ fn an_elf_kernel_is_copied_segment_by_segment() {
     let facts = X86_64::for_tests();
     let plan = facts.setup_memory_layout(&config()).unwrap();
     let ram = ram();
-    let mut image = KernelImage::Bytes(Cursor::new(image.leak()));
+    let mut image = KernelImage::Bytes(Cursor::new(image.into()));
     let kernel = facts.load_kernel(&mut image, &header, &plan, &ram).unwrap();
     assert_eq!(kernel.range, arch::AddressRange::new(ADDRESS, 0x1000));
     let mut copied = [0; 17];
@@ -137,7 +137,7 @@ fn nothing_is_copied_when_the_kernel_does_not_fit() {
         pvh_entry: None,
         segments: Vec::new(),
     });
-    let mut image = KernelImage::Bytes(Cursor::new(b"not even read"));
+    let mut image = KernelImage::Bytes(Cursor::new(b"not even read".into()));
     assert!(
         facts
             .load_kernel(&mut image, &header, &plan, &ram())

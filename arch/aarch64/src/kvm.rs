@@ -1,0 +1,339 @@
+//! The host half: reads the host's facts and applies plans through KVM.
+
+use std::fmt::Write;
+
+use arch::kernel::{KernelHeader, KernelImage};
+use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, MachinePlan};
+use kvm_bindings::{
+    KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_INIT, KVM_ARM_VCPU_PMU_V3_IRQ,
+    KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_ARM_VCPU_PTRAUTH_ADDRESS,
+    KVM_ARM_VCPU_PTRAUTH_GENERIC, KVM_ARM_VCPU_SVE, KVM_DEV_ARM_VGIC_CTRL_INIT,
+    KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
+    KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG, KVM_REG_SIZE_U64,
+    KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST,
+    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_regs, kvm_vcpu_init, user_pt_regs,
+};
+use kvm_ioctls::{Cap, DeviceFd, Error as Errno, Kvm, VcpuFd, VmFd};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::gic::GicV3;
+use crate::paging::{PagingState, translate};
+use crate::registers::{self, Feature, VcpuSetup};
+use crate::{Aarch64, load};
+
+/// What the backend cannot do without.
+const NEEDED: [(Cap, &str); 3] = [
+    (Cap::OneReg, "KVM_CAP_ONE_REG"),
+    (Cap::DeviceCtrl, "KVM_CAP_DEVICE_CTRL"),
+    (Cap::ArmPsci02, "KVM_CAP_ARM_PSCI_0_2"),
+];
+
+/// ENOTTY, what KVM itself answers to an ioctl it does not have.
+const ENOTTY: i32 = 25;
+/// The guest address bits of a KVM that has no choice of them.
+const DEFAULT_IPA_BITS: u8 = 40;
+
+// The pure half's names are KVM's.
+const _: () = {
+    const fn word(offset: usize) -> u64 {
+        KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE as u64 | (offset / 4) as u64
+    }
+    let regs = std::mem::offset_of!(kvm_regs, regs);
+    assert!(registers::x(0) == word(regs + std::mem::offset_of!(user_pt_regs, regs)));
+    assert!(registers::SP_EL0 == word(regs + std::mem::offset_of!(user_pt_regs, sp)));
+    assert!(registers::PC == word(regs + std::mem::offset_of!(user_pt_regs, pc)));
+    assert!(registers::PSTATE == word(regs + std::mem::offset_of!(user_pt_regs, pstate)));
+    assert!(registers::ELR_EL1 == word(std::mem::offset_of!(kvm_regs, elr_el1)));
+    let system = KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM64_SYSREG as u64;
+    assert!(registers::SCTLR_EL1 & system == system);
+    assert!(Feature::PowerOff as u32 == KVM_ARM_VCPU_POWER_OFF);
+    assert!(Feature::Psci02 as u32 == KVM_ARM_VCPU_PSCI_0_2);
+    assert!(Feature::Sve as u32 == KVM_ARM_VCPU_SVE);
+    assert!(Feature::PtrauthAddress as u32 == KVM_ARM_VCPU_PTRAUTH_ADDRESS);
+    assert!(Feature::PtrauthGeneric as u32 == KVM_ARM_VCPU_PTRAUTH_GENERIC);
+};
+
+/// KVM's GICv3 and its ITS.
+#[derive(Debug)]
+pub struct KvmChip {
+    gic: DeviceFd,
+    its: DeviceFd,
+    intids: u32,
+}
+
+impl KvmIrqChip for KvmChip {
+    fn activate(&self, _vm: &VmFd) -> Result<(), KvmError> {
+        set(
+            &self.gic,
+            KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
+            0,
+            Some(&self.intids),
+            "KVM_DEV_ARM_VGIC_GRP_NR_IRQS",
+        )?;
+        for (device, operation) in [
+            (&self.gic, "KVM_DEV_ARM_VGIC_CTRL_INIT (GICv3)"),
+            (&self.its, "KVM_DEV_ARM_VGIC_CTRL_INIT (ITS)"),
+        ] {
+            let attribute = KVM_DEV_ARM_VGIC_CTRL_INIT;
+            set::<u32>(
+                device,
+                KVM_DEV_ARM_VGIC_GRP_CTRL,
+                attribute,
+                None,
+                operation,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn attribute<T>(group: u32, attribute: u32, value: Option<&T>) -> kvm_device_attr {
+    kvm_device_attr {
+        group,
+        attr: attribute.into(),
+        addr: value.map_or(0, |value| std::ptr::from_ref(value) as u64),
+        flags: 0,
+    }
+}
+
+fn set<T>(
+    device: &DeviceFd,
+    group: u32,
+    number: u32,
+    value: Option<&T>,
+    operation: &'static str,
+) -> Result<(), KvmError> {
+    device
+        .set_device_attr(&attribute(group, number, value))
+        .map_err(KvmError::of(operation))
+}
+
+fn create_device(vm: &VmFd, kind: u32, operation: &'static str) -> Result<DeviceFd, KvmError> {
+    let mut device = kvm_create_device {
+        type_: kind,
+        ..Default::default()
+    };
+    vm.create_device(&mut device)
+        .map_err(KvmError::of(operation))
+}
+
+impl KvmPlatform for Aarch64 {
+    type Chip = KvmChip;
+
+    fn probe(kvm: &Kvm) -> Result<Self, KvmError> {
+        for (cap, operation) in NEEDED {
+            if !kvm.check_extension(cap) {
+                return Err(KvmError::of(operation)(Errno::new(ENOTTY)));
+            }
+        }
+        let ipa_bits = u8::try_from(kvm.check_extension_int(Cap::ArmVmIPASize)).unwrap_or(0);
+        Ok(Self {
+            ipa_bits: if ipa_bits == 0 {
+                DEFAULT_IPA_BITS
+            } else {
+                ipa_bits
+            },
+            max_vcpus: u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX),
+            pmu: kvm.check_extension(Cap::ArmPmuV3),
+            sve: kvm.check_extension(Cap::ArmSve),
+            pointer_authentication: kvm.check_extension(Cap::ArmPtrAuthAddress)
+                && kvm.check_extension(Cap::ArmPtrAuthGeneric),
+        })
+    }
+
+    fn vm_type(&self, plan: &MachinePlan) -> u64 {
+        self.machine_type(plan)
+    }
+
+    fn load_kernel(
+        &self,
+        image: &mut KernelImage,
+        header: &KernelHeader,
+        plan: &MachinePlan,
+        ram: &GuestRam,
+    ) -> Result<LoadedKernel, BootError> {
+        let kernel = load::place(header, plan.kernel_window)?;
+        copy_image(image, header, &kernel, ram)?;
+        Ok(kernel)
+    }
+
+    fn prepare_vm(&self, _vm: &VmFd) -> Result<(), KvmError> {
+        Ok(())
+    }
+
+    fn create_irq_chip(&self, vm: &VmFd, model: &GicV3) -> Result<KvmChip, KvmError> {
+        let gic = create_device(
+            vm,
+            kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
+            "KVM_CREATE_DEVICE for a GICv3 (a host with a GICv2 alone cannot offer one)",
+        )?;
+        let its = create_device(
+            vm,
+            kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
+            "KVM_CREATE_DEVICE for a GICv3 ITS",
+        )?;
+        for (device, kind, base, operation) in [
+            (
+                &gic,
+                KVM_VGIC_V3_ADDR_TYPE_DIST,
+                model.distributor.base,
+                "KVM_VGIC_V3_ADDR_TYPE_DIST",
+            ),
+            (
+                &gic,
+                KVM_VGIC_V3_ADDR_TYPE_REDIST,
+                model.redistributors.base,
+                "KVM_VGIC_V3_ADDR_TYPE_REDIST",
+            ),
+            (
+                &its,
+                KVM_VGIC_ITS_ADDR_TYPE,
+                model.its.base,
+                "KVM_VGIC_ITS_ADDR_TYPE",
+            ),
+        ] {
+            set(
+                device,
+                KVM_DEV_ARM_VGIC_GRP_ADDR,
+                kind,
+                Some(&base),
+                operation,
+            )?;
+        }
+        Ok(KvmChip {
+            gic,
+            its,
+            intids: model.intids,
+        })
+    }
+
+    fn apply_vcpu(&self, vm: &VmFd, vcpu: &VcpuFd, setup: &VcpuSetup) -> Result<(), KvmError> {
+        let mut init = kvm_vcpu_init::default();
+        vm.get_preferred_target(&mut init)
+            .map_err(KvmError::of("KVM_ARM_PREFERRED_TARGET"))?;
+        for feature in &setup.features {
+            init.features[0] |= 1 << *feature as u32;
+        }
+        vcpu.vcpu_init(&init)
+            .map_err(KvmError::of("KVM_ARM_VCPU_INIT"))?;
+        if setup.features.contains(&Feature::Sve) {
+            vcpu.vcpu_finalize(&KVM_ARM_VCPU_SVE.cast_signed())
+                .map_err(KvmError::of("KVM_ARM_VCPU_FINALIZE"))?;
+        }
+        for register in &setup.registers {
+            vcpu.set_one_reg(register.id, &register.value.to_le_bytes())
+                .map_err(KvmError::of("KVM_SET_ONE_REG"))?;
+        }
+        if let Some(intid) = setup.pmu_intid {
+            let group = KVM_ARM_VCPU_PMU_V3_CTRL;
+            for (number, value, operation) in [
+                (
+                    KVM_ARM_VCPU_PMU_V3_IRQ,
+                    Some(&intid),
+                    "KVM_ARM_VCPU_PMU_V3_IRQ",
+                ),
+                (KVM_ARM_VCPU_PMU_V3_INIT, None, "KVM_ARM_VCPU_PMU_V3_INIT"),
+            ] {
+                vcpu.set_device_attr(&attribute(group, number, value))
+                    .map_err(KvmError::of(operation))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {
+        describe(vcpu, ram)
+    }
+}
+
+#[cfg(feature = "image")]
+fn copy_image(
+    image: &mut KernelImage,
+    header: &KernelHeader,
+    kernel: &LoadedKernel,
+    ram: &GuestRam,
+) -> Result<(), BootError> {
+    use linux_loader::loader::{KernelLoader, pe::PE};
+    let KernelHeader::Image(header) = header else {
+        return Err(BootError::Kernel("not an Image".to_owned()));
+    };
+    // The loader adds the header's text offset itself.
+    let base = kernel.range.base.saturating_sub(header.text_offset);
+    let base = Some(GuestAddress(base));
+    match image {
+        KernelImage::File(file) => PE::load(ram, base, file, None),
+        KernelImage::Bytes(bytes) => PE::load(ram, base, bytes, None),
+    }
+    .map(drop)
+    .map_err(|error| BootError::Kernel(error.to_string()))
+}
+
+#[cfg(not(feature = "image"))]
+fn copy_image(
+    _: &mut KernelImage,
+    _: &KernelHeader,
+    _: &LoadedKernel,
+    _: &GuestRam,
+) -> Result<(), BootError> {
+    let text = "this is an Image, and this program was built without the cargo feature \"image\"";
+    Err(BootError::Kernel(text.to_owned()))
+}
+
+/// Instructions shown from the program counter on.
+const INSTRUCTIONS: u64 = 4;
+
+fn describe(vcpu: &VcpuFd, ram: &GuestRam) -> String {
+    let read = |id| {
+        let mut bytes = [0; 8];
+        vcpu.get_one_reg(id, &mut bytes)
+            .map(|_| u64::from_le_bytes(bytes))
+    };
+    let named = [
+        ("pc ", registers::PC),
+        ("pst", registers::PSTATE),
+        ("sp0", registers::SP_EL0),
+        ("elr", registers::ELR_EL1),
+        ("esr", registers::ESR_EL1),
+        ("far", registers::FAR_EL1),
+        ("vbr", registers::VBAR_EL1),
+        ("ctl", registers::SCTLR_EL1),
+    ];
+    let general = (0..31).map(|number| (format!("x{number:<2}"), registers::x(number)));
+    let all = general.chain(named.map(|(name, id)| (name.to_owned(), id)));
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for (place, (name, id)) in all.enumerate() {
+        let separator = match place % 4 {
+            _ if place == 0 => "",
+            0 => "\n",
+            _ => "  ",
+        };
+        let _ = match read(id) {
+            Ok(value) => write!(text, "{separator}{name} {value:016x}"),
+            Err(error) => write!(text, "{separator}{name} ({error})"),
+        };
+    }
+    text.push_str("\ncode");
+    let value = |id| read(id).unwrap_or_default();
+    let state = PagingState {
+        sctlr: value(registers::SCTLR_EL1),
+        tcr: value(registers::TCR_EL1),
+        ttbr0: value(registers::TTBR0_EL1),
+        ttbr1: value(registers::TTBR1_EL1),
+    };
+    let pc = value(registers::PC);
+    let code: Vec<u32> = (0..INSTRUCTIONS)
+        .map_while(|number| {
+            let address = translate(ram, state, pc.wrapping_add(4 * number))?;
+            ram.read_obj(GuestAddress(address)).ok()
+        })
+        .collect();
+    if code.is_empty() {
+        text.push_str(" unreadable");
+    }
+    for instruction in code {
+        let _ = write!(text, " {instruction:08x}");
+    }
+    text
+}

@@ -1,0 +1,77 @@
+use arch::Cmdline;
+
+use super::*;
+
+fn config(memory: u64, vcpus: u32) -> MachineConfig {
+    MachineConfig {
+        memory,
+        vcpus,
+        cmdline: Cmdline::default(),
+        serial: true,
+    }
+}
+
+fn plan_of(memory: u64) -> Result<MachinePlan, PlanError> {
+    plan(&Aarch64::for_tests(), &config(memory, 1))
+}
+
+#[test]
+fn fixed_ranges_do_not_touch() {
+    let ranges = [
+        GIC_DISTRIBUTOR,
+        GIC_ITS,
+        DEVICE_WINDOW,
+        GIC_REDISTRIBUTORS,
+        MMIO_WINDOW,
+        DEVICE_TREE,
+    ];
+    for pair in ranges.windows(2) {
+        let [low, high] = pair else { unreachable!() };
+        assert!(low.end() <= high.base, "{low:x?} {high:x?}");
+    }
+}
+
+#[test]
+fn ram_is_one_region_as_far_as_the_address_bits_reach() {
+    let most = (1 << 44) - RAM_BASE;
+    assert_eq!(
+        plan_of(most).unwrap().ram,
+        [AddressRange::new(RAM_BASE, most)]
+    );
+    for (memory, text) in [
+        (0, "at least 16 MiB"),
+        (MIN_MEMORY + 1, "multiple of 4096"),
+        (most + PAGE_SIZE, "at most 16775168 MiB"),
+    ] {
+        let Err(PlanError::Config { field, cure, .. }) = plan_of(memory) else {
+            panic!("{memory} is accepted");
+        };
+        assert_eq!(field, "guest-memory");
+        assert!(cure.contains(text), "{cure}");
+    }
+}
+
+#[test]
+fn every_vcpu_has_a_redistributor() {
+    let facts = Aarch64::for_tests();
+    assert!(plan(&facts, &config(MIN_MEMORY, MAX_VCPUS)).is_ok());
+    assert!(plan(&facts, &config(MIN_MEMORY, MAX_VCPUS + 1)).is_err());
+    let gic = crate::gic::GicV3::new(MAX_VCPUS);
+    assert_eq!(gic.redistributors, GIC_REDISTRIBUTORS);
+}
+
+#[test]
+fn the_machine_type_names_address_bits_only_where_the_default_does_not_do() {
+    let with = |ipa_bits, memory| {
+        let facts = Aarch64 {
+            ipa_bits,
+            ..Aarch64::for_tests()
+        };
+        facts.machine_type(&plan(&facts, &config(memory, 1)).unwrap())
+    };
+    assert_eq!(with(40, 1 << 30), 0);
+    assert_eq!(with(48, 1 << 30), 0);
+    assert_eq!(with(48, 1 << 40), 41);
+    assert_eq!(with(36, 1 << 30), 32);
+    assert_eq!(with(36, 1 << 35), 36);
+}

@@ -1,0 +1,95 @@
+//! The aarch64 backend.
+//!
+//! [`Aarch64`] holds the host's facts and plans machines from them on any host; `kvm` applies the
+//! plans on an aarch64 host and is the only module that depends on it.
+
+mod boot;
+pub mod fdt;
+pub mod gic;
+pub mod layout;
+pub mod load;
+pub mod paging;
+pub mod registers;
+
+#[cfg(target_arch = "aarch64")]
+pub mod kvm;
+
+use arch::{
+    BootError, BootInfo, BootRequest, GuestRam, MachineConfig, MachinePlan, PlanError, Platform,
+    VcpuId,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::gic::GicV3;
+use crate::registers::VcpuSetup;
+
+/// The facts about an aarch64 host that decide what its machines look like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aarch64 {
+    /// Bits of the largest guest physical address (KVM_CAP_ARM_VM_IPA_SIZE).
+    pub ipa_bits: u8,
+    /// The most vCPUs that KVM allows.
+    pub max_vcpus: u32,
+    /// The guest may count events (KVM_CAP_ARM_PMU_V3).
+    pub pmu: bool,
+    /// The guest may use scalable vectors (KVM_CAP_ARM_SVE).
+    pub sve: bool,
+    /// The guest may authenticate pointers (KVM_CAP_ARM_PTRAUTH_ADDRESS and _GENERIC).
+    pub pointer_authentication: bool,
+}
+
+impl Aarch64 {
+    /// The facts of an invented host with everything and 44 address bits.
+    #[must_use]
+    pub fn for_tests() -> Self {
+        Self {
+            ipa_bits: 44,
+            max_vcpus: 512,
+            pmu: true,
+            sve: true,
+            pointer_authentication: true,
+        }
+    }
+
+    /// The machine type of KVM_CREATE_VM: the number of guest physical address bits, or 0 for KVM's
+    /// default of 40 where that is possible and enough.
+    #[must_use]
+    pub fn machine_type(&self, plan: &MachinePlan) -> u64 {
+        let last = plan.ram.last().map_or(0, |range| range.end() - 1);
+        let needed = (u64::BITS - last.leading_zeros()).max(32);
+        match u32::from(self.ipa_bits) {
+            40.. if needed <= 40 => 0,
+            limit => needed.min(limit).into(),
+        }
+    }
+}
+
+impl Platform for Aarch64 {
+    type IrqChip = GicV3;
+    type VcpuSetup = VcpuSetup;
+
+    fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
+        layout::plan(self, config)
+    }
+
+    fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError> {
+        Ok(GicV3::new(plan.vcpus))
+    }
+
+    fn build_boot_info(
+        &self,
+        request: &BootRequest<'_, Self>,
+        ram: &GuestRam,
+    ) -> Result<BootInfo, BootError> {
+        boot::build(self, request, ram)
+    }
+
+    fn configure_vcpu(
+        &self,
+        _id: VcpuId,
+        _plan: &MachinePlan,
+        boot: Option<&BootInfo>,
+    ) -> Result<Self::VcpuSetup, PlanError> {
+        Ok(registers::vcpu_setup(self, boot))
+    }
+}

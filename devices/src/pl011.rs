@@ -1,0 +1,298 @@
+//! The Arm PrimeCell UART PL011 (Technical Reference Manual DDI 0183, revision r1p5).
+//!
+//! There is no bit clock: what is sent has left at once, so the transmit FIFO is always empty, and
+//! the receive timeout has always passed, so its interrupt is pending while there is data. Neither
+//! direction waits to be enabled (CR): early consoles send before any driver has set the UART up.
+//!
+//! The interrupt line is an edge to the guest. It is pulsed when something becomes pending and
+//! unmasked, again for every new input, and again for output that follows a look at the status, so
+//! that no event is lost to a handler that is just about to return.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::Write;
+use std::sync::Mutex;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::{BusDevice, Outcome};
+use crate::lock;
+
+/// Register offsets (table 3-1).
+const DR: u64 = 0x000;
+const FR: u64 = 0x018;
+const ILPR: u64 = 0x020;
+const IBRD: u64 = 0x024;
+const FBRD: u64 = 0x028;
+const LCR_H: u64 = 0x02c;
+const CR: u64 = 0x030;
+const IFLS: u64 = 0x034;
+const IMSC: u64 = 0x038;
+const RIS: u64 = 0x03c;
+const MIS: u64 = 0x040;
+const ICR: u64 = 0x044;
+const DMACR: u64 = 0x048;
+const PERIPHERAL_ID: u64 = 0xfe0;
+/// PeriphID0 to 3 and PCellID0 to 3, one byte in each word.
+const IDS: [u8; 8] = [0x11, 0x10, 0x34, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
+
+/// FR: the transmit FIFO is empty; the receive FIFO is full, is empty; clear to send, data set
+/// ready, data carrier detect.
+const TXFE: u32 = 1 << 7;
+const RXFF: u32 = 1 << 6;
+const RXFE: u32 = 1 << 4;
+const MODEM_READY: u32 = 0b111;
+/// LCR_H: the FIFOs are on.
+const FEN: u32 = 1 << 4;
+/// CR: what is sent comes back.
+const LBE: u32 = 1 << 7;
+/// Interrupts: receive, transmit, receive timeout.
+const RX: u32 = 1 << 4;
+const TX: u32 = 1 << 5;
+const RT: u32 = 1 << 6;
+/// All interrupts that can be masked.
+const INTERRUPTS: u32 = 0x7ff;
+/// The FIFOs' depth in this revision.
+const FIFO: usize = 32;
+/// Values after reset.
+const RESET_CR: u32 = 0x300;
+const RESET_IFLS: u32 = 0x12;
+
+struct State {
+    interrupt: EventFd,
+    input_ready: EventFd,
+    output: Box<dyn Write + Send>,
+    received: VecDeque<u8>,
+    /// Input was refused since `input_ready` was last written.
+    refused: bool,
+    /// The transmit interrupt is pending.
+    sent: bool,
+    /// The guest has read the interrupt status since the last pulse.
+    looked: bool,
+    /// ILPR, IBRD, FBRD and DMACR, which only remember.
+    remembered: [u32; 4],
+    lcr_h: u32,
+    cr: u32,
+    ifls: u32,
+    imsc: u32,
+}
+
+impl State {
+    fn capacity(&self) -> usize {
+        if self.lcr_h & FEN == 0 { 1 } else { FIFO }
+    }
+
+    /// The fill level that raises the receive interrupt (IFLS bits 5:3: 1/8 to 7/8).
+    fn trigger_level(&self) -> usize {
+        match (self.lcr_h & FEN, (self.ifls >> 3) & 7) {
+            (0, _) => 1,
+            (_, 0) => FIFO / 8,
+            (_, 1) => FIFO / 4,
+            (_, 2) => FIFO / 2,
+            (_, 3) => FIFO * 3 / 4,
+            _ => FIFO * 7 / 8,
+        }
+    }
+
+    fn raw_interrupts(&self) -> u32 {
+        let mut pending = 0;
+        if self.received.len() >= self.trigger_level() {
+            pending |= RX;
+        }
+        if !self.received.is_empty() {
+            pending |= RT;
+        }
+        if self.sent {
+            pending |= TX;
+        }
+        pending
+    }
+
+    fn pulse(&mut self) {
+        self.looked = false;
+        // A full counter means that a pulse is on its way.
+        let _ = self.interrupt.write(1);
+    }
+
+    /// Puts input into the FIFO; says whether there was room.
+    fn put(&mut self, byte: u8) -> bool {
+        let room = self.received.len() < self.capacity();
+        if room {
+            self.received.push_back(byte);
+        }
+        room
+    }
+
+    fn get(&mut self) -> u8 {
+        let byte = self.received.pop_front().unwrap_or_default();
+        if self.received.is_empty() {
+            self.ask_for_input();
+        }
+        byte
+    }
+
+    fn ask_for_input(&mut self) {
+        if std::mem::take(&mut self.refused) {
+            // A full counter means that the request is on its way.
+            let _ = self.input_ready.write(1);
+        }
+    }
+
+    fn send(&mut self, byte: u8) {
+        if self.cr & LBE == 0 {
+            // An output that fails is not the guest's fault and nothing it could handle.
+            let _ = self.output.write_all(&[byte]);
+        } else if self.put(byte) && self.imsc & (RX | RT) != 0 {
+            self.pulse();
+        }
+        let first = !std::mem::replace(&mut self.sent, true);
+        if self.imsc & TX != 0 && (first || self.looked) {
+            self.pulse();
+        }
+    }
+
+    fn remembered(&mut self, register: u64) -> Option<&mut u32> {
+        let place = match register {
+            ILPR => 0,
+            IBRD => 1,
+            FBRD => 2,
+            DMACR => 3,
+            _ => return None,
+        };
+        self.remembered.get_mut(place)
+    }
+
+    fn read(&mut self, register: u64) -> u32 {
+        match register {
+            DR => self.get().into(),
+            FR => {
+                let mut flags = TXFE | MODEM_READY;
+                if self.received.is_empty() {
+                    flags |= RXFE;
+                }
+                if self.received.len() >= self.capacity() {
+                    flags |= RXFF;
+                }
+                flags
+            }
+            LCR_H => self.lcr_h,
+            CR => self.cr,
+            IFLS => self.ifls,
+            IMSC => self.imsc,
+            RIS | MIS => {
+                self.looked = true;
+                let mask = if register == MIS { self.imsc } else { u32::MAX };
+                self.raw_interrupts() & mask
+            }
+            PERIPHERAL_ID.. => {
+                let place = usize::try_from((register - PERIPHERAL_ID) / 4).unwrap_or(usize::MAX);
+                IDS.get(place).copied().unwrap_or_default().into()
+            }
+            _ => self.remembered(register).map_or(0, |value| *value),
+        }
+    }
+
+    fn write(&mut self, register: u64, value: u32) {
+        match register {
+            DR => self.send(value.to_le_bytes()[0]),
+            LCR_H => self.lcr_h = value & 0xff,
+            CR => {
+                self.cr = value & 0xffff;
+                if self.cr & LBE == 0 {
+                    self.ask_for_input();
+                }
+            }
+            IFLS => self.ifls = value & 0x3f,
+            IMSC => {
+                let unmasked = value & INTERRUPTS & !self.imsc;
+                self.imsc = value & INTERRUPTS;
+                if unmasked & self.raw_interrupts() != 0 {
+                    self.pulse();
+                }
+            }
+            // The receive interrupts follow the FIFO.
+            ICR if value & TX != 0 => self.sent = false,
+            _ => {
+                if let Some(remembered) = self.remembered(register) {
+                    *remembered = value & 0xffff;
+                }
+            }
+        }
+    }
+}
+
+/// A PL011 with FIFOs of 32 bytes. Registers are words: a narrower or misaligned access sees the
+/// bytes of the word it starts in, a wider one sees zeros behind it.
+pub struct Pl011(Mutex<State>);
+
+impl fmt::Debug for Pl011 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pl011").finish_non_exhaustive()
+    }
+}
+
+impl Pl011 {
+    /// `interrupt` is pulsed, `input_ready` is written when the guest has emptied the FIFO after
+    /// [`Self::receive`] took less than it was offered, `output` gets what the guest sends and
+    /// must not wait.
+    #[must_use]
+    pub fn new(interrupt: EventFd, input_ready: EventFd, output: Box<dyn Write + Send>) -> Self {
+        Self(Mutex::new(State {
+            interrupt,
+            input_ready,
+            output,
+            received: VecDeque::with_capacity(FIFO),
+            refused: false,
+            sent: false,
+            looked: false,
+            remembered: [0; 4],
+            lcr_h: 0,
+            cr: RESET_CR,
+            ifls: RESET_IFLS,
+            imsc: 0,
+        }))
+    }
+
+    /// Offers input and says how many bytes the FIFO took.
+    pub fn receive(&self, bytes: &[u8]) -> usize {
+        let mut state = lock(&self.0);
+        // In loopback mode the line is cut: nothing is taken, and nothing is lost.
+        let looped = state.cr & LBE != 0;
+        let taken = bytes
+            .iter()
+            .take_while(|byte| !looped && state.put(**byte))
+            .count();
+        if taken < bytes.len() {
+            state.refused = true;
+        }
+        if taken > 0 && state.imsc & state.raw_interrupts() & (RX | RT) != 0 {
+            state.pulse();
+        }
+        taken
+    }
+}
+
+impl BusDevice for Pl011 {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let word = lock(&self.0).read(offset & !3).to_le_bytes();
+        let skipped = usize::from(offset.to_le_bytes()[0] & 3);
+        let bytes = word.iter().skip(skipped).chain(std::iter::repeat(&0));
+        for (to, from) in data.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Outcome {
+        let mut word = [0; 4];
+        let skipped = usize::from(offset.to_le_bytes()[0] & 3);
+        for (to, from) in word.iter_mut().skip(skipped).zip(data) {
+            *to = *from;
+        }
+        lock(&self.0).write(offset & !3, u32::from_le_bytes(word));
+        Outcome::Continue
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,84 @@
+//! The Arm PrimeCell real-time clock PL031 (DDI 0224), from vm-superio.
+
+use std::fmt;
+use std::sync::Mutex;
+
+use vm_superio::Rtc;
+
+use crate::bus::{BusDevice, Outcome};
+use crate::lock;
+
+/// The registers' space.
+const REGISTERS: u64 = 0x1000;
+
+/// A clock that starts with the host's time. Its alarm is remembered and never rings.
+#[derive(Default)]
+pub struct Pl031(Mutex<Rtc<vm_superio::rtc_pl031::NoEvents>>);
+
+impl fmt::Debug for Pl031 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pl031").finish_non_exhaustive()
+    }
+}
+
+/// The offset of a whole word, which is all that the clock has.
+fn word(offset: u64) -> Option<u16> {
+    let aligned = offset < REGISTERS && offset.is_multiple_of(4);
+    u16::try_from(offset).ok().filter(|_| aligned)
+}
+
+impl BusDevice for Pl031 {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        match (word(offset), <&mut [u8; 4]>::try_from(&mut *data)) {
+            (Some(offset), Ok(word)) => lock(&self.0).read(offset, word),
+            _ => data.fill(0),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Outcome {
+        if let (Some(offset), Ok(word)) = (word(offset), <&[u8; 4]>::try_from(data)) {
+            lock(&self.0).write(offset, word);
+        }
+        Outcome::Continue
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    const DATA: u64 = 0;
+    const LOAD: u64 = 8;
+
+    fn read(clock: &Pl031, register: u64) -> u32 {
+        let mut data = [0; 4];
+        clock.read(register, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    #[test]
+    fn the_guest_reads_the_host_s_time_and_may_set_its_own() {
+        let clock = Pl031::default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        assert!(u64::from(read(&clock, DATA)).abs_diff(now) <= 1);
+        let _ = clock.write(LOAD, &1000u32.to_le_bytes());
+        assert!(read(&clock, DATA).abs_diff(1000) <= 1);
+    }
+
+    #[test]
+    fn r25_other_widths_and_alignments_are_legal() {
+        let clock = Pl031::default();
+        for offset in [0, 1, 4, 0xffc, 0xffe, 0x1000, u64::MAX] {
+            for len in [0, 1, 2, 3, 4, 8] {
+                clock.read(offset, &mut vec![0xff; len]);
+                let _ = clock.write(offset, &vec![0xff; len]);
+            }
+        }
+    }
+}
