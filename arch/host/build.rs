@@ -8,13 +8,36 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The guests: Rust's name of the architecture, the bare-metal target, the folder with `main.rs`
-/// and `link.ld`.
-const GUESTS: [(&str, &str, &str); 1] = [("x86_64", "x86_64-unknown-none", "../x86_64/hello")];
+/// A guest.
+struct Guest {
+    /// Rust's name of the architecture.
+    arch: &'static str,
+    /// The bare-metal target.
+    target: &'static str,
+    /// The folder with `main.rs` and `link.ld`.
+    folder: &'static str,
+    /// How it is linked.
+    options: &'static str,
+}
 
-/// Small, and at fixed addresses.
-const OPTIONS: &str = "--edition 2024 --crate-type bin -C opt-level=z -C panic=abort \
-    -C strip=symbols -C relocation-model=static";
+const GUESTS: [Guest; 2] = [
+    Guest {
+        arch: "aarch64",
+        target: "aarch64-unknown-none-softfloat",
+        folder: "../aarch64/hello",
+        options: "-C relocation-model=pic -C link-arg=-pie",
+    },
+    Guest {
+        arch: "x86_64",
+        target: "x86_64-unknown-none",
+        folder: "../x86_64/hello",
+        options: "-C relocation-model=static",
+    },
+];
+
+/// Small.
+const OPTIONS: &str =
+    "--edition 2024 --crate-type bin -C opt-level=z -C panic=abort -C strip=symbols";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -23,9 +46,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
-    let Some((_, target, folder)) = GUESTS.iter().find(|(name, ..)| *name == arch) else {
+    let Some(guest) = GUESTS.iter().find(|guest| guest.arch == arch) else {
         return Ok(());
     };
+    let target = guest.target;
     let rustc = env::var_os("RUSTC").ok_or("RUSTC is not set")?;
     if !is_installed(Path::new(&rustc), target)? {
         println!(
@@ -34,13 +58,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
         return Ok(());
     }
-    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join(folder);
+    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join(guest.folder);
     println!("cargo::rerun-if-changed={}", folder.display());
     let output = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("hello");
     let mut script = std::ffi::OsString::from("link-arg=-T");
     script.push(folder.join("link.ld"));
     let status = Command::new(&rustc)
         .args(OPTIONS.split(' '))
+        .args(guest.options.split(' '))
         .args(["--target", target, "-C"])
         .arg(script)
         .arg("-o")

@@ -9,7 +9,8 @@ use crate::lab::{self, ARCHITECTURES};
 use crate::step::{Result, cargo, step};
 
 /// Targets that the pure crates and the core must compile for, besides the host.
-const FOREIGN: [&str; 2] = ["aarch64-unknown-linux-gnu", "riscv64gc-unknown-linux-gnu"];
+const FOREIGN: [&str; 2] = [AARCH64, "riscv64gc-unknown-linux-gnu"];
+const AARCH64: &str = "aarch64-unknown-linux-gnu";
 /// Targets of the guests' programs and of the static build.
 const OTHERS: [&str; 4] = [
     "aarch64-unknown-linux-musl",
@@ -22,8 +23,10 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
     let start = Instant::now();
     cargo("fmt --all --check")?;
     step(
-        "rustfmt of the built-in guest",
-        Command::new("rustfmt").args(["--check", "--edition=2024", "arch/x86_64/hello/main.rs"]),
+        "rustfmt of the built-in guests",
+        Command::new("rustfmt")
+            .args(["--check", "--edition=2024"])
+            .args(["arch/aarch64/hello/main.rs", "arch/x86_64/hello/main.rs"]),
     )?;
     cargo("clippy --workspace --all-targets -- -D warnings")?;
     for arguments in ["fmt --check", "clippy --release -- -D warnings"] {
@@ -43,12 +46,16 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
         )?;
     }
     for target in FOREIGN {
-        let pure = "-p vmm-arch -p vmm-devices -p vmm-arch-x86-64 -p vmm-arch-host";
+        let pure =
+            "-p vmm-arch -p vmm-devices -p vmm-arch-aarch64 -p vmm-arch-x86-64 -p vmm-arch-host";
         cargo(&format!("clippy {pure} --target {target} -- -D warnings"))?;
         cargo(&format!(
             "clippy --lib --no-default-features --target {target} -- -D warnings"
         ))?;
     }
+    cargo(&format!(
+        "clippy --workspace --lib --bins --tests --target {AARCH64} -- -D warnings"
+    ))?;
     step(
         "cargo doc",
         Command::new("cargo")
@@ -65,6 +72,8 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
     // The least that boots.
     cargo("test --no-default-features --features=host,elf --test library")?;
     cargo("test --workspace")?;
+    // The aarch64 build's own unit tests, under QEMU's user-mode emulation.
+    cargo(&format!("test --workspace --lib --target {AARCH64}"))?;
     if with_lab {
         for arch in ARCHITECTURES {
             lab::run(arch, false)?;
@@ -84,7 +93,14 @@ pub(crate) fn set_up() -> Result<()> {
             .args(["target", "add"])
             .args(FOREIGN.iter().chain(&OTHERS)),
     )?;
-    apt::install(&[("iasl", "acpica-tools"), ("c++", "g++")])
+    apt::install(&[
+        ("iasl", "acpica-tools"),
+        ("dtc", "device-tree-compiler"),
+        ("c++", "g++"),
+        ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+        ("aarch64-linux-gnu-gcc", "libc6-dev-arm64-cross"),
+        ("qemu-aarch64-static", "qemu-user-static"),
+    ])
 }
 
 fn require_kvm() -> Result<()> {

@@ -4,7 +4,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::entry::secondary_address;
+use crate::entry::secondary_entry;
 use crate::machine::{AFFINITY, affinity, ticks, ticks_per_second};
 use crate::psci;
 
@@ -43,7 +43,7 @@ pub fn start(affinities: impl Iterator<Item = u64>) -> usize {
     for (id, place) in affinities.filter(|&id| id != own).zip(&PLACES) {
         place.affinity.store(id, Ordering::Relaxed);
         // SAFETY: the code writes the answer and no other memory.
-        let comes = unsafe { psci::cpu_on(id, secondary_address(), place.answer.as_ptr() as u64) };
+        let comes = unsafe { psci::cpu_on(id, secondary_entry(), place.answer.as_ptr() as u64) };
         expected += usize::from(comes);
     }
     1 + wait(expected)
@@ -53,12 +53,14 @@ pub fn start(affinities: impl Iterator<Item = u64>) -> usize {
 fn wait(expected: usize) -> usize {
     let patience = SECONDS * ticks_per_second();
     let (mut came, mut since) = (0, ticks());
-    while came < expected && ticks().wrapping_sub(since) < patience {
+    loop {
         let now = PLACES.iter().filter(|place| place.is_taken()).count();
         if now > came {
             (came, since) = (now, ticks());
         }
+        if came >= expected || ticks().wrapping_sub(since) >= patience {
+            return came;
+        }
         core::hint::spin_loop();
     }
-    came
 }

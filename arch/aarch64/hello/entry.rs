@@ -53,8 +53,7 @@ start:
     mov sp, x2
     bl {main}
 
-    // Entered by PSCI CPU_ON with the address of the answer in X0.
-    .global secondary
+    // Entered by PSCI CPU_ON with the address for its answer in X0.
 secondary:
     mrs x1, mpidr_el1
     str x1, [x0]
@@ -73,6 +72,12 @@ secondary:
     mov sp, x3
     bl {fault}
 
+    .section .data.entry, "aw"
+    .balign 8
+    .global secondary_address
+secondary_address:
+    .quad secondary
+
     .section .bss.entry, "aw", @nobits
     .balign 16
     .skip 16384
@@ -83,10 +88,11 @@ stack_top:
 );
 
 unsafe extern "C" {
-    static secondary: u8;
+    static secondary_address: u64;
 }
 
 /// Where another vCPU starts.
-pub fn secondary_address() -> u64 {
-    (&raw const secondary).addr() as u64
+pub fn secondary_entry() -> u64 {
+    // SAFETY: the assembly above defines the number; nobody writes it any more.
+    unsafe { secondary_address }
 }

@@ -226,5 +226,5 @@ fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
 /// A big-endian number of at most two cells.
 fn number(cells: &[u8]) -> Option<u64> {
     let fold = |number, &byte| number << 8 | u64::from(byte);
-    (cells.len() <= 8).then(|| cells.iter().fold(0, fold))
+    matches!(cells.len(), 0 | 4 | 8).then(|| cells.iter().fold(0, fold))
 }

@@ -31,6 +31,8 @@ pub(crate) struct Architecture {
     modules: &'static [&'static str],
     /// The static build.
     target: &'static str,
+    /// Devices that a guest must find in its device tree or ACPI name space.
+    devices: &'static [&'static str],
     /// The guests' kernels, by file name.
     guest_kernels: &'static [(&'static str, Convert)],
 }
@@ -46,6 +48,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         kernel_package: "linux-image-cloud-amd64",
         modules: &["irqbypass", "kvm", "kvm-amd"],
         target: "x86_64-unknown-linux-musl",
+        devices: &["ACPI0007:00", "PNP0501:00", "PNP0B00:00"],
         guest_kernels: &[("bzImage", images::packaged), ("vmlinux", images::vmlinux)],
     },
     Architecture {
@@ -59,6 +62,14 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         kernel_package: "linux-image-cloud-arm64",
         modules: &[],
         target: "aarch64-unknown-linux-musl",
+        devices: &[
+            "interrupt-controller@8000000",
+            "psci",
+            "pmu",
+            "rtc@9001000",
+            "serial@9000000",
+            "timer",
+        ],
         guest_kernels: &[
             ("Image", images::packaged),
             ("Image.gz", images::gzip),
@@ -89,14 +100,14 @@ pub(crate) fn run(arch: &Architecture, full: bool) -> Result<()> {
     }
     for (number, (kernel, _)) in arch.guest_kernels.iter().enumerate() {
         if full {
-            for (vcpus, mib) in [(1, 256), (2, 256), (1, 1024), (2, 1024)] {
-                linux(&mut machine, kernel, vcpus, mib, End::PowerOff)?;
+            for (vcpus, mib) in [(1, 256), (4, 256), (1, 1024), (4, 1024)] {
+                linux(&mut machine, arch, kernel, vcpus, mib, End::PowerOff)?;
             }
-            linux(&mut machine, kernel, 1, 256, End::Reset)?;
+            linux(&mut machine, arch, kernel, 1, 256, End::Reset)?;
         } else if number == 0 {
-            linux(&mut machine, kernel, 2, 256, End::PowerOff)?;
+            linux(&mut machine, arch, kernel, 2, 256, End::PowerOff)?;
         } else {
-            linux(&mut machine, kernel, 1, 1024, End::Reset)?;
+            linux(&mut machine, arch, kernel, 1, 1024, End::Reset)?;
         }
     }
     println!(
@@ -121,7 +132,14 @@ fn hello(machine: &mut Machine, arch: &Architecture, vcpus: u32) -> Result<()> {
 }
 
 /// A stock kernel: what the guest sees, a dialogue with its shell, and its end.
-fn linux(machine: &mut Machine, kernel: &str, vcpus: u32, mib: u64, end: End) -> Result<()> {
+fn linux(
+    machine: &mut Machine,
+    arch: &Architecture,
+    kernel: &str,
+    vcpus: u32,
+    mib: u64,
+    end: End,
+) -> Result<()> {
     let name = format!("{kernel}, {vcpus} vCPUs, {mib} MiB, {end:?}");
     let command = format!(
         "/vmm-reference --kernel=/{kernel} --initrd=/initrd --vcpus={vcpus} --guest-memory={mib} \
@@ -151,7 +169,12 @@ fn linux(machine: &mut Machine, kernel: &str, vcpus: u32, mib: u64, end: End) ->
         expect(
             value("cmdline").ends_with("quiet from=lab"),
             "the command line",
-        )
+        )?;
+        for device in arch.devices {
+            let mut found = value("devices").split(' ');
+            expect(found.any(|name| name == *device), device)?;
+        }
+        Ok(())
     })
 }
 
