@@ -10,12 +10,16 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use devices::OutputRing;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+use rustix::process::getpgrp;
+use rustix::termios::tcgetpgrp;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
@@ -50,6 +54,8 @@ pub struct Console {
     input: Option<File>,
     output: Option<File>,
     escape: EscapeKeys,
+    /// The output is a file of our own, to be emptied when the VM starts.
+    empty_first: bool,
 }
 
 impl Console {
@@ -60,6 +66,7 @@ impl Console {
             input: None,
             output: None,
             escape: EscapeKeys::Off,
+            empty_first: false,
         }
     }
 
@@ -75,13 +82,18 @@ impl Console {
         } else {
             EscapeKeys::Off
         };
-        // A closed stdin or stdout is as good as none.
-        let input = stdin.as_fd().try_clone_to_owned().ok();
+        // A closed stdin or stdout is as good as none. So is a terminal that belongs to another
+        // job: reading it would stop this process.
+        let input = if in_background(&stdin) {
+            None
+        } else {
+            stdin.as_fd().try_clone_to_owned().ok()
+        };
         let output = io::stdout().as_fd().try_clone_to_owned().ok();
         Ok(Self::from_fds(input, output, escape))
     }
 
-    /// Output to a file that is created or emptied.
+    /// Output to a file that is created now, and emptied when the VM runs.
     ///
     /// # Errors
     /// When the file cannot be opened.
@@ -90,13 +102,14 @@ impl Console {
         let output = OpenOptions::new()
             .write(true)
             .create(true)
-            .truncate(true)
-            .custom_flags(libc::O_NONBLOCK)
+            .truncate(false)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)?;
         Ok(Self {
             input: None,
             output: Some(output),
             escape: EscapeKeys::Off,
+            empty_first: true,
         })
     }
 
@@ -104,27 +117,56 @@ impl Console {
     #[must_use]
     pub fn from_fds(input: Option<OwnedFd>, output: Option<OwnedFd>, escape: EscapeKeys) -> Self {
         Self {
-            input: input.map(File::from),
-            output: output.map(nonblocking),
+            input: input.map(|fd| nonblocking(fd, OpenOptions::new().read(true))),
+            output: output.map(|fd| nonblocking(fd, OpenOptions::new().write(true))),
             escape,
+            empty_first: false,
+        }
+    }
+
+    /// Empties the file of [`Self::file`]: the VM starts.
+    fn start(&self) -> io::Result<()> {
+        match &self.output {
+            Some(file) if self.empty_first && file.metadata()?.is_file() => file.set_len(0),
+            _ => Ok(()),
         }
     }
 }
 
-/// A descriptor for the same output whose writes do not block. O_NONBLOCK belongs to the open file
-/// description, which we may share with other processes, so it is opened anew; what cannot be
-/// (a socket) keeps blocking writes, made only when it polls writable.
-fn nonblocking(fd: OwnedFd) -> File {
+/// Whether a descriptor is a terminal whose foreground belongs to another process group.
+pub fn in_background(terminal: impl AsFd) -> bool {
+    tcgetpgrp(terminal).is_ok_and(|group| group != getpgrp())
+}
+
+/// A descriptor for the same file that does not block. O_NONBLOCK belongs to the open file
+/// description, which we may share with other processes, so it is opened anew. What cannot be
+/// opened anew keeps blocking and is used only when it polls ready: a socket, a terminal of another
+/// user, and the master of a pseudo-terminal, which would become the master of another one.
+fn nonblocking(fd: OwnedFd, options: &mut OpenOptions) -> File {
+    /// Major and minor number of /dev/ptmx (Linux Documentation/admin-guide/devices.txt).
+    const PTMX: u64 = libc::makedev(5, 2);
     let file = File::from(fd);
-    let shares_its_offset = file.metadata().is_ok_and(|metadata| metadata.is_file());
-    if shares_its_offset {
+    let keep = file.metadata().is_ok_and(|metadata| {
+        let kind = metadata.file_type();
+        // A regular file never blocks, and its offset is shared.
+        metadata.is_file() || kind.is_socket() || (kind.is_char_device() && metadata.rdev() == PTMX)
+    });
+    if keep {
         return file;
     }
-    OpenOptions::new()
-        .write(true)
+    options
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
         .unwrap_or(file)
+}
+
+/// Reads what is there now. A socket may be shared and empty by the time it is read.
+fn read_now(input: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    match recv(&*input, &mut *buffer, RecvFlags::DONTWAIT) {
+        Ok((len, _)) => Ok(len),
+        Err(Errno::NOTSOCK) => input.read(buffer),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Takes as many bytes as fit and says how many.
@@ -157,6 +199,9 @@ pub(crate) fn main_loop(
     let failed = |error: event_manager::Error| {
         Error::host("the main loop failed")(io::Error::other(error.to_string()))
     };
+    console
+        .start()
+        .map_err(Error::host("cannot empty the console's file"))?;
     let pump = Pump {
         input: console.input.filter(|_| serial.is_some()),
         output: console.output,
@@ -197,6 +242,14 @@ const ROOM: u32 = 2;
 const INPUT: u32 = 3;
 const OUTPUT: u32 = 4;
 const STOP: u32 = 5;
+
+/// How an attempt to write went.
+enum Progress {
+    Some,
+    None,
+    /// The output takes no more, ever.
+    Closed,
+}
 
 struct Pump {
     input: Option<File>,
@@ -240,7 +293,7 @@ impl Pump {
     fn read_input(&mut self, ops: &mut EventOps<'_>) {
         let mut buffer = [0; 256];
         let Some(input) = &mut self.input else { return };
-        match input.read(&mut buffer) {
+        match read_now(input, &mut buffer) {
             Ok(len @ 1..) => {
                 let keys = self.escape.filter(&buffer[..len.min(buffer.len())]);
                 if keys.help {
@@ -292,52 +345,57 @@ impl Pump {
         }
     }
 
-    /// Writes one chunk of the ring. `Ok(false)` when the output takes nothing now.
-    fn write_chunk(&mut self) -> bool {
+    /// Writes one chunk of the ring. The guest may go on filling the ring meanwhile.
+    fn write_chunk(&mut self) -> Progress {
+        let mut chunk = [0; CHUNK];
+        let (len, position) = self.ring.peek(&mut chunk);
         let Some(output) = &mut self.output else {
             // Nobody reads: drop it.
-            let _ = self.ring.drain_into(|bytes| Ok(bytes.len()));
-            return !self.ring.is_empty();
+            self.ring.consume(position + len as u64);
+            return Progress::Some;
         };
-        match self
-            .ring
-            .drain_into(|bytes| output.write(&bytes[..bytes.len().min(CHUNK)]))
-        {
-            Ok(written) => written > 0,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+        let chunk = chunk.get(..len).unwrap_or_default();
+        match output.write(chunk) {
+            Ok(0) => Progress::None,
+            Ok(written) => {
+                self.ring.consume(position + written as u64);
+                Progress::Some
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Progress::None,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Progress::Some,
             Err(error) => {
                 log::warn!("serial output is closed: {error}");
-                self.output = None;
-                true
+                Progress::Closed
             }
         }
     }
 
     fn write_output(&mut self, ops: &mut EventOps<'_>) {
-        let before = self.output.as_ref().map(AsRawFd::as_raw_fd);
-        let watched = self.watching_output;
         // Bounded by the ring's size: the guest may go on writing, the loop comes back for that.
-        let mut rounds = 16;
-        while rounds > 0 && !self.ring.is_empty() && self.is_writable() && self.write_chunk() {
-            rounds -= 1;
-        }
-        if let Some(fd) = before
-            && self.output.is_none()
-        {
-            if watched {
-                // The descriptor is closed already; epoll has forgotten it.
-                let _ = ops.remove(Events::empty_raw(fd));
-                self.watching_output = false;
+        for _ in 0..16 {
+            if self.ring.is_empty() || !self.is_writable() {
+                break;
             }
-            while self.write_chunk() {}
+            match self.write_chunk() {
+                Progress::Some => {}
+                Progress::None => break,
+                Progress::Closed => {
+                    // While it is still open: afterwards epoll would not know the descriptor, and
+                    // would go on reporting a file that is open elsewhere.
+                    self.unwatch_output(ops);
+                    self.output = None;
+                }
+            }
         }
-        let Some(output) = &self.output else { return };
+        let Some(output) = &self.output else {
+            if !self.ring.is_empty() {
+                // Come back for the rest.
+                let _ = self.ring_wake.write(1);
+            }
+            return;
+        };
         if self.ring.is_empty() {
-            if self.watching_output {
-                let _ = ops.remove(Events::empty(output));
-                self.watching_output = false;
-            }
+            self.unwatch_output(ops);
         } else if !self.watching_output {
             let events = Events::with_data(output, OUTPUT, EventSet::OUT);
             match ops.add(events) {
@@ -345,6 +403,14 @@ impl Pump {
                 // A regular file takes everything at any time: come back at once.
                 Err(_) => drop(self.ring_wake.write(1)),
             }
+        }
+    }
+
+    fn unwatch_output(&mut self, ops: &mut EventOps<'_>) {
+        if let Some(output) = &self.output
+            && std::mem::take(&mut self.watching_output)
+        {
+            let _ = ops.remove(Events::empty(output));
         }
     }
 
@@ -361,8 +427,13 @@ impl Pump {
                 .output
                 .as_ref()
                 .is_none_or(|output| wait_writable(output, &DRAIN));
-            if !ready || !self.write_chunk() {
+            if !ready {
                 break;
+            }
+            match self.write_chunk() {
+                Progress::Some => {}
+                Progress::None => break,
+                Progress::Closed => self.output = None,
             }
         }
         let dropped = self.ring.dropped();

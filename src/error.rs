@@ -94,6 +94,9 @@ impl Error {
                 source: BootError::TooLarge { .. },
                 ..
             } => Some("give the guest more memory (--guest-memory) or a smaller image"),
+            Self::Kvm(error) if error.source.errno() == libc::EMFILE => {
+                Some("raise the limit of open files (ulimit -n); each vCPU takes one")
+            }
             Self::Boot {
                 field: "kernel", ..
             } => Some("give a kernel for this host's architecture in a format it boots (--help)"),

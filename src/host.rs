@@ -27,9 +27,40 @@ pub struct Check {
     pub result: Result<String, Error>,
 }
 
-/// Opens /dev/kvm.
+/// Opens /dev/kvm and checks what the core cannot do without.
 pub(crate) fn open_kvm() -> Result<Kvm, Error> {
+    let kvm = open()?;
+    for check in check_needed(&kvm) {
+        check.result?;
+    }
+    Ok(kvm)
+}
+
+fn open() -> Result<Kvm, Error> {
     Kvm::new().map_err(|error| Error::KvmUnavailable(error.into()))
+}
+
+fn check_needed(kvm: &Kvm) -> Vec<Check> {
+    let version = kvm.get_api_version();
+    let mut checks = vec![Check {
+        what: "KVM API",
+        result: if version == API_VERSION {
+            Ok(format!("version {version}"))
+        } else {
+            Err(missing(format!(
+                "its API is version {version}, not {API_VERSION}"
+            )))
+        },
+    }];
+    for (what, cap) in NEEDED {
+        let result = if kvm.check_extension(cap) {
+            Ok("present".to_owned())
+        } else {
+            Err(missing(format!("{what} is missing; a newer kernel has it")))
+        };
+        checks.push(Check { what, result });
+    }
+    checks
 }
 
 /// Reads the facts of this host.
@@ -43,7 +74,7 @@ pub fn probe<P: KvmPlatform>() -> Result<P, Error> {
 /// Checks everything a VM needs of this host; stops where nothing further can be checked.
 #[must_use]
 pub fn diagnose<P: KvmPlatform>() -> Vec<Check> {
-    let kvm = match open_kvm() {
+    let kvm = match open() {
         Ok(kvm) => kvm,
         Err(error) => {
             return vec![Check {
@@ -56,23 +87,7 @@ pub fn diagnose<P: KvmPlatform>() -> Vec<Check> {
         what: "/dev/kvm",
         result: Ok("opens for writing".to_owned()),
     }];
-    let version = kvm.get_api_version();
-    checks.push(Check {
-        what: "KVM API",
-        result: if version == API_VERSION {
-            Ok(format!("version {version}"))
-        } else {
-            Err(missing(format!("version {version}, not {API_VERSION}")))
-        },
-    });
-    for (what, cap) in NEEDED {
-        let result = if kvm.check_extension(cap) {
-            Ok("present".to_owned())
-        } else {
-            Err(missing("missing; a newer kernel has it".to_owned()))
-        };
-        checks.push(Check { what, result });
-    }
+    checks.extend(check_needed(&kvm));
     checks.push(Check {
         what: "platform",
         result: P::probe(&kvm)

@@ -37,7 +37,7 @@ mod vcpu;
 
 pub use arch;
 pub use config::{MemorySize, MemorySizeError, OnReboot, SerialTarget, VmConfig};
-pub use console::{Console, EscapeKeys};
+pub use console::{Console, EscapeKeys, in_background};
 pub use control::{ExitReason, VmHandle};
 pub use error::Error;
 pub use host::{Check, diagnose, probe};

@@ -26,17 +26,25 @@ pub(crate) fn map_ram(plan: &MachinePlan) -> Result<GuestRam, Error> {
     GuestRam::from_ranges(&ranges).map_err(|error| too_large(error.to_string()))
 }
 
-/// Gives every RAM region to the VM as a memslot.
+/// The largest memslot. KVM counts its pages in 31 bits.
+const MAX_SLOT: usize = 1 << 42;
+
+/// Gives every RAM region to the VM, as one memslot or as several.
 pub(crate) fn set_memslots(vm: &VmFd, ram: &GuestRam) -> Result<(), KvmError> {
-    for (slot, region) in (0..).zip(ram.iter()) {
+    let parts = ram.iter().flat_map(|region| {
+        (0..region.len())
+            .step_by(MAX_SLOT)
+            .map(move |offset| (region, offset, (region.len() - offset).min(MAX_SLOT as u64)))
+    });
+    for (slot, (region, offset, memory_size)) in (0..).zip(parts) {
         let memslot = kvm_userspace_memory_region {
             slot,
             flags: 0,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
+            guest_phys_addr: region.start_addr().0 + offset,
+            memory_size,
+            userspace_addr: region.as_ptr() as u64 + offset,
         };
-        // SAFETY: the region is a live mapping of that size; the machine keeps `ram` until all
+        // SAFETY: the part lies in a live mapping of that size; the machine keeps `ram` until all
         // vCPUs are gone.
         unsafe { vm.set_user_memory_region(memslot) }
             .map_err(KvmError::of("KVM_SET_USER_MEMORY_REGION"))?;

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use arch::{GuestRam, KvmPlatform};
 use devices::OutputRing;
@@ -18,6 +19,10 @@ use crate::kick::{Kicker, kick_signal};
 /// How much serial output a crash report shows, in bytes.
 const REPORT_OUTPUT: usize = 1024;
 
+/// KVM_RUN may be refused this often in a row, with a pause in between.
+const MAX_REFUSED: u32 = 100;
+const REFUSED_PAUSE: Duration = Duration::from_millis(10);
+
 /// What every vCPU thread of a VM shares.
 #[derive(Debug)]
 pub(crate) struct Shared<P> {
@@ -30,9 +35,12 @@ pub(crate) struct Shared<P> {
     pub(crate) run_size: usize,
 }
 
-/// The running vCPU threads. Dropping it stops and joins them all.
-#[derive(Debug, Default)]
-pub(crate) struct VcpuThreads(Vec<(Kicker, JoinHandle<()>)>);
+/// The running vCPU threads. Dropping it ends the VM and joins them all.
+#[derive(Debug)]
+pub(crate) struct VcpuThreads {
+    threads: Vec<(Kicker, JoinHandle<()>)>,
+    handle: VmHandle,
+}
 
 impl VcpuThreads {
     /// Starts one thread per vCPU. When one cannot start, those before it are stopped.
@@ -41,7 +49,10 @@ impl VcpuThreads {
         shared: &Arc<Shared<P>>,
     ) -> Result<Self, Error> {
         crate::kick::install_handler().map_err(Error::host("cannot install a signal handler"))?;
-        let mut threads = Self::default();
+        let mut threads = Self {
+            threads: Vec::with_capacity(vcpus.len()),
+            handle: shared.handle.clone(),
+        };
         for (id, vcpu) in (0..).zip(vcpus) {
             let kicker = Kicker::new(&vcpu, shared.run_size)
                 .map_err(Error::host(format!("cannot map the state of vCPU {id}")))?;
@@ -50,7 +61,7 @@ impl VcpuThreads {
                 .name(format!("vcpu{id}"))
                 .spawn(move || run(id, vcpu, &shared))
                 .map_err(Error::host(format!("cannot start the thread of vCPU {id}")))?;
-            threads.0.push((kicker, thread));
+            threads.threads.push((kicker, thread));
         }
         Ok(threads)
     }
@@ -58,12 +69,15 @@ impl VcpuThreads {
 
 impl Drop for VcpuThreads {
     fn drop(&mut self) {
-        for (kicker, thread) in &self.0 {
+        // A thread that is kicked without an end goes back to the guest. An end that came before
+        // stands.
+        self.handle.request_stop();
+        for (kicker, thread) in &self.threads {
             kicker.request_exit();
             // It fails only when the thread has ended, which is what we want.
             let _ = thread.kill(kick_signal());
         }
-        for (kicker, thread) in self.0.drain(..) {
+        for (kicker, thread) in self.threads.drain(..) {
             // A panic in the thread has already ended the VM with an error, see `EndOnPanic`.
             let _ = thread.join();
             drop(kicker);
@@ -92,13 +106,21 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
     // the next exit; an error cannot happen for a valid signal number.
     let _ = unblock_signal(kick_signal());
     log::trace!("vCPU {id} enters the guest");
+    let mut refused = 0;
     // A handle that ended before this thread ran is seen here or by KVM_RUN's immediate_exit.
     while !shared.handle.has_ended() {
         let flow = match vcpu.run() {
-            Ok(_) => dispatch(decode(&mut vcpu, shared.run_size), &shared.spaces),
+            Ok(_) => {
+                refused = 0;
+                dispatch(decode(&mut vcpu, shared.run_size), &shared.spaces)
+            }
             Err(error) => match io::Error::from(error).kind() {
-                // EINTR: a kick or any other signal. EAGAIN: the vCPU still waits to be started.
-                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Flow::Continue,
+                // A kick or any other signal.
+                io::ErrorKind::Interrupted => Flow::Continue,
+                io::ErrorKind::WouldBlock => {
+                    refused += 1;
+                    try_again(refused)
+                }
                 _ => Flow::Fail(format!("KVM_RUN failed: {error}")),
             },
         };
@@ -118,12 +140,34 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
     }
 }
 
+/// KVM_RUN says EAGAIN once when a waiting vCPU is started. It also does when the kernel cannot
+/// start a thread of its own, and then goes on doing so.
+fn try_again(refused: u32) -> Flow {
+    if refused > MAX_REFUSED {
+        return Flow::Fail(
+            "KVM_RUN is refused again and again (EAGAIN); the limit of processes may be reached \
+             (ulimit -u, the pids controller)"
+                .to_owned(),
+        );
+    }
+    if refused > 1 {
+        thread::sleep(REFUSED_PAUSE);
+    }
+    Flow::Continue
+}
+
 fn report<P: KvmPlatform>(vcpu: &VcpuFd, shared: &Shared<P>) -> String {
     let mut text = shared.platform.describe_vcpu(vcpu, &shared.ram);
     let output = shared.output.tail(REPORT_OUTPUT);
     if !output.is_empty() {
         text.push_str("\nlast serial output:\n");
-        text.push_str(output.trim_end());
+        // The guest's text is not to be trusted with an operator's terminal.
+        let shown = |c: char| match c {
+            '\n' | '\t' => c,
+            _ if c.is_control() => char::REPLACEMENT_CHARACTER,
+            _ => c,
+        };
+        text.extend(output.trim_end().replace("\r\n", "\n").chars().map(shown));
     }
     text
 }

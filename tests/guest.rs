@@ -5,8 +5,8 @@
 mod common;
 
 use std::fs::File;
-use std::io::Write;
-use std::process::Stdio;
+use std::io::{Read, Write};
+use std::process::{Child, Stdio};
 use std::thread;
 
 use common::{
@@ -222,4 +222,119 @@ fn serial_output_goes_where_it_is_told() {
     assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(0), ""));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "to a file");
     assert_eq!(run_code(&code, &["--serial=null"]).stdout, "");
+}
+
+/// The VMM started by a shell, after its commands `before`.
+fn through_shell(before: &str, arguments: &str) -> Child {
+    let vmm = env!("CARGO_BIN_EXE_vmm-reference");
+    std::process::Command::new("sh")
+        .args(["-c", &format!("{before}; exec {vmm} {arguments}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// A guest that prints `up` and computes.
+fn computing() -> Vec<u8> {
+    [print("up"), vec![0xeb, 0xfe]].concat()
+}
+
+#[test]
+fn a_start_that_fails_half_way_ends_with_an_error() {
+    let kernel = kernel(&computing());
+    let arguments = format!("--kernel={} --vcpus=2", kernel.path().display());
+    let mut codes = Vec::new();
+    // Between too few files for anything and enough, each number fails somewhere else.
+    for files in 4..32 {
+        let mut child = through_shell(&format!("ulimit -n {files}"), &arguments);
+        let mut seen = [0; 2];
+        if child.stdout.as_mut().unwrap().read_exact(&mut seen).is_ok() {
+            signal(&child, "TERM");
+        }
+        let ended = finish(child);
+        let code = ended.status.code().unwrap();
+        assert!(
+            code == 0 || ended.stderr.contains("error: "),
+            "{files}: {ended:?}"
+        );
+        codes.push(code);
+    }
+    assert!(
+        codes.starts_with(&[1]) && codes.ends_with(&[0]),
+        "{codes:?}"
+    );
+}
+
+#[test]
+fn signals_that_were_ignored_stay_ignored() {
+    let kernel = kernel(&computing());
+    let arguments = format!("--kernel={}", kernel.path().display());
+    let mut child = through_shell("trap '' HUP INT", &arguments);
+    read_until(child.stdout.as_mut().unwrap(), "up");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .unwrap();
+    let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+    let is_caught = |signal: u32| caught >> (signal - 1) & 1 == 1;
+    // SIGHUP, SIGINT, SIGTERM.
+    assert_eq!([1, 2, 15].map(is_caught), [false, false, true]);
+    signal(&child, "TERM");
+    assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+#[test]
+fn a_full_stderr_changes_no_exit_status() {
+    let crash = kernel(&[0x0f, 0x0b]);
+    for (arguments, code) in [
+        ("--kernel=/nonexistent".to_owned(), 2),
+        (format!("--kernel={}", crash.path().display()), 3),
+    ] {
+        let child = through_shell("exec 2>/dev/full", &arguments);
+        assert_eq!(finish(child).status.code(), Some(code), "{arguments}");
+    }
+    let child = through_shell("exec 1>/dev/full", "doctor");
+    assert_eq!(finish(child).status.code(), Some(0));
+}
+
+#[test]
+fn a_refused_start_leaves_the_last_log_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("console");
+    std::fs::write(&path, "the last run's longer output").unwrap();
+    let serial = format!("--serial=file={}", path.display());
+    let refused = finish(vmm(&["--kernel=/nonexistent", &serial]).spawn().unwrap());
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        "the last run's longer output"
+    );
+    run_code(&[print("new"), RESET.to_vec()].concat(), &[&serial]);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+}
+
+#[test]
+fn two_vms_may_share_their_input() {
+    let kernel = kernel(&[print("up"), echo()].concat());
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let start = || {
+        let mut child = vmm(&[&option("kernel", kernel.path())])
+            .stdin(reader.try_clone().unwrap())
+            .spawn()
+            .unwrap();
+        read_until(child.stdout.as_mut().unwrap(), "up");
+        child
+    };
+    let mut children = [start(), start()];
+    // Both are woken by every byte, and one of them gets it.
+    for _ in 0..20 {
+        writer.write_all(b"x").unwrap();
+    }
+    for child in &mut children {
+        signal(child, "TERM");
+        assert_eq!(wait(child).code(), Some(0));
+    }
 }

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
-use common::{echo, finish, kernel, option, print, read_until, signal, vmm, wait};
+use common::{RESET, echo, finish, kernel, option, print, read_until, signal, vmm, wait};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 
@@ -133,5 +133,17 @@ fn a_terminal_that_goes_away_ends_the_input_and_not_the_guest() {
     read_until(child.stdout.as_mut().unwrap(), "x");
     drop(terminal);
     signal(&child, "TERM");
+    assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+#[test]
+fn the_master_of_a_pseudo_terminal_may_be_the_output() {
+    let terminal = Terminal::new();
+    let kernel = kernel(&[print("up\n"), RESET.to_vec()].concat());
+    let mut child = vmm(&[&option("kernel", kernel.path())])
+        .stdout(Stdio::from(terminal.keyboard.try_clone().unwrap()))
+        .spawn()
+        .unwrap();
+    read_until(&mut &terminal.screen, "up\n");
     assert_eq!(wait(&mut child).code(), Some(0));
 }

@@ -16,6 +16,8 @@ struct State {
     bytes: VecDeque<u8>,
     history: VecDeque<u8>,
     capacity: usize,
+    /// The position of the first byte in all that was ever written.
+    position: u64,
     dropped: u64,
 }
 
@@ -33,6 +35,7 @@ impl OutputRing {
             bytes: VecDeque::new(),
             history: VecDeque::new(),
             capacity: capacity.max(1),
+            position: 0,
             dropped: 0,
         };
         Self(Arc::new((Mutex::new(state), wake)))
@@ -42,20 +45,26 @@ impl OutputRing {
         lock(&self.0.0)
     }
 
-    /// Passes the oldest bytes to `consume` and removes as many as it says it took. The ring is
-    /// locked meanwhile, so `consume` must not wait.
-    ///
-    /// # Errors
-    /// Those of `consume`; the bytes stay.
-    pub fn drain_into(
-        &self,
-        consume: impl FnOnce(&[u8]) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    /// Copies the oldest bytes to `buffer`; says how many, and the position of the first in all
+    /// that was ever written. They stay until [`Self::consume`].
+    #[must_use]
+    pub fn peek(&self, buffer: &mut [u8]) -> (usize, u64) {
+        let state = self.state();
+        let len = buffer.len().min(state.bytes.len());
+        for (to, from) in buffer.iter_mut().zip(&state.bytes) {
+            *to = *from;
+        }
+        (len, state.position)
+    }
+
+    /// Removes everything before a position; what was dropped meanwhile is gone already.
+    pub fn consume(&self, position: u64) {
         let mut state = self.state();
-        let (front, _) = state.bytes.as_slices();
-        let taken = consume(front)?.min(front.len());
-        state.bytes.drain(..taken);
-        Ok(taken)
+        let read = position.saturating_sub(state.position);
+        let read =
+            usize::try_from(read).map_or(state.bytes.len(), |read| read.min(state.bytes.len()));
+        state.bytes.drain(..read);
+        state.position = state.position.saturating_add(read as u64);
     }
 
     /// Whether everything was read.
@@ -96,6 +105,7 @@ impl Write for OutputRing {
         push(&mut state.history, bytes, HISTORY);
         let dropped = push(&mut state.bytes, bytes, capacity);
         state.dropped = state.dropped.saturating_add(dropped as u64);
+        state.position = state.position.saturating_add(dropped as u64);
         drop(state);
         if was_empty && !bytes.is_empty() {
             // The counter of a non-blocking eventfd is full only when nobody ever reads it.
@@ -122,13 +132,11 @@ mod tests {
     }
 
     fn drain(ring: &OutputRing) -> Vec<u8> {
-        let mut all = Vec::new();
+        let (mut all, mut buffer) = (Vec::new(), [0; 3]);
         while !ring.is_empty() {
-            ring.drain_into(|bytes| {
-                all.extend_from_slice(bytes);
-                Ok(bytes.len())
-            })
-            .unwrap();
+            let (len, position) = ring.peek(&mut buffer);
+            all.extend_from_slice(&buffer[..len]);
+            ring.consume(position + len as u64);
         }
         all
     }
@@ -155,11 +163,24 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_outlives_the_reading_and_a_failed_read_loses_nothing() {
+    fn what_is_dropped_between_a_look_and_its_end_is_not_removed_twice() {
+        let (mut ring, _wake) = ring(8);
+        ring.write_all(b"01234567").unwrap();
+        let mut buffer = [0; 4];
+        assert_eq!(ring.peek(&mut buffer), (4, 0));
+        ring.write_all(b"ab").unwrap();
+        ring.consume(4);
+        assert_eq!(drain(&ring), b"4567ab");
+        ring.write_all(b"0123456789").unwrap();
+        ring.consume(1);
+        assert_eq!(drain(&ring), b"23456789");
+    }
+
+    #[test]
+    fn the_tail_outlives_the_reading_and_a_look_removes_nothing() {
         let (mut ring, _wake) = ring(8);
         ring.write_all(b"hello").unwrap();
-        ring.drain_into(|_| Err(io::ErrorKind::WouldBlock.into()))
-            .unwrap_err();
+        assert_eq!(ring.peek(&mut [0; 9]), (5, 0));
         assert_eq!(drain(&ring), b"hello");
         assert_eq!(ring.tail(3), "llo");
         for _ in 0..1000 {

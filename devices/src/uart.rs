@@ -12,6 +12,9 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::bus::{ByteRegisters, Outcome};
 use crate::lock;
 
+/// The register with the loopback bit.
+const MODEM_CONTROL: u8 = 4;
+
 /// The interrupt line: each trigger is a pulse.
 struct Interrupt(EventFd);
 
@@ -97,8 +100,13 @@ impl ByteRegisters for Uart16550 {
     }
 
     fn write_byte(&self, register: u8, value: u8) -> Outcome {
+        let mut model = lock(&self.0);
         // An output or eventfd that fails is not the guest's fault and nothing it could handle.
-        let _ = lock(&self.0).write(register, value);
+        let _ = model.write(register, value);
+        if register == MODEM_CONTROL {
+            // Input that came in loopback mode was refused; the guest may have left that mode.
+            model.events().in_buffer_empty();
+        }
         Outcome::Continue
     }
 }
@@ -178,6 +186,17 @@ mod tests {
         read(&bench.uart, DATA);
         assert_eq!(bench.uart.receive(b"b"), 1);
         assert_eq!(bench.interrupt.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn input_refused_in_loopback_mode_is_asked_for_again() {
+        const LOOPBACK: u8 = 0x10;
+        let bench = bench();
+        let _ = bench.uart.write(MODEM_CONTROL.into(), &[LOOPBACK]);
+        assert_eq!(bench.uart.receive(b"a"), 0);
+        let _ = bench.uart.write(MODEM_CONTROL.into(), &[0]);
+        assert_eq!(bench.ready.read().unwrap(), 1);
+        assert_eq!(bench.uart.receive(b"a"), 1);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod run;
 mod terminal;
 
 use std::error::Error as _;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -160,11 +161,16 @@ fn report(error: &Error) {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    eprintln!("error: {text}");
+    say(&format!("error: {text}"));
     if let Some(cure) = error.cure() {
-        eprintln!("  cure: {cure}");
+        say(&format!("  cure: {cure}"));
     }
     if let Some(report) = error.report().filter(|report| !report.is_empty()) {
-        eprintln!("{report}");
+        say(report);
     }
+}
+
+/// A line on stderr. Whether somebody reads it changes nothing.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

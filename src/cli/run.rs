@@ -6,16 +6,18 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 use vmm_reference::{Console, Error, ExitReason, SerialTarget, Vm, VmConfig};
 
-use super::CRASHED;
 use super::terminal::RawTerminal;
+use super::{CRASHED, say};
 
 pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
     ignore_file_size_signal()?;
+    allow_many_files();
     let mut vm = Vm::new(config, console(&config.serial)?)?;
     if config.serial == SerialTarget::Stdio && !vm.plan().cmdline.contains("console=") {
         log::warn!(
@@ -28,7 +30,7 @@ pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
     let _terminal = (config.serial == SerialTarget::Stdio).then(RawTerminal::enter);
     match vm.run()? {
         ExitReason::Crashed => {
-            eprintln!("the guest crashed");
+            say("the guest crashed");
             Ok(CRASHED.into())
         }
         _ => Ok(ExitCode::SUCCESS),
@@ -49,6 +51,17 @@ fn console(target: &SerialTarget) -> Result<Console, Error> {
     })
 }
 
+/// A VM with many vCPUs has as many files open; the soft limit is for programs that use select.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Refused or not: what is really needed will tell.
+    let _ = setrlimit(Resource::Nofile, raised);
+}
+
 fn signal_error(source: io::Error) -> Error {
     Error::Host {
         what: "cannot handle signals".to_owned(),
@@ -67,8 +80,20 @@ fn ignore_file_size_signal() -> Result<(), Error> {
 /// of a socket that is readable once one has come.
 fn signals() -> io::Result<OwnedFd> {
     let (receiver, sender) = UnixStream::pair()?;
+    let ignored = ignored_signals();
     for signal in [SIGTERM, SIGINT, SIGHUP] {
-        pipe::register(signal, sender.try_clone()?)?;
+        // nohup, and a shell's background jobs, start us with a signal ignored: so it stays.
+        if ignored >> (signal - 1) & 1 == 0 {
+            pipe::register(signal, sender.try_clone()?)?;
+        }
     }
     Ok(receiver.into())
+}
+
+/// The signals this process was started to ignore, a bit each from signal 1 on (proc_pid_status(5)).
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default()
 }

@@ -5,6 +5,7 @@ use std::io;
 use rustix::termios::{
     InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
 };
+use vmm_reference::in_background;
 
 /// stdin in raw mode; dropping it restores what was there before.
 #[derive(Debug)]
@@ -19,6 +20,11 @@ impl RawTerminal {
         let Ok(saved) = tcgetattr(&stdin) else {
             return Self(None);
         };
+        // The terminal belongs to another job, which would not like it; and the kernel would stop
+        // this one.
+        if in_background(&stdin) {
+            return Self(None);
+        }
         let mut raw = saved.clone();
         raw.input_modes -= InputModes::BRKINT
             | InputModes::ICRNL
@@ -44,7 +50,9 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        if let Some(saved) = &self.0 {
+        if let Some(saved) = &self.0
+            && !in_background(io::stdin())
+        {
             // Fails only when the terminal is gone.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, saved);
         }

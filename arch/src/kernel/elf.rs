@@ -12,7 +12,7 @@ const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// Linux kernels have about five; a hostile file may claim 65535.
 const MAX_SEGMENTS: u16 = 128;
-/// Notes of one segment that are looked at, in bytes.
+/// Notes of all segments, in bytes: a loader walks every one of them.
 const MAX_NOTES: u64 = 64 << 10;
 /// XEN_ELFNOTE_PHYS32_ENTRY.
 const XEN_PHYS32_ENTRY: u32 = 18;
@@ -68,6 +68,7 @@ fn parse_header(image: &Reader<'_>, start: &[u8]) -> Option<Result<KernelHeader,
 }
 
 fn parse_segments(image: &Reader<'_>, entry: u64, table: &[u8]) -> Result<Elf, BootError> {
+    let mut notes = 0u64;
     let mut segments: Vec<Segment> = Vec::new();
     let mut pvh_entry = None;
     for header in table.chunks_exact(PROGRAM_HEADER_SIZE.into()) {
@@ -85,8 +86,13 @@ fn parse_segments(image: &Reader<'_>, entry: u64, table: &[u8]) -> Result<Elf, B
                     segments.push(segment);
                 }
             }
-            Some(PT_NOTE) if segment.file_size <= MAX_NOTES && pvh_entry.is_none() => {
-                pvh_entry = find_pvh(&image.read(segment.offset, segment.file_size)?);
+            Some(PT_NOTE) => {
+                notes = notes.saturating_add(segment.file_size);
+                if notes > MAX_NOTES {
+                    return fail(format!("ELF: {notes} bytes of notes, at most {MAX_NOTES}"));
+                }
+                let found = find_pvh(&image.read(segment.offset, segment.file_size)?);
+                pvh_entry = pvh_entry.or(found);
             }
             _ => {}
         }
@@ -103,21 +109,17 @@ fn parse_segments(image: &Reader<'_>, entry: u64, table: &[u8]) -> Result<Elf, B
     if overlap {
         return fail("ELF: segments overlap in memory");
     }
-    for (name, address) in [("entry", Some(entry)), ("PVH entry", pvh_entry)] {
-        let inside = |address: u64| {
-            segments.iter().any(|segment| {
-                address
-                    .checked_sub(segment.address)
-                    .is_some_and(|at| at < segment.memory_size)
-            })
-        };
-        if let Some(address) = address
-            && !inside(address)
-        {
-            return fail(format!(
-                "ELF: the {name} {address:#x} lies outside every segment"
-            ));
-        }
+    // The entry of a kernel with a PVH note may be a virtual address (FreeBSD, NetBSD).
+    let (name, address) = pvh_entry.map_or(("entry", entry), |entry| ("PVH entry", entry));
+    let inside = segments.iter().any(|segment| {
+        address
+            .checked_sub(segment.address)
+            .is_some_and(|at| at < segment.memory_size)
+    });
+    if !inside {
+        return fail(format!(
+            "ELF: the {name} {address:#x} lies outside every segment"
+        ));
     }
     Ok(Elf {
         entry,

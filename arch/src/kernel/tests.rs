@@ -105,7 +105,7 @@ fn r28_crafted_elf_headers_are_refused_by_name() {
         (64 + 24, u64::MAX.to_le_bytes().to_vec(), "wraps"),
         (64 + 32, u64::MAX.to_le_bytes().to_vec(), "truncated"),
         (64 + 40, vec![1, 0], "larger than its memory"),
-        (24, vec![0; 8], "outside every segment"),
+        (120 + 32, vec![1, 0, 1], "bytes of notes"),
         (0x210, vec![0xff; 4], "PVH entry"),
         (64, vec![2], "nothing to load"),
     ];
@@ -115,6 +115,26 @@ fn r28_crafted_elf_headers_are_refused_by_name() {
         let error = identify(&image).unwrap_err();
         assert!(error.contains(expected), "{expected}: {error}");
     }
+}
+
+#[test]
+fn the_entry_that_is_used_must_lie_in_a_segment() {
+    // FreeBSD and NetBSD: a virtual address, and a PVH entry that counts.
+    let mut image = elf();
+    put(&mut image, 24, &0xffff_ffff_8020_0000u64.to_le_bytes());
+    assert!(matches!(
+        identify(&image),
+        Ok(KernelHeader::Elf(Elf {
+            pvh_entry: Some(0x10_0040),
+            ..
+        }))
+    ));
+    put(&mut image, 0x20c, b"Foo\0");
+    assert!(
+        identify(&image)
+            .unwrap_err()
+            .contains("outside every segment")
+    );
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub struct CpuidEntry {
 
 /// KVM_CPUID_FLAG_SIGNIFCANT_INDEX.
 const INDEX_COUNTS: u32 = 1;
+/// "AuthenticAMD" and "HygonGenuine".
+const AMD_VENDORS: [[u8; 4]; 2] = [*b"Auth", *b"Hygo"];
 /// Leaf 1 ECX.
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
@@ -45,7 +47,10 @@ const CORE_LEVEL: u32 = 2;
 /// The table for vCPU `id` of `vcpus`, from the host's.
 #[must_use]
 pub fn vcpu_leaves(host: &[CpuidEntry], id: u32, vcpus: u32) -> Vec<CpuidEntry> {
-    let topology = Topology { id, vcpus };
+    // EBX of leaf 0 holds the first four letters of the vendor's name.
+    let vendor = host.iter().find(|leaf| leaf.function == 0);
+    let amd = vendor.is_some_and(|leaf| AMD_VENDORS.contains(&leaf.ebx.to_le_bytes()));
+    let topology = Topology { id, vcpus, amd };
     let mut leaves: Vec<_> = host
         .iter()
         .filter(|leaf| !matches!(leaf.function, 0xb | 0x1f))
@@ -73,6 +78,8 @@ fn set(register: &mut u32, shift: u32, width: u32, value: u32) {
 struct Topology {
     id: u32,
     vcpus: u32,
+    /// The topology leaves are AMD's.
+    amd: bool,
 }
 
 impl Topology {
@@ -122,7 +129,7 @@ impl Topology {
             }
             // AMD: number of cores from 0, and the bits of the APIC id that count them. Intel has
             // zero here.
-            0x8000_0008 if leaf.ecx != 0 || self.is_amd_size(&leaf) => {
+            0x8000_0008 if self.amd => {
                 set(&mut leaf.ecx, 0, 8, last.min(255));
                 set(&mut leaf.ecx, 12, 4, self.core_bits());
             }
@@ -136,12 +143,6 @@ impl Topology {
             _ => {}
         }
         leaf
-    }
-
-    /// AMD reports features in EBX of the address-size leaf that Intel does not have (CLZERO,
-    /// error pointers).
-    fn is_amd_size(self, leaf: &CpuidEntry) -> bool {
-        leaf.ebx & 0b111 != 0
     }
 
     /// The subleaves of leaf 0xB or 0x1F: threads of a core, cores of the package, end.

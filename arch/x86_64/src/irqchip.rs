@@ -4,6 +4,11 @@ use arch::{Gsi, IrqModel};
 
 use crate::layout;
 
+/// The interrupt masks of both PICs as a PC's firmware leaves them. KVM's reset values would let
+/// their interrupts through with the processor's exception vectors, to a kernel that does not use
+/// PICs and so never touches them.
+pub const PIC_MASK: u8 = 0xff;
+
 /// The I/O APIC of the in-kernel interrupt chip; the local APICs and the PICs come with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IoApic {

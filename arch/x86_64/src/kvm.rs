@@ -5,14 +5,15 @@ use std::fmt::Write;
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, MachinePlan};
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2, kvm_dtable,
-    kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs,
+    CpuId, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
+    KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2, kvm_dtable, kvm_fpu, kvm_irqchip,
+    kvm_lapic_state, kvm_msr_entry, kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs,
 };
 use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::cpuid::CpuidEntry;
-use crate::irqchip::IoApic;
+use crate::irqchip::{IoApic, PIC_MASK};
 use crate::paging::{PagingState, translate};
 use crate::registers::{
     BootRegisters, DeliveryMode, DescriptorTable, Fpu, Msr, Segment, SegmentMode, VcpuSetup,
@@ -86,6 +87,17 @@ impl KvmPlatform for X86_64 {
     fn create_irq_chip(&self, vm: &VmFd, _model: &IoApic) -> Result<KvmChip, KvmError> {
         vm.create_irq_chip()
             .map_err(KvmError::of("KVM_CREATE_IRQCHIP"))?;
+        for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
+            let mut chip = kvm_irqchip {
+                chip_id,
+                ..kvm_irqchip::default()
+            };
+            vm.get_irqchip(&mut chip)
+                .map_err(KvmError::of("KVM_GET_IRQCHIP"))?;
+            chip.chip.pic.imr = PIC_MASK;
+            vm.set_irqchip(&chip)
+                .map_err(KvmError::of("KVM_SET_IRQCHIP"))?;
+        }
         // With the dummy, KVM answers the speaker port 0x61 that guests calibrate timers with.
         let pit = kvm_pit_config {
             flags: KVM_PIT_SPEAKER_DUMMY,
