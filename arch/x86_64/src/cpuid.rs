@@ -183,7 +183,7 @@ mod tests {
 
     fn host() -> Vec<CpuidEntry> {
         vec![
-            leaf(0, 0, [0x1f, 1, 2, 3]),
+            leaf(0, 0, [0x1f, u32::from_le_bytes(*b"Auth"), 2, 3]),
             leaf(1, 0, [0x0003_06a9, 0x5510_0800, 0, HTT]),
             leaf(4, 0, [0xfc00_4121, 1, 2, 3]),
             leaf(4, 3, [0xfc03_c163, 1, 2, 3]),
@@ -234,6 +234,14 @@ mod tests {
                 vcpus > 1
             );
         }
+    }
+
+    #[test]
+    fn the_amd_core_count_is_not_made_up_for_other_vendors() {
+        let mut host = host();
+        host[0].ebx = u32::from_le_bytes(*b"Genu");
+        let sizes = find(&vcpu_leaves(&host, 0, 8), 0x8000_0008, 0);
+        assert_eq!(sizes, find(&host, 0x8000_0008, 0));
     }
 
     #[test]
