@@ -41,11 +41,11 @@ pub use console::{Console, EscapeKeys, in_background};
 pub use control::{ExitReason, VmHandle};
 pub use error::Error;
 pub use host::{Check, diagnose, probe};
-pub use machine::{Machine, plan};
+pub use machine::{Machine, device_tree, plan};
 
-/// The backend of the host this library is built for.
+/// The backend of the host this library is built for, and the pure halves of all of them.
 #[cfg(feature = "host")]
-pub use arch_host::HostPlatform;
+pub use arch_host::{ARCHITECTURES, HostPlatform, planner, planner_with_facts};
 
 /// A VM on the host's own architecture.
 #[cfg(feature = "host")]

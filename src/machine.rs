@@ -5,11 +5,15 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use arch::kernel::KernelHeader;
-use arch::{BootRequest, KvmError, KvmIrqChip, KvmPlatform, MachinePlan, Platform, SEED};
+use arch::kernel::{KernelHeader, Protocol};
+use arch::{
+    AddressRange, BootError, BootRequest, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
+    MachinePlan, Planner, Platform, SEED,
+};
 use devices::OutputRing;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use rustix::rand::{GetRandomFlags, getrandom};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::SerialPort;
@@ -26,6 +30,54 @@ const OUTPUT_RING: usize = 64 << 10;
 /// When a value is refused; the error names it.
 pub fn plan<P: Platform>(platform: &P, config: &VmConfig) -> Result<MachinePlan, Error> {
     Ok(platform.setup_memory_layout(&config.machine()?)?)
+}
+
+/// The device tree that a kernel would get, on a machine that need not run here. A kernel that
+/// occupies nothing stands for any kernel, and zeros for the random seeds.
+///
+/// # Errors
+/// When the machine's kernels get none, or the initrd or the command line does not fit.
+pub fn device_tree(
+    planner: &dyn Planner,
+    plan: &MachinePlan,
+    config: &VmConfig,
+) -> Result<Vec<u8>, Error> {
+    let ram = memory::map_ram(plan)?;
+    let window = plan.kernel_window;
+    let kernel = LoadedKernel {
+        entry: window.base,
+        range: AddressRange::new(window.base, 0),
+        initrd_limit: None,
+        protocol: Protocol::DeviceTree,
+        setup_header: Vec::new(),
+    };
+    let initrd = config
+        .initrd
+        .as_deref()
+        .map(|path| image::load_initrd(path, &kernel, plan, &ram))
+        .transpose()?;
+    let boot = |source| Error::Boot {
+        field: "arch",
+        value: plan.arch.to_owned(),
+        source,
+    };
+    let info = planner
+        .boot_info(plan, &kernel, initrd, &ram)
+        .map_err(boot)?;
+    let tree = info
+        .placed
+        .iter()
+        .find(|block| block.range.base == info.argument);
+    let size = tree.map_or(0, |block| usize::try_from(block.range.len).unwrap_or(0));
+    let mut bytes = vec![0; size];
+    ram.read_slice(&mut bytes, GuestAddress(info.argument))
+        .map_err(|source| {
+            boot(BootError::Memory {
+                what: "the device tree",
+                source,
+            })
+        })?;
+    Ok(bytes)
 }
 
 /// A VM that is ready to run.

@@ -177,6 +177,67 @@ fn plan_checks_the_files_too() {
 }
 
 #[test]
+fn plan_shows_machines_of_every_architecture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tree.dtb");
+    let dump = option("dump-dtb", &path);
+    let arguments = ["plan", "--arch=aarch64", "--vcpus=3", "--guest-memory=1G"];
+    let ended = finish(vmm(&arguments).arg(&dump).spawn().unwrap());
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    for text in [
+        "aarch64 machine: 3 vCPUs, 1024 MiB",
+        "PL011",
+        "console=ttyAMA0",
+    ] {
+        assert!(ended.stdout.contains(text), "{text}: {}", ended.stdout);
+    }
+    let tree = std::fs::read(&path).unwrap();
+    assert!(tree.starts_with(&[0xd0, 0x0d, 0xfe, 0xed]));
+    let cpus = tree.windows(5).filter(|name| name == b"cpu@2").count();
+    assert_eq!(cpus, 1);
+
+    let ended = finish(vmm(&["plan", "--arch=x86_64"]).spawn().unwrap());
+    assert!(ended.stdout.contains("x86_64 machine: 1 vCPUs, 256 MiB"));
+    refused(
+        &["plan", "--arch=x86_64", &dump],
+        &["--arch=x86_64: x86_64 does not boot kernels", "device tree"],
+    );
+    refused(&["plan", "--arch=vax"], &["vax", "aarch64"]);
+}
+
+#[test]
+fn plan_takes_the_facts_of_another_host() {
+    let facts = file(
+        br#"{"ipa_bits":36,"max_vcpus":4,"pmu":false,"sve":false,"pointer_authentication":false}"#,
+    );
+    let facts = option("facts", facts.path());
+    refused(
+        &["plan", "--arch=aarch64", &facts, "--vcpus=5"],
+        &["--vcpus=5: this host offers 1 to 4 vCPUs"],
+    );
+    refused(
+        &["plan", "--arch=x86_64", &facts],
+        &["--facts=", "cure: give a file"],
+    );
+
+    // The facts of this host give this host's plan.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("facts.json");
+    let here = finish(
+        vmm(&["plan", &option("dump-facts", &path)])
+            .spawn()
+            .unwrap(),
+    );
+    let arch = format!("--arch={}", std::env::consts::ARCH);
+    let again = finish(
+        vmm(&["plan", &arch, &option("facts", &path)])
+            .spawn()
+            .unwrap(),
+    );
+    assert_eq!((here.status.code(), here.stdout), (Some(0), again.stdout));
+}
+
+#[test]
 fn doctor_finds_this_host_fit() {
     let ended = finish(vmm(&["doctor"]).spawn().unwrap());
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");

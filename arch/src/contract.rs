@@ -21,7 +21,7 @@ const PORTS: AddressRange = AddressRange::new(0, 0x1_0000);
 /// What the stand-ins for kernel and initrd are made of.
 const PATTERN: u8 = 0xa5;
 
-/// Runs the contract suite on a platform: `platform_contract!(X86_64::for_tests(),
+/// Runs the contract suite on a platform: `platform_contract!(X86_64::typical(),
 /// [Protocol::Pvh])`. The second argument lists the boot protocols that its kernels use.
 #[macro_export]
 macro_rules! platform_contract {

@@ -21,5 +21,6 @@ pub use plan::{
     Space, size_text,
 };
 pub use platform::{
-    BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Platform, SEED, VcpuId,
+    BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform, SEED,
+    VcpuId,
 };

@@ -121,3 +121,52 @@ pub trait Platform: Debug + Send + Sync + Sized + 'static {
         boot: Option<&BootInfo>,
     ) -> Result<Self::VcpuSetup, PlanError>;
 }
+
+/// The pure half of any backend behind one interface, for tools that look at machines of every
+/// architecture.
+pub trait Planner: Debug {
+    /// See [`Platform::setup_memory_layout`].
+    ///
+    /// # Errors
+    /// As there.
+    fn plan(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError>;
+
+    /// Writes the boot information for a kernel and says what lies where; see
+    /// [`Platform::build_boot_info`].
+    ///
+    /// # Errors
+    /// As there, or when the plan has no interrupt chip.
+    fn boot_info(
+        &self,
+        plan: &MachinePlan,
+        kernel: &LoadedKernel,
+        initrd: Option<AddressRange>,
+        ram: &GuestRam,
+    ) -> Result<BootInfo, BootError>;
+}
+
+impl<P: Platform> Planner for P {
+    fn plan(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
+        self.setup_memory_layout(config)
+    }
+
+    fn boot_info(
+        &self,
+        plan: &MachinePlan,
+        kernel: &LoadedKernel,
+        initrd: Option<AddressRange>,
+        ram: &GuestRam,
+    ) -> Result<BootInfo, BootError> {
+        let irq_chip = self
+            .irq_chip(plan)
+            .map_err(|error| BootError::Kernel(error.to_string()))?;
+        let request = BootRequest {
+            plan,
+            irq_chip: &irq_chip,
+            kernel,
+            initrd,
+            seed: &[0; SEED],
+        };
+        self.build_boot_info(&request, ram)
+    }
+}

@@ -54,10 +54,9 @@ enum Command {
     /// Prints the machine the same options would give, and what the guest is told
     Plan {
         #[command(flatten)]
-        vm: VmArgs,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        vm: Box<VmArgs>,
+        #[command(flatten)]
+        what: Box<plan::Options>,
     },
     /// Checks what this host offers and says what is missing
     Doctor,
@@ -141,7 +140,7 @@ pub(crate) fn main() -> ExitCode {
         .init();
     let result = match cli.command {
         None => run::run(&cli.vm.into()),
-        Some(Command::Plan { vm, json }) => plan::print(&vm.into(), json),
+        Some(Command::Plan { vm, what }) => plan::print(&(*vm).into(), &what),
         Some(Command::Doctor) => Ok(doctor::check()),
     };
     result.unwrap_or_else(|error| {

@@ -1,26 +1,101 @@
-//! `plan`: the machine as text or JSON.
+//! `plan`: the machine as text or JSON, of this host or of any other architecture.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use vmm_reference::arch::{AddressRange, MachinePlan, Space};
-use vmm_reference::{Error, HostPlatform, VmConfig, plan, probe};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use vmm_reference::arch::{AddressRange, MachinePlan, Planner, Space};
+use vmm_reference::{
+    ARCHITECTURES, Error, HostPlatform, VmConfig, device_tree, planner, planner_with_facts, probe,
+};
 
-pub(super) fn print(config: &VmConfig, json: bool) -> Result<ExitCode, Error> {
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Plan for a typical host of this architecture instead of this host
+    #[arg(long, value_parser = PossibleValuesParser::new(ARCHITECTURES))]
+    arch: Option<String>,
+    /// Plan for the host with these facts (JSON, as --dump-facts writes them)
+    #[arg(long, value_name = "FILE", requires = "arch")]
+    facts: Option<PathBuf>,
+    /// Write the facts of this host
+    #[arg(long, value_name = "FILE", conflicts_with = "arch")]
+    dump_facts: Option<PathBuf>,
+    /// Write the device tree the guest gets, its random seeds left zero
+    #[arg(long, value_name = "FILE")]
+    dump_dtb: Option<PathBuf>,
+}
+
+pub(super) fn print(config: &VmConfig, options: &Options) -> Result<ExitCode, Error> {
     config.check_images()?;
-    let plan = plan(&probe::<HostPlatform>()?, config)?;
-    let text = if json {
-        serde_json::to_string_pretty(&plan).map_err(|error| Error::Host {
-            what: "cannot print".to_owned(),
-            source: error.into(),
-        })?
+    let planner = choose(options)?;
+    let plan = planner.plan(&config.machine()?)?;
+    if let Some(path) = &options.dump_dtb {
+        let tree = device_tree(&*planner, &plan, config)?;
+        write("dump-dtb", path, &tree)?;
+    }
+    let text = if options.json {
+        serde_json::to_string_pretty(&plan).map_err(cannot_print)?
     } else {
         text(&plan)
     };
     // A reader that has seen enough (`| head`) is no failure.
     let _ = writeln!(io::stdout(), "{}", text.trim_end());
     Ok(ExitCode::SUCCESS)
+}
+
+fn cannot_print(error: serde_json::Error) -> Error {
+    Error::Host {
+        what: "cannot print".to_owned(),
+        source: error.into(),
+    }
+}
+
+/// The platform to plan for.
+fn choose(options: &Options) -> Result<Box<dyn Planner>, Error> {
+    let found = match (&options.arch, &options.facts) {
+        (None, _) => {
+            let platform = probe::<HostPlatform>()?;
+            if let Some(path) = &options.dump_facts {
+                let facts = serde_json::to_string_pretty(&platform).map_err(cannot_print)?;
+                write("dump-facts", path, facts.as_bytes())?;
+            }
+            Some(Box::new(platform) as Box<dyn Planner>)
+        }
+        (Some(arch), None) => planner(arch),
+        (Some(arch), Some(path)) => {
+            let refuse = |cause: String| Error::Config {
+                field: "facts",
+                value: path.display().to_string(),
+                cause,
+                cure: "give a file that `plan --dump-facts` wrote on a host of that architecture",
+            };
+            let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+            planner_with_facts(arch, &mut serde_json::Deserializer::from_str(&text))
+                .map_err(|error| refuse(error.to_string()))?
+        }
+    };
+    found.ok_or_else(|| Error::Config {
+        field: "arch",
+        value: options.arch.clone().unwrap_or_default(),
+        cause: "there is no backend for it".to_owned(),
+        cure: "see --help for those there are",
+    })
+}
+
+fn write(field: &'static str, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    fs::write(path, bytes).map_err(|error| Error::Config {
+        field,
+        value: path.display().to_string(),
+        cause: error.to_string(),
+        cure: "name a file that can be written",
+    })
 }
 
 fn text(plan: &MachinePlan) -> String {

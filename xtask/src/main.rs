@@ -1,6 +1,7 @@
 //! Project automation.
 
 mod apt;
+mod dist;
 mod lab;
 mod step;
 mod test;
@@ -28,6 +29,8 @@ enum Command {
         #[arg(long)]
         no_lab: bool,
     },
+    /// Builds static, stripped binaries of every architecture into target/dist
+    Dist,
     /// Boots stock kernels with our VMM in an emulated machine with nested KVM
     Lab {
         #[arg(value_parser = PossibleValuesParser::new(ARCHITECTURES.iter().map(|arch| arch.name)))]
@@ -44,6 +47,7 @@ fn run(command: Command) -> step::Result<()> {
     test::set_up()?;
     match command {
         Command::Test { no_lab } => test::run(!no_lab),
+        Command::Dist => dist::run(),
         Command::Lab { arch, full } => ARCHITECTURES
             .iter()
             .filter(|row| row.name == arch)

@@ -39,9 +39,9 @@ pub struct Aarch64 {
 }
 
 impl Aarch64 {
-    /// The facts of an invented host with everything and 44 address bits.
+    /// The facts of an invented, typical host: everything, and 44 address bits.
     #[must_use]
-    pub fn for_tests() -> Self {
+    pub fn typical() -> Self {
         Self {
             ipa_bits: 44,
             max_vcpus: 512,

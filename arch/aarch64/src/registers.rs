@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_boot_vcpu_starts_at_the_kernel_with_the_device_tree() {
-        let setup = vcpu_setup(&Aarch64::for_tests(), Some(&boot()));
+        let setup = vcpu_setup(&Aarch64::typical(), Some(&boot()));
         assert!(!setup.features.contains(&Feature::PowerOff));
         let value = |id| {
             let register = setup.registers.iter().find(|register| register.id == id);
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_others_wait_for_psci() {
-        let setup = vcpu_setup(&Aarch64::for_tests(), None);
+        let setup = vcpu_setup(&Aarch64::typical(), None);
         assert!(
             setup
                 .features
@@ -185,7 +185,7 @@ mod tests {
             pmu: false,
             sve: false,
             pointer_authentication: false,
-            ..Aarch64::for_tests()
+            ..Aarch64::typical()
         };
         let setup = vcpu_setup(&facts, Some(&boot()));
         assert_eq!(setup.features, [Feature::Psci02]);

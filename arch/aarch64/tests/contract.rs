@@ -3,4 +3,4 @@
 use arch::kernel::Protocol;
 use arch_aarch64::Aarch64;
 
-arch::platform_contract!(Aarch64::for_tests(), [Protocol::DeviceTree]);
+arch::platform_contract!(Aarch64::typical(), [Protocol::DeviceTree]);

@@ -74,7 +74,7 @@ mod tests {
             cmdline: Cmdline::default(),
             serial: true,
         };
-        let plan = X86_64::for_tests().setup_memory_layout(&config).unwrap();
+        let plan = X86_64::typical().setup_memory_layout(&config).unwrap();
         e820(&plan)
             .iter()
             .map(|entry| (entry.range.base, entry.range.end(), entry.kind))

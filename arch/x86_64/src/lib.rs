@@ -60,9 +60,9 @@ impl X86_64 {
         }
     }
 
-    /// The facts of an invented host with 46 physical address bits.
+    /// The facts of an invented, typical host with 46 physical address bits.
     #[must_use]
-    pub fn for_tests() -> Self {
+    pub fn typical() -> Self {
         let leaf = |function, eax, ebx, ecx, edx| CpuidEntry {
             function,
             index: 0,

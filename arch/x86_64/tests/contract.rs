@@ -3,4 +3,4 @@
 use arch::kernel::Protocol;
 use arch_x86_64::X86_64;
 
-arch::platform_contract!(X86_64::for_tests(), [Protocol::Linux64, Protocol::Pvh]);
+arch::platform_contract!(X86_64::typical(), [Protocol::Linux64, Protocol::Pvh]);

@@ -30,7 +30,7 @@ pub(crate) struct Architecture {
     /// Modules that /dev/kvm needs, in order.
     modules: &'static [&'static str],
     /// The static build.
-    target: &'static str,
+    pub(crate) target: &'static str,
     /// Devices that a guest must find in its device tree or ACPI name space.
     devices: &'static [&'static str],
     /// The guests' kernels, by file name.

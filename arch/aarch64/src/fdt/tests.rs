@@ -40,7 +40,7 @@ fn tree_of(facts: &Aarch64, memory: usize, vcpus: u32, initrd: Option<AddressRan
 fn an_independent_parser_reads_what_was_planned() {
     for (memory, vcpus) in [(256 << 20, 1), (1 << 40, 17), (1 << 30, 512)] {
         let initrd = Some(AddressRange::new(0x8800_0000, 12345));
-        let bytes = tree_of(&Aarch64::for_tests(), memory, vcpus, initrd);
+        let bytes = tree_of(&Aarch64::typical(), memory, vcpus, initrd);
         let tree = Fdt::new(&bytes).unwrap();
         assert_eq!(tree.cpus().count(), vcpus as usize);
         let ids: Vec<_> = tree.cpus().map(|cpu| cpu.ids().first() as u64).collect();
@@ -81,7 +81,7 @@ fn an_independent_parser_reads_what_was_planned() {
 fn what_the_host_lacks_is_not_described() {
     let plain = Aarch64 {
         pmu: false,
-        ..Aarch64::for_tests()
+        ..Aarch64::typical()
     };
     let bytes = tree_of(&plain, 1 << 30, 1, None);
     let tree = Fdt::new(&bytes).unwrap();
@@ -96,7 +96,7 @@ fn what_the_host_lacks_is_not_described() {
 
 #[test]
 fn dtc_takes_the_tree_without_a_remark_and_gives_the_golden_text() {
-    let bytes = tree_of(&Aarch64::for_tests(), 256 << 20, 2, None);
+    let bytes = tree_of(&Aarch64::typical(), 256 << 20, 2, None);
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&bytes).unwrap();
     let output = Command::new("dtc")

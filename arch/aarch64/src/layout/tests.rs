@@ -12,7 +12,7 @@ fn config(memory: u64, vcpus: u32) -> MachineConfig {
 }
 
 fn plan_of(memory: u64) -> Result<MachinePlan, PlanError> {
-    plan(&Aarch64::for_tests(), &config(memory, 1))
+    plan(&Aarch64::typical(), &config(memory, 1))
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn ram_is_one_region_as_far_as_the_address_bits_reach() {
 
 #[test]
 fn every_vcpu_has_a_redistributor() {
-    let facts = Aarch64::for_tests();
+    let facts = Aarch64::typical();
     assert!(plan(&facts, &config(MIN_MEMORY, MAX_VCPUS)).is_ok());
     assert!(plan(&facts, &config(MIN_MEMORY, MAX_VCPUS + 1)).is_err());
     let gic = crate::gic::GicV3::new(MAX_VCPUS);
@@ -65,7 +65,7 @@ fn the_machine_type_names_address_bits_only_where_the_default_does_not_do() {
     let with = |ipa_bits, memory| {
         let facts = Aarch64 {
             ipa_bits,
-            ..Aarch64::for_tests()
+            ..Aarch64::typical()
         };
         facts.machine_type(&plan(&facts, &config(memory, 1)).unwrap())
     };

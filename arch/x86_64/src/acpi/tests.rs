@@ -17,7 +17,7 @@ fn devices() -> Vec<DevicePlan> {
         cmdline: Cmdline::default(),
         serial: true,
     };
-    X86_64::for_tests()
+    X86_64::typical()
         .setup_memory_layout(&config)
         .unwrap()
         .devices

@@ -57,7 +57,7 @@ fn boot_with(
     initrd: Option<AddressRange>,
     cmdline: &str,
 ) -> Result<Booted, BootError> {
-    let facts = X86_64::for_tests();
+    let facts = X86_64::typical();
     let config = MachineConfig {
         memory: 32 << 20,
         vcpus: 2,

@@ -75,7 +75,7 @@ fn a_bzimage_is_copied_without_its_setup_code() {
         xloadflags: 1,
         header: image[0x1F1..0x26C].to_vec(),
     });
-    let facts = X86_64::for_tests();
+    let facts = X86_64::typical();
     let plan = facts.setup_memory_layout(&config()).unwrap();
     let ram = ram();
     let mut image = KernelImage::Bytes(Cursor::new(image.into()));
@@ -116,7 +116,7 @@ fn an_elf_kernel_is_copied_segment_by_segment() {
             memory_size: 0x1000,
         }],
     });
-    let facts = X86_64::for_tests();
+    let facts = X86_64::typical();
     let plan = facts.setup_memory_layout(&config()).unwrap();
     let ram = ram();
     let mut image = KernelImage::Bytes(Cursor::new(image.into()));
@@ -130,7 +130,7 @@ fn an_elf_kernel_is_copied_segment_by_segment() {
 
 #[test]
 fn nothing_is_copied_when_the_kernel_does_not_fit() {
-    let facts = X86_64::for_tests();
+    let facts = X86_64::typical();
     let plan = facts.setup_memory_layout(&config()).unwrap();
     let header = KernelHeader::Elf(Elf {
         entry: 0,

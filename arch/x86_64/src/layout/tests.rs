@@ -13,7 +13,7 @@ fn config(memory: u64) -> MachineConfig {
 }
 
 fn plan_of(memory: u64) -> Result<MachinePlan, PlanError> {
-    plan(&X86_64::for_tests(), &config(memory))
+    plan(&X86_64::typical(), &config(memory))
 }
 
 fn field_and_cause(error: PlanError) -> (&'static str, String) {
@@ -102,7 +102,7 @@ fn wrong_memory_sizes_are_refused_with_the_cure() {
 fn narrow_processors_offer_no_ram_above_4_gib() {
     let facts = X86_64 {
         address_bits: 32,
-        ..X86_64::for_tests()
+        ..X86_64::typical()
     };
     assert!(plan(&facts, &config(HOLE.base)).is_ok());
     assert!(plan(&facts, &config(FOUR_GIB)).is_err());
@@ -113,7 +113,7 @@ fn vcpu_numbers_are_bounded_by_the_host_and_by_the_platform() {
     let with = |max_vcpus, vcpus| {
         let facts = X86_64 {
             max_vcpus,
-            ..X86_64::for_tests()
+            ..X86_64::typical()
         };
         plan(
             &facts,
@@ -170,7 +170,7 @@ fn boot_areas_are_disjoint_and_in_free_low_ram() {
 fn the_serial_port_comes_and_goes_with_its_console() {
     let plan_with = |serial| {
         plan(
-            &X86_64::for_tests(),
+            &X86_64::typical(),
             &MachineConfig {
                 serial,
                 ..config(1 << 30)

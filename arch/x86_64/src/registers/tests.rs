@@ -116,7 +116,7 @@ fn the_gdt_register_covers_the_table_and_the_table_its_area() {
 
 #[test]
 fn only_the_boot_vcpu_gets_boot_registers() {
-    let facts = X86_64::for_tests();
+    let facts = X86_64::typical();
     let config = MachineConfig {
         memory: 1 << 30,
         vcpus: 2,
