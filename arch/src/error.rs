@@ -28,6 +28,16 @@ pub enum PlanError {
     },
 }
 
+impl PlanError {
+    /// Names what could not be allocated; made for `map_err`.
+    pub fn allocation<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> Self {
+        move |cause| Self::Allocation {
+            what,
+            cause: cause.to_string(),
+        }
+    }
+}
+
 /// The kernel, the initrd or the boot information cannot be placed in guest memory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -17,8 +17,8 @@ mod platform;
 pub use error::{BootError, KvmError, PlanError};
 pub use kvm::{KvmIrqChip, KvmPlatform};
 pub use plan::{
-    AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, MachineConfig, MachinePlan, Reserved,
-    Space, size_text,
+    AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan,
+    Reserved, Space, size_text,
 };
 pub use platform::{
     BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform, SEED,

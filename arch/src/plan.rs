@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::PlanError;
+
 /// A global system interrupt: an input line of the interrupt chip, numbered as KVM does.
 pub type Gsi = u32;
 
@@ -29,6 +31,70 @@ pub fn size_text(bytes: u64) -> String {
         format!("{}K", bytes >> 10)
     } else {
         format!("{bytes} bytes")
+    }
+}
+
+/// What a platform offers on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The least RAM in bytes.
+    pub min_memory: u64,
+    /// The most RAM in bytes: what `address_bits` leave for it.
+    pub max_memory: u64,
+    /// Bits of a guest physical address.
+    pub address_bits: u8,
+    /// The most vCPUs.
+    pub max_vcpus: u32,
+}
+
+/// RAM is counted in these.
+const PAGE: u64 = 4096;
+
+impl Limits {
+    /// Refuses what the platform does not offer.
+    ///
+    /// # Errors
+    /// [`PlanError::Config`] names the field, the value, the cause and the cure.
+    pub fn check(&self, config: &MachineConfig) -> Result<(), PlanError> {
+        let memory = |cause: &str, cure: String| {
+            Err(PlanError::Config {
+                field: "guest-memory",
+                value: size_text(config.memory),
+                cause: cause.to_owned(),
+                cure,
+            })
+        };
+        if config.memory < self.min_memory {
+            return memory(
+                "too little",
+                format!("give at least {} MiB", self.min_memory >> 20),
+            );
+        }
+        if !config.memory.is_multiple_of(PAGE) {
+            return memory(
+                "not whole pages",
+                format!("give a multiple of {PAGE} bytes"),
+            );
+        }
+        if config.memory > self.max_memory {
+            let cause = format!(
+                "more than the host's {} address bits reach",
+                self.address_bits
+            );
+            return memory(
+                &cause,
+                format!("give at most {} MiB", self.max_memory >> 20),
+            );
+        }
+        if config.vcpus == 0 || config.vcpus > self.max_vcpus {
+            return Err(PlanError::Config {
+                field: "vcpus",
+                value: config.vcpus.to_string(),
+                cause: format!("this host offers 1 to {} vCPUs", self.max_vcpus),
+                cure: "choose a number in between".to_owned(),
+            });
+        }
+        Ok(())
     }
 }
 

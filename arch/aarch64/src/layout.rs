@@ -4,8 +4,8 @@
 //! The device tree is at the start of RAM; kernel and initrd follow in the kernel window.
 
 use arch::{
-    AddressRange, DeviceKind, DevicePlan, Gsi, MachineConfig, MachinePlan, PlanError, Reserved,
-    Space, size_text,
+    AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PlanError,
+    Reserved, Space,
 };
 use vm_allocator::{AddressAllocator, AllocPolicy, IdAllocator};
 
@@ -38,29 +38,17 @@ pub const DEVICE_TREE: AddressRange = AddressRange::new(RAM_BASE, 2 << 20);
 /// The register space of the legacy devices.
 const DEVICE_REGISTERS: u64 = PAGE_SIZE;
 
-fn config_error(
-    field: &'static str,
-    value: impl ToString,
-    cause: impl Into<String>,
-    cure: impl Into<String>,
-) -> PlanError {
-    PlanError::Config {
-        field,
-        value: value.to_string(),
-        cause: cause.into(),
-        cure: cure.into(),
-    }
-}
-
 /// Computes the plan; see [`arch::Platform::setup_memory_layout`].
 pub(crate) fn plan(facts: &Aarch64, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
-    let ram = ram(facts.ipa_bits, config.memory)?;
-    let max_vcpus = facts.max_vcpus.min(MAX_VCPUS);
-    if config.vcpus == 0 || config.vcpus > max_vcpus {
-        let cause = format!("this host offers 1 to {max_vcpus} vCPUs");
-        let cure = "choose a number in between";
-        return Err(config_error("vcpus", config.vcpus, cause, cure));
-    }
+    let address_space = 1u64.checked_shl(facts.ipa_bits.into()).unwrap_or(u64::MAX);
+    let limits = Limits {
+        min_memory: MIN_MEMORY,
+        max_memory: address_space.saturating_sub(RAM_BASE),
+        address_bits: facts.ipa_bits,
+        max_vcpus: facts.max_vcpus.min(MAX_VCPUS),
+    };
+    limits.check(config)?;
+    let ram = AddressRange::new(RAM_BASE, config.memory);
     let default = if config.serial {
         "console=ttyAMA0 panic=-1"
     } else {
@@ -85,31 +73,6 @@ pub(crate) fn plan(facts: &Aarch64, config: &MachineConfig) -> Result<MachinePla
     })
 }
 
-fn ram(ipa_bits: u8, memory: u64) -> Result<AddressRange, PlanError> {
-    let error = |cause: &str, cure: String| {
-        Err(config_error("guest-memory", size_text(memory), cause, cure))
-    };
-    if memory < MIN_MEMORY {
-        return error(
-            "too little",
-            format!("give at least {} MiB", MIN_MEMORY >> 20),
-        );
-    }
-    if !memory.is_multiple_of(PAGE_SIZE) {
-        return error(
-            "not whole pages",
-            format!("give a multiple of {PAGE_SIZE} bytes"),
-        );
-    }
-    let address_space = 1u64.checked_shl(ipa_bits.into()).unwrap_or(u64::MAX);
-    let room = address_space.saturating_sub(RAM_BASE);
-    if memory > room {
-        let cause = format!("more than the host's {ipa_bits} guest address bits reach");
-        return error(&cause, format!("give at most {} MiB", room >> 20));
-    }
-    Ok(AddressRange::new(RAM_BASE, memory))
-}
-
 fn devices(config: &MachineConfig) -> Result<Vec<DevicePlan>, PlanError> {
     let mut resources = Resources::new()?;
     let mut devices = Vec::new();
@@ -131,8 +94,8 @@ impl Resources {
         let last = gic::INTIDS - gic::FIRST_SPI - 1;
         Ok(Self {
             addresses: AddressAllocator::new(DEVICE_WINDOW.base, DEVICE_WINDOW.len)
-                .map_err(|cause| allocation("the device window", &cause))?,
-            gsis: IdAllocator::new(0, last).map_err(|cause| allocation("the GSIs", &cause))?,
+                .map_err(PlanError::allocation("the device window"))?,
+            gsis: IdAllocator::new(0, last).map_err(PlanError::allocation("the GSIs"))?,
         })
     }
 
@@ -140,24 +103,17 @@ impl Resources {
         let range = self
             .addresses
             .allocate(DEVICE_REGISTERS, PAGE_SIZE, AllocPolicy::FirstMatch)
-            .map_err(|cause| allocation("a device's registers", &cause))?;
+            .map_err(PlanError::allocation("a device's registers"))?;
         let gsi: Gsi = self
             .gsis
             .allocate_id()
-            .map_err(|cause| allocation("a device's interrupt", &cause))?;
+            .map_err(PlanError::allocation("a device's interrupt"))?;
         Ok(DevicePlan {
             kind,
             space: Space::Mmio,
             range: AddressRange::new(range.start(), range.len()),
             irq: Some(gsi),
         })
-    }
-}
-
-fn allocation(what: &'static str, cause: &vm_allocator::Error) -> PlanError {
-    PlanError::Allocation {
-        what,
-        cause: cause.to_string(),
     }
 }
 

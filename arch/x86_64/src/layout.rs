@@ -5,8 +5,8 @@
 //! that only matters until the kernel runs lies in low RAM and is not reserved.
 
 use arch::{
-    AddressRange, DeviceKind, DevicePlan, MachineConfig, MachinePlan, PlanError, Reserved, Space,
-    size_text,
+    AddressRange, DeviceKind, DevicePlan, Limits, MachineConfig, MachinePlan, PlanError, Reserved,
+    Space,
 };
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
@@ -96,30 +96,22 @@ const fn reserved(name: &'static str, range: AddressRange) -> Reserved {
     Reserved { name, range }
 }
 
-fn config_error(
-    field: &'static str,
-    value: impl ToString,
-    cause: impl Into<String>,
-    cure: impl Into<String>,
-) -> PlanError {
-    PlanError::Config {
-        field,
-        value: value.to_string(),
-        cause: cause.into(),
-        cure: cure.into(),
-    }
-}
-
 /// Computes the plan; see [`arch::Platform::setup_memory_layout`].
 pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
-    let ram = ram(facts.address_bits, config.memory)?;
+    let address_space = 1u64
+        .checked_shl(facts.address_bits.into())
+        .unwrap_or(u64::MAX);
+    let limits = Limits {
+        min_memory: MIN_MEMORY,
+        max_memory: HOLE
+            .base
+            .saturating_add(address_space.saturating_sub(FOUR_GIB)),
+        address_bits: facts.address_bits,
+        max_vcpus: facts.max_vcpus.min(MAX_VCPUS),
+    };
+    limits.check(config)?;
+    let ram = ram(config.memory);
     let low_end = config.memory.min(HOLE.base);
-    let max_vcpus = facts.max_vcpus.min(MAX_VCPUS);
-    if config.vcpus == 0 || config.vcpus > max_vcpus {
-        let cause = format!("this host offers 1 to {max_vcpus} vCPUs");
-        let cure = "choose a number in between";
-        return Err(config_error("vcpus", config.vcpus, cause, cure));
-    }
     let default = if config.serial {
         "console=ttyS0 reboot=k panic=-1"
     } else {
@@ -138,35 +130,12 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
 }
 
 /// Splits `memory` bytes of RAM around the hole.
-fn ram(address_bits: u8, memory: u64) -> Result<Vec<AddressRange>, PlanError> {
-    let error = |cause: &str, cure: String| {
-        Err(config_error("guest-memory", size_text(memory), cause, cure))
-    };
-    if memory < MIN_MEMORY {
-        return error(
-            "too little",
-            format!("give at least {} MiB", MIN_MEMORY >> 20),
-        );
-    }
-    if !memory.is_multiple_of(PAGE_SIZE) {
-        return error(
-            "not whole pages",
-            format!("give a multiple of {PAGE_SIZE} bytes"),
-        );
-    }
+fn ram(memory: u64) -> Vec<AddressRange> {
     let low = AddressRange::new(0, memory.min(HOLE.base));
-    let rest = memory.saturating_sub(low.len);
-    if rest == 0 {
-        return Ok(vec![low]);
+    match memory.saturating_sub(low.len) {
+        0 => vec![low],
+        rest => vec![low, AddressRange::new(FOUR_GIB, rest)],
     }
-    let address_space = 1u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX);
-    let room = address_space.saturating_sub(FOUR_GIB);
-    if rest > room {
-        let most = low.len.saturating_add(room) >> 20;
-        let cause = format!("more than the host's {address_bits} physical address bits reach");
-        return error(&cause, format!("give at most {most} MiB"));
-    }
-    Ok(vec![low, AddressRange::new(FOUR_GIB, rest)])
 }
 
 fn devices(config: &MachineConfig) -> Result<Vec<DevicePlan>, PlanError> {
@@ -195,7 +164,7 @@ impl Ports {
     fn new() -> Result<Self, PlanError> {
         AddressAllocator::new(PORT_WINDOW.base, PORT_WINDOW.len)
             .map(Self)
-            .map_err(|cause| allocation("the I/O port window", &cause))
+            .map_err(PlanError::allocation("the I/O port window"))
     }
 
     fn allocate(&mut self, what: &'static str, ports: u64) -> Result<AddressRange, PlanError> {
@@ -203,15 +172,8 @@ impl Ports {
         let range = self
             .0
             .allocate(ports, alignment, AllocPolicy::FirstMatch)
-            .map_err(|cause| allocation(what, &cause))?;
+            .map_err(PlanError::allocation(what))?;
         Ok(AddressRange::new(range.start(), range.len()))
-    }
-}
-
-fn allocation(what: &'static str, cause: &vm_allocator::Error) -> PlanError {
-    PlanError::Allocation {
-        what,
-        cause: cause.to_string(),
     }
 }
 
