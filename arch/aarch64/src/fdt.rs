@@ -7,9 +7,9 @@
 use arch::{BootError, BootRequest, DeviceKind, DevicePlan};
 use vm_fdt::{Error, FdtWriter};
 
-use crate::Aarch64;
 use crate::gic::GicV3;
 use crate::registers::{PMU_INTID, mpidr};
+use crate::{Aarch64, cache};
 
 /// Handles by which nodes refer to each other.
 const GIC: u32 = 1;
@@ -55,7 +55,7 @@ fn tree(facts: &Aarch64, request: &BootRequest<'_, Aarch64>) -> Result<Vec<u8>, 
         fdt.property_array_u64("reg", &[range.base, range.len])?;
         fdt.end_node(node)?;
     }
-    cpus(&mut fdt, plan.vcpus)?;
+    cpus(&mut fdt, facts, plan.vcpus)?;
     firmware(&mut fdt)?;
     timer(&mut fdt)?;
     if facts.pmu {
@@ -94,7 +94,7 @@ fn chosen(fdt: &mut FdtWriter, request: &BootRequest<'_, Aarch64>) -> Result<(),
     fdt.end_node(node)
 }
 
-fn cpus(fdt: &mut FdtWriter, vcpus: u32) -> Result<(), Error> {
+fn cpus(fdt: &mut FdtWriter, facts: &Aarch64, vcpus: u32) -> Result<(), Error> {
     let cpus = fdt.begin_node("cpus")?;
     fdt.property_u32("#address-cells", 2)?;
     fdt.property_u32("#size-cells", 0)?;
@@ -105,8 +105,10 @@ fn cpus(fdt: &mut FdtWriter, vcpus: u32) -> Result<(), Error> {
         fdt.property_string("compatible", "arm,armv8")?;
         fdt.property_string("enable-method", "psci")?;
         fdt.property_u64("reg", affinity)?;
+        cache::describe_own(fdt, &facts.caches, id)?;
         fdt.end_node(node)?;
     }
+    cache::describe_outer(fdt, &facts.caches, vcpus)?;
     fdt.end_node(cpus)
 }
 

@@ -1,6 +1,8 @@
 //! The host half: reads the host's facts and applies plans through KVM.
 
 use std::fmt::Write;
+use std::fs;
+use std::path::Path;
 
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, MachinePlan};
@@ -17,6 +19,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, DeviceFd, Error as Errno, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::cache::{self, Cache};
 use crate::gic::GicV3;
 use crate::paging::{PagingState, translate};
 use crate::registers::{self, Feature, VcpuSetup};
@@ -31,6 +34,8 @@ const NEEDED: [(Cap, &str); 3] = [
 
 /// ENOTTY, what KVM itself answers to an ioctl it does not have.
 const ENOTTY: i32 = 25;
+/// Caches of one processor that are looked at.
+const MAX_CACHES: u32 = 8;
 /// The guest address bits of a KVM that has no choice of them.
 const DEFAULT_IPA_BITS: u8 = 40;
 
@@ -139,6 +144,7 @@ impl KvmPlatform for Aarch64 {
             sve: kvm.check_extension(Cap::ArmSve),
             pointer_authentication: kvm.check_extension(Cap::ArmPtrAuthAddress)
                 && kvm.check_extension(Cap::ArmPtrAuthGeneric),
+            caches: host_caches(),
         })
     }
 
@@ -245,6 +251,16 @@ impl KvmPlatform for Aarch64 {
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {
         describe(vcpu, ram)
     }
+}
+
+/// What Linux knows of processor 0's caches; nothing is as good as unknown.
+fn host_caches() -> Vec<Cache> {
+    let folder = Path::new("/sys/devices/system/cpu/cpu0/cache");
+    (0..MAX_CACHES)
+        .map(|index| folder.join(format!("index{index}")))
+        .take_while(|folder| folder.exists())
+        .filter_map(|folder| cache::parse(|name| fs::read_to_string(folder.join(name)).ok()))
+        .collect()
 }
 
 #[cfg(feature = "image")]

@@ -4,6 +4,7 @@
 //! plans on an aarch64 host and is the only module that depends on it.
 
 mod boot;
+pub mod cache;
 pub mod fdt;
 pub mod gic;
 pub mod layout;
@@ -20,6 +21,7 @@ use arch::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::cache::Cache;
 use crate::gic::GicV3;
 use crate::registers::VcpuSetup;
 
@@ -36,6 +38,9 @@ pub struct Aarch64 {
     pub sve: bool,
     /// The guest may authenticate pointers (KVM_CAP_ARM_PTRAUTH_ADDRESS and _GENERIC).
     pub pointer_authentication: bool,
+    /// The caches of processor 0, as far as they are known.
+    #[serde(default)]
+    pub caches: Vec<Cache>,
 }
 
 impl Aarch64 {
@@ -48,6 +53,7 @@ impl Aarch64 {
             pmu: true,
             sve: true,
             pointer_authentication: true,
+            caches: cache::typical(),
         }
     }
 
