@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::{fmt, num};
 
-use arch::{Cmdline, MachineConfig};
+use arch::{Cmdline, MachineConfig, VirtioKind};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -36,6 +36,74 @@ pub struct VmConfig {
     pub serial: SerialTarget,
     /// What a guest's reset does.
     pub on_reboot: OnReboot,
+    /// Disks, in order.
+    pub blk: Vec<BlkConfig>,
+}
+
+/// A disk: `PATH` or `path=PATH[,ro][,serial=TEXT]`.
+///
+/// ```
+/// use vmm_reference::BlkConfig;
+///
+/// let disk: BlkConfig = "path=root.img,ro".parse().unwrap();
+/// assert!(disk.read_only && disk.path.ends_with("root.img"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlkConfig {
+    /// A raw image or a block device.
+    pub path: PathBuf,
+    /// The guest may only read.
+    #[serde(default)]
+    pub read_only: bool,
+    /// What the guest is told as serial number; 20 bytes at most.
+    #[serde(default)]
+    pub serial: String,
+}
+
+/// The longest serial number of a disk (VIRTIO 1.3, 5.2.6).
+const MAX_SERIAL: usize = 20;
+
+/// Why a text is no [`BlkConfig`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BlkConfigError {
+    /// No file is named.
+    #[error("no file; write PATH or path=PATH[,ro][,serial=TEXT]")]
+    NoPath,
+    /// An option that there is not.
+    #[error("unknown option {0:?}; there are path=, ro and serial=")]
+    Option(String),
+    /// Too long for a guest.
+    #[error("a serial number has {MAX_SERIAL} bytes at most")]
+    Serial,
+}
+
+impl FromStr for BlkConfig {
+    type Err = BlkConfigError;
+
+    fn from_str(text: &str) -> Result<Self, BlkConfigError> {
+        let mut disk = Self {
+            path: PathBuf::new(),
+            read_only: false,
+            serial: String::new(),
+        };
+        for (place, option) in text.split(',').enumerate() {
+            match option.split_once('=') {
+                Some(("path", path)) => disk.path = path.into(),
+                Some(("serial", serial)) if serial.len() > MAX_SERIAL => {
+                    return Err(BlkConfigError::Serial);
+                }
+                Some(("serial", serial)) => serial.clone_into(&mut disk.serial),
+                None if place > 0 && option == "ro" => disk.read_only = true,
+                _ if place == 0 => disk.path = option.into(),
+                _ => return Err(BlkConfigError::Option(option.to_owned())),
+            }
+        }
+        if disk.path.as_os_str().is_empty() {
+            return Err(BlkConfigError::NoPath);
+        }
+        Ok(disk)
+    }
 }
 
 impl Default for VmConfig {
@@ -50,6 +118,7 @@ impl Default for VmConfig {
             vcpus: 1,
             serial: SerialTarget::Stdio,
             on_reboot: OnReboot::Exit,
+            blk: Vec::new(),
         }
     }
 }
@@ -94,6 +163,13 @@ impl VmConfig {
     #[must_use]
     pub fn with_vcpus(mut self, vcpus: u32) -> Self {
         self.vcpus = vcpus;
+        self
+    }
+
+    /// Adds a disk.
+    #[must_use]
+    pub fn with_disk(mut self, disk: BlkConfig) -> Self {
+        self.blk.push(disk);
         self
     }
 
@@ -145,6 +221,7 @@ impl VmConfig {
                 append: self.append.clone(),
             },
             serial: cfg!(feature = "serial"),
+            virtio: vec![VirtioKind::Block; self.blk.len()],
         })
     }
 }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use arch::{DeviceKind, DevicePlan, KvmError, Space};
+use arch::{DeviceKind, DevicePlan, GuestRam, KvmError, Space, VirtioKind};
 use devices::{AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::Error;
 use crate::console::SerialPort;
 use crate::dispatch::IoSpaces;
+use crate::{Error, VmConfig};
 
 /// The devices of a VM.
 #[derive(Debug)]
@@ -21,10 +21,13 @@ pub(crate) struct Devices {
 /// Creates every device of the plan and wires its interrupt.
 pub(crate) fn create(
     plan: &[DevicePlan],
-    vm: &VmFd,
+    config: &VmConfig,
+    vm: &Arc<VmFd>,
+    ram: &GuestRam,
     output: &OutputRing,
 ) -> Result<Devices, Error> {
     let mut serial = None;
+    let mut disks = config.blk.iter();
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
     for planned in plan {
         let device: Arc<dyn BusDevice> = match planned.kind {
@@ -37,6 +40,11 @@ pub(crate) fn create(
             DeviceKind::Cmos => Arc::new(Cmos::default()),
             DeviceKind::AcpiPower => Arc::new(AcpiPower),
             DeviceKind::Pl031 => Arc::new(Pl031::default()),
+            DeviceKind::VirtioMmio(VirtioKind::Block) => match disks.next() {
+                Some(disk) => virtio::carry(virtio::disk(disk)?, planned, vm, ram)?,
+                // The plan comes from the same configuration.
+                None => continue,
+            },
         };
         let (base, len) = (planned.range.base, planned.range.len);
         match planned.space {
@@ -59,7 +67,7 @@ pub(crate) fn create(
 }
 
 /// An eventfd that raises the planned interrupt of a device.
-#[cfg_attr(not(feature = "serial"), allow(dead_code))]
+#[cfg_attr(not(any(feature = "serial", feature = "virtio-blk")), allow(dead_code))]
 fn interrupt(planned: &DevicePlan, vm: &VmFd) -> Result<EventFd, Error> {
     let event = eventfd()?;
     if let Some(gsi) = planned.irq {
@@ -110,4 +118,79 @@ fn uart(
         cause: "this build has no serial console".to_owned(),
         cure: "build with the feature serial",
     })
+}
+
+#[cfg(feature = "virtio-blk")]
+mod virtio {
+    use devices::virtio::{Block, BlockOptions, VirtioDevice, VirtioMmio};
+    use kvm_ioctls::IoEventAddress;
+
+    use super::*;
+    use crate::BlkConfig;
+
+    /// Opens a disk.
+    pub(super) fn disk(config: &BlkConfig) -> Result<Box<dyn VirtioDevice>, Error> {
+        let options = BlockOptions {
+            path: config.path.clone(),
+            read_only: config.read_only,
+            serial: config.serial.clone(),
+        };
+        let disk = Block::open(&options).map_err(|error| Error::Config {
+            field: "blk",
+            value: config.path.display().to_string(),
+            cause: error.to_string(),
+            cure: "name a raw image or a block device that no other VM writes to, or add ,ro",
+        })?;
+        Ok(Box::new(disk))
+    }
+
+    /// Puts a device behind the transport that was planned for it.
+    pub(super) fn carry(
+        device: Box<dyn VirtioDevice>,
+        planned: &DevicePlan,
+        vm: &Arc<VmFd>,
+        ram: &GuestRam,
+    ) -> Result<Arc<dyn BusDevice>, Error> {
+        let line = interrupt(planned, vm)?;
+        let address = IoEventAddress::Mmio(planned.range.base + VirtioMmio::NOTIFY);
+        let vm = Arc::clone(vm);
+        let connect = Box::new(move |queue: u16, event: &EventFd, on| {
+            let queue = u32::from(queue);
+            let result = if on {
+                vm.register_ioevent(event, &address, queue)
+            } else {
+                vm.unregister_ioevent(event, &address, queue)
+            };
+            result.map_err(std::io::Error::from)
+        });
+        let transport = VirtioMmio::new(device, ram.clone(), line, connect)
+            .map_err(Error::host("cannot make a virtio device"))?;
+        Ok(Arc::new(transport))
+    }
+}
+
+#[cfg(not(feature = "virtio-blk"))]
+mod virtio {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::BlkConfig;
+
+    pub(super) fn disk(config: &BlkConfig) -> Result<Infallible, Error> {
+        Err(Error::Config {
+            field: "blk",
+            value: config.path.display().to_string(),
+            cause: "this build has no disks".to_owned(),
+            cure: "build with the feature virtio-blk",
+        })
+    }
+
+    pub(super) fn carry(
+        device: Infallible,
+        _: &DevicePlan,
+        _: &Arc<VmFd>,
+        _: &GuestRam,
+    ) -> Result<Arc<dyn BusDevice>, Error> {
+        match device {}
+    }
 }

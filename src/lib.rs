@@ -36,7 +36,9 @@ mod unpack;
 mod vcpu;
 
 pub use arch;
-pub use config::{MemorySize, MemorySizeError, OnReboot, SerialTarget, VmConfig};
+pub use config::{
+    BlkConfig, BlkConfigError, MemorySize, MemorySizeError, OnReboot, SerialTarget, VmConfig,
+};
 pub use console::{Console, EscapeKeys, in_background};
 pub use control::{ExitReason, VmHandle};
 pub use error::Error;

@@ -82,10 +82,11 @@ pub fn device_tree(
 
 /// A VM that is ready to run.
 pub struct Machine<P: KvmPlatform> {
-    // Fields drop in this order: vCPUs before the chip and the VM, guest RAM (in `shared`) last.
+    // Fields drop in this order: vCPUs before the chip and the VM, the devices and then guest RAM
+    // (in `shared`) last.
     vcpus: Vec<VcpuFd>,
     chip: P::Chip,
-    vm: VmFd,
+    vm: Arc<VmFd>,
     console: Console,
     serial: Option<SerialPort>,
     ring_wake: EventFd,
@@ -125,7 +126,7 @@ impl<P: KvmPlatform> Machine<P> {
         let header = KernelHeader::identify(&image).map_err(boot)?;
 
         // All memslots come straight after the VM: a later one waits for a grace period.
-        let vm = create_vm(&kvm, platform.vm_type(&plan))?;
+        let vm = Arc::new(create_vm(&kvm, platform.vm_type(&plan))?);
         let ram = memory::map_ram(&plan)?;
         memory::set_memslots(&vm, &ram)?;
         platform.prepare_vm(&vm)?;
@@ -145,7 +146,7 @@ impl<P: KvmPlatform> Machine<P> {
             .try_clone()
             .map_err(Error::host("cannot clone an eventfd"))?;
         let output = OutputRing::new(OUTPUT_RING, wake);
-        let devices = model::create(&plan.devices, &vm, &output)?;
+        let devices = model::create(&plan.devices, config, &vm, &ram, &output)?;
 
         let kernel = platform
             .load_kernel(&mut image, &header, &plan, &ram)
@@ -174,11 +175,11 @@ impl<P: KvmPlatform> Machine<P> {
         let handle = VmHandle::new()?;
         let shared = Shared {
             platform,
-            ram,
             spaces: devices.spaces,
             output,
             handle,
             run_size,
+            ram,
         };
         Ok(Self {
             vcpus,

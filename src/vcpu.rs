@@ -27,12 +27,13 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(crate) struct Shared<P> {
     pub(crate) platform: P,
-    pub(crate) ram: GuestRam,
     pub(crate) spaces: IoSpaces,
     pub(crate) output: OutputRing,
     pub(crate) handle: VmHandle,
     /// KVM_GET_VCPU_MMAP_SIZE.
     pub(crate) run_size: usize,
+    // Last: the devices in `spaces` keep the VM, whose memslots refer to it.
+    pub(crate) ram: GuestRam,
 }
 
 /// The running vCPU threads. Dropping it ends the VM and joins them all.

@@ -177,6 +177,32 @@ fn plan_checks_the_files_too() {
 }
 
 #[test]
+fn disks_are_checked_by_name() {
+    refused(
+        &["--blk=/nonexistent"],
+        &["--blk=/nonexistent: No such file", "cure:"],
+    );
+    refused(
+        &["--blk=/dev/null"],
+        &["--blk=/dev/null: neither a regular file"],
+    );
+    refused(&["--blk="], &["--blk", "write PATH"]);
+    refused(&["--blk=path=x,rw"], &["--blk", "\"rw\""]);
+    let disk = file(&[0; 4096]);
+    let path = disk.path().display();
+    refused(
+        &[&format!("--blk={path}"), &format!("--blk={path},ro")],
+        &["in use as a disk already", "cure:", "ro"],
+    );
+    let plan = finish(
+        vmm(&["plan", "--blk=a", "--blk=path=b,ro"])
+            .spawn()
+            .unwrap(),
+    );
+    assert_eq!(plan.stdout.matches("virtio block device").count(), 2);
+}
+
+#[test]
 fn plan_shows_machines_of_every_architecture() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tree.dtb");

@@ -103,6 +103,14 @@ impl Platform for Fake {
             }),
         }];
         devices.extend(config.serial.then_some(uart));
+        for (number, kind) in (0u32..).zip(&config.virtio) {
+            devices.push(DevicePlan {
+                kind: DeviceKind::VirtioMmio(*kind),
+                space: Space::Mmio,
+                range: AddressRange::new(0x1_0000 + 0x1000 * u64::from(number), 0x1000),
+                irq: Some(40 + number),
+            });
+        }
         let mut cmdline = config.cmdline.clone();
         if self.has(Flaw::IgnoresAppend) {
             cmdline.append = None;

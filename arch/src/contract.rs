@@ -7,8 +7,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::kernel::Protocol;
 use crate::{
-    AddressRange, BootError, BootInfo, BootRequest, Cmdline, GuestRam, IrqModel, LoadedKernel,
-    MachineConfig, MachinePlan, PlanError, Platform, SEED, Space,
+    AddressRange, BootError, BootInfo, BootRequest, Cmdline, DeviceKind, GuestRam, IrqModel,
+    LoadedKernel, MachineConfig, MachinePlan, PlanError, Platform, SEED, Space, VirtioKind,
 };
 
 const MIB: u64 = 1 << 20;
@@ -62,6 +62,7 @@ fn config(memory: u64, vcpus: u32) -> MachineConfig {
             append: Some(APPEND.to_owned()),
         },
         serial: true,
+        virtio: vec![VirtioKind::Block; 4],
     }
 }
 
@@ -210,6 +211,14 @@ pub fn the_configuration_is_in_the_plan<P: Platform>(platform: &P) {
     };
     let silent = plan(platform, &silent);
     assert!(!silent.cmdline.contains("console="), "{:?}", silent.cmdline);
+    let disks = |plan: &MachinePlan| {
+        let kind = DeviceKind::VirtioMmio(VirtioKind::Block);
+        plan.devices
+            .iter()
+            .filter(|device| device.kind == kind)
+            .count()
+    };
+    assert_eq!((disks(&full), disks(&silent)), (4, 4), "virtio devices");
     assert!(
         silent.devices.len() < full.devices.len(),
         "no serial console, one device less"

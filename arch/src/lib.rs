@@ -13,14 +13,16 @@ pub mod kernel;
 mod kvm;
 mod plan;
 mod platform;
+mod resources;
 
 pub use error::{BootError, KvmError, PlanError};
 pub use kvm::{KvmIrqChip, KvmPlatform};
 pub use plan::{
     AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan,
-    Reserved, Space, size_text,
+    Reserved, Space, VirtioKind, size_text,
 };
 pub use platform::{
     BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform, SEED,
     VcpuId,
 };
+pub use resources::Resources;

@@ -20,6 +20,9 @@ pub struct MachineConfig {
     pub cmdline: Cmdline,
     /// Whether the machine has a serial console.
     pub serial: bool,
+    /// Its virtio devices, in order.
+    #[serde(default)]
+    pub virtio: Vec<VirtioKind>,
 }
 
 /// An amount of memory as the command line takes it: `1024M`, `5K`; bytes where no unit fits.
@@ -165,6 +168,14 @@ pub enum Space {
     Pio,
 }
 
+/// What a virtio device is (VIRTIO 1.3, section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VirtioKind {
+    /// A disk.
+    Block,
+}
+
 /// What a planned device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -181,6 +192,8 @@ pub enum DeviceKind {
     Pl011,
     /// An Arm PrimeCell real-time clock.
     Pl031,
+    /// A virtio device behind the MMIO transport.
+    VirtioMmio(VirtioKind),
 }
 
 impl fmt::Display for DeviceKind {
@@ -192,6 +205,7 @@ impl fmt::Display for DeviceKind {
             Self::AcpiPower => "ACPI sleep control and reset",
             Self::Pl011 => "PL011 UART (serial console)",
             Self::Pl031 => "PL031 real-time clock",
+            Self::VirtioMmio(VirtioKind::Block) => "virtio block device",
         })
     }
 }

@@ -14,6 +14,8 @@ mod pl031;
 mod power;
 #[cfg(feature = "serial")]
 mod uart;
+#[cfg(feature = "virtio")]
+pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusEntry, BusError, Outcome};
 pub use cmos::Cmos;
@@ -32,4 +34,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// as good as it was.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts what a guest can cause at will, so that it does not fill the log: the first time is worth
+/// a line, then every power of two.
+#[cfg(feature = "virtio")]
+#[derive(Debug, Default)]
+struct Rare(std::sync::atomic::AtomicU64);
+
+#[cfg(feature = "virtio")]
+impl Rare {
+    /// It happened again. Says how often so far when that is worth a line.
+    fn again(&self) -> Option<u64> {
+        let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let times = before.saturating_add(1);
+        times.is_power_of_two().then_some(times)
+    }
 }

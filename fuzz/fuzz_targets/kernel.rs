@@ -24,6 +24,7 @@ fuzz_target!(|data: &[u8]| {
         vcpus: 2,
         cmdline: Cmdline::default(),
         serial: true,
+        virtio: Vec::new(),
     };
     let plan = platform
         .setup_memory_layout(&config)

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vmm_reference::{Error, MemorySize, OnReboot, SerialTarget, VmConfig};
+use vmm_reference::{BlkConfig, Error, MemorySize, OnReboot, SerialTarget, VmConfig};
 
 /// The VM could not be run: the host or KVM failed.
 const FAILED: u8 = 1;
@@ -85,6 +85,9 @@ struct VmArgs {
     /// Serial console: stdio, null or file=PATH
     #[arg(long, value_name = "TARGET", default_value = "stdio")]
     serial: SerialTarget,
+    /// A disk: PATH or path=PATH[,ro][,serial=TEXT]; may be repeated
+    #[arg(long, value_name = "DISK")]
+    blk: Vec<BlkConfig>,
     /// What a guest's reset does (restart: not available yet)
     #[arg(long, value_enum, default_value = "exit", value_name = "ACTION")]
     on_reboot: Reboot,
@@ -120,6 +123,7 @@ impl From<VmArgs> for VmConfig {
                 Reboot::Exit => OnReboot::Exit,
                 Reboot::Restart => OnReboot::Restart,
             },
+            blk: args.blk,
         }
     }
 }

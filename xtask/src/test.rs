@@ -62,7 +62,14 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
             .args(["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
-    for features in ["", "host", "host,elf", "cli,elf", "cli,serial,elf"] {
+    for features in [
+        "",
+        "host",
+        "host,elf",
+        "cli,elf",
+        "cli,serial,elf",
+        "cli,virtio-blk",
+    ] {
         cargo(&format!(
             "clippy --lib --bins --no-default-features --features={features} -- -D warnings"
         ))?;

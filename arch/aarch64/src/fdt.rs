@@ -165,28 +165,34 @@ fn node_name(device: &DevicePlan) -> String {
     let kind = match device.kind {
         DeviceKind::Pl011 => "serial",
         DeviceKind::Pl031 => "rtc",
+        DeviceKind::VirtioMmio(_) => "virtio_mmio",
         _ => "device",
     };
     format!("{kind}@{:x}", device.range.base)
 }
 
-/// A PrimeCell. Other kinds have no binding here and are never planned.
+/// A device. Kinds that have no binding here are never planned.
 fn describe(fdt: &mut FdtWriter, device: &DevicePlan) -> Result<(), Error> {
-    let (compatible, clocks): (_, &[&str]) = match device.kind {
-        DeviceKind::Pl011 => ("arm,pl011", &["uartclk", "apb_pclk"]),
-        DeviceKind::Pl031 => ("arm,pl031", &["apb_pclk"]),
+    let (compatible, clocks): (&[&str], &[&str]) = match device.kind {
+        DeviceKind::Pl011 => (&["arm,pl011", "arm,primecell"], &["uartclk", "apb_pclk"]),
+        DeviceKind::Pl031 => (&["arm,pl031", "arm,primecell"], &["apb_pclk"]),
+        DeviceKind::VirtioMmio(_) => (&["virtio,mmio"], &[]),
         _ => return Ok(()),
     };
+    let texts = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
     let node = fdt.begin_node(&node_name(device))?;
-    let compatible = [compatible, "arm,primecell"].map(str::to_owned);
-    fdt.property_string_list("compatible", compatible.to_vec())?;
+    fdt.property_string_list("compatible", texts(compatible))?;
     fdt.property_array_u64("reg", &[device.range.base, device.range.len])?;
     if let Some(gsi) = device.irq {
         fdt.property_array_u32("interrupts", &[SPI, gsi, EDGE])?;
     }
-    fdt.property_array_u32("clocks", &vec![CLOCK; clocks.len()])?;
-    let names = clocks.iter().map(|&name| name.to_owned()).collect();
-    fdt.property_string_list("clock-names", names)?;
+    if clocks.is_empty() {
+        // Only a virtio device reads and writes memory by itself, through the caches.
+        fdt.property_null("dma-coherent")?;
+    } else {
+        fdt.property_array_u32("clocks", &vec![CLOCK; clocks.len()])?;
+        fdt.property_string_list("clock-names", texts(clocks))?;
+    }
     fdt.end_node(node)
 }
 

@@ -5,9 +5,8 @@
 
 use arch::{
     AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PlanError,
-    Reserved, Space,
+    Reserved, Resources, Space,
 };
-use vm_allocator::{AddressAllocator, AllocPolicy, IdAllocator};
 
 use crate::Aarch64;
 use crate::gic::{self, REDISTRIBUTOR};
@@ -35,8 +34,11 @@ pub const RAM_BASE: u64 = 0x8000_0000;
 /// The device tree. Linux maps two MiB of it at most (Documentation/arch/arm64/booting.rst).
 pub const DEVICE_TREE: AddressRange = AddressRange::new(RAM_BASE, 2 << 20);
 
-/// The register space of the legacy devices.
+/// The register space of one device.
 const DEVICE_REGISTERS: u64 = PAGE_SIZE;
+/// The legacy devices have the interrupts before, virtio devices those from here on.
+const FIRST_VIRTIO_GSI: Gsi = 16;
+const LAST_GSI: Gsi = gic::INTIDS - gic::FIRST_SPI - 1;
 
 /// Computes the plan; see [`arch::Platform::setup_memory_layout`].
 pub(crate) fn plan(facts: &Aarch64, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
@@ -74,47 +76,19 @@ pub(crate) fn plan(facts: &Aarch64, config: &MachineConfig) -> Result<MachinePla
 }
 
 fn devices(config: &MachineConfig) -> Result<Vec<DevicePlan>, PlanError> {
-    let mut resources = Resources::new()?;
+    let (own, virtio) = (0..=FIRST_VIRTIO_GSI - 1, FIRST_VIRTIO_GSI..=LAST_GSI);
+    let mut resources = Resources::new(Space::Mmio, DEVICE_WINDOW, own)?;
     let mut devices = Vec::new();
     if config.serial {
-        devices.push(resources.device(DeviceKind::Pl011)?);
+        devices.push(resources.device(DeviceKind::Pl011, DEVICE_REGISTERS)?);
     }
-    devices.push(resources.device(DeviceKind::Pl031)?);
+    devices.push(resources.device(DeviceKind::Pl031, DEVICE_REGISTERS)?);
+    let mut resources = Resources::new(Space::Mmio, MMIO_WINDOW, virtio)?;
+    for kind in &config.virtio {
+        let kind = DeviceKind::VirtioMmio(*kind);
+        devices.push(resources.device(kind, DEVICE_REGISTERS)?);
+    }
     Ok(devices)
-}
-
-/// The addresses of [`DEVICE_WINDOW`] and the interrupts of the GIC, handed out from below.
-struct Resources {
-    addresses: AddressAllocator,
-    gsis: IdAllocator,
-}
-
-impl Resources {
-    fn new() -> Result<Self, PlanError> {
-        let last = gic::INTIDS - gic::FIRST_SPI - 1;
-        Ok(Self {
-            addresses: AddressAllocator::new(DEVICE_WINDOW.base, DEVICE_WINDOW.len)
-                .map_err(PlanError::allocation("the device window"))?,
-            gsis: IdAllocator::new(0, last).map_err(PlanError::allocation("the GSIs"))?,
-        })
-    }
-
-    fn device(&mut self, kind: DeviceKind) -> Result<DevicePlan, PlanError> {
-        let range = self
-            .addresses
-            .allocate(DEVICE_REGISTERS, PAGE_SIZE, AllocPolicy::FirstMatch)
-            .map_err(PlanError::allocation("a device's registers"))?;
-        let gsi: Gsi = self
-            .gsis
-            .allocate_id()
-            .map_err(PlanError::allocation("a device's interrupt"))?;
-        Ok(DevicePlan {
-            kind,
-            space: Space::Mmio,
-            range: AddressRange::new(range.start(), range.len()),
-            irq: Some(gsi),
-        })
-    }
 }
 
 #[cfg(test)]

@@ -221,6 +221,12 @@ fn dsdt(devices: &[DevicePlan], vcpus: u32) -> Result<Vec<u8>, BootError> {
             port_device(&path, hid, uid, device)?.to_aml_bytes(&mut body);
         }
     }
+    let virtio = devices
+        .iter()
+        .filter(|device| matches!(device.kind, DeviceKind::VirtioMmio(_)));
+    for (uid, device) in (0u8..).zip(virtio) {
+        virtio_device(uid, device)?.to_aml_bytes(&mut body);
+    }
     Ok(table(*b"DSDT", 2, &body))
 }
 
@@ -251,6 +257,31 @@ fn port_device(path: &str, hid: &str, uid: u8, device: &DevicePlan) -> Result<Re
         vec![
             &Name::new(Path::new("_HID"), &EISAName::new(hid)),
             &Name::new(Path::new("_UID"), &uid),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(resources)),
+        ],
+    ))))
+}
+
+/// A virtio device behind the MMIO transport. Linux knows the id LNRO0005 for it.
+fn virtio_device(uid: u8, device: &DevicePlan) -> Result<Rendered, BootError> {
+    let beyond = |_| BootError::Kernel("a virtio device lies above 4 GiB".to_owned());
+    let base = u32::try_from(device.range.base).map_err(beyond)?;
+    let len = u32::try_from(device.range.len).map_err(beyond)?;
+    let registers = aml::Memory32Fixed::new(true, base, len);
+    let interrupt = device
+        .irq
+        .map(|gsi| Interrupt::new(true, true, false, false, gsi));
+    let mut resources: Vec<&dyn Aml> = vec![&registers];
+    if let Some(interrupt) = &interrupt {
+        resources.push(interrupt);
+    }
+    Ok(Rendered(bytes(&Device::new(
+        Path::new(&format!("_SB_.V{uid:03X}")),
+        vec![
+            &Name::new(Path::new("_HID"), &"LNRO0005"),
+            &Name::new(Path::new("_UID"), &uid),
+            // Its accesses to memory go through the caches.
+            &Name::new(Path::new("_CCA"), &aml::ONE),
             &Name::new(Path::new("_CRS"), &ResourceTemplate::new(resources)),
         ],
     ))))

@@ -73,6 +73,7 @@ mod tests {
             vcpus: 1,
             cmdline: Cmdline::default(),
             serial: true,
+            virtio: Vec::new(),
         };
         let plan = X86_64::typical().setup_memory_layout(&config).unwrap();
         e820(&plan)

@@ -6,9 +6,8 @@
 
 use arch::{
     AddressRange, DeviceKind, DevicePlan, Limits, MachineConfig, MachinePlan, PlanError, Reserved,
-    Space,
+    Resources, Space,
 };
-use vm_allocator::{AddressAllocator, AllocPolicy};
 
 use crate::X86_64;
 
@@ -79,6 +78,10 @@ pub const CMOS: AddressRange = AddressRange::new(0x70, 2);
 pub const PORT_WINDOW: AddressRange = AddressRange::new(0x600, 0x100);
 /// Ports of the ACPI power registers: sleep control, sleep status, reset.
 const ACPI_POWER_PORTS: u64 = 3;
+/// The register space of one virtio device.
+const VIRTIO_REGISTERS: u64 = PAGE_SIZE;
+/// Their interrupts: what a PC keeps for COM1 and the clock is below, the pins end there.
+const VIRTIO_GSIS: std::ops::RangeInclusive<u32> = 9..=IOAPIC_PINS - 1;
 
 const RESERVED: [Reserved; 9] = [
     reserved("EBDA", EBDA),
@@ -139,7 +142,7 @@ fn ram(memory: u64) -> Vec<AddressRange> {
 }
 
 fn devices(config: &MachineConfig) -> Result<Vec<DevicePlan>, PlanError> {
-    let mut ports = Ports::new()?;
+    let mut ports = Resources::new(Space::Pio, PORT_WINDOW, 0..=0)?;
     let port_device = |kind, range, irq| DevicePlan {
         kind,
         space: Space::Pio,
@@ -152,29 +155,14 @@ fn devices(config: &MachineConfig) -> Result<Vec<DevicePlan>, PlanError> {
     }
     devices.push(port_device(DeviceKind::I8042, I8042, None));
     devices.push(port_device(DeviceKind::Cmos, CMOS, None));
-    let power = ports.allocate("ACPI power registers", ACPI_POWER_PORTS)?;
+    let power = ports.range(ACPI_POWER_PORTS)?;
     devices.push(port_device(DeviceKind::AcpiPower, power, None));
+    let mut virtio = Resources::new(Space::Mmio, MMIO_WINDOW, VIRTIO_GSIS)?;
+    for kind in &config.virtio {
+        let kind = DeviceKind::VirtioMmio(*kind);
+        devices.push(virtio.device(kind, VIRTIO_REGISTERS)?);
+    }
     Ok(devices)
-}
-
-/// The ports of [`PORT_WINDOW`], handed out from below.
-struct Ports(AddressAllocator);
-
-impl Ports {
-    fn new() -> Result<Self, PlanError> {
-        AddressAllocator::new(PORT_WINDOW.base, PORT_WINDOW.len)
-            .map(Self)
-            .map_err(PlanError::allocation("the I/O port window"))
-    }
-
-    fn allocate(&mut self, what: &'static str, ports: u64) -> Result<AddressRange, PlanError> {
-        let alignment = ports.checked_next_power_of_two().unwrap_or(1);
-        let range = self
-            .0
-            .allocate(ports, alignment, AllocPolicy::FirstMatch)
-            .map_err(PlanError::allocation(what))?;
-        Ok(AddressRange::new(range.start(), range.len()))
-    }
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ fn without_fifos_there_is_room_for_one_byte() {
     let bench = bench();
     assert_eq!(bench.uart.receive(b"ab"), 1);
     assert_eq!(bench.read(RIS), RX | RT);
-    assert_eq!(bench.read(DR), b'a'.into());
+    assert_eq!(bench.read(DR), u32::from(b'a'));
     assert_eq!(bench.read(RIS), 0);
 }
 
@@ -179,7 +179,7 @@ proptest! {
                     let input: Vec<_> = (0..9).map(|i| next.wrapping_add(i)).take(data.len()).collect();
                     next = next.wrapping_add(u8::try_from(bench.uart.receive(&input)).unwrap());
                     if data.len() % 2 == 0 && bench.read(FR) & RXFE == 0 {
-                        prop_assert_eq!(bench.read(DR), expected.into());
+                        prop_assert_eq!(bench.read(DR), u32::from(expected));
                         expected = expected.wrapping_add(1);
                     }
                 }
@@ -189,7 +189,7 @@ proptest! {
             prop_assert!(lock(&bench.uart.0).received.len() <= FIFO);
         }
         while bench.read(FR) & RXFE == 0 {
-            prop_assert_eq!(bench.read(DR), expected.into());
+            prop_assert_eq!(bench.read(DR), u32::from(expected));
             expected = expected.wrapping_add(1);
         }
         prop_assert_eq!(expected, next);

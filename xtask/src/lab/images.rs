@@ -10,6 +10,9 @@ use super::Architecture;
 use crate::apt;
 use crate::step::{Result, cargo, output, step};
 
+/// What a stock kernel's guests load for our devices.
+const GUEST_MODULES: &[&str] = &["virtio_mmio", "virtio_blk"];
+
 /// The files of one architecture's lab.
 #[derive(Debug)]
 pub(crate) struct Images {
@@ -46,6 +49,7 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
     recreate(&root)?;
     install(&busybox, &root.join("bin/busybox"))?;
     install(Path::new("cross/lab/guest-init"), &root.join("init"))?;
+    install_modules(&unpacked, GUEST_MODULES, &root)?;
     archive(&root, &guests.join("initrd"))?;
 
     let root = folder.join("l1-root");
@@ -57,15 +61,22 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
         let entry = entry?;
         install(&entry.path(), &root.join(entry.file_name()))?;
     }
-    fs::create_dir_all(root.join("modules"))?;
-    for (place, module) in arch.modules.iter().enumerate() {
-        let compressed = find(&unpacked.join("modules"), &format!("{module}.ko"))?;
-        let name = root.join(format!("modules/{place}-{module}.ko"));
-        fs::write(name, decompress(&fs::read(compressed)?)?)?;
-    }
+    install_modules(&unpacked, arch.modules, &root)?;
     let initramfs = folder.join("l1.cpio");
     archive(&root, &initramfs)?;
     Ok(Images { kernel, initramfs })
+}
+
+/// Unpacks modules of the kernel, named so that they are loaded in this order.
+fn install_modules(packages: &Path, modules: &[&str], root: &Path) -> Result<()> {
+    let folder = root.join("modules");
+    fs::create_dir_all(&folder)?;
+    for (place, module) in modules.iter().enumerate() {
+        let compressed = find(&packages.join("modules"), &format!("{module}.ko"))?;
+        let name = folder.join(format!("{place}-{module}.ko"));
+        fs::write(name, decompress(&fs::read(compressed)?)?)?;
+    }
+    Ok(())
 }
 
 fn unpack_packages(arch: &Architecture, folder: &Path) -> Result<()> {

@@ -110,6 +110,7 @@ pub(crate) fn run(arch: &Architecture, full: bool) -> Result<()> {
             linux(&mut machine, arch, kernel, 1, 1024, End::Reset)?;
         }
     }
+    disk(&mut machine, arch)?;
     println!(
         "    lab {} passed, {:.1} s",
         arch.name,
@@ -176,6 +177,47 @@ fn linux(
         }
         Ok(())
     })
+}
+
+/// A disk: what one guest writes, the next one reads, on a disk that it cannot write.
+fn disk(machine: &mut Machine, arch: &Architecture) -> Result<()> {
+    let (kernel, _) = arch.guest_kernels.first().ok_or("no kernel")?;
+    let (_, digest) = machine.run("truncate -s 64M /tmp/disk; seq 1 200000 | md5sum", &[])?;
+    let digest = digest
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let command = |disk: &str| {
+        format!("/vmm-reference --kernel=/{kernel} --initrd=/initrd --append=quiet --blk={disk}")
+    };
+    let write = "mke2fs -q /dev/vda; mount -t ext4 /dev/vda /mnt; seq 1 200000 > /mnt/data; \
+        umount /mnt; poweroff -f\r";
+    let first = command("/tmp/disk");
+    case(
+        machine,
+        "disk: write",
+        &first,
+        &[("@guest ready\n", write)],
+        |output| expect(!output.contains("error"), "no error"),
+    )?;
+    let read = "mount -o ro -t ext4 /dev/vda /mnt; md5sum /mnt/data; cat /sys/block/vda/ro \
+        /sys/block/vda/serial; echo x > /dev/vda; poweroff -f\r";
+    let second = command("path=/tmp/disk,ro,serial=lab-disk");
+    case(
+        machine,
+        "disk: read only",
+        &second,
+        &[("@guest ready\n", read)],
+        |output| {
+            expect(output.contains(&digest), "the digest of what was written")?;
+            expect(
+                output.contains("\n1\nlab-disk"),
+                "a read-only disk with a serial number",
+            )?;
+            expect(output.contains("Operation not permitted"), "no writing")
+        },
+    )
 }
 
 fn expect(holds: bool, what: &str) -> Result<()> {

@@ -3,7 +3,7 @@ use std::process::Command;
 
 use ::fdt::Fdt;
 use arch::kernel::Protocol;
-use arch::{AddressRange, Cmdline, LoadedKernel, MachineConfig, Platform, SEED};
+use arch::{AddressRange, Cmdline, LoadedKernel, MachineConfig, Platform, SEED, VirtioKind};
 
 use super::*;
 
@@ -16,6 +16,7 @@ fn tree_of(facts: &Aarch64, memory: usize, vcpus: u32, initrd: Option<AddressRan
             append: Some("a=b".to_owned()),
         },
         serial: true,
+        virtio: vec![VirtioKind::Block; 2],
     };
     let plan = facts.setup_memory_layout(&config).unwrap();
     let irq_chip = facts.irq_chip(&plan).unwrap();

@@ -8,6 +8,7 @@ fn config(memory: u64, vcpus: u32) -> MachineConfig {
         vcpus,
         cmdline: Cmdline::default(),
         serial: true,
+        virtio: Vec::new(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiHandler, AcpiTables as Parsed, PhysicalMapping};
-use arch::{AddressRange, Cmdline, MachineConfig, Platform};
+use arch::{AddressRange, Cmdline, MachineConfig, Platform, VirtioKind};
 
 use super::*;
 use crate::X86_64;
@@ -16,6 +16,7 @@ fn devices() -> Vec<DevicePlan> {
         vcpus: 1,
         cmdline: Cmdline::default(),
         serial: true,
+        virtio: vec![VirtioKind::Block; 2],
     };
     X86_64::typical()
         .setup_memory_layout(&config)
@@ -148,7 +149,16 @@ fn iasl_disassembles_and_reassembles_the_tables_without_a_remark() {
     }
     let dsl = fs::read_to_string(folder.join("dsdt.dsl")).unwrap();
     for part in [
-        "PNP0501", "0x03F8", "PNP0B00", "0x0070", "ACPI0007", "C004", "_S5",
+        "PNP0501",
+        "0x03F8",
+        "PNP0B00",
+        "0x0070",
+        "LNRO0005",
+        "V001",
+        "0xC0001000",
+        "ACPI0007",
+        "C004",
+        "_S5",
     ] {
         assert!(dsl.contains(part), "{part}: {dsl}");
     }

@@ -66,6 +66,7 @@ fn boot_with(
             append: None,
         },
         serial: true,
+        virtio: Vec::new(),
     };
     let plan = facts.setup_memory_layout(&config).unwrap();
     let irq_chip = facts.irq_chip(&plan).unwrap();

@@ -13,6 +13,7 @@ fn config() -> MachineConfig {
         vcpus: 2,
         cmdline: Cmdline::default(),
         serial: true,
+        virtio: Vec::new(),
     }
 }
 

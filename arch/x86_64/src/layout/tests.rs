@@ -9,6 +9,7 @@ fn config(memory: u64) -> MachineConfig {
         vcpus: 2,
         cmdline: Cmdline::default(),
         serial: true,
+        virtio: Vec::new(),
     }
 }
 

@@ -122,6 +122,7 @@ fn only_the_boot_vcpu_gets_boot_registers() {
         vcpus: 2,
         cmdline: Cmdline::default(),
         serial: true,
+        virtio: Vec::new(),
     };
     let plan = facts.setup_memory_layout(&config).unwrap();
     let info = boot(Protocol::Linux64);

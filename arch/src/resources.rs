@@ -1,0 +1,85 @@
+//! Hands out addresses and interrupts to devices, through vm-allocator.
+
+use std::ops::RangeInclusive;
+
+use vm_allocator::{AddressAllocator, AllocPolicy, IdAllocator};
+
+use crate::{AddressRange, DeviceKind, DevicePlan, Gsi, PlanError, Space};
+
+/// A window of addresses (or ports) and the interrupts that devices may have, handed out from
+/// below.
+#[derive(Debug)]
+pub struct Resources {
+    space: Space,
+    addresses: AddressAllocator,
+    gsis: IdAllocator,
+}
+
+impl Resources {
+    /// Everything in these ranges is free.
+    ///
+    /// # Errors
+    /// When a range is empty.
+    pub fn new(
+        space: Space,
+        window: AddressRange,
+        gsis: RangeInclusive<Gsi>,
+    ) -> Result<Self, PlanError> {
+        Ok(Self {
+            space,
+            addresses: AddressAllocator::new(window.base, window.len)
+                .map_err(PlanError::allocation("a window for devices"))?,
+            gsis: IdAllocator::new(*gsis.start(), *gsis.end())
+                .map_err(PlanError::allocation("interrupts for devices"))?,
+        })
+    }
+
+    /// Takes `len` addresses, aligned to the next power of two.
+    ///
+    /// # Errors
+    /// When the window is full.
+    pub fn range(&mut self, len: u64) -> Result<AddressRange, PlanError> {
+        let alignment = len.checked_next_power_of_two().unwrap_or(1);
+        let range = self
+            .addresses
+            .allocate(len, alignment, AllocPolicy::FirstMatch)
+            .map_err(PlanError::allocation("the registers of a device"))?;
+        Ok(AddressRange::new(range.start(), range.len()))
+    }
+
+    /// Places a device with `len` bytes of registers and an interrupt of its own.
+    ///
+    /// # Errors
+    /// When the window or the interrupts are used up.
+    pub fn device(&mut self, kind: DeviceKind, len: u64) -> Result<DevicePlan, PlanError> {
+        let range = self.range(len)?;
+        let gsi = self
+            .gsis
+            .allocate_id()
+            .map_err(PlanError::allocation("the interrupt of a device"))?;
+        Ok(DevicePlan {
+            kind,
+            space: self.space,
+            range,
+            irq: Some(gsi),
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_handed_out_is_never_handed_out_again() {
+        let window = AddressRange::new(0x1000, 0x3000);
+        let mut resources = Resources::new(Space::Mmio, window, 5..=6).unwrap();
+        let mut device = || resources.device(DeviceKind::Pl011, 0x1000);
+        let (first, second) = (device().unwrap(), device().unwrap());
+        assert_eq!(first.range, AddressRange::new(0x1000, 0x1000));
+        assert_eq!(second.range, AddressRange::new(0x2000, 0x1000));
+        assert_eq!((first.irq, second.irq), (Some(5), Some(6)));
+        assert!(matches!(device(), Err(PlanError::Allocation { .. })));
+    }
+}

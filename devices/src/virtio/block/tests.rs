@@ -1,0 +1,270 @@
+use std::io::{Read, Write};
+
+use super::*;
+use crate::virtio::testing::{DATA, Driver, queue, ram};
+
+const SECTORS: u64 = 64;
+/// Where a request's header, data and status lie.
+const HEADER_AT: u64 = DATA;
+const DATA_AT: u64 = DATA + 0x1000;
+const STATUS_AT: u64 = DATA + 0x800;
+
+struct Bench {
+    disk: Block,
+    ring: Ring,
+    driver: Driver,
+    file: tempfile::NamedTempFile,
+}
+
+fn options(path: &Path, read_only: bool) -> BlockOptions {
+    BlockOptions {
+        path: path.to_owned(),
+        read_only,
+        serial: "test-disk".to_owned(),
+    }
+}
+
+fn bench(read_only: bool) -> Bench {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    for sector in 0..SECTORS {
+        let byte = u8::try_from(sector).unwrap();
+        file.write_all(&[byte; 512]).unwrap();
+    }
+    let ram = ram();
+    Bench {
+        disk: Block::open(&options(file.path(), read_only)).unwrap(),
+        ring: Ring::new(&queue(), ram.clone()).unwrap(),
+        driver: Driver::new(&ram),
+        file,
+    }
+}
+
+impl Bench {
+    fn header(&self, kind: u32, sector: u64) {
+        let [low, high] = [sector & u64::from(u32::MAX), sector >> 32];
+        let words = [
+            kind,
+            0,
+            u32::try_from(low).unwrap(),
+            u32::try_from(high).unwrap(),
+        ];
+        self.driver.put(HEADER_AT, words);
+        self.driver.put(STATUS_AT, 0xffu8);
+    }
+
+    /// Runs a request of these buffers; gives the status and the length in the used ring.
+    fn run(&mut self, buffers: &[(u64, u32, bool)]) -> (u8, u32) {
+        self.driver.request(buffers);
+        assert!(self.disk.serve(0, &mut self.ring, 0).unwrap());
+        let used = self.driver.used();
+        assert_eq!(used.len(), 1);
+        (self.driver.get(STATUS_AT), used[0].1)
+    }
+
+    /// A request with one data buffer.
+    fn request(&mut self, kind: u32, sector: u64, len: u32, writable: bool) -> (u8, u32) {
+        self.header(kind, sector);
+        self.run(&[
+            (HEADER_AT, 16, false),
+            (DATA_AT, len, writable),
+            (STATUS_AT, 1, true),
+        ])
+    }
+
+    fn content(&self) -> Vec<u8> {
+        let mut content = Vec::new();
+        self.file
+            .reopen()
+            .unwrap()
+            .read_to_end(&mut content)
+            .unwrap();
+        content
+    }
+}
+
+/// VIRTIO_BLK_S_OK, _IOERR, _UNSUPP.
+const OK: u8 = 0;
+const IOERR: u8 = 1;
+const UNSUPP: u8 = 2;
+
+#[test]
+fn sectors_are_read_and_written_in_place() {
+    let mut bench = bench(false);
+    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 3, 1024, true), (OK, 1025));
+    assert_eq!(bench.driver.get::<[u8; 2]>(DATA_AT + 511), [3, 4]);
+    bench.driver.put(DATA_AT, 0xaa_u8);
+    assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 63, 512, false), (OK, 1));
+    let content = bench.content();
+    assert_eq!((content[62 * 512], content[63 * 512]), (62, 0xaa));
+    assert_eq!(content.len() as u64, SECTORS * SECTOR);
+    assert_eq!(bench.request(VIRTIO_BLK_T_FLUSH, 0, 0, true), (OK, 1));
+}
+
+#[test]
+fn buffers_may_be_cut_anywhere() {
+    let mut bench = bench(false);
+    bench.header(VIRTIO_BLK_T_IN, 1);
+    let cut = [
+        (HEADER_AT, 5, false),
+        (HEADER_AT + 5, 11, false),
+        (DATA_AT, 100, true),
+        (DATA_AT + 100, 412, true),
+        (STATUS_AT, 1, true),
+    ];
+    assert_eq!(bench.run(&cut), (OK, 513));
+    assert_eq!(bench.driver.get::<[u8; 2]>(DATA_AT + 99), [1, 1]);
+    // The status may be the end of the data buffer.
+    bench.header(VIRTIO_BLK_T_IN, 2);
+    bench
+        .driver
+        .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
+    bench.disk.serve(0, &mut bench.ring, 0).unwrap();
+    assert_eq!(bench.driver.used(), [(0, 513)]);
+    assert_eq!(bench.driver.get::<[u8; 2]>(DATA_AT + 511), [2, OK]);
+}
+
+#[test]
+fn nothing_beyond_the_disk_is_touched() {
+    let mut bench = bench(false);
+    let before = bench.content();
+    for sector in [SECTORS, SECTORS - 1, u64::MAX, u64::MAX / 512, 1 << 55] {
+        for (kind, writable) in [(VIRTIO_BLK_T_IN, true), (VIRTIO_BLK_T_OUT, false)] {
+            assert_eq!(
+                bench.request(kind, sector, 1024, writable),
+                (IOERR, 1),
+                "{sector}"
+            );
+        }
+    }
+    assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 0, 511, false), (IOERR, 1));
+    assert_eq!(bench.content(), before);
+}
+
+#[test]
+fn r17_a_read_only_disk_refuses_every_write() {
+    let mut bench = bench(true);
+    let before = bench.content();
+    bench.driver.put(DATA_AT, [1u32, 0, 1, 0]);
+    for kind in [
+        VIRTIO_BLK_T_OUT,
+        VIRTIO_BLK_T_DISCARD,
+        VIRTIO_BLK_T_WRITE_ZEROES,
+    ] {
+        let len = if kind == VIRTIO_BLK_T_OUT { 512 } else { 16 };
+        assert_eq!(bench.request(kind, 0, len, false), (IOERR, 1));
+    }
+    assert_eq!(bench.content(), before);
+    assert_ne!(bench.disk.features() & 1 << VIRTIO_BLK_F_RO, 0);
+}
+
+#[test]
+fn r16_ranges_are_zeroed_inside_the_disk_only() {
+    let mut bench = bench(false);
+    let range = |sector: u32, count: u32, flags: u32| [sector, 0, count, flags];
+    for (kind, flags) in [
+        (VIRTIO_BLK_T_DISCARD, 0),
+        (VIRTIO_BLK_T_WRITE_ZEROES, 0),
+        (VIRTIO_BLK_T_WRITE_ZEROES, UNMAP),
+    ] {
+        bench.driver.put(DATA_AT, range(8, 2, flags));
+        assert_eq!(bench.request(kind, 0, 16, false), (OK, 1));
+        let content = bench.content();
+        assert_eq!(
+            (content[8 * 512], content[10 * 512 - 1], content[10 * 512]),
+            (0, 0, 10)
+        );
+        for wrong in [
+            range(63, 2, flags),
+            range(u32::MAX, u32::MAX, flags),
+            range(0, 1 << 23, flags),
+        ] {
+            bench.driver.put(DATA_AT, wrong);
+            assert_eq!(bench.request(kind, 0, 16, false), (IOERR, 1));
+        }
+        bench.driver.put(DATA_AT, range(0, 1, 2));
+        assert_eq!(bench.request(kind, 0, 16, false), (UNSUPP, 1));
+        assert_eq!(
+            bench.request(kind, 0, 15, false),
+            (IOERR, 1),
+            "a range that is cut off"
+        );
+    }
+    assert_eq!(bench.content().len() as u64, SECTORS * SECTOR);
+}
+
+#[test]
+fn the_serial_number_fits_any_buffer() {
+    let mut bench = bench(false);
+    assert_eq!(bench.request(VIRTIO_BLK_T_GET_ID, 0, 20, true), (OK, 21));
+    assert_eq!(&bench.driver.get::<[u8; 12]>(DATA_AT), b"test-disk\0\0\0");
+    assert_eq!(bench.request(VIRTIO_BLK_T_GET_ID, 0, 4, true), (OK, 5));
+}
+
+#[test]
+fn r14_requests_without_their_parts_are_answered_as_far_as_possible() {
+    let mut bench = bench(false);
+    bench.header(VIRTIO_BLK_T_IN, 0);
+    assert_eq!(
+        bench.run(&[(HEADER_AT, 15, false), (STATUS_AT, 1, true)]),
+        (IOERR, 1)
+    );
+    bench.driver.put(STATUS_AT, 0xffu8);
+    assert_eq!(bench.run(&[(STATUS_AT, 1, true)]), (IOERR, 1));
+    bench.driver.put(STATUS_AT, 0xffu8);
+    assert_eq!(
+        bench.run(&[(HEADER_AT, 16, false)]),
+        (0xff, 0),
+        "no place for an answer"
+    );
+    assert_eq!(bench.request(99, 0, 0, true), (UNSUPP, 1));
+}
+
+#[test]
+fn r44_a_file_that_shrinks_under_the_disk_is_an_io_error() {
+    let mut bench = bench(false);
+    bench.file.as_file().set_len(512).unwrap();
+    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 1, 512, true), (IOERR, 1));
+    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 0, 512, true), (OK, 513));
+}
+
+#[test]
+fn a_disk_has_one_writer_or_many_readers() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(4096).unwrap();
+    let open = |read_only| Block::open(&options(file.path(), read_only));
+    let readers = [open(true).unwrap(), open(true).unwrap()];
+    assert!(matches!(open(false), Err(BlockError::InUse)));
+    drop(readers);
+    let writer = open(false).unwrap();
+    assert!(matches!(open(true), Err(BlockError::InUse)));
+    drop(writer);
+    open(true).unwrap();
+}
+
+#[test]
+fn what_is_no_disk_is_refused() {
+    let open = |path: &str, read_only| Block::open(&options(Path::new(path), read_only));
+    assert!(matches!(open("/dev/null", false), Err(BlockError::Kind)));
+    assert!(matches!(open("/tmp", true), Err(BlockError::Kind)));
+    assert!(matches!(
+        open("/nonexistent", true),
+        Err(BlockError::Open(_))
+    ));
+    let small = tempfile::NamedTempFile::new().unwrap();
+    let small = Block::open(&options(small.path(), true));
+    assert!(matches!(small, Err(BlockError::TooSmall(0))));
+}
+
+#[test]
+fn the_configuration_has_the_layout_of_the_specification() {
+    let config = bench(false).disk.config();
+    let word = |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap());
+    assert_eq!(config.len(), 60);
+    assert_eq!((word(0), word(20)), (64, 512), "capacity, block size");
+    assert_eq!(word(12), 254, "segments");
+    assert_eq!(config[34..36], [1, 0], "queues");
+    assert_eq!(
+        (word(40), word(52), config[56]),
+        (MAX_RANGES, MAX_RANGES, 1)
+    );
+}
