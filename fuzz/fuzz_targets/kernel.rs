@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(header) = KernelHeader::identify(&image) else {
         return;
     };
-    let platform = X86_64::for_tests();
+    let platform = X86_64::typical();
     let config = MachineConfig {
         memory: 64 << 20,
         vcpus: 2,
