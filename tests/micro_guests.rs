@@ -9,6 +9,7 @@ use std::io::Write;
 use std::process::{Child, Stdio};
 
 use common::{Ended, finish, guest_image, option, read_until, signal, vmm, wait};
+use rustix::pipe::fcntl_setpipe_size;
 
 /// The VMM with the guest that runs a test.
 fn start(test: &str, arguments: &[&str]) -> Child {
@@ -33,19 +34,25 @@ fn passed(ended: Ended) -> Vec<String> {
     lines
 }
 
+/// Whether the machine is a PC: RAM from 0 with a hole below 4 GiB, ports, a way to crash.
+fn is_pc() -> bool {
+    std::env::consts::ARCH == "x86_64"
+}
+
 #[test]
 fn usable_memory_is_there_once_and_nothing_follows_it() {
-    for (mib, ends) in [
-        ("16", &["0x100000-0xffffff type 1"][..]),
-        ("3072", &["0x100000-0xbfffffff type 1"]),
-        (
-            "6144",
-            &[
-                "0x100000-0xbfffffff type 1",
-                "0x100000000-0x1bfffffff type 1",
-            ],
-        ),
-    ] {
+    let low = "0x100000-0xbfffffff type 1";
+    let pc = [
+        ("16", vec!["0x100000-0xffffff type 1"]),
+        ("3072", vec![low]),
+        ("6144", vec![low, "0x100000000-0x1bfffffff type 1"]),
+    ];
+    let flat = [
+        ("16", vec!["0x80000000-0x80ffffff type 1"]),
+        ("3072", vec!["0x80000000-0x13fffffff type 1"]),
+        ("6144", vec!["0x80000000-0x1ffffffff type 1"]),
+    ];
+    for (mib, ends) in if is_pc() { pc } else { flat } {
         let lines = passes("memory_map", &[&format!("--guest-memory={mib}")]);
         for line in ends {
             assert!(lines.iter().any(|found| found == line), "{line}: {lines:?}");
@@ -84,19 +91,17 @@ fn serial_input_raises_an_interrupt_that_wakes_the_guest() {
 
 #[test]
 fn the_timer_ticks_asleep_and_computing() {
-    assert_eq!(
-        passes("timer", &[]),
-        ["20 ticks asleep", "20 ticks in user mode"]
-    );
+    let computing = if is_pc() { "in user mode" } else { "computing" };
+    let computing = format!("20 ticks {computing}");
+    assert_eq!(passes("timer", &[]), ["20 ticks asleep", &computing]);
 }
 
 #[test]
 fn r25_any_width_and_alignment_is_legal_in_kernel_and_user_mode() {
     let printed = "printed by rep outsb";
-    assert_eq!(
-        passes("io_widths", &[]),
-        [printed, "kernel mode done", printed, "user mode done"]
-    );
+    let pc = [printed, "kernel mode done", printed, "user mode done"];
+    let expected = if is_pc() { &pc[..] } else { &["mmio done"] };
+    assert_eq!(passes("io_widths", &[]), expected);
 }
 
 #[test]
@@ -111,6 +116,10 @@ fn r45_a_reset_ends_with_status_0() {
 
 #[test]
 fn r45_a_triple_fault_in_long_mode_ends_with_status_3() {
+    if !is_pc() {
+        // Elsewhere an exception without a handler is taken again and again.
+        return;
+    }
     let ended = finish(start("triple_fault", &[]));
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
     assert_eq!(ended.stdout, "faulting\n");
@@ -129,12 +138,14 @@ fn a_signal_ends_a_guest_that_computes_in_user_mode() {
 
 #[test]
 fn r3_a_stalled_reader_costs_output_and_never_the_guest() {
-    // Nobody reads before the end: the pipe takes 64 KiB, the ring 64 KiB, the rest is dropped.
-    let mut child = start("chatter bytes=262144", &[]);
+    // Nobody reads before the end: the pipe takes 4 KiB, the ring 64 KiB, the rest is dropped.
+    const BYTES: usize = 81_920;
+    let mut child = start(&format!("chatter bytes={BYTES}"), &[]);
+    fcntl_setpipe_size(child.stdout.as_ref().unwrap(), 4096).unwrap();
     assert_eq!(wait(&mut child).code(), Some(0));
     let ended = finish(child);
     assert!(ended.stderr.contains("were dropped"), "{}", ended.stderr);
-    assert!(ended.stdout.len() < 262_144, "{}", ended.stdout.len());
+    assert!(ended.stdout.len() < BYTES, "{}", ended.stdout.len());
 }
 
 #[test]
@@ -163,9 +174,10 @@ fn the_built_in_guest_says_what_it_found_and_powers_off() {
         let mut command = vmm(&[&vcpus_option, &memory, "--append=a=b"]);
         let ended = finish(command.spawn().unwrap());
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-        let first = format!("hello from vmm-reference: x86_64, {vcpus} vCPUs, {mib} MiB\n");
+        let arch = std::env::consts::ARCH;
+        let first = format!("hello from vmm-reference: {arch}, {vcpus} vCPUs, {mib} MiB\n");
         assert!(ended.stdout.starts_with(&first), "{ended:?}");
-        assert!(ended.stdout.contains("-0x000000000009fbff usable\n"));
+        assert!(ended.stdout.contains(" usable\n"), "{ended:?}");
         assert!(ended.stdout.ends_with(" a=b\n"), "{ended:?}");
     }
 }

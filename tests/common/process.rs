@@ -1,5 +1,6 @@
 //! The VMM as a process with a watchdog, and the micro-guests.
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,12 +11,24 @@ use std::time::{Duration, Instant};
 use super::kernel;
 
 /// No test takes longer; a VMM that does is killed and the test fails.
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(120);
 
-/// The kernel of the micro-guests in `tests/guests`, built at the first call.
+/// The kernel of the micro-guests in `tests/guests`, built at the first call; or the file that the
+/// environment names, where there is no cargo to build one.
 pub(crate) fn guest_image() -> PathBuf {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
-    IMAGE.get_or_init(build_guests).clone()
+    let named = || std::env::var_os("VMM_TEST_GUEST").map(PathBuf::from);
+    IMAGE
+        .get_or_init(|| named().unwrap_or_else(build_guests))
+        .clone()
+}
+
+/// Target and package of the guests for the machine this runs on.
+fn guests() -> (&'static str, &'static str) {
+    match std::env::consts::ARCH {
+        "aarch64" => ("aarch64-unknown-none-softfloat", "micro-guest-aarch64"),
+        _ => ("x86_64-unknown-none", "micro-guest"),
+    }
 }
 
 /// What the caller's build is told about flags and folders must not reach a bare-metal program.
@@ -33,22 +46,35 @@ const HOST_BUILD: [&str; 8] = [
 fn build_guests() -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command.args(["build", "--release", "--locked", "--target-dir=target"]);
+    let (target, package) = guests();
+    command
+        .args(["build", "--release", "--locked", "--target-dir=target"])
+        .args(["--target", target, "--package", package]);
     for name in HOST_BUILD {
         command.env_remove(name);
     }
     let output = command.current_dir(&folder).output().unwrap();
     assert!(
         output.status.success(),
-        "cure, if the target is missing: rustup target add x86_64-unknown-none\n{}",
+        "cure, if the target is missing: rustup target add {target}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    folder.join("target/x86_64-unknown-none/release/micro-guest")
+    folder
+        .join("target")
+        .join(target)
+        .join("release")
+        .join(package)
 }
 
-/// The VMM's binary with these arguments; stdin is /dev/null unless changed.
+/// The VMM's binary, or the one that the environment names.
+pub(crate) fn binary() -> OsString {
+    let named = std::env::var_os("VMM_TEST_BINARY");
+    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_vmm-reference").into())
+}
+
+/// The VMM with these arguments; stdin is /dev/null unless changed.
 pub(crate) fn vmm(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vmm-reference"));
+    let mut command = Command::new(binary());
     command
         .args(arguments)
         .stdin(Stdio::null())

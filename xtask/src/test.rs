@@ -29,7 +29,11 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
             .args(["arch/aarch64/hello/main.rs", "arch/x86_64/hello/main.rs"]),
     )?;
     cargo("clippy --workspace --all-targets -- -D warnings")?;
-    for arguments in ["fmt --check", "clippy --release -- -D warnings"] {
+    for arguments in [
+        "fmt --all --check",
+        "clippy --release -- -D warnings",
+        "clippy --release -p micro-guest-aarch64 --target=aarch64-unknown-none-softfloat -- -D warnings",
+    ] {
         step(
             &format!("cargo {arguments} (micro-guests)"),
             Command::new("cargo")

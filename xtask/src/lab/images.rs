@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::Architecture;
 use crate::apt;
-use crate::step::{Result, cargo, output, step};
+use crate::step::{Result, cargo, output, step, text};
 
 /// What a stock kernel's guests load for our devices.
 const GUEST_MODULES: &[&str] = &["virtio_mmio", "virtio_blk"];
@@ -57,6 +57,9 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
     install(&busybox, &root.join("bin/busybox"))?;
     install(Path::new("cross/lab/l1-init"), &root.join("init"))?;
     install(&binary, &root.join("vmm-reference"))?;
+    let (tests, guest) = build_tests(arch)?;
+    install(&tests, &root.join("micro_guests"))?;
+    install(&guest, &root.join("micro-guest"))?;
     for entry in fs::read_dir(&guests)? {
         let entry = entry?;
         install(&entry.path(), &root.join(entry.file_name()))?;
@@ -108,6 +111,45 @@ fn build(arch: &Architecture) -> Result<PathBuf> {
     Ok(Path::new("target")
         .join(arch.target)
         .join("release/vmm-reference"))
+}
+
+/// The integration tests that need no cargo, static, and the guests they boot.
+fn build_tests(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
+    let said = text(Command::new("cargo").args([
+        "test",
+        "--quiet",
+        "--no-run",
+        "--test=micro_guests",
+        "--message-format=json",
+        &format!("--target={}", arch.target),
+    ]))?;
+    let executable = said
+        .lines()
+        .filter(|line| line.contains("\"name\":\"micro_guests\""))
+        .find_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next())
+        .ok_or("cargo named no test program")?;
+    let (target, package) = arch.guests;
+    let folder = Path::new("tests/guests");
+    step(
+        &format!("cargo build of {package}"),
+        Command::new("cargo")
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "--locked",
+                "--package",
+                package,
+            ])
+            .args(["--target", target, "--target-dir=target"])
+            .current_dir(folder),
+    )?;
+    let guest = folder
+        .join("target")
+        .join(target)
+        .join("release")
+        .join(package);
+    Ok((PathBuf::from(executable), guest))
 }
 
 fn recreate(folder: &Path) -> Result<()> {

@@ -31,6 +31,8 @@ pub(crate) struct Architecture {
     modules: &'static [&'static str],
     /// The static build.
     pub(crate) target: &'static str,
+    /// Target and package of the micro-guests.
+    guests: (&'static str, &'static str),
     /// Devices that a guest must find in its device tree or ACPI name space.
     devices: &'static [&'static str],
     /// The guests' kernels, by file name.
@@ -48,6 +50,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         kernel_package: "linux-image-cloud-amd64",
         modules: &["irqbypass", "kvm", "kvm-amd"],
         target: "x86_64-unknown-linux-musl",
+        guests: ("x86_64-unknown-none", "micro-guest"),
         devices: &["ACPI0007:00", "PNP0501:00", "PNP0B00:00"],
         guest_kernels: &[("bzImage", images::packaged), ("vmlinux", images::vmlinux)],
     },
@@ -62,6 +65,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         kernel_package: "linux-image-cloud-arm64",
         modules: &[],
         target: "aarch64-unknown-linux-musl",
+        guests: ("aarch64-unknown-none-softfloat", "micro-guest-aarch64"),
         devices: &[
             "interrupt-controller@8000000",
             "psci",
@@ -111,6 +115,7 @@ pub(crate) fn run(arch: &Architecture, full: bool) -> Result<()> {
         }
     }
     disk(&mut machine, arch)?;
+    integration_tests(&mut machine)?;
     println!(
         "    lab {} passed, {:.1} s",
         arch.name,
@@ -176,6 +181,15 @@ fn linux(
             expect(found.any(|name| name == *device), device)?;
         }
         Ok(())
+    })
+}
+
+/// The tests with micro-guests, on this machine's KVM.
+fn integration_tests(machine: &mut Machine) -> Result<()> {
+    let command = "VMM_TEST_BINARY=/vmm-reference VMM_TEST_GUEST=/micro-guest \
+        /micro_guests --test-threads=1";
+    case(machine, "tests with micro-guests", command, &[], |output| {
+        expect(output.contains("test result: ok."), "all tests pass")
     })
 }
 
