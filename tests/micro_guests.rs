@@ -123,9 +123,12 @@ fn r45_a_triple_fault_in_long_mode_ends_with_status_3() {
     let ended = finish(start("triple_fault", &[]));
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
     assert_eq!(ended.stdout, "faulting\n");
-    for part in ["the guest crashed", "code 0f 0b", "faulting"] {
+    for part in ["the guest crashed", "faulting"] {
         assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
     }
+    // On AMD hosts the registers are gone.
+    let known = ["code 0f 0b", "reset state:"].map(|text| ended.stderr.contains(text));
+    assert!(known != [false, false], "{}", ended.stderr);
 }
 
 #[test]

@@ -248,11 +248,17 @@ fn set_boot_registers(vcpu: &VcpuFd, boot: &BootRegisters) -> Result<(), KvmErro
     vcpu.set_regs(&regs).map_err(KvmError::of("KVM_SET_REGS"))
 }
 
+/// Instruction pointer and code base after a reset.
+const RESET_VECTOR: (u64, u64) = (0xfff0, 0xffff_0000);
 /// Bytes shown at the instruction pointer; the longest instruction has 15.
 const INSTRUCTION_BYTES: u64 = 16;
 
 fn describe(regs: &kvm_regs, sregs: &kvm_sregs, ram: &GuestRam) -> String {
     let mut text = String::new();
+    if (regs.rip, sregs.cs.base) == RESET_VECTOR {
+        // What a VMCB holds after a shutdown is undefined (AMD APM volume 2, 15.14.3).
+        text.push_str("reset state: on AMD hosts KVM resets a vCPU that shut down\n");
+    }
     let general = [
         [
             ("rax", regs.rax),
