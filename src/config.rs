@@ -173,8 +173,8 @@ impl VmConfig {
         self
     }
 
-    /// Checks that the kernel and the initrd can be opened and that the kernel is one, without
-    /// loading them.
+    /// Checks that the kernel, the initrd and the disks can be opened and that the kernel is one,
+    /// without loading anything.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
@@ -185,7 +185,7 @@ impl VmConfig {
         if let Some(path) = &self.initrd {
             crate::image::open("initrd", path)?;
         }
-        Ok(())
+        crate::devices::check_disks(self)
     }
 
     /// The part of the configuration that shapes the machine.

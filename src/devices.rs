@@ -66,6 +66,11 @@ pub(crate) fn create(
     })
 }
 
+/// Finds out whether every disk can be opened.
+pub(crate) fn check_disks(config: &VmConfig) -> Result<(), Error> {
+    config.blk.iter().try_for_each(virtio::check)
+}
+
 /// An eventfd that raises the planned interrupt of a device.
 #[cfg_attr(not(any(feature = "serial", feature = "virtio-blk")), allow(dead_code))]
 fn interrupt(planned: &DevicePlan, vm: &VmFd) -> Result<EventFd, Error> {
@@ -122,25 +127,37 @@ fn uart(
 
 #[cfg(feature = "virtio-blk")]
 mod virtio {
-    use devices::virtio::{Block, BlockOptions, VirtioDevice, VirtioMmio};
+    use devices::virtio::{Block, BlockError, BlockOptions, VirtioDevice, VirtioMmio};
     use kvm_ioctls::IoEventAddress;
 
     use super::*;
     use crate::BlkConfig;
 
-    /// Opens a disk.
-    pub(super) fn disk(config: &BlkConfig) -> Result<Box<dyn VirtioDevice>, Error> {
-        let options = BlockOptions {
+    fn options(config: &BlkConfig) -> BlockOptions {
+        BlockOptions {
             path: config.path.clone(),
             read_only: config.read_only,
             serial: config.serial.clone(),
-        };
-        let disk = Block::open(&options).map_err(|error| Error::Config {
+        }
+    }
+
+    fn refused(config: &BlkConfig) -> impl Fn(BlockError) -> Error {
+        |error| Error::Config {
             field: "blk",
             value: config.path.display().to_string(),
             cause: error.to_string(),
             cure: "name a raw image or a block device that no other VM writes to, or add ,ro",
-        })?;
+        }
+    }
+
+    /// Finds out whether a disk can be opened.
+    pub(super) fn check(config: &BlkConfig) -> Result<(), Error> {
+        Block::check(&options(config)).map_err(refused(config))
+    }
+
+    /// Opens a disk.
+    pub(super) fn disk(config: &BlkConfig) -> Result<Box<dyn VirtioDevice>, Error> {
+        let disk = Block::open(&options(config)).map_err(refused(config))?;
         Ok(Box::new(disk))
     }
 
@@ -175,6 +192,10 @@ mod virtio {
 
     use super::*;
     use crate::BlkConfig;
+
+    pub(super) fn check(config: &BlkConfig) -> Result<(), Error> {
+        disk(config).map(drop)
+    }
 
     pub(super) fn disk(config: &BlkConfig) -> Result<Infallible, Error> {
         Err(Error::Config {

@@ -15,7 +15,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::Bytes;
 
 use super::iovec::{Direction, transfer};
 use crate::Rare;
@@ -80,6 +80,14 @@ pub struct Block {
 }
 
 impl Block {
+    /// Finds out whether a disk can be opened, without locking it.
+    ///
+    /// # Errors
+    /// See [`BlockError`].
+    pub fn check(options: &BlockOptions) -> Result<(), BlockError> {
+        open(&options.path, options.read_only).map(drop)
+    }
+
     /// Opens a disk and locks it: one writer, or any number of readers.
     ///
     /// # Errors
@@ -113,10 +121,10 @@ impl Block {
     /// Serves one request; gives the number of bytes written to guest memory.
     fn request(&mut self, ram: &GuestRam) -> Result<u32, QueueError> {
         // The last byte that the device may write is the status. Without one there is no answer.
-        let Some((status, writable)) = split_last_byte(self.chain.writable()) else {
+        let Some(status) = self.chain.take_last_byte() else {
             return Ok(0);
         };
-        let result = self.perform(ram, &writable);
+        let result = self.perform(ram);
         let (code, written) = match result {
             Ok(written) => (VIRTIO_BLK_S_OK, written),
             Err(Refusal::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
@@ -132,31 +140,36 @@ impl Block {
         Ok(written.saturating_add(1))
     }
 
-    fn perform(&self, ram: &GuestRam, writable: &[Buffer]) -> Result<u32, Refusal> {
-        let (header, data) = take::<HEADER>(ram, self.chain.readable())?;
+    fn perform(&mut self, ram: &GuestRam) -> Result<u32, Refusal> {
+        let mut header = [0; HEADER];
+        if !self.chain.read(ram, &mut header)? {
+            return Err(failed("a request is cut off"));
+        }
         let [kind, _, sector_low, sector_high] = words(header);
         let sector = u64::from(sector_low) | u64::from(sector_high) << 32;
         match kind {
             VIRTIO_BLK_T_IN => {
-                let len = self.check(sector, writable)?;
-                transfer(&self.file, ram, writable, sector * SECTOR, Direction::Read)?;
+                let buffers = self.chain.writable();
+                let len = self.inside(sector, buffers)?;
+                transfer(&self.file, ram, buffers, sector * SECTOR, Direction::Read)?;
                 Ok(len)
             }
             VIRTIO_BLK_T_OUT => {
                 self.writable()?;
-                self.check(sector, &data)?;
-                transfer(&self.file, ram, &data, sector * SECTOR, Direction::Write)?;
+                let buffers = self.chain.readable();
+                self.inside(sector, buffers)?;
+                transfer(&self.file, ram, buffers, sector * SECTOR, Direction::Write)?;
                 Ok(0)
             }
             VIRTIO_BLK_T_FLUSH => {
                 fdatasync(&self.file).map_err(io::Error::from)?;
                 Ok(0)
             }
-            VIRTIO_BLK_T_GET_ID => self.identify(ram, writable),
-            VIRTIO_BLK_T_DISCARD => self.ranges(ram, &data, |_| {
+            VIRTIO_BLK_T_GET_ID => self.identify(ram),
+            VIRTIO_BLK_T_DISCARD => self.ranges(ram, |_| {
                 FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
             }),
-            VIRTIO_BLK_T_WRITE_ZEROES => self.ranges(ram, &data, |flags| {
+            VIRTIO_BLK_T_WRITE_ZEROES => self.ranges(ram, |flags| {
                 let how = if flags & UNMAP == 0 {
                     FallocateFlags::ZERO_RANGE
                 } else {
@@ -176,7 +189,7 @@ impl Block {
     }
 
     /// That whole sectors inside the disk are meant; gives their length in bytes.
-    fn check(&self, sector: u64, buffers: &[Buffer]) -> Result<u32, Refusal> {
+    fn inside(&self, sector: u64, buffers: &[Buffer]) -> Result<u32, Refusal> {
         let len: u64 = buffers.iter().map(|buffer| u64::from(buffer.len)).sum();
         let end = sector.checked_add(len.div_ceil(SECTOR));
         if !len.is_multiple_of(SECTOR) || end.is_none_or(|end| end > self.sectors) {
@@ -185,13 +198,13 @@ impl Block {
         u32::try_from(len).map_err(|_| failed("a request of 4 GiB or more"))
     }
 
-    fn identify(&self, ram: &GuestRam, writable: &[Buffer]) -> Result<u32, Refusal> {
+    fn identify(&self, ram: &GuestRam) -> Result<u32, Refusal> {
         let mut id = [0; ID];
         for (to, from) in id.iter_mut().zip(self.serial.bytes()) {
             *to = from;
         }
         let mut rest = &id[..];
-        for buffer in writable {
+        for buffer in self.chain.writable() {
             let (part, after) = rest.split_at(rest.len().min(buffer.len as usize));
             ram.write_slice(part, buffer.address)
                 .map_err(QueueError::from)?;
@@ -202,34 +215,45 @@ impl Block {
 
     /// Discards or zeroes ranges of the disk.
     fn ranges(
-        &self,
+        &mut self,
         ram: &GuestRam,
-        data: &[Buffer],
         how: impl Fn(u32) -> FallocateFlags,
     ) -> Result<u32, Refusal> {
         self.writable()?;
-        let mut rest = data.to_vec();
         for _ in 0..MAX_RANGES {
-            if rest.iter().all(|buffer| buffer.len == 0) {
+            if self.chain.readable().iter().all(|buffer| buffer.len == 0) {
                 return Ok(0);
             }
-            let (range, after) = take::<RANGE>(ram, &rest)?;
-            rest = after;
-            let [low, high, count, flags] = words(range);
-            let sector = u64::from(low) | u64::from(high) << 32;
-            let end = sector.checked_add(count.into());
-            if flags & !UNMAP != 0 {
-                return Err(Refusal::Unsupported);
+            let mut range = [0; RANGE];
+            if !self.chain.read(ram, &mut range)? {
+                return Err(failed("a range is cut off"));
             }
-            if count > MAX_RANGE_SECTORS || end.is_none_or(|end| end > self.sectors) {
-                return Err(failed("a range leaves the disk, or is too large"));
-            }
-            if count > 0 {
-                let len = u64::from(count) * SECTOR;
-                fallocate(&self.file, how(flags), sector * SECTOR, len).map_err(io::Error::from)?;
-            }
+            self.range(words(range), &how)?;
         }
-        Err(failed("too many ranges in one request"))
+        if self.chain.readable().iter().any(|buffer| buffer.len > 0) {
+            return Err(failed("too many ranges in one request"));
+        }
+        Ok(0)
+    }
+
+    fn range(
+        &self,
+        [low, high, count, flags]: [u32; 4],
+        how: impl Fn(u32) -> FallocateFlags,
+    ) -> Result<(), Refusal> {
+        let sector = u64::from(low) | u64::from(high) << 32;
+        let end = sector.checked_add(count.into());
+        if flags & !UNMAP != 0 {
+            return Err(Refusal::Unsupported);
+        }
+        if count > MAX_RANGE_SECTORS || end.is_none_or(|end| end > self.sectors) {
+            return Err(failed("a range leaves the disk, or is too large"));
+        }
+        if count > 0 {
+            let len = u64::from(count) * SECTOR;
+            fallocate(&self.file, how(flags), sector * SECTOR, len).map_err(io::Error::from)?;
+        }
+        Ok(())
     }
 }
 
@@ -269,44 +293,6 @@ impl From<QueueError> for Refusal {
 
 fn failed(cause: &str) -> Refusal {
     Refusal::Io(io::Error::other(cause.to_owned()))
-}
-
-/// The address of the last byte, and the buffers without it.
-fn split_last_byte(buffers: &[Buffer]) -> Option<(GuestAddress, Vec<Buffer>)> {
-    let last = buffers.iter().rposition(|buffer| buffer.len > 0)?;
-    let (before, rest) = buffers.split_at(last);
-    let last = rest.first()?;
-    let shorter = Buffer {
-        address: last.address,
-        len: last.len - 1,
-    };
-    let status = GuestAddress(last.address.0 + u64::from(shorter.len));
-    Some((status, before.iter().copied().chain([shorter]).collect()))
-}
-
-/// Reads the first `N` bytes of the buffers, however they are cut, and gives what is left.
-fn take<const N: usize>(
-    ram: &GuestRam,
-    buffers: &[Buffer],
-) -> Result<([u8; N], Vec<Buffer>), Refusal> {
-    let (mut bytes, mut filled) = ([0; N], 0);
-    let mut rest = Vec::with_capacity(buffers.len());
-    for buffer in buffers {
-        let (_, empty) = bytes.split_at_mut(filled);
-        let len = empty.len().min(buffer.len as usize);
-        let (part, _) = empty.split_at_mut(len);
-        ram.read_slice(part, buffer.address)
-            .map_err(QueueError::from)?;
-        filled += len;
-        rest.push(Buffer {
-            address: GuestAddress(buffer.address.0 + len as u64),
-            len: buffer.len - u32::try_from(len).unwrap_or(buffer.len),
-        });
-    }
-    if filled < N {
-        return Err(failed("a request is cut off"));
-    }
-    Ok((bytes, rest))
 }
 
 fn words(bytes: [u8; 16]) -> [u32; 4] {

@@ -17,6 +17,9 @@ pub(crate) enum Direction {
     Write,
 }
 
+/// Buffers of one system call. More go in several calls.
+const BATCH: usize = 256;
+
 /// Moves all bytes of the buffers between guest memory and a file, from `offset` on. The buffers
 /// have been checked against `ram`.
 ///
@@ -29,20 +32,51 @@ pub(crate) fn transfer(
     mut offset: u64,
     direction: Direction,
 ) -> io::Result<()> {
-    let mut vectors = vectors(ram, buffers).map_err(io::Error::other)?;
-    let mut rest = vectors.as_mut_slice();
+    // On the stack: nothing is allocated for a request.
+    let mut space = [EMPTY; BATCH];
+    for batch in buffers.chunks(BATCH) {
+        for (vector, buffer) in space.iter_mut().zip(batch) {
+            *vector = locate(ram, *buffer).map_err(io::Error::other)?;
+        }
+        let vectors = space.get_mut(..batch.len()).unwrap_or_default();
+        offset = transfer_all(file, vectors, offset, direction)?;
+    }
+    Ok(())
+}
+
+const EMPTY: libc::iovec = libc::iovec {
+    iov_base: std::ptr::null_mut(),
+    iov_len: 0,
+};
+
+/// Where a buffer lies in this process.
+fn locate(ram: &GuestRam, buffer: Buffer) -> Result<libc::iovec, QueueError> {
+    let slice = ram.get_slice(buffer.address, buffer.len as usize)?;
+    Ok(libc::iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: slice.len(),
+    })
+}
+
+/// Goes on until every vector, each a part of guest memory, is empty; gives the next offset.
+fn transfer_all(
+    file: &File,
+    mut rest: &mut [libc::iovec],
+    mut offset: u64,
+    direction: Direction,
+) -> io::Result<u64> {
     loop {
         while let [libc::iovec { iov_len: 0, .. }, ..] = rest {
             rest = rest.split_first_mut().map_or(&mut [], |(_, rest)| rest);
         }
         if rest.is_empty() {
-            return Ok(());
+            return Ok(offset);
         }
         let position = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         let count = libc::c_int::try_from(rest.len()).map_err(io::Error::other)?;
         let fd = file.as_raw_fd();
-        // SAFETY: every vector is a part of a mapping that `ram` keeps alive, shared with a guest
-        // that may change it at any time, which the kernel expects of user memory.
+        // SAFETY: every vector is a part of the mapping of guest RAM, which the caller keeps, shared
+        // with a guest that may change it at any time, which the kernel expects of user memory.
         let moved = unsafe {
             match direction {
                 Direction::Read => libc::preadv(fd, rest.as_ptr(), count, position),
@@ -63,20 +97,6 @@ pub(crate) fn transfer(
         offset += moved as u64;
         advance(rest, moved);
     }
-}
-
-fn vectors(ram: &GuestRam, buffers: &[Buffer]) -> Result<Vec<libc::iovec>, QueueError> {
-    buffers
-        .iter()
-        .map(|buffer| {
-            let len = buffer.len as usize;
-            let slice = ram.get_slice(buffer.address, len)?;
-            Ok(libc::iovec {
-                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-                iov_len: len,
-            })
-        })
-        .collect()
 }
 
 /// Takes `moved` bytes off the front.

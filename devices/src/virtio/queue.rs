@@ -100,6 +100,34 @@ impl Chain {
         self.buffers.get(self.readable..).unwrap_or_default()
     }
 
+    /// Reads the first bytes of what the device reads, however they are cut, and takes them off.
+    /// `false` when there are less.
+    ///
+    /// # Errors
+    /// When guest memory cannot be read.
+    pub fn read(&mut self, ram: &GuestRam, bytes: &mut [u8]) -> Result<bool, QueueError> {
+        let mut rest = bytes;
+        for buffer in self.buffers.iter_mut().take(self.readable) {
+            let (part, after) = rest.split_at_mut(rest.len().min(buffer.len as usize));
+            ram.read_slice(part, buffer.address)?;
+            let len = u32::try_from(part.len()).unwrap_or(buffer.len);
+            buffer.address = GuestAddress(buffer.address.0.wrapping_add(u64::from(len)));
+            buffer.len -= len;
+            rest = after;
+        }
+        Ok(rest.is_empty())
+    }
+
+    /// Takes the last byte off what the device writes; gives its address. `None` when there is none.
+    pub fn take_last_byte(&mut self) -> Option<GuestAddress> {
+        let writable = self.buffers.get_mut(self.readable..)?;
+        let last = writable.iter_mut().rfind(|buffer| buffer.len > 0)?;
+        last.len -= 1;
+        Some(GuestAddress(
+            last.address.0.wrapping_add(u64::from(last.len)),
+        ))
+    }
+
     fn push(&mut self, buffer: Buffer, writable: bool) -> Result<(), QueueError> {
         if self.buffers.len() >= MAX_BUFFERS {
             return Err(QueueError::TooLong);

@@ -159,6 +159,15 @@ fn kvm_takes_what_was_planned() {
     let chip = facts
         .create_irq_chip(&vm, &facts.irq_chip(&plan).unwrap())
         .unwrap();
+    for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
+        let mut chip = kvm_irqchip {
+            chip_id,
+            ..kvm_irqchip::default()
+        };
+        vm.get_irqchip(&mut chip).unwrap();
+        // SAFETY: the chip that was asked for is a PIC.
+        assert_eq!(unsafe { chip.chip.pic.imr }, PIC_MASK);
+    }
     let boot = BootInfo {
         entry: 0x100_0200,
         argument: 0x7000,

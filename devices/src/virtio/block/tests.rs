@@ -1,7 +1,7 @@
 use std::io::{Read, Write};
 
 use super::*;
-use crate::virtio::testing::{DATA, Driver, queue, ram};
+use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, queue, ram};
 
 const SECTORS: u64 = 64;
 /// Where a request's header, data and status lie.
@@ -121,6 +121,32 @@ fn buffers_may_be_cut_anywhere() {
     bench.disk.serve(0, &mut bench.ring, 0).unwrap();
     assert_eq!(bench.driver.used(), [(0, 513)]);
     assert_eq!(bench.driver.get::<[u8; 2]>(DATA_AT + 511), [2, OK]);
+}
+
+#[test]
+fn a_request_may_have_more_buffers_than_one_system_call_takes() {
+    const BUFFERS: u16 = 320;
+    const LEN: u32 = 64;
+    let mut bench = bench(false);
+    bench.header(VIRTIO_BLK_T_IN, 5);
+    let table = DATA + 0x2_0000;
+    let driver = &mut bench.driver;
+    driver.descriptor_at(table, 0, HEADER_AT, 16, NEXT, 1);
+    for index in 0..BUFFERS {
+        let at = DATA_AT + u64::from(index) * u64::from(LEN);
+        driver.descriptor_at(table, index + 1, at, LEN, WRITE | NEXT, index + 2);
+    }
+    driver.descriptor_at(table, BUFFERS + 1, STATUS_AT, 1, WRITE, 0);
+    driver.descriptor(0, table, 16 * u32::from(BUFFERS + 2), INDIRECT, 0);
+    driver.offer(0);
+    bench.disk.serve(0, &mut bench.ring, 0).unwrap();
+    let len = LEN * u32::from(BUFFERS);
+    assert_eq!(bench.driver.used(), [(0, len + 1)]);
+    assert_eq!(bench.driver.get::<u8>(STATUS_AT), OK);
+    for sector in 0..u64::from(len) / SECTOR {
+        let byte: u8 = bench.driver.get(DATA_AT + sector * SECTOR + 100);
+        assert_eq!(u64::from(byte), sector + 5);
+    }
 }
 
 #[test]
