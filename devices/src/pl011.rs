@@ -2,11 +2,13 @@
 //!
 //! There is no bit clock: what is sent has left at once, so the transmit FIFO is always empty, and
 //! the receive timeout has always passed, so its interrupt is pending while there is data. Neither
-//! direction waits to be enabled (CR): early consoles send before any driver has set the UART up.
+//! direction waits to be enabled (CR): early consoles send before any driver has set the UART up,
+//! and what is typed before then waits in the FIFO instead of being lost. There are no line errors:
+//! RSR reads as 0.
 //!
-//! The interrupt line is an edge to the guest. It is pulsed when something becomes pending and
-//! unmasked, again for every new input, and again for output that follows a look at the status, so
-//! that no event is lost to a handler that is just about to return.
+//! The interrupt line is an edge to the guest. It is pulsed when a bit of MIS rises, whatever
+//! raises it; again for new input while a receive interrupt is pending; and again for output that
+//! follows a look at the status, so that no event is lost to a handler that is about to return.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -46,6 +48,8 @@ const MODEM_READY: u32 = 0b111;
 const FEN: u32 = 1 << 4;
 /// CR: what is sent comes back.
 const LBE: u32 = 1 << 7;
+/// CR: all but the reserved bits 6:3 (section 3.3.8).
+const CR_BITS: u32 = 0xff87;
 /// Interrupts: receive, transmit, receive timeout.
 const RX: u32 = 1 << 4;
 const TX: u32 = 1 << 5;
@@ -108,6 +112,11 @@ impl State {
         pending
     }
 
+    /// MIS.
+    fn pending(&self) -> u32 {
+        self.raw_interrupts() & self.imsc
+    }
+
     fn pulse(&mut self) {
         self.looked = false;
         // A full counter means that a pulse is on its way.
@@ -125,41 +134,45 @@ impl State {
 
     fn get(&mut self) -> u8 {
         let byte = self.received.pop_front().unwrap_or_default();
-        if self.received.is_empty() {
-            self.ask_for_input();
-        }
+        self.ask_for_input();
         byte
     }
 
+    /// Asks for the input that was refused, if it would be taken now.
     fn ask_for_input(&mut self) {
-        if std::mem::take(&mut self.refused) {
+        let open = self.received.is_empty() && self.cr & LBE == 0;
+        if open && std::mem::take(&mut self.refused) {
             // A full counter means that the request is on its way.
             let _ = self.input_ready.write(1);
         }
     }
 
-    fn send(&mut self, byte: u8) {
+    /// Sends a byte; says whether that is worth a pulse although no bit of MIS may have risen.
+    fn send(&mut self, byte: u8) -> bool {
+        let mut again = 0;
         if self.cr & LBE == 0 {
             // An output that fails is not the guest's fault and nothing it could handle.
             let _ = self.output.write_all(&[byte]);
-        } else if self.put(byte) && self.imsc & (RX | RT) != 0 {
-            self.pulse();
+        } else if self.put(byte) {
+            again |= RX | RT;
         }
-        let first = !std::mem::replace(&mut self.sent, true);
-        if self.imsc & TX != 0 && (first || self.looked) {
-            self.pulse();
+        self.sent = true;
+        if self.looked {
+            again |= TX;
         }
+        self.pending() & again != 0
     }
 
-    fn remembered(&mut self, register: u64) -> Option<&mut u32> {
-        let place = match register {
-            ILPR => 0,
-            IBRD => 1,
-            FBRD => 2,
-            DMACR => 3,
+    /// A register that only remembers, and the bits it has (sections 3.3.4 to 3.3.6 and 3.3.14).
+    fn remembered(&mut self, register: u64) -> Option<(&mut u32, u32)> {
+        let (place, bits) = match register {
+            ILPR => (0, 0xff),
+            IBRD => (1, 0xffff),
+            FBRD => (2, 0x3f),
+            DMACR => (3, 0x7),
             _ => return None,
         };
-        self.remembered.get_mut(place)
+        Some((self.remembered.get_mut(place)?, bits))
     }
 
     fn read(&mut self, register: u64) -> u32 {
@@ -181,48 +194,49 @@ impl State {
             IMSC => self.imsc,
             RIS | MIS => {
                 self.looked = true;
-                let mask = if register == MIS { self.imsc } else { u32::MAX };
-                self.raw_interrupts() & mask
+                if register == MIS {
+                    self.pending()
+                } else {
+                    self.raw_interrupts()
+                }
             }
             PERIPHERAL_ID.. => {
                 let place = usize::try_from((register - PERIPHERAL_ID) / 4).unwrap_or(usize::MAX);
                 IDS.get(place).copied().unwrap_or_default().into()
             }
-            _ => self.remembered(register).map_or(0, |value| *value),
+            _ => self.remembered(register).map_or(0, |(value, _)| *value),
         }
     }
 
     fn write(&mut self, register: u64, value: u32) {
+        let before = self.pending();
+        let mut again = false;
         match register {
-            DR => self.send(value.to_le_bytes()[0]),
+            DR => again = self.send(value.to_le_bytes()[0]),
             LCR_H => self.lcr_h = value & 0xff,
             CR => {
-                self.cr = value & 0xffff;
-                if self.cr & LBE == 0 {
-                    self.ask_for_input();
-                }
+                self.cr = value & CR_BITS;
+                self.ask_for_input();
             }
             IFLS => self.ifls = value & 0x3f,
-            IMSC => {
-                let unmasked = value & INTERRUPTS & !self.imsc;
-                self.imsc = value & INTERRUPTS;
-                if unmasked & self.raw_interrupts() != 0 {
-                    self.pulse();
-                }
-            }
+            IMSC => self.imsc = value & INTERRUPTS,
             // The receive interrupts follow the FIFO.
             ICR if value & TX != 0 => self.sent = false,
             _ => {
-                if let Some(remembered) = self.remembered(register) {
-                    *remembered = value & 0xffff;
+                if let Some((remembered, bits)) = self.remembered(register) {
+                    *remembered = value & bits;
                 }
             }
+        }
+        if again || self.pending() & !before != 0 {
+            self.pulse();
         }
     }
 }
 
-/// A PL011 with FIFOs of 32 bytes. Registers are words: a narrower or misaligned access sees the
-/// bytes of the word it starts in, a wider one sees zeros behind it.
+/// A PL011 with FIFOs of 32 bytes. Registers are words, and an access is one of the word it starts
+/// in: a narrower or misaligned read sees that part of it, a wider one sees zeros behind it; a
+/// write fills what it leaves out with zeros. An access of no bytes has no effect.
 pub struct Pl011(Mutex<State>);
 
 impl fmt::Debug for Pl011 {
@@ -265,7 +279,7 @@ impl Pl011 {
         if taken < bytes.len() {
             state.refused = true;
         }
-        if taken > 0 && state.imsc & state.raw_interrupts() & (RX | RT) != 0 {
+        if taken > 0 && state.pending() & (RX | RT) != 0 {
             state.pulse();
         }
         taken
@@ -274,6 +288,9 @@ impl Pl011 {
 
 impl BusDevice for Pl011 {
     fn read(&self, offset: u64, data: &mut [u8]) {
+        if data.is_empty() {
+            return;
+        }
         let word = lock(&self.0).read(offset & !3).to_le_bytes();
         let skipped = usize::from(offset.to_le_bytes()[0] & 3);
         let bytes = word.iter().skip(skipped).chain(std::iter::repeat(&0));
@@ -283,6 +300,9 @@ impl BusDevice for Pl011 {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Outcome {
+        if data.is_empty() {
+            return Outcome::Continue;
+        }
         let mut word = [0; 4];
         let skipped = usize::from(offset.to_le_bytes()[0] & 3);
         for (to, from) in word.iter_mut().skip(skipped).zip(data) {

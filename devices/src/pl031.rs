@@ -11,7 +11,8 @@ use crate::lock;
 /// The registers' space.
 const REGISTERS: u64 = 0x1000;
 
-/// A clock that starts with the host's time. Its alarm is remembered and never rings.
+/// A clock that starts with the host's time. Its alarm is remembered and never rings. It has whole
+/// words only: any other access reads zeros and writes nothing.
 #[derive(Default)]
 pub struct Pl031(Mutex<Rtc<vm_superio::rtc_pl031::NoEvents>>);
 
@@ -29,9 +30,10 @@ fn word(offset: u64) -> Option<u16> {
 
 impl BusDevice for Pl031 {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        match (word(offset), <&mut [u8; 4]>::try_from(&mut *data)) {
-            (Some(offset), Ok(word)) => lock(&self.0).read(offset, word),
-            _ => data.fill(0),
+        // vm-superio leaves the buffer alone where there is nothing to read.
+        data.fill(0);
+        if let (Some(offset), Ok(word)) = (word(offset), <&mut [u8; 4]>::try_from(data)) {
+            lock(&self.0).read(offset, word);
         }
     }
 
@@ -69,6 +71,31 @@ mod tests {
         assert!(u64::from(read(&clock, DATA)).abs_diff(now) <= 1);
         let _ = clock.write(LOAD, &1000u32.to_le_bytes());
         assert!(read(&clock, DATA).abs_diff(1000) <= 1);
+    }
+
+    #[test]
+    fn drivers_recognise_the_cell() {
+        let clock = Pl031::default();
+        let ids: Vec<_> = (0..8).map(|n| read(&clock, 0xfe0 + 4 * n)).collect();
+        assert_eq!(ids, [0x31, 0x10, 0x04, 0, 0x0d, 0xf0, 0x05, 0xb1]);
+    }
+
+    #[test]
+    fn what_is_no_readable_register_reads_as_zero() {
+        let clock = Pl031::default();
+        for (offset, len) in [
+            (0x1c, 4),
+            (0x20, 4),
+            (0xfdc, 4),
+            (0x1000, 4),
+            (1, 4),
+            (0, 2),
+            (0, 8),
+        ] {
+            let mut data = vec![0xff; len];
+            clock.read(offset, &mut data);
+            assert_eq!(data, vec![0; len], "{len} bytes at {offset:#x}");
+        }
     }
 
     #[test]
