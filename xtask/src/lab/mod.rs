@@ -115,7 +115,10 @@ pub(crate) fn run(arch: &Architecture, full: bool) -> Result<()> {
         }
     }
     disk(&mut machine, arch)?;
-    integration_tests(&mut machine)?;
+    // On its own architecture the host has run them on its own KVM.
+    if full || arch.name != std::env::consts::ARCH {
+        integration_tests(&mut machine)?;
+    }
     println!(
         "    lab {} passed, {:.1} s",
         arch.name,
