@@ -1,10 +1,11 @@
 //! What a user may ask for: plain data that a file can hold.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::{fmt, num};
 
 use arch::{Cmdline, MachineConfig, VirtioKind};
+use devices::config::{BlkConfig, parse_size};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -38,72 +39,6 @@ pub struct VmConfig {
     pub on_reboot: OnReboot,
     /// Disks, in order.
     pub blk: Vec<BlkConfig>,
-}
-
-/// A disk: `PATH` or `path=PATH[,ro][,serial=TEXT]`.
-///
-/// ```
-/// use vmm_reference::BlkConfig;
-///
-/// let disk: BlkConfig = "path=root.img,ro".parse().unwrap();
-/// assert!(disk.read_only && disk.path.ends_with("root.img"));
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct BlkConfig {
-    /// A raw image or a block device.
-    pub path: PathBuf,
-    /// The guest may only read.
-    #[serde(default)]
-    pub read_only: bool,
-    /// What the guest is told as serial number; 20 bytes at most.
-    #[serde(default)]
-    pub serial: String,
-}
-
-/// The longest serial number of a disk (VIRTIO 1.3, 5.2.6).
-const MAX_SERIAL: usize = 20;
-
-/// Why a text is no [`BlkConfig`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BlkConfigError {
-    /// No file is named.
-    #[error("no file; write PATH or path=PATH[,ro][,serial=TEXT]")]
-    NoPath,
-    /// An option that there is not.
-    #[error("unknown option {0:?}; there are path=, ro and serial=")]
-    Option(String),
-    /// Too long for a guest.
-    #[error("a serial number has {MAX_SERIAL} bytes at most")]
-    Serial,
-}
-
-impl FromStr for BlkConfig {
-    type Err = BlkConfigError;
-
-    fn from_str(text: &str) -> Result<Self, BlkConfigError> {
-        let mut disk = Self {
-            path: PathBuf::new(),
-            read_only: false,
-            serial: String::new(),
-        };
-        for (place, option) in text.split(',').enumerate() {
-            match option.split_once('=') {
-                Some(("path", path)) => disk.path = path.into(),
-                Some(("serial", serial)) if serial.len() > MAX_SERIAL => {
-                    return Err(BlkConfigError::Serial);
-                }
-                Some(("serial", serial)) => serial.clone_into(&mut disk.serial),
-                None if place > 0 && option == "ro" => disk.read_only = true,
-                _ if place == 0 => disk.path = option.into(),
-                _ => return Err(BlkConfigError::Option(option.to_owned())),
-            }
-        }
-        if disk.path.as_os_str().is_empty() {
-            return Err(BlkConfigError::NoPath);
-        }
-        Ok(disk)
-    }
 }
 
 impl Default for VmConfig {
@@ -247,9 +182,9 @@ enum MemorySizeText {
 }
 
 impl TryFrom<MemorySizeText> for MemorySize {
-    type Error = MemorySizeError;
+    type Error = String;
 
-    fn try_from(value: MemorySizeText) -> Result<Self, MemorySizeError> {
+    fn try_from(value: MemorySizeText) -> Result<Self, String> {
         match value {
             MemorySizeText::Mib(mib) => Ok(Self::mib(mib)),
             MemorySizeText::Text(text) => text.parse(),
@@ -271,35 +206,12 @@ impl MemorySize {
     }
 }
 
-/// Why a text is no [`MemorySize`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MemorySizeError {
-    /// Not a number with an optional unit.
-    #[error("not a number of MiB; write 1024, 512M or 2G")]
-    Syntax(#[source] num::ParseIntError),
-    /// More than a 64-bit number of bytes.
-    #[error("more than the address space holds")]
-    Overflow,
-}
-
 impl FromStr for MemorySize {
-    type Err = MemorySizeError;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, MemorySizeError> {
-        let upper = text.trim().to_ascii_uppercase();
-        let number = upper.trim_end_matches("IB").trim_end_matches('B');
-        let (number, shift) = match number.char_indices().next_back() {
-            Some((end, 'K')) => (&number[..end], 10),
-            Some((end, 'M')) => (&number[..end], 20),
-            Some((end, 'G')) => (&number[..end], 30),
-            Some((end, 'T')) => (&number[..end], 40),
-            _ => (number, 20),
-        };
-        let number: u64 = number.parse().map_err(MemorySizeError::Syntax)?;
-        number
-            .checked_mul(1 << shift)
-            .map(Self)
-            .ok_or(MemorySizeError::Overflow)
+    fn from_str(text: &str) -> Result<Self, String> {
+        const MIB: u32 = 20;
+        parse_size(text, MIB).map(Self)
     }
 }
 
@@ -399,10 +311,7 @@ mod tests {
         for text in ["", "M", "-1", "1.5G", "many", "1é", "é"] {
             assert!(text.parse::<MemorySize>().is_err(), "{text}");
         }
-        assert_eq!(
-            "99999999T".parse::<MemorySize>(),
-            Err(MemorySizeError::Overflow)
-        );
+        assert!("99999999T".parse::<MemorySize>().is_err());
     }
 
     #[test]

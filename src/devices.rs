@@ -127,19 +127,11 @@ fn uart(
 
 #[cfg(feature = "virtio-blk")]
 mod virtio {
-    use devices::virtio::{Block, BlockError, BlockOptions, VirtioDevice, VirtioMmio};
+    use devices::virtio::{Block, BlockError, VirtioDevice, VirtioMmio};
     use kvm_ioctls::IoEventAddress;
 
     use super::*;
-    use crate::BlkConfig;
-
-    fn options(config: &BlkConfig) -> BlockOptions {
-        BlockOptions {
-            path: config.path.clone(),
-            read_only: config.read_only,
-            serial: config.serial.clone(),
-        }
-    }
+    use devices::config::BlkConfig;
 
     fn refused(config: &BlkConfig) -> impl Fn(BlockError) -> Error {
         |error| Error::Config {
@@ -152,12 +144,12 @@ mod virtio {
 
     /// Finds out whether a disk can be opened.
     pub(super) fn check(config: &BlkConfig) -> Result<(), Error> {
-        Block::check(&options(config)).map_err(refused(config))
+        Block::check(config).map_err(refused(config))
     }
 
     /// Opens a disk.
     pub(super) fn disk(config: &BlkConfig) -> Result<Box<dyn VirtioDevice>, Error> {
-        let disk = Block::open(&options(config)).map_err(refused(config))?;
+        let disk = Block::open(config).map_err(refused(config))?;
         Ok(Box::new(disk))
     }
 
@@ -191,7 +183,7 @@ mod virtio {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::BlkConfig;
+    use devices::config::BlkConfig;
 
     pub(super) fn check(config: &BlkConfig) -> Result<(), Error> {
         disk(config).map(drop)

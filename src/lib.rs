@@ -35,10 +35,9 @@ mod memory;
 mod unpack;
 mod vcpu;
 
+pub use ::devices::config::{BlkConfig, BlkEngine, Limits, OptionError};
 pub use arch;
-pub use config::{
-    BlkConfig, BlkConfigError, MemorySize, MemorySizeError, OnReboot, SerialTarget, VmConfig,
-};
+pub use config::{MemorySize, OnReboot, SerialTarget, VmConfig};
 pub use console::{Console, EscapeKeys, in_background};
 pub use control::{ExitReason, VmHandle};
 pub use error::Error;

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The only files under `src/` and `devices/` that may contain `unsafe`.
-const UNSAFE: [&str; 4] = [
+const UNSAFE: &[&str] = &[
+    "devices/src/virtio/block/uring.rs",
     "devices/src/virtio/iovec.rs",
     "src/exit.rs",
     "src/kick.rs",
@@ -118,8 +119,8 @@ fn kvm_bindings_stay_in_the_listed_modules() {
 
 #[test]
 fn unsafe_stays_in_the_listed_modules_and_is_explained() {
-    forbid("src", &["unsafe "], &UNSAFE);
-    forbid("devices", &["unsafe "], &UNSAFE);
+    forbid("src", &["unsafe "], UNSAFE);
+    forbid("devices", &["unsafe "], UNSAFE);
     for folder in [
         "src",
         "devices",

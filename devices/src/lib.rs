@@ -6,6 +6,7 @@
 
 mod bus;
 mod cmos;
+pub mod config;
 mod i8042;
 mod output;
 #[cfg(feature = "serial")]

@@ -4,22 +4,26 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
-use devices::virtio::{Block, BlockOptions, GuestRam, Ring, VirtioDevice};
+use devices::config::{BlkConfig, BlkEngine};
+use devices::virtio::{Block, Event, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const DISK: u64 = 64 << 10;
 
 fuzz_target!(|data: &[u8]| {
     let disk = File::from(memfd_create("disk", MemfdFlags::CLOEXEC).expect("a memfd"));
     disk.set_len(DISK).expect("memory for the disk");
-    let mut block = Block::open(&BlockOptions {
+    let mut block = Block::open(&BlkConfig {
         path: format!("/proc/self/fd/{}", disk.as_raw_fd()).into(),
         read_only: data.len() % 2 == 1,
-        serial: String::new(),
+        engine: BlkEngine::Sync,
+        ..BlkConfig::default()
     })
     .expect("a disk");
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), 64 << 10)]).expect("RAM");
@@ -34,9 +38,12 @@ fuzz_target!(|data: &[u8]| {
     queue.set_used_ring_address(Some(0x180), None);
     queue.set_event_idx(data.first().is_some_and(|byte| byte % 2 == 1));
     queue.set_ready(true);
-    let mut ring = Ring::new(&queue, ram).expect("the rings are in RAM");
+    let ring = Ring::new(&queue, ram).expect("the rings are in RAM");
+    let line = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
+    let mut queues = Queues::new(vec![Some(ring)], Arc::new(Interrupt::new(line)));
     for _ in 0..4 {
-        if block.serve(0, &mut ring, 0).is_err() || ring.enable_notifications().is_err() {
+        let rearm = |queues: &mut Queues| queues.ring(0).map(Ring::rearm).transpose();
+        if block.serve(Event::Queue(0), &mut queues).is_err() || rearm(&mut queues).is_err() {
             break;
         }
     }

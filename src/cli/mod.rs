@@ -85,7 +85,9 @@ struct VmArgs {
     /// Serial console: stdio, null or file=PATH
     #[arg(long, value_name = "TARGET", default_value = "stdio")]
     serial: SerialTarget,
-    /// A disk: PATH or path=PATH[,ro][,serial=TEXT]; may be repeated
+    /// A disk: PATH or path=PATH[,ro][,serial=TEXT][,engine=auto|io_uring|sync][,direct][,queues=N]
+    /// [,queue-size=N][,discard=off][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N], the limits
+    /// per second; may be repeated
     #[arg(long, value_name = "DISK")]
     blk: Vec<BlkConfig>,
     /// What a guest's reset does (restart: not available yet)

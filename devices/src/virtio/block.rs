@@ -2,30 +2,42 @@
 //!
 //! The format is raw and never guessed from content. Requests are parsed from the chain's sizes,
 //! not from what the header claims; whatever the guest asks for beyond the disk is an I/O error.
+//!
+//! Reads, writes and flushes go to the host's kernel straight on the guest's buffers, through
+//! io_uring or one by one; what is rare (discard, zeroes) is done at once.
+
+mod uring;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FlockOperation, StatxFlags, fallocate, fdatasync, flock, statx,
+};
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
-    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
-    VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
-    VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
+    VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
-use vm_memory::Bytes;
+use vm_memory::{Bytes, GuestAddress};
 
-use super::iovec::{Direction, transfer};
+use self::uring::Uring;
+use super::iovec::{Direction, Vectors};
+use super::limit::Limiter;
+use super::{Buffer, Chain, ConfigSpace, Event, GuestRam, QueueError, Queues, Ring, VirtioDevice};
 use crate::Rare;
-
-use super::{Buffer, Chain, GuestRam, QueueError, Ring, VirtioDevice};
+use crate::config::{BlkConfig, BlkEngine};
 
 /// The unit of every size and place in a request.
 const SECTOR_BYTES: u32 = 512;
 const SECTOR: u64 = SECTOR_BYTES as u64;
-const QUEUE_SIZE: u16 = 256;
 /// A request's header: type, reserved, sector.
 const HEADER: usize = 16;
 /// Bytes of the identification string.
@@ -38,17 +50,6 @@ const MAX_RANGES: u32 = 32;
 const MAX_RANGE_SECTORS: u32 = 1 << 22;
 /// Flag of a range to zero: it may become a hole.
 const UNMAP: u32 = 1;
-
-/// How a disk is opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlockOptions {
-    /// A regular file or a block device.
-    pub path: PathBuf,
-    /// The guest may only read.
-    pub read_only: bool,
-    /// What the guest is told as serial number; 20 bytes at most.
-    pub serial: String,
-}
 
 /// Why a disk cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -63,19 +64,62 @@ pub enum BlockError {
     /// Another program, or another disk of this one, has it open for writing, or this one wants to.
     #[error("it is in use as a disk already")]
     InUse,
-    /// No whole sector.
-    #[error("it has {0} bytes, less than a sector of 512")]
-    TooSmall(u64),
+    /// No whole block.
+    #[error("it has {0} bytes, less than a block of {1}")]
+    TooSmall(u64, u64),
+    /// The host has none, or forbids it.
+    #[error("the host refuses io_uring; engine=sync does without")]
+    Uring(#[source] io::Error),
+}
+
+/// What the host's kernel has to do for a request.
+#[derive(Debug, Clone, Copy)]
+enum Job {
+    Transfer {
+        direction: Direction,
+        /// Byte in the file.
+        offset: u64,
+        /// Which file: the disk's, or that of requests which are not aligned for it.
+        file: u32,
+        /// On the disk when it ends.
+        durable: bool,
+    },
+    Flush,
+}
+
+/// A request on its way.
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    queue: usize,
+    head: u16,
+    status: GuestAddress,
+    /// Bytes of data.
+    len: u32,
+    job: Job,
 }
 
 /// A disk.
 #[derive(Debug)]
 pub struct Block {
+    // Before the files: what is in flight ends first.
+    uring: Option<Uring>,
     file: File,
+    /// For requests that are not aligned as direct I/O asks.
+    buffered: Option<File>,
+    /// What direct I/O asks of memory and of places.
+    alignment: u32,
     sectors: u64,
     read_only: bool,
+    discard: bool,
     serial: String,
+    queues: u16,
+    queue_size: u16,
+    config: Arc<ConfigSpace>,
+    limiter: Option<Limiter>,
+    /// The driver knows no flush: every write has to reach the disk.
+    write_through: bool,
     chain: Chain,
+    vectors: Vectors,
     errors: Rare,
 }
 
@@ -84,17 +128,17 @@ impl Block {
     ///
     /// # Errors
     /// See [`BlockError`].
-    pub fn check(options: &BlockOptions) -> Result<(), BlockError> {
-        open(&options.path, options.read_only).map(drop)
+    pub fn check(config: &BlkConfig) -> Result<(), BlockError> {
+        open(&config.path, config.read_only, config.direct).map(drop)
     }
 
     /// Opens a disk and locks it: one writer, or any number of readers.
     ///
     /// # Errors
     /// See [`BlockError`].
-    pub fn open(options: &BlockOptions) -> Result<Self, BlockError> {
-        let mut file = open(&options.path, options.read_only)?;
-        let operation = if options.read_only {
+    pub fn open(config: &BlkConfig) -> Result<Self, BlockError> {
+        let mut file = open(&config.path, config.read_only, config.direct)?;
+        let operation = if config.read_only {
             FlockOperation::NonBlockingLockShared
         } else {
             FlockOperation::NonBlockingLockExclusive
@@ -105,26 +149,173 @@ impl Block {
         })?;
         // The size of a block device is not in its metadata.
         let size = file.seek(SeekFrom::End(0))?;
-        if size < SECTOR {
-            return Err(BlockError::TooSmall(size));
+        let alignment = if config.direct {
+            direct_alignment(&file)
+        } else {
+            SECTOR_BYTES
+        };
+        // What does not fill a block at the end is not offered.
+        let sectors = size / u64::from(alignment) * (u64::from(alignment) / SECTOR);
+        if sectors == 0 {
+            return Err(BlockError::TooSmall(size, alignment.into()));
         }
-        Ok(Self {
-            file,
-            sectors: size / SECTOR,
-            read_only: options.read_only,
-            serial: options.serial.clone(),
+        let buffered = config
+            .direct
+            .then(|| open(&config.path, config.read_only, false))
+            .transpose()?;
+        let capacity = usize::from(config.queues) * usize::from(config.queue_size);
+        let uring = match config.engine {
+            BlkEngine::Sync => None,
+            engine => {
+                // Files of its own: the kernel lets go of a ring's files some time after its end, and
+                // the lock has to end with the disk.
+                let files = [config.direct, false]
+                    .map(|direct| open(&config.path, config.read_only, direct));
+                let [disk, buffered] = files;
+                match Uring::new(&[disk?, buffered?], capacity.min(MAX_IN_FLIGHT)) {
+                    Ok(uring) => Some(uring),
+                    Err(error) if engine == BlkEngine::IoUring => {
+                        return Err(BlockError::Uring(error));
+                    }
+                    Err(error) => {
+                        log::debug!("no io_uring, disk I/O is synchronous: {error}");
+                        None
+                    }
+                }
+            }
+        };
+        let block_size = u32::try_from(file.metadata()?.blksize()).unwrap_or(SECTOR_BYTES);
+        let mut block = Self {
+            uring,
+            buffered,
+            alignment,
+            sectors,
+            read_only: config.read_only,
+            discard: config.discard,
+            serial: config.serial.clone(),
+            queues: config.queues.max(1),
+            queue_size: config.queue_size.max(2),
+            config: Arc::new(ConfigSpace::new(Vec::new(), 0..0)),
+            limiter: Limiter::new(&config.limits)?,
+            write_through: false,
             chain: Chain::default(),
+            vectors: Vectors::default(),
             errors: Rare::default(),
-        })
+            file,
+        };
+        block.config = Arc::new(ConfigSpace::new(block.describe(block_size), 0..0));
+        Ok(block)
     }
 
-    /// Serves one request; gives the number of bytes written to guest memory.
-    fn request(&mut self, ram: &GuestRam) -> Result<u32, QueueError> {
+    /// `struct virtio_blk_config` (5.2.4) up to write_zeroes_may_unmap.
+    fn describe(&self, best_block: u32) -> Vec<u8> {
+        // Header and status have buffers of their own.
+        let segments = u32::from(self.queue_size.saturating_sub(2).max(1));
+        let mut config = self.sectors.to_le_bytes().to_vec();
+        let word = |config: &mut Vec<u8>, values: &[u32]| {
+            config.extend(values.iter().copied().flat_map(u32::to_le_bytes));
+        };
+        // size_max, seg_max, geometry, blk_size.
+        word(&mut config, &[0, segments, 0, self.alignment]);
+        // Topology: logical blocks in a physical one (a power of two), its offset, the least and the
+        // best size of I/O in logical blocks.
+        let blocks = (best_block / self.alignment).max(1);
+        let exponent = u8::try_from(blocks.ilog2()).unwrap_or(0);
+        let least = u16::try_from(blocks).unwrap_or(1).to_le_bytes();
+        config.extend([exponent, 0, least[0], least[1], 0, 0, 0, 0]);
+        // writeback, unused, num_queues.
+        let queues = self.queues.to_le_bytes();
+        config.extend([0, 0, queues[0], queues[1]]);
+        // Discard: most sectors, most ranges, alignment. Zeroes: most sectors, most ranges, holes.
+        let per_block = self.alignment / SECTOR_BYTES;
+        word(&mut config, &[MAX_RANGE_SECTORS, MAX_RANGES, per_block]);
+        let holes = u32::from(self.discard);
+        word(&mut config, &[MAX_RANGE_SECTORS, MAX_RANGES, holes]);
+        config
+    }
+
+    /// Begins what a queue has, as far as there is room and the limits allow it. Says whether there
+    /// may be more.
+    fn pull(&mut self, queue: usize, queues: &mut Queues) -> Result<bool, QueueError> {
+        let Some(ring) = queues.ring(queue) else {
+            return Ok(false);
+        };
+        for _ in 0..ring.size() {
+            let room = self.uring.as_ref().is_none_or(Uring::has_room);
+            let allowed = self.limiter.as_mut().is_none_or(Limiter::allows);
+            if !room || !allowed || !ring.pop(&mut self.chain)? {
+                return Ok(false);
+            }
+            self.begin(queue, ring)?;
+        }
+        Ok(true)
+    }
+
+    /// Begins the request in `chain`, and ends it if it is not one for io_uring.
+    fn begin(&mut self, queue: usize, ring: &mut Ring) -> Result<(), QueueError> {
+        let head = self.chain.head();
         // The last byte that the device may write is the status. Without one there is no answer.
         let Some(status) = self.chain.take_last_byte() else {
-            return Ok(0);
+            return ring.complete(head, 0);
         };
-        let result = self.perform(ram);
+        let parsed = self.parse(ring.ram());
+        if let Some(limiter) = &mut self.limiter {
+            limiter.charge(match parsed {
+                Ok(Parsed::Job(_, len)) => len.into(),
+                _ => 0,
+            });
+        }
+        let result = match parsed {
+            Ok(Parsed::Done(written)) => Ok(written),
+            Ok(Parsed::Job(job, len)) => {
+                let request = Request {
+                    queue,
+                    head,
+                    status,
+                    len,
+                    job,
+                };
+                if let Some(uring) = &mut self.uring
+                    && uring.push(request, &mut self.vectors)
+                {
+                    return Ok(());
+                }
+                self.perform(&request, 0)
+            }
+            Err(refusal) => Err(refusal),
+        };
+        self.end(ring, head, status, result)
+    }
+
+    /// Does a request's I/O, but for the first bytes, and waits for it.
+    fn perform(&mut self, request: &Request, done: usize) -> Result<u32, Refusal> {
+        match request.job {
+            Job::Flush => fdatasync(&self.file).map_err(io::Error::from)?,
+            Job::Transfer {
+                direction,
+                offset,
+                file,
+                durable,
+            } => {
+                let file = match &self.buffered {
+                    Some(buffered) if file > 0 => buffered,
+                    _ => &self.file,
+                };
+                self.vectors
+                    .transfer(file, offset, done, direction, durable)?;
+            }
+        }
+        Ok(request.written())
+    }
+
+    /// Answers a request.
+    fn end(
+        &self,
+        ring: &mut Ring,
+        head: u16,
+        status: GuestAddress,
+        result: Result<u32, Refusal>,
+    ) -> Result<(), QueueError> {
         let (code, written) = match result {
             Ok(written) => (VIRTIO_BLK_S_OK, written),
             Err(Refusal::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
@@ -136,49 +327,101 @@ impl Block {
             }
         };
         let code = u8::try_from(code).unwrap_or(u8::MAX);
-        ram.write_obj(code, status)?;
-        Ok(written.saturating_add(1))
+        ring.ram().write_obj(code, status)?;
+        ring.complete(head, written.saturating_add(1))
     }
 
-    fn perform(&mut self, ram: &GuestRam) -> Result<u32, Refusal> {
+    /// Answers what io_uring has ended.
+    fn reap(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+        while let Some((request, result)) = self
+            .uring
+            .as_mut()
+            .and_then(|uring| uring.take_ended(&mut self.vectors))
+        {
+            let result = match result {
+                Ok(moved) if moved == request.len as usize => Ok(request.written()),
+                // Cut short, by a signal or at the end of the file: the rest will tell.
+                Ok(moved) => self.perform(&request, moved),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                    ) =>
+                {
+                    self.perform(&request, 0)
+                }
+                Err(error) => Err(error.into()),
+            };
+            if let Some(ring) = queues.ring(request.queue) {
+                self.end(ring, request.head, request.status, result)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out what a request wants; does at once what is rare. The data of a transfer is in
+    /// `vectors` then.
+    fn parse(&mut self, ram: &GuestRam) -> Result<Parsed, Refusal> {
         let mut header = [0; HEADER];
         if !self.chain.read(ram, &mut header)? {
             return Err(failed("a request is cut off"));
         }
         let [kind, _, sector_low, sector_high] = words(header);
         let sector = u64::from(sector_low) | u64::from(sector_high) << 32;
-        match kind {
-            VIRTIO_BLK_T_IN => {
-                let buffers = self.chain.writable();
-                let len = self.inside(sector, buffers)?;
-                transfer(&self.file, ram, buffers, sector * SECTOR, Direction::Read)?;
-                Ok(len)
-            }
-            VIRTIO_BLK_T_OUT => {
-                self.writable()?;
-                let buffers = self.chain.readable();
-                self.inside(sector, buffers)?;
-                transfer(&self.file, ram, buffers, sector * SECTOR, Direction::Write)?;
-                Ok(0)
-            }
+        let done = match kind {
+            VIRTIO_BLK_T_IN => return self.transfer(ram, sector, Direction::Read),
+            VIRTIO_BLK_T_OUT => return self.transfer(ram, sector, Direction::Write),
             VIRTIO_BLK_T_FLUSH => {
-                fdatasync(&self.file).map_err(io::Error::from)?;
-                Ok(0)
+                self.vectors.set(ram, &[])?;
+                return Ok(Parsed::Job(Job::Flush, 0));
             }
-            VIRTIO_BLK_T_GET_ID => self.identify(ram),
-            VIRTIO_BLK_T_DISCARD => self.ranges(ram, |_| {
+            VIRTIO_BLK_T_GET_ID => self.identify(ram)?,
+            VIRTIO_BLK_T_DISCARD if self.discard => self.ranges(ram, |_| {
                 FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
-            }),
-            VIRTIO_BLK_T_WRITE_ZEROES => self.ranges(ram, |flags| {
-                let how = if flags & UNMAP == 0 {
-                    FallocateFlags::ZERO_RANGE
-                } else {
-                    FallocateFlags::PUNCH_HOLE
-                };
-                how | FallocateFlags::KEEP_SIZE
-            }),
-            _ => Err(Refusal::Unsupported),
-        }
+            })?,
+            VIRTIO_BLK_T_WRITE_ZEROES => {
+                let may_unmap = self.discard;
+                self.ranges(ram, |flags| {
+                    let how = if flags & UNMAP == 0 || !may_unmap {
+                        FallocateFlags::ZERO_RANGE
+                    } else {
+                        FallocateFlags::PUNCH_HOLE
+                    };
+                    how | FallocateFlags::KEEP_SIZE
+                })?
+            }
+            _ => return Err(Refusal::Unsupported),
+        };
+        Ok(Parsed::Done(done))
+    }
+
+    fn transfer(
+        &mut self,
+        ram: &GuestRam,
+        sector: u64,
+        direction: Direction,
+    ) -> Result<Parsed, Refusal> {
+        let buffers = match direction {
+            Direction::Read => self.chain.writable(),
+            Direction::Write => {
+                self.writable()?;
+                self.chain.readable()
+            }
+        };
+        let len = self.inside(sector, buffers)?;
+        self.vectors.set(ram, buffers)?;
+        let offset = sector * SECTOR;
+        let alignment = self.alignment;
+        let aligned = self.buffered.is_none()
+            || offset.is_multiple_of(alignment.into())
+                && self.vectors.is_aligned(alignment as usize);
+        let job = Job::Transfer {
+            direction,
+            offset,
+            file: u32::from(!aligned),
+            durable: self.write_through,
+        };
+        Ok(Parsed::Job(job, len))
     }
 
     fn writable(&self) -> Result<(), Refusal> {
@@ -198,19 +441,12 @@ impl Block {
         u32::try_from(len).map_err(|_| failed("a request of 4 GiB or more"))
     }
 
-    fn identify(&self, ram: &GuestRam) -> Result<u32, Refusal> {
+    fn identify(&mut self, ram: &GuestRam) -> Result<u32, Refusal> {
         let mut id = [0; ID];
         for (to, from) in id.iter_mut().zip(self.serial.bytes()) {
             *to = from;
         }
-        let mut rest = &id[..];
-        for buffer in self.chain.writable() {
-            let (part, after) = rest.split_at(rest.len().min(buffer.len as usize));
-            ram.write_slice(part, buffer.address)
-                .map_err(QueueError::from)?;
-            rest = after;
-        }
-        Ok(u32::try_from(ID - rest.len()).unwrap_or(0))
+        Ok(self.chain.write(ram, &id)?)
     }
 
     /// Discards or zeroes ranges of the disk.
@@ -257,19 +493,59 @@ impl Block {
     }
 }
 
-fn open(path: &Path, read_only: bool) -> Result<File, BlockError> {
+impl Request {
+    /// The bytes that a success writes to guest memory, besides the status.
+    fn written(&self) -> u32 {
+        match self.job {
+            Job::Transfer {
+                direction: Direction::Read,
+                ..
+            } => self.len,
+            _ => 0,
+        }
+    }
+}
+
+/// Most requests at once.
+const MAX_IN_FLIGHT: usize = 1024;
+
+/// A request that was looked at.
+enum Parsed {
+    /// It is done, and wrote so many bytes.
+    Done(u32),
+    /// It needs I/O of so many bytes.
+    Job(Job, u32),
+}
+
+fn open(path: &Path, read_only: bool, direct: bool) -> Result<File, BlockError> {
     use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+    let direct = if direct { libc::O_DIRECT } else { 0 };
     let file = File::options()
         .read(true)
         .write(!read_only)
         // A FIFO must not block; a regular file does not care.
-        .custom_flags(libc::O_NONBLOCK)
+        .custom_flags(libc::O_NONBLOCK | direct)
         .open(path)?;
     let kind = file.metadata()?.file_type();
     if kind.is_file() || kind.is_block_device() {
         Ok(file)
     } else {
         Err(BlockError::Kind)
+    }
+}
+
+/// What direct I/O asks of memory, places and sizes, in bytes. Where the kernel does not say (before
+/// 6.1), a page suits every file system.
+fn direct_alignment(file: &File) -> u32 {
+    const PAGE: u32 = 4096;
+    let asked = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
+    let asked = asked.map_or(0, |found| {
+        found.stx_dio_mem_align.max(found.stx_dio_offset_align)
+    });
+    if asked.is_power_of_two() && asked <= PAGE {
+        asked.max(SECTOR_BYTES)
+    } else {
+        PAGE
     }
 }
 
@@ -306,52 +582,74 @@ impl VirtioDevice for Block {
         VIRTIO_ID_BLOCK
     }
 
+    fn name(&self) -> &'static str {
+        "virtio-blk"
+    }
+
     fn features(&self) -> u64 {
-        let mut features =
-            1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_FLUSH;
-        if self.read_only {
-            features |= 1 << VIRTIO_BLK_F_RO;
-        } else {
-            features |= 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES;
+        let mut features = 1 << VIRTIO_BLK_F_SEG_MAX
+            | 1 << VIRTIO_BLK_F_BLK_SIZE
+            | 1 << VIRTIO_BLK_F_TOPOLOGY
+            | 1 << VIRTIO_BLK_F_FLUSH;
+        if self.queues > 1 {
+            features |= 1 << VIRTIO_BLK_F_MQ;
         }
-        features
+        if self.read_only {
+            return features | 1 << VIRTIO_BLK_F_RO;
+        }
+        if self.discard {
+            features |= 1 << VIRTIO_BLK_F_DISCARD;
+        }
+        features | 1 << VIRTIO_BLK_F_WRITE_ZEROES
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE]
+        vec![self.queue_size; self.queues.into()]
     }
 
-    /// `struct virtio_blk_config` (5.2.4) up to write_zeroes_may_unmap.
-    fn config(&self) -> Vec<u8> {
-        // Header and status have buffers of their own.
-        let segments = u32::from(QUEUE_SIZE) - 2;
-        let sector = SECTOR_BYTES;
-        let mut config = self.sectors.to_le_bytes().to_vec();
-        let word = |config: &mut Vec<u8>, values: &[u32]| {
-            config.extend(values.iter().copied().flat_map(u32::to_le_bytes));
-        };
-        // size_max, seg_max, geometry, blk_size, topology (two words), writeback and num_queues.
-        word(&mut config, &[0, segments, 0, sector, 0, 0, 1 << 16]);
-        // Discard: most sectors, most ranges, alignment. Zeroes: most sectors, most ranges, holes.
-        word(&mut config, &[MAX_RANGE_SECTORS, MAX_RANGES, 1]);
-        word(&mut config, &[MAX_RANGE_SECTORS, MAX_RANGES, 1]);
-        config
+    fn config(&self) -> Arc<ConfigSpace> {
+        Arc::clone(&self.config)
     }
 
-    fn serve(
-        &mut self,
-        _queue: usize,
-        ring: &mut Ring,
-        _features: u64,
-    ) -> Result<bool, QueueError> {
-        for _ in 0..ring.size() {
-            if !ring.pop(&mut self.chain)? {
-                break;
+    /// Whatever comes first: an end of a request, or the time of the next one.
+    fn sources(&self) -> Vec<RawFd> {
+        let ends = self.uring.iter().map(Uring::event);
+        ends.chain(self.limiter.iter().map(Limiter::timer))
+            .collect()
+    }
+
+    fn start(&mut self, features: u64) {
+        self.write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
+    }
+
+    fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
+        self.reap(queues)?;
+        let mut more = false;
+        match event {
+            Event::Queue(queue) => more = self.pull(queue, queues)?,
+            // There is room again, or time has passed: any queue may have waited for it.
+            Event::Source(_) => {
+                if let Some(limiter) = &mut self.limiter {
+                    limiter.woken();
+                }
+                for queue in 0..self.queues.into() {
+                    more |= self.pull(queue, queues)?;
+                }
             }
-            let written = self.request(ring.ram())?;
-            ring.complete(self.chain.head(), written)?;
         }
-        ring.publish()
+        if let Some(uring) = &mut self.uring {
+            uring.submit();
+            more |= uring.is_behind();
+        }
+        self.reap(queues)?;
+        queues.publish()?;
+        Ok(more)
+    }
+
+    fn stop(&mut self) {
+        if let Some(uring) = &mut self.uring {
+            uring.drain();
+        }
     }
 }
 

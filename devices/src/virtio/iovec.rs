@@ -1,4 +1,4 @@
-//! File I/O straight on guest memory: the one place where the devices are unsafe.
+//! File I/O straight on guest memory.
 
 use std::fs::File;
 use std::io;
@@ -17,91 +17,118 @@ pub(crate) enum Direction {
     Write,
 }
 
-/// Buffers of one system call. More go in several calls.
-const BATCH: usize = 256;
+/// Buffers of one system call (IOV_MAX of the kernel). More go in several calls.
+pub(crate) const BATCH: usize = 1024;
 
-/// Moves all bytes of the buffers between guest memory and a file, from `offset` on. The buffers
-/// have been checked against `ram`.
-///
-/// # Errors
-/// That of the system call; `UnexpectedEof` when the file ends early.
-pub(crate) fn transfer(
-    file: &File,
-    ram: &GuestRam,
-    buffers: &[Buffer],
-    mut offset: u64,
-    direction: Direction,
-) -> io::Result<()> {
-    // On the stack: nothing is allocated for a request.
-    let mut space = [EMPTY; BATCH];
-    for batch in buffers.chunks(BATCH) {
-        for (vector, buffer) in space.iter_mut().zip(batch) {
-            *vector = locate(ram, *buffer).map_err(io::Error::other)?;
-        }
-        let vectors = space.get_mut(..batch.len()).unwrap_or_default();
-        offset = transfer_all(file, vectors, offset, direction)?;
+/// The place of guest buffers in this process, ready for the kernel; used again and again, so that
+/// nothing is allocated for a request.
+#[derive(Debug, Default)]
+pub(crate) struct Vectors(Vec<libc::iovec>);
+
+// SAFETY: the addresses point into guest memory, which any thread may use.
+unsafe impl Send for Vectors {}
+
+impl Vectors {
+    /// Replaces the content by these buffers, which have been checked against `ram`.
+    ///
+    /// # Errors
+    /// When a buffer is not RAM.
+    pub(crate) fn set(&mut self, ram: &GuestRam, buffers: &[Buffer]) -> Result<(), QueueError> {
+        self.0.clear();
+        buffers.iter().try_for_each(|buffer| self.add(ram, *buffer))
     }
-    Ok(())
+
+    /// Adds a buffer.
+    ///
+    /// # Errors
+    /// When it is not RAM.
+    pub(crate) fn add(&mut self, ram: &GuestRam, buffer: Buffer) -> Result<(), QueueError> {
+        let slice = ram.get_slice(buffer.address, buffer.len as usize)?;
+        self.0.push(libc::iovec {
+            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_len: slice.len(),
+        });
+        Ok(())
+    }
+
+    /// For the kernel: each is a part of guest memory.
+    pub(crate) fn as_slice(&self) -> &[libc::iovec] {
+        &self.0
+    }
+
+    /// Whether every part begins and ends at a multiple of `alignment` in memory.
+    pub(crate) fn is_aligned(&self, alignment: usize) -> bool {
+        self.0.iter().all(|vector| {
+            vector.iov_base.addr().is_multiple_of(alignment)
+                && vector.iov_len.is_multiple_of(alignment)
+        })
+    }
+
+    /// Moves all bytes but the first `done` between guest memory and a file, where the whole begins
+    /// at `offset`; writes are on the disk on return if they are `durable`.
+    ///
+    /// # Errors
+    /// That of the system call; `UnexpectedEof` when the file ends early.
+    pub(crate) fn transfer(
+        &mut self,
+        file: &File,
+        offset: u64,
+        mut done: usize,
+        direction: Direction,
+        durable: bool,
+    ) -> io::Result<()> {
+        let (mut rest, mut offset) = (&mut self.0[..], offset);
+        loop {
+            advance(rest, done);
+            offset += done as u64;
+            while let [libc::iovec { iov_len: 0, .. }, ..] = rest {
+                rest = rest.split_first_mut().map_or(&mut [], |(_, rest)| rest);
+            }
+            if rest.is_empty() {
+                return Ok(());
+            }
+            done = match move_some(file, rest, offset, direction, durable) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(moved) => moved,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => return Err(error),
+            };
+        }
+    }
 }
 
-const EMPTY: libc::iovec = libc::iovec {
-    iov_base: std::ptr::null_mut(),
-    iov_len: 0,
-};
-
-/// Where a buffer lies in this process.
-fn locate(ram: &GuestRam, buffer: Buffer) -> Result<libc::iovec, QueueError> {
-    let slice = ram.get_slice(buffer.address, buffer.len as usize)?;
-    Ok(libc::iovec {
-        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-        iov_len: slice.len(),
-    })
-}
-
-/// Goes on until every vector, each a part of guest memory, is empty; gives the next offset.
-fn transfer_all(
+/// One system call.
+fn move_some(
     file: &File,
-    mut rest: &mut [libc::iovec],
-    mut offset: u64,
+    vectors: &[libc::iovec],
+    offset: u64,
     direction: Direction,
-) -> io::Result<u64> {
-    loop {
-        while let [libc::iovec { iov_len: 0, .. }, ..] = rest {
-            rest = rest.split_first_mut().map_or(&mut [], |(_, rest)| rest);
-        }
-        if rest.is_empty() {
-            return Ok(offset);
-        }
-        let position = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-        let count = libc::c_int::try_from(rest.len()).map_err(io::Error::other)?;
-        let fd = file.as_raw_fd();
-        // SAFETY: every vector is a part of the mapping of guest RAM, which the caller keeps, shared
-        // with a guest that may change it at any time, which the kernel expects of user memory.
-        let moved = unsafe {
-            match direction {
-                Direction::Read => libc::preadv(fd, rest.as_ptr(), count, position),
-                Direction::Write => libc::pwritev(fd, rest.as_ptr(), count, position),
+    durable: bool,
+) -> io::Result<usize> {
+    let position = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    let vectors = vectors.get(..BATCH).unwrap_or(vectors);
+    let count = libc::c_int::try_from(vectors.len()).map_err(io::Error::other)?;
+    let fd = file.as_raw_fd();
+    // SAFETY: every vector is a part of the mapping of guest RAM, which the caller keeps, shared
+    // with a guest that may change it at any time, which the kernel expects of user memory.
+    let moved = unsafe {
+        match direction {
+            Direction::Read => libc::preadv(fd, vectors.as_ptr(), count, position),
+            Direction::Write if durable => {
+                libc::pwritev2(fd, vectors.as_ptr(), count, position, libc::RWF_DSYNC)
             }
-        };
-        let moved = match usize::try_from(moved) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(moved) => moved,
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() == io::ErrorKind::Interrupted {
-                    continue;
-                }
-                return Err(error);
-            }
-        };
-        offset += moved as u64;
-        advance(rest, moved);
-    }
+            Direction::Write => libc::pwritev(fd, vectors.as_ptr(), count, position),
+        }
+    };
+    usize::try_from(moved).map_err(|_| io::Error::last_os_error())
 }
 
 /// Takes `moved` bytes off the front.
 fn advance(vectors: &mut [libc::iovec], mut moved: usize) {
     for vector in vectors {
+        if moved == 0 {
+            return;
+        }
         let part = moved.min(vector.iov_len);
         // SAFETY: `part` is at most the vector's length.
         vector.iov_base = unsafe { vector.iov_base.cast::<u8>().add(part) }.cast();

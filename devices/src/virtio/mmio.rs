@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use virtio_bindings::virtio_config::{
@@ -17,10 +17,10 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::worker::{ActiveQueue, Shared, Worker};
-use super::{GuestRam, Ring, VirtioDevice};
+use super::worker::Worker;
+use super::{ConfigSpace, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
 use crate::bus::{BusDevice, Outcome};
-use crate::{Rare, lock};
+use crate::lock;
 
 /// Register offsets (4.2.2).
 const MAGIC: u64 = 0x000;
@@ -77,7 +77,7 @@ enum Stage {
 struct State {
     ram: GuestRam,
     connect: Connect,
-    shared: Arc<Shared>,
+    interrupt: Arc<Interrupt>,
     stage: Stage,
     status: u32,
     /// What the device and its queues offer, and what the driver took.
@@ -89,7 +89,7 @@ struct State {
     queues: Vec<Queue>,
     doorbells: Vec<EventFd>,
     id: u32,
-    config: Vec<u8>,
+    config: Arc<ConfigSpace>,
 }
 
 /// A virtio device behind the MMIO transport.
@@ -127,12 +127,7 @@ impl VirtioMmio {
         Ok(Self(Mutex::new(State {
             ram,
             connect,
-            shared: Arc::new(Shared {
-                reasons: AtomicU32::new(0),
-                needs_reset: AtomicBool::new(false),
-                line,
-                failures: Rare::default(),
-            }),
+            interrupt: Arc::new(Interrupt::new(line)),
             status: 0,
             offered: device.features() | COMMON_FEATURES,
             accepted: 0,
@@ -174,7 +169,7 @@ impl State {
     }
 
     fn status(&self) -> u32 {
-        if self.shared.needs_reset.load(Ordering::SeqCst) {
+        if self.interrupt.needs_reset.load(Ordering::SeqCst) {
             self.status | VIRTIO_CONFIG_S_NEEDS_RESET
         } else {
             self.status
@@ -190,12 +185,11 @@ impl State {
             DEVICE_FEATURES => half(self.offered, self.device_features_sel),
             QUEUE_SIZE_MAX => self.queue().map_or(0, |queue| queue.max_size().into()),
             QUEUE_READY => self.queue().map_or(0, |queue| queue.ready().into()),
-            INTERRUPT_STATUS => self.shared.reasons.load(Ordering::SeqCst),
+            INTERRUPT_STATUS => self.interrupt.reasons.load(Ordering::SeqCst),
             STATUS => self.status(),
             // There is no shared memory: its length and place are all ones.
             SHM_LEN_LOW..=SHM_BASE_HIGH => u32::MAX,
-            // The configuration never changes.
-            CONFIG_GENERATION => 0,
+            CONFIG_GENERATION => self.config.generation(),
             _ => 0,
         }
     }
@@ -213,7 +207,7 @@ impl State {
                 }
             }
             INTERRUPT_ACK => {
-                self.shared.reasons.fetch_and(!value, Ordering::SeqCst);
+                self.interrupt.reasons.fetch_and(!value, Ordering::SeqCst);
             }
             STATUS => self.set_status(value),
             _ => self.set_up_queue(register, value),
@@ -294,32 +288,36 @@ impl State {
     /// The driver is ready: the device and the queues that are set up go to a worker.
     fn activate(&mut self) {
         let event_idx = self.accepted & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
-        let mut active = Vec::with_capacity(self.queues.len());
+        let (mut rings, mut doorbells) = (Vec::new(), Vec::new());
         for (queue, doorbell) in self.queues.iter_mut().zip(&self.doorbells) {
             queue.set_event_idx(event_idx);
-            if !queue.ready() {
-                active.push(None);
-                continue;
-            }
-            let captured = Ring::new(queue, self.ram.clone())
-                .map_err(|error| error.to_string())
-                .and_then(|ring| {
-                    let doorbell = doorbell.try_clone().map_err(|error| error.to_string())?;
-                    Ok(ActiveQueue { ring, doorbell })
-                });
+            let captured = if queue.ready() {
+                Ring::new(queue, self.ram.clone())
+                    .map_err(|error| error.to_string())
+                    .and_then(|ring| {
+                        let doorbell = doorbell.try_clone().map_err(|error| error.to_string())?;
+                        Ok((Some(ring), Some(doorbell)))
+                    })
+            } else {
+                Ok((None, None))
+            };
             match captured {
-                Ok(queue) => active.push(Some(queue)),
-                Err(error) => return self.shared.fail(&error),
+                Ok((ring, doorbell)) => {
+                    rings.push(ring);
+                    doorbells.push(doorbell);
+                }
+                Err(error) => return self.interrupt.fail(&error),
             }
         }
         let Stage::Idle(device) = std::mem::replace(&mut self.stage, Stage::Lost) else {
-            return self.shared.fail("it runs already");
+            return self.interrupt.fail("it runs already");
         };
-        match Worker::start(device, active, self.accepted, Arc::clone(&self.shared)) {
+        let queues = Queues::new(rings, Arc::clone(&self.interrupt));
+        match Worker::start(device, queues, doorbells, self.accepted) {
             Ok(worker) => self.stage = Stage::Running(worker),
             Err((device, error)) => {
                 self.stage = Stage::Idle(device);
-                return self.shared.fail(&error.to_string());
+                return self.interrupt.fail(&error.to_string());
             }
         }
         self.connect_doorbells(true);
@@ -362,10 +360,10 @@ impl State {
             // Reading only resets the counter.
             let _ = doorbell.read();
         }
-        self.shared.reasons.store(0, Ordering::SeqCst);
+        self.interrupt.reasons.store(0, Ordering::SeqCst);
         // A device whose worker is gone stays unusable.
         let lost = matches!(self.stage, Stage::Lost);
-        self.shared.needs_reset.store(lost, Ordering::SeqCst);
+        self.interrupt.needs_reset.store(lost, Ordering::SeqCst);
     }
 }
 
@@ -380,13 +378,8 @@ impl BusDevice for VirtioMmio {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let state = lock(&self.0);
         data.fill(0);
-        if let Some(start) = offset.checked_sub(CONFIG) {
-            let rest = usize::try_from(start)
-                .ok()
-                .and_then(|start| state.config.get(start..));
-            for (to, from) in data.iter_mut().zip(rest.unwrap_or_default()) {
-                *to = *from;
-            }
+        if let Some(offset) = offset.checked_sub(CONFIG) {
+            state.config.read(offset, data);
         } else if let Ok(word) = <&mut [u8; 4]>::try_from(data)
             && offset.is_multiple_of(4)
         {
@@ -395,10 +388,13 @@ impl BusDevice for VirtioMmio {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Outcome {
-        if let Ok(word) = <[u8; 4]>::try_from(data)
+        let mut state = lock(&self.0);
+        if let Some(offset) = offset.checked_sub(CONFIG) {
+            state.config.write(offset, data);
+        } else if let Ok(word) = <[u8; 4]>::try_from(data)
             && offset.is_multiple_of(4)
         {
-            lock(&self.0).write(offset, u32::from_le_bytes(word));
+            state.write(offset, u32::from_le_bytes(word));
         }
         Outcome::Continue
     }

@@ -4,8 +4,11 @@
 //! device and its queues into a worker thread; on reset it stops the thread and has the device back:
 //! a device that is not running has no way to reach guest memory.
 
+#[cfg(feature = "virtio-blk")]
 mod block;
+mod config_space;
 mod iovec;
+mod limit;
 mod mmio;
 mod queue;
 #[cfg(test)]
@@ -14,15 +17,34 @@ mod testing;
 mod worker;
 
 use std::fmt::Debug;
+use std::os::fd::RawFd;
+use std::sync::Arc;
 
-pub use block::{Block, BlockError, BlockOptions};
+#[cfg(feature = "virtio-blk")]
+pub use block::{Block, BlockError};
+pub use config_space::ConfigSpace;
 pub use mmio::{Connect, VirtioMmio};
 pub use queue::{Buffer, Chain, GuestRam, QueueError, Ring};
+pub use worker::{Interrupt, Queues};
+
+/// What wakes a running device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The driver filled this queue.
+    Queue(usize),
+    /// This one of [`VirtioDevice::sources`] became ready.
+    Source(usize),
+}
 
 /// A virtio device.
+///
+/// Queues and sources are 32 each at most.
 pub trait VirtioDevice: Debug + Send {
     /// Its type (section 5).
     fn id(&self) -> u32;
+
+    /// Its name, for threads and messages.
+    fn name(&self) -> &'static str;
 
     /// The feature bits that it offers besides those of queues and transport.
     fn features(&self) -> u64;
@@ -30,13 +52,29 @@ pub trait VirtioDevice: Debug + Send {
     /// The largest size of each of its queues.
     fn queue_sizes(&self) -> Vec<u16>;
 
-    /// Its configuration space.
-    fn config(&self) -> Vec<u8>;
+    /// Its configuration space, which device and transport share.
+    fn config(&self) -> Arc<ConfigSpace>;
 
-    /// Serves what is in a queue, at most as many chains as the queue has entries. Says whether the
-    /// driver wants an interrupt. `features` are those that were negotiated.
+    /// Descriptors that wake it besides its queues. They are watched edge-triggered: whoever is
+    /// woken reads until there is nothing more, or remembers that there is. They stay open and the
+    /// same while the device runs.
+    fn sources(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
+
+    /// The driver is ready; these features were negotiated.
+    fn start(&mut self, features: u64) {
+        let _ = features;
+    }
+
+    /// Serves an event, in a bounded time, at most as many chains of a queue as it has entries. Says
+    /// whether there is more to do now: then the same event comes again.
     ///
     /// # Errors
-    /// When the driver broke a rule of the queue.
-    fn serve(&mut self, queue: usize, ring: &mut Ring, features: u64) -> Result<bool, QueueError>;
+    /// When the driver broke a rule of a queue.
+    fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError>;
+
+    /// The driver resets the device: whatever is in flight ends before this returns, and nothing
+    /// touches guest memory afterwards.
+    fn stop(&mut self) {}
 }

@@ -118,6 +118,25 @@ impl Chain {
         Ok(rest.is_empty())
     }
 
+    /// Writes to the first bytes of what the device writes, however they are cut, and takes them
+    /// off; gives how many fit.
+    ///
+    /// # Errors
+    /// When guest memory cannot be written.
+    pub fn write(&mut self, ram: &GuestRam, bytes: &[u8]) -> Result<u32, QueueError> {
+        let (mut rest, mut written) = (bytes, 0);
+        for buffer in self.buffers.iter_mut().skip(self.readable) {
+            let (part, after) = rest.split_at(rest.len().min(buffer.len as usize));
+            ram.write_slice(part, buffer.address)?;
+            let len = u32::try_from(part.len()).unwrap_or(buffer.len);
+            buffer.address = GuestAddress(buffer.address.0.wrapping_add(u64::from(len)));
+            buffer.len -= len;
+            written += len;
+            rest = after;
+        }
+        Ok(written)
+    }
+
     /// Takes the last byte off what the device writes; gives its address. `None` when there is none.
     pub fn take_last_byte(&mut self) -> Option<GuestAddress> {
         let writable = self.buffers.get_mut(self.readable..)?;
@@ -166,6 +185,10 @@ pub struct Ring {
     next_used: Wrapping<u16>,
     /// `next_used` when the driver was last told.
     told: Wrapping<u16>,
+    /// The last look found nothing: the driver has to notify before there is more.
+    dry: bool,
+    /// The driver was not asked to keep quiet.
+    notifying: bool,
 }
 
 impl Ring {
@@ -186,6 +209,8 @@ impl Ring {
             next_available: Wrapping(queue.next_avail()),
             next_used: Wrapping(queue.next_used()),
             told: Wrapping(queue.next_used()),
+            dry: false,
+            notifying: true,
             ram,
         })
     }
@@ -227,20 +252,28 @@ impl Ring {
         u64::from(index.0 % self.size)
     }
 
-    /// Fetches the next chain; `false` when there is none.
+    /// Fetches the next chain; `false` when there is none. The driver need not notify while the
+    /// device is looking anyway.
     ///
     /// # Errors
     /// When the driver broke a rule.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, QueueError> {
-        if self.pending()? == 0 {
+        self.dry = self.pending()? == 0;
+        if self.dry {
             return Ok(false);
         }
+        self.disable_notifications()?;
         chain.buffers.clear();
         chain.readable = 0;
         chain.head = self.load(self.available, 4 + 2 * self.slot(self.next_available))?;
         self.walk(chain)?;
         self.next_available += 1;
         Ok(true)
+    }
+
+    /// Gives the chains of the last calls of [`Self::pop`] back, as if they had not been fetched.
+    pub fn undo_pop(&mut self, chains: u16) {
+        self.next_available -= chains;
     }
 
     fn walk(&self, chain: &mut Chain) -> Result<(), QueueError> {
@@ -329,24 +362,26 @@ impl Ring {
         Ok(new - event - Wrapping(1) < new - old)
     }
 
-    /// Asks the driver not to notify, while the device is looking anyway.
-    ///
-    /// # Errors
-    /// When the used ring cannot be written.
-    pub fn disable_notifications(&mut self) -> Result<(), QueueError> {
-        if self.event_idx {
-            // An index that is not moved on is a wish for nothing.
-            return Ok(());
+    fn disable_notifications(&mut self) -> Result<(), QueueError> {
+        // With event indices, an index that is not moved on is a wish for nothing.
+        if self.notifying && !self.event_idx {
+            self.store(self.used, 0, NO_NOTIFY, Ordering::Relaxed)?;
         }
-        self.store(self.used, 0, NO_NOTIFY, Ordering::Relaxed)
+        self.notifying = false;
+        Ok(())
     }
 
-    /// Asks the driver to notify from now on; says whether something came meanwhile, for which it
-    /// will not.
+    /// Asks the driver to notify, if the last look found nothing; says whether something came
+    /// meanwhile, for which it will not.
     ///
     /// # Errors
     /// When the rings cannot be accessed.
-    pub fn enable_notifications(&mut self) -> Result<bool, QueueError> {
+    pub fn rearm(&mut self) -> Result<bool, QueueError> {
+        if !self.dry {
+            return Ok(false);
+        }
+        self.dry = false;
+        self.notifying = true;
         if self.event_idx {
             let offset = 4 + 8 * u64::from(self.size);
             self.store(self.used, offset, self.next_available.0, Ordering::Relaxed)?;

@@ -3,10 +3,17 @@
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::GuestRam;
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{Event, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
 
 pub(crate) const SIZE: u16 = 16;
 pub(crate) const RAM: usize = 1 << 20;
+/// From one queue's rings to those of the next.
+pub(crate) const QUEUE: u32 = 0x3000;
 pub(crate) const DESCRIPTORS: u64 = 0x1000;
 pub(crate) const AVAILABLE: u64 = 0x2000;
 pub(crate) const USED: u64 = 0x3000;
@@ -32,17 +39,41 @@ pub(crate) fn queue() -> Queue {
     queue
 }
 
+/// Queues of a running device, all but the first without a driver of its own.
+pub(crate) fn queues(ram: &GuestRam, count: usize) -> Queues {
+    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let rings = (0..count).map(|number| {
+        let mut queue = queue();
+        let offset = u32::try_from(number).unwrap() * QUEUE;
+        queue.set_desc_table_address(Some(0x1000 + offset), Some(0));
+        queue.set_avail_ring_address(Some(0x2000 + offset), Some(0));
+        queue.set_used_ring_address(Some(0x3000 + offset), Some(0));
+        Some(Ring::new(&queue, ram.clone()).unwrap())
+    });
+    Queues::new(rings.collect(), Arc::new(Interrupt::new(line)))
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Driver {
     pub(crate) ram: GuestRam,
+    /// The number of its queue.
+    queue: usize,
+    /// Where the queue's rings are, from those of the first.
+    base: u64,
     offered: u16,
     seen: u16,
 }
 
 impl Driver {
     pub(crate) fn new(ram: &GuestRam) -> Self {
+        Self::of_queue(ram, 0)
+    }
+
+    pub(crate) fn of_queue(ram: &GuestRam, queue: usize) -> Self {
         Self {
             ram: ram.clone(),
+            queue,
+            base: queue as u64 * u64::from(QUEUE),
             offered: 0,
             seen: 0,
         }
@@ -71,14 +102,17 @@ impl Driver {
     }
 
     pub(crate) fn descriptor(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
-        self.descriptor_at(DESCRIPTORS, index, address, len, flags, next);
+        self.descriptor_at(self.base + DESCRIPTORS, index, address, len, flags, next);
     }
 
     /// Makes a chain available.
     pub(crate) fn offer(&mut self, head: u16) {
-        self.put(AVAILABLE + 4 + 2 * u64::from(self.offered % SIZE), head);
+        self.put(
+            self.base + AVAILABLE + 4 + 2 * u64::from(self.offered % SIZE),
+            head,
+        );
         self.offered = self.offered.wrapping_add(1);
-        self.put(AVAILABLE + 2, self.offered);
+        self.put(self.base + AVAILABLE + 2, self.offered);
     }
 
     /// Describes buffers (address, length, writable) from descriptor 0 on and offers them.
@@ -91,15 +125,56 @@ impl Driver {
         self.offer(0);
     }
 
+    /// Notifies a device and serves it until something comes back.
+    pub(crate) fn serve(
+        &mut self,
+        device: &mut dyn VirtioDevice,
+        queues: &mut Queues,
+    ) -> Vec<(u32, u32)> {
+        let mut more = device.serve(Event::Queue(self.queue), queues).unwrap();
+        loop {
+            let used = self.used();
+            if !used.is_empty() {
+                return used;
+            }
+            if !more {
+                wait(device);
+            }
+            for source in 0..device.sources().len() {
+                more |= device.serve(Event::Source(source), queues).unwrap();
+            }
+        }
+    }
+
     /// What came back since the last call: heads and lengths.
     pub(crate) fn used(&mut self) -> Vec<(u32, u32)> {
-        let index: u16 = self.get(USED + 2);
+        let index: u16 = self.get(self.base + USED + 2);
         let mut used = Vec::new();
         while self.seen != index {
-            let [head, len]: [u32; 2] = self.get(USED + 4 + 8 * u64::from(self.seen % SIZE));
+            let [head, len]: [u32; 2] =
+                self.get(self.base + USED + 4 + 8 * u64::from(self.seen % SIZE));
             used.push((head, len));
             self.seen = self.seen.wrapping_add(1);
         }
         used
     }
+}
+
+/// Waits until one of a device's sources is ready.
+pub(crate) fn wait(device: &dyn VirtioDevice) {
+    // SAFETY: the descriptors stay open while the device lives.
+    let sources: Vec<_> = device
+        .sources()
+        .into_iter()
+        .map(|fd| unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
+        .collect();
+    let mut fds: Vec<_> = sources
+        .iter()
+        .map(|fd| PollFd::new(fd, PollFlags::IN))
+        .collect();
+    let patience = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    assert_ne!(poll(&mut fds, Some(&patience)).unwrap(), 0, "nothing comes");
 }

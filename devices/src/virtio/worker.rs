@@ -1,4 +1,8 @@
 //! The thread that an activated device runs on, with its own event loop.
+//!
+//! Everything is watched edge-triggered, so that nothing has to be read to be quiet again. What an
+//! event leaves over is served again after the other events had their turn: no driver keeps the
+//! device from its other queues, or from its end.
 
 use std::io;
 use std::sync::Arc;
@@ -9,47 +13,141 @@ use std::thread::{self, JoinHandle};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{QueueError, Ring, VirtioDevice};
+use super::{Event, QueueError, Ring, VirtioDevice};
 use crate::Rare;
 
 /// Interrupt reasons (4.2.2): a used buffer, a change of the configuration.
-pub(crate) const USED_BUFFER: u32 = 1;
+const USED_BUFFER: u32 = 1;
 const CONFIG_CHANGE: u32 = 2;
 
-/// What device and transport share while the device runs.
+/// What a device tells its driver besides its queues: interrupts, and that it needs a reset.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub struct Interrupt {
     /// The reasons of interrupts that the driver has not acknowledged.
     pub(crate) reasons: AtomicU32,
     /// The driver broke a rule: the device waits for a reset.
     pub(crate) needs_reset: AtomicBool,
     /// Raises the interrupt.
-    pub(crate) line: EventFd,
-    pub(crate) failures: Rare,
+    line: EventFd,
+    failures: Rare,
 }
 
-impl Shared {
+impl Interrupt {
+    /// `line` is pulsed.
+    #[must_use]
+    pub fn new(line: EventFd) -> Self {
+        Self {
+            reasons: AtomicU32::new(0),
+            needs_reset: AtomicBool::new(false),
+            line,
+            failures: Rare::default(),
+        }
+    }
+
     /// The device cannot go on: the driver has to reset it.
     pub(crate) fn fail(&self, cause: &str) {
         if let Some(times) = self.failures.again() {
             log::warn!("a virtio device needs a reset, {times} times so far: {cause}");
         }
         self.needs_reset.store(true, Ordering::SeqCst);
-        self.interrupt(CONFIG_CHANGE);
+        self.raise(CONFIG_CHANGE);
     }
 
-    pub(crate) fn interrupt(&self, reason: u32) {
+    fn raise(&self, reason: u32) {
         self.reasons.fetch_or(reason, Ordering::SeqCst);
         // A full counter means that the interrupt is on its way.
         let _ = self.line.write(1);
     }
 }
 
-/// A queue and what the driver rings when it has filled it.
+/// The queues of a running device.
 #[derive(Debug)]
-pub(crate) struct ActiveQueue {
-    pub(crate) ring: Ring,
-    pub(crate) doorbell: EventFd,
+pub struct Queues {
+    /// `None` where the driver has set up none.
+    rings: Vec<Option<Ring>>,
+    interrupt: Arc<Interrupt>,
+}
+
+impl Queues {
+    /// These queues, with the interrupt that they share.
+    #[must_use]
+    pub fn new(rings: Vec<Option<Ring>>, interrupt: Arc<Interrupt>) -> Self {
+        Self { rings, interrupt }
+    }
+
+    /// A queue, if the driver has set it up.
+    pub fn ring(&mut self, queue: usize) -> Option<&mut Ring> {
+        self.rings.get_mut(queue)?.as_mut()
+    }
+
+    /// Shows the driver what was completed in all queues, with one interrupt if it wants any.
+    ///
+    /// # Errors
+    /// When a ring cannot be accessed.
+    pub fn publish(&mut self) -> Result<(), QueueError> {
+        let mut wanted = false;
+        for ring in self.rings.iter_mut().flatten() {
+            wanted |= ring.publish()?;
+        }
+        if wanted {
+            self.interrupt.raise(USED_BUFFER);
+        }
+        Ok(())
+    }
+
+    /// Tells the driver that the configuration space has changed.
+    pub fn config_changed(&self) {
+        self.interrupt.raise(CONFIG_CHANGE);
+    }
+
+    /// Asks for notifications of the queues that were found empty; gives those that no longer are.
+    fn rearm(&mut self) -> Result<Wanted, QueueError> {
+        let mut wanted = Wanted::default();
+        for (number, ring) in self.rings.iter_mut().enumerate() {
+            if let Some(ring) = ring
+                && ring.rearm()?
+            {
+                wanted.add(Event::Queue(number));
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+/// A set of events. A bit each: queues first, then sources.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Wanted(u64);
+
+/// The bit of the first source.
+const SOURCES: u32 = 32;
+
+impl Wanted {
+    fn bit(event: Event) -> u32 {
+        let (first, number) = match event {
+            Event::Queue(number) => (0, number),
+            Event::Source(number) => (SOURCES, number),
+        };
+        first + u32::try_from(number).map_or(SOURCES - 1, |number| number.min(SOURCES - 1))
+    }
+
+    fn event(bit: u32) -> Event {
+        match bit.checked_sub(SOURCES) {
+            None => Event::Queue(bit as usize),
+            Some(source) => Event::Source(source as usize),
+        }
+    }
+
+    fn add(&mut self, event: Event) {
+        self.0 |= 1 << Self::bit(event);
+    }
+
+    fn take(&mut self) -> Option<Event> {
+        let bit = self.0.trailing_zeros();
+        (self.0 != 0).then(|| {
+            self.0 &= self.0 - 1;
+            Self::event(bit)
+        })
+    }
 }
 
 /// A device on its thread.
@@ -60,33 +158,36 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Moves a device and its queues to a thread of their own. Gives the device back when there can
-    /// be none.
+    /// Moves a device and its queues to a thread of their own; each doorbell belongs to the queue of
+    /// the same number. Gives the device back when there can be no thread.
     pub(crate) fn start(
-        device: Box<dyn VirtioDevice>,
-        queues: Vec<Option<ActiveQueue>>,
+        mut device: Box<dyn VirtioDevice>,
+        queues: Queues,
+        doorbells: Vec<Option<EventFd>>,
         features: u64,
-        shared: Arc<Shared>,
     ) -> Result<Self, (Box<dyn VirtioDevice>, io::Error)> {
         // The device goes to the thread when all that can fail is done.
         let (sender, receiver) = mpsc::channel();
-        let prepared = EventFd::new(EFD_NONBLOCK).and_then(|stop| {
+        let prepared = (|| {
+            let (stop, again) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
             let events =
                 EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
             let for_thread = stop.try_clone()?;
             let thread = thread::Builder::new()
-                .name("virtio".to_owned())
+                .name(device.name().to_owned())
                 .spawn(move || run(events, receiver.recv().ok()?))?;
-            Ok((stop, for_thread, thread))
-        });
+            Ok((stop, for_thread, again, thread))
+        })();
         match prepared {
-            Ok((stop, for_thread, thread)) => {
+            Ok((stop, for_thread, again, thread)) => {
+                device.start(features);
                 // It waits for nothing else.
                 let _ = sender.send(Service {
                     device,
                     queues,
-                    features,
-                    shared,
+                    doorbells,
+                    left_over: Wanted::default(),
+                    again,
                     stop: for_thread,
                     stopped: false,
                 });
@@ -117,76 +218,103 @@ fn run(mut events: EventManager<Service>, service: Service) -> Option<Box<dyn Vi
             break;
         }
     }
-    events
-        .remove_subscriber(id)
-        .ok()
-        .map(|service| service.device)
+    let mut service = events.remove_subscriber(id).ok()?;
+    service.device.stop();
+    Some(service.device)
 }
 
-/// What an event is about: a queue's number, or this.
-const STOP: u32 = u32::MAX;
+/// What an event is about: the bit of an [`Event`], or one of these.
+const STOP: u32 = 64;
+const AGAIN: u32 = 65;
+/// How often what an event leaves over is served before other events are looked at.
+const ROUNDS: usize = 8;
 
 /// The device in its event loop.
 struct Service {
     device: Box<dyn VirtioDevice>,
-    queues: Vec<Option<ActiveQueue>>,
-    features: u64,
-    shared: Arc<Shared>,
+    queues: Queues,
+    doorbells: Vec<Option<EventFd>>,
+    left_over: Wanted,
+    /// Wakes for what is left over.
+    again: EventFd,
     stop: EventFd,
     stopped: bool,
 }
 
 impl Service {
-    /// Serves a queue once. What is left over rings again, so that neither another queue nor the
-    /// end of the device waits for a driver that never stops.
-    fn serve(&mut self, number: usize) -> Result<(), QueueError> {
-        let Some(ActiveQueue { ring, doorbell }) =
-            self.queues.get_mut(number).and_then(Option::as_mut)
-        else {
-            return Ok(());
-        };
-        ring.disable_notifications()?;
-        if self.device.serve(number, ring, self.features)? {
-            self.shared.interrupt(USED_BUFFER);
+    fn serve(&mut self, mut wanted: Wanted) -> Result<(), QueueError> {
+        for _ in 0..ROUNDS {
+            let mut more = Wanted::default();
+            while let Some(event) = wanted.take() {
+                if self.device.serve(event, &mut self.queues)? {
+                    more.add(event);
+                }
+            }
+            more.0 |= self.queues.rearm()?.0;
+            if more == Wanted::default() {
+                return Ok(());
+            }
+            wanted = more;
         }
-        if ring.enable_notifications()? {
-            // A full counter means that it rings anyway.
-            let _ = doorbell.write(1);
-        }
+        self.left_over.0 |= wanted.0;
+        // A full counter means that it wakes anyway.
+        let _ = self.again.write(1);
         Ok(())
+    }
+
+    /// Each event that is watched, with what it is about.
+    fn watched(&self) -> Vec<(i32, u32)> {
+        use std::os::fd::AsRawFd;
+        let doorbells = self
+            .doorbells
+            .iter()
+            .enumerate()
+            .filter_map(|(number, event)| {
+                Some((
+                    event.as_ref()?.as_raw_fd(),
+                    Wanted::bit(Event::Queue(number)),
+                ))
+            });
+        let sources = self.device.sources();
+        let sources = sources
+            .iter()
+            .enumerate()
+            .map(|(number, fd)| (*fd, Wanted::bit(Event::Source(number))));
+        let own = [
+            (self.stop.as_raw_fd(), STOP),
+            (self.again.as_raw_fd(), AGAIN),
+        ];
+        doorbells.chain(sources).chain(own).collect()
     }
 }
 
 impl MutEventSubscriber for Service {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        let number = events.data() as usize;
-        if events.data() == STOP {
-            self.stopped = true;
-            return;
-        }
-        if let Some(Some(queue)) = self.queues.get(number) {
-            // Reading only resets the counter.
-            let _ = queue.doorbell.read();
-        }
-        if let Err(error) = self.serve(number) {
-            for queue in self.queues.iter().flatten() {
-                let _ = ops.remove(Events::empty(&queue.doorbell));
+        let mut wanted = Wanted::default();
+        match events.data() {
+            STOP => {
+                self.stopped = true;
+                return;
             }
-            self.shared.fail(&error.to_string());
+            AGAIN => wanted = std::mem::take(&mut self.left_over),
+            bit => wanted.add(Wanted::event(bit)),
+        }
+        if let Err(error) = self.serve(wanted) {
+            self.left_over = Wanted::default();
+            for (fd, data) in self.watched() {
+                if data != STOP {
+                    let _ = ops.remove(Events::empty_raw(fd));
+                }
+            }
+            self.queues.interrupt.fail(&error.to_string());
         }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let doorbells = self
-            .queues
-            .iter()
-            .enumerate()
-            .filter_map(|(number, queue)| {
-                Some((&queue.as_ref()?.doorbell, u32::try_from(number).ok()?))
-            });
-        for (event, data) in doorbells.chain([(&self.stop, STOP)]) {
-            // An eventfd can be added once, short of memory for the kernel's bookkeeping.
-            if let Err(error) = ops.add(Events::with_data(event, data, EventSet::IN)) {
+        for (fd, data) in self.watched() {
+            let set = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            // A descriptor can be added once, short of memory for the kernel's bookkeeping.
+            if let Err(error) = ops.add(Events::with_data_raw(fd, data, set)) {
                 log::error!("a virtio device cannot watch an event: {error}");
             }
         }

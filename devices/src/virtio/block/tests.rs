@@ -1,7 +1,7 @@
 use std::io::{Read, Write};
 
 use super::*;
-use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, queue, ram};
+use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, queues, ram};
 
 const SECTORS: u64 = 64;
 /// Where a request's header, data and status lie.
@@ -9,22 +9,34 @@ const HEADER_AT: u64 = DATA;
 const DATA_AT: u64 = DATA + 0x1000;
 const STATUS_AT: u64 = DATA + 0x800;
 
+/// Every test runs on both.
+const ENGINES: [BlkEngine; 2] = [BlkEngine::Sync, BlkEngine::IoUring];
+
 struct Bench {
     disk: Block,
-    ring: Ring,
+    queues: Queues,
     driver: Driver,
     file: tempfile::NamedTempFile,
 }
 
-fn options(path: &Path, read_only: bool) -> BlockOptions {
-    BlockOptions {
+fn options(path: &Path, read_only: bool) -> BlkConfig {
+    BlkConfig {
         path: path.to_owned(),
         read_only,
         serial: "test-disk".to_owned(),
+        ..BlkConfig::default()
     }
 }
 
-fn bench(read_only: bool) -> Bench {
+fn bench(engine: BlkEngine, read_only: bool) -> Bench {
+    bench_with(|config| BlkConfig {
+        engine,
+        read_only,
+        ..config
+    })
+}
+
+fn bench_with(change: impl FnOnce(BlkConfig) -> BlkConfig) -> Bench {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for sector in 0..SECTORS {
         let byte = u8::try_from(sector).unwrap();
@@ -32,8 +44,8 @@ fn bench(read_only: bool) -> Bench {
     }
     let ram = ram();
     Bench {
-        disk: Block::open(&options(file.path(), read_only)).unwrap(),
-        ring: Ring::new(&queue(), ram.clone()).unwrap(),
+        disk: Block::open(&change(options(file.path(), false))).unwrap(),
+        queues: queues(&ram, 1),
         driver: Driver::new(&ram),
         file,
     }
@@ -55,8 +67,7 @@ impl Bench {
     /// Runs a request of these buffers; gives the status and the length in the used ring.
     fn run(&mut self, buffers: &[(u64, u32, bool)]) -> (u8, u32) {
         self.driver.request(buffers);
-        assert!(self.disk.serve(0, &mut self.ring, 0).unwrap());
-        let used = self.driver.used();
+        let used = self.driver.serve(&mut self.disk, &mut self.queues);
         assert_eq!(used.len(), 1);
         (self.driver.get(STATUS_AT), used[0].1)
     }
@@ -89,168 +100,186 @@ const UNSUPP: u8 = 2;
 
 #[test]
 fn sectors_are_read_and_written_in_place() {
-    let mut bench = bench(false);
-    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 3, 1024, true), (OK, 1025));
-    assert_eq!(bench.driver.get::<[u8; 2]>(DATA_AT + 511), [3, 4]);
-    bench.driver.put(DATA_AT, 0xaa_u8);
-    assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 63, 512, false), (OK, 1));
-    let content = bench.content();
-    assert_eq!((content[62 * 512], content[63 * 512]), (62, 0xaa));
-    assert_eq!(content.len() as u64, SECTORS * SECTOR);
-    assert_eq!(bench.request(VIRTIO_BLK_T_FLUSH, 0, 0, true), (OK, 1));
+    for engine in ENGINES {
+        let mut bench = bench(engine, false);
+        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 3, 1024, true), (OK, 1025));
+        assert_eq!(bench.driver.get::<[u8; 2]>(DATA_AT + 511), [3, 4]);
+        bench.driver.put(DATA_AT, 0xaa_u8);
+        assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 63, 512, false), (OK, 1));
+        let content = bench.content();
+        assert_eq!((content[62 * 512], content[63 * 512]), (62, 0xaa));
+        assert_eq!(content.len() as u64, SECTORS * SECTOR);
+        assert_eq!(bench.request(VIRTIO_BLK_T_FLUSH, 0, 0, true), (OK, 1));
+    }
 }
 
 #[test]
 fn buffers_may_be_cut_anywhere() {
-    let mut bench = bench(false);
-    bench.header(VIRTIO_BLK_T_IN, 1);
-    let cut = [
-        (HEADER_AT, 5, false),
-        (HEADER_AT + 5, 11, false),
-        (DATA_AT, 100, true),
-        (DATA_AT + 100, 412, true),
-        (STATUS_AT, 1, true),
-    ];
-    assert_eq!(bench.run(&cut), (OK, 513));
-    assert_eq!(bench.driver.get::<[u8; 2]>(DATA_AT + 99), [1, 1]);
-    // The status may be the end of the data buffer.
-    bench.header(VIRTIO_BLK_T_IN, 2);
-    bench
-        .driver
-        .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
-    bench.disk.serve(0, &mut bench.ring, 0).unwrap();
-    assert_eq!(bench.driver.used(), [(0, 513)]);
-    assert_eq!(bench.driver.get::<[u8; 2]>(DATA_AT + 511), [2, OK]);
+    for engine in ENGINES {
+        let mut bench = bench(engine, false);
+        bench.header(VIRTIO_BLK_T_IN, 1);
+        let cut = [
+            (HEADER_AT, 5, false),
+            (HEADER_AT + 5, 11, false),
+            (DATA_AT, 100, true),
+            (DATA_AT + 100, 412, true),
+            (STATUS_AT, 1, true),
+        ];
+        assert_eq!(bench.run(&cut), (OK, 513));
+        assert_eq!(bench.driver.get::<[u8; 2]>(DATA_AT + 99), [1, 1]);
+        // The status may be the end of the data buffer.
+        bench.header(VIRTIO_BLK_T_IN, 2);
+        bench
+            .driver
+            .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
+        let used = bench.driver.serve(&mut bench.disk, &mut bench.queues);
+        assert_eq!(used, [(0, 513)]);
+        assert_eq!(bench.driver.get::<[u8; 2]>(DATA_AT + 511), [2, OK]);
+    }
 }
 
 #[test]
-fn a_request_may_have_more_buffers_than_one_system_call_takes() {
-    const BUFFERS: u16 = 320;
-    const LEN: u32 = 64;
-    let mut bench = bench(false);
-    bench.header(VIRTIO_BLK_T_IN, 5);
-    let table = DATA + 0x2_0000;
-    let driver = &mut bench.driver;
-    driver.descriptor_at(table, 0, HEADER_AT, 16, NEXT, 1);
-    for index in 0..BUFFERS {
-        let at = DATA_AT + u64::from(index) * u64::from(LEN);
-        driver.descriptor_at(table, index + 1, at, LEN, WRITE | NEXT, index + 2);
-    }
-    driver.descriptor_at(table, BUFFERS + 1, STATUS_AT, 1, WRITE, 0);
-    driver.descriptor(0, table, 16 * u32::from(BUFFERS + 2), INDIRECT, 0);
-    driver.offer(0);
-    bench.disk.serve(0, &mut bench.ring, 0).unwrap();
-    let len = LEN * u32::from(BUFFERS);
-    assert_eq!(bench.driver.used(), [(0, len + 1)]);
-    assert_eq!(bench.driver.get::<u8>(STATUS_AT), OK);
-    for sector in 0..u64::from(len) / SECTOR {
-        let byte: u8 = bench.driver.get(DATA_AT + sector * SECTOR + 100);
-        assert_eq!(u64::from(byte), sector + 5);
+fn a_request_may_have_hundreds_of_buffers() {
+    for engine in ENGINES {
+        const BUFFERS: u16 = 320;
+        const LEN: u32 = 64;
+        let mut bench = bench(engine, false);
+        bench.header(VIRTIO_BLK_T_IN, 5);
+        let table = DATA + 0x2_0000;
+        let driver = &mut bench.driver;
+        driver.descriptor_at(table, 0, HEADER_AT, 16, NEXT, 1);
+        for index in 0..BUFFERS {
+            let at = DATA_AT + u64::from(index) * u64::from(LEN);
+            driver.descriptor_at(table, index + 1, at, LEN, WRITE | NEXT, index + 2);
+        }
+        driver.descriptor_at(table, BUFFERS + 1, STATUS_AT, 1, WRITE, 0);
+        driver.descriptor(0, table, 16 * u32::from(BUFFERS + 2), INDIRECT, 0);
+        driver.offer(0);
+        let used = bench.driver.serve(&mut bench.disk, &mut bench.queues);
+        let len = LEN * u32::from(BUFFERS);
+        assert_eq!(used, [(0, len + 1)]);
+        assert_eq!(bench.driver.get::<u8>(STATUS_AT), OK);
+        for sector in 0..u64::from(len) / SECTOR {
+            let byte: u8 = bench.driver.get(DATA_AT + sector * SECTOR + 100);
+            assert_eq!(u64::from(byte), sector + 5);
+        }
     }
 }
 
 #[test]
 fn nothing_beyond_the_disk_is_touched() {
-    let mut bench = bench(false);
-    let before = bench.content();
-    for sector in [SECTORS, SECTORS - 1, u64::MAX, u64::MAX / 512, 1 << 55] {
-        for (kind, writable) in [(VIRTIO_BLK_T_IN, true), (VIRTIO_BLK_T_OUT, false)] {
-            assert_eq!(
-                bench.request(kind, sector, 1024, writable),
-                (IOERR, 1),
-                "{sector}"
-            );
+    for engine in ENGINES {
+        let mut bench = bench(engine, false);
+        let before = bench.content();
+        for sector in [SECTORS, SECTORS - 1, u64::MAX, u64::MAX / 512, 1 << 55] {
+            for (kind, writable) in [(VIRTIO_BLK_T_IN, true), (VIRTIO_BLK_T_OUT, false)] {
+                assert_eq!(
+                    bench.request(kind, sector, 1024, writable),
+                    (IOERR, 1),
+                    "{sector}"
+                );
+            }
         }
+        assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 0, 511, false), (IOERR, 1));
+        assert_eq!(bench.content(), before);
     }
-    assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 0, 511, false), (IOERR, 1));
-    assert_eq!(bench.content(), before);
 }
 
 #[test]
 fn r17_a_read_only_disk_refuses_every_write() {
-    let mut bench = bench(true);
-    let before = bench.content();
-    bench.driver.put(DATA_AT, [1u32, 0, 1, 0]);
-    for kind in [
-        VIRTIO_BLK_T_OUT,
-        VIRTIO_BLK_T_DISCARD,
-        VIRTIO_BLK_T_WRITE_ZEROES,
-    ] {
-        let len = if kind == VIRTIO_BLK_T_OUT { 512 } else { 16 };
-        assert_eq!(bench.request(kind, 0, len, false), (IOERR, 1));
+    for engine in ENGINES {
+        let mut bench = bench(engine, true);
+        let before = bench.content();
+        bench.driver.put(DATA_AT, [1u32, 0, 1, 0]);
+        for kind in [
+            VIRTIO_BLK_T_OUT,
+            VIRTIO_BLK_T_DISCARD,
+            VIRTIO_BLK_T_WRITE_ZEROES,
+        ] {
+            let len = if kind == VIRTIO_BLK_T_OUT { 512 } else { 16 };
+            assert_eq!(bench.request(kind, 0, len, false), (IOERR, 1));
+        }
+        assert_eq!(bench.content(), before);
+        assert_ne!(bench.disk.features() & 1 << VIRTIO_BLK_F_RO, 0);
     }
-    assert_eq!(bench.content(), before);
-    assert_ne!(bench.disk.features() & 1 << VIRTIO_BLK_F_RO, 0);
 }
 
 #[test]
 fn r16_ranges_are_zeroed_inside_the_disk_only() {
-    let mut bench = bench(false);
-    let range = |sector: u32, count: u32, flags: u32| [sector, 0, count, flags];
-    for (kind, flags) in [
-        (VIRTIO_BLK_T_DISCARD, 0),
-        (VIRTIO_BLK_T_WRITE_ZEROES, 0),
-        (VIRTIO_BLK_T_WRITE_ZEROES, UNMAP),
-    ] {
-        bench.driver.put(DATA_AT, range(8, 2, flags));
-        assert_eq!(bench.request(kind, 0, 16, false), (OK, 1));
-        let content = bench.content();
-        assert_eq!(
-            (content[8 * 512], content[10 * 512 - 1], content[10 * 512]),
-            (0, 0, 10)
-        );
-        for wrong in [
-            range(63, 2, flags),
-            range(u32::MAX, u32::MAX, flags),
-            range(0, 1 << 23, flags),
+    for engine in ENGINES {
+        let mut bench = bench(engine, false);
+        let range = |sector: u32, count: u32, flags: u32| [sector, 0, count, flags];
+        for (kind, flags) in [
+            (VIRTIO_BLK_T_DISCARD, 0),
+            (VIRTIO_BLK_T_WRITE_ZEROES, 0),
+            (VIRTIO_BLK_T_WRITE_ZEROES, UNMAP),
         ] {
-            bench.driver.put(DATA_AT, wrong);
-            assert_eq!(bench.request(kind, 0, 16, false), (IOERR, 1));
+            bench.driver.put(DATA_AT, range(8, 2, flags));
+            assert_eq!(bench.request(kind, 0, 16, false), (OK, 1));
+            let content = bench.content();
+            assert_eq!(
+                (content[8 * 512], content[10 * 512 - 1], content[10 * 512]),
+                (0, 0, 10)
+            );
+            for wrong in [
+                range(63, 2, flags),
+                range(u32::MAX, u32::MAX, flags),
+                range(0, 1 << 23, flags),
+            ] {
+                bench.driver.put(DATA_AT, wrong);
+                assert_eq!(bench.request(kind, 0, 16, false), (IOERR, 1));
+            }
+            bench.driver.put(DATA_AT, range(0, 1, 2));
+            assert_eq!(bench.request(kind, 0, 16, false), (UNSUPP, 1));
+            assert_eq!(
+                bench.request(kind, 0, 15, false),
+                (IOERR, 1),
+                "a range that is cut off"
+            );
         }
-        bench.driver.put(DATA_AT, range(0, 1, 2));
-        assert_eq!(bench.request(kind, 0, 16, false), (UNSUPP, 1));
-        assert_eq!(
-            bench.request(kind, 0, 15, false),
-            (IOERR, 1),
-            "a range that is cut off"
-        );
+        assert_eq!(bench.content().len() as u64, SECTORS * SECTOR);
     }
-    assert_eq!(bench.content().len() as u64, SECTORS * SECTOR);
 }
 
 #[test]
 fn the_serial_number_fits_any_buffer() {
-    let mut bench = bench(false);
-    assert_eq!(bench.request(VIRTIO_BLK_T_GET_ID, 0, 20, true), (OK, 21));
-    assert_eq!(&bench.driver.get::<[u8; 12]>(DATA_AT), b"test-disk\0\0\0");
-    assert_eq!(bench.request(VIRTIO_BLK_T_GET_ID, 0, 4, true), (OK, 5));
+    for engine in ENGINES {
+        let mut bench = bench(engine, false);
+        assert_eq!(bench.request(VIRTIO_BLK_T_GET_ID, 0, 20, true), (OK, 21));
+        assert_eq!(&bench.driver.get::<[u8; 12]>(DATA_AT), b"test-disk\0\0\0");
+        assert_eq!(bench.request(VIRTIO_BLK_T_GET_ID, 0, 4, true), (OK, 5));
+    }
 }
 
 #[test]
 fn r14_requests_without_their_parts_are_answered_as_far_as_possible() {
-    let mut bench = bench(false);
-    bench.header(VIRTIO_BLK_T_IN, 0);
-    assert_eq!(
-        bench.run(&[(HEADER_AT, 15, false), (STATUS_AT, 1, true)]),
-        (IOERR, 1)
-    );
-    bench.driver.put(STATUS_AT, 0xffu8);
-    assert_eq!(bench.run(&[(STATUS_AT, 1, true)]), (IOERR, 1));
-    bench.driver.put(STATUS_AT, 0xffu8);
-    assert_eq!(
-        bench.run(&[(HEADER_AT, 16, false)]),
-        (0xff, 0),
-        "no place for an answer"
-    );
-    assert_eq!(bench.request(99, 0, 0, true), (UNSUPP, 1));
+    for engine in ENGINES {
+        let mut bench = bench(engine, false);
+        bench.header(VIRTIO_BLK_T_IN, 0);
+        assert_eq!(
+            bench.run(&[(HEADER_AT, 15, false), (STATUS_AT, 1, true)]),
+            (IOERR, 1)
+        );
+        bench.driver.put(STATUS_AT, 0xffu8);
+        assert_eq!(bench.run(&[(STATUS_AT, 1, true)]), (IOERR, 1));
+        bench.driver.put(STATUS_AT, 0xffu8);
+        assert_eq!(
+            bench.run(&[(HEADER_AT, 16, false)]),
+            (0xff, 0),
+            "no place for an answer"
+        );
+        assert_eq!(bench.request(99, 0, 0, true), (UNSUPP, 1));
+    }
 }
 
 #[test]
 fn r44_a_file_that_shrinks_under_the_disk_is_an_io_error() {
-    let mut bench = bench(false);
-    bench.file.as_file().set_len(512).unwrap();
-    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 1, 512, true), (IOERR, 1));
-    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 0, 512, true), (OK, 513));
+    for engine in ENGINES {
+        let mut bench = bench(engine, false);
+        bench.file.as_file().set_len(512).unwrap();
+        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 1, 512, true), (IOERR, 1));
+        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 0, 512, true), (OK, 513));
+    }
 }
 
 #[test]
@@ -278,19 +307,180 @@ fn what_is_no_disk_is_refused() {
     ));
     let small = tempfile::NamedTempFile::new().unwrap();
     let small = Block::open(&options(small.path(), true));
-    assert!(matches!(small, Err(BlockError::TooSmall(0))));
+    assert!(matches!(small, Err(BlockError::TooSmall(0, 512))));
 }
 
 #[test]
 fn the_configuration_has_the_layout_of_the_specification() {
-    let config = bench(false).disk.config();
-    let word = |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap());
-    assert_eq!(config.len(), 60);
-    assert_eq!((word(0), word(20)), (64, 512), "capacity, block size");
-    assert_eq!(word(12), 254, "segments");
-    assert_eq!(config[34..36], [1, 0], "queues");
+    for engine in ENGINES {
+        let bench = bench(engine, false);
+        let mut config = [0; 60];
+        bench.disk.config().read(0, &mut config);
+        let word = |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap());
+        assert_eq!((word(0), word(20)), (64, 512), "capacity, block size");
+        assert_eq!(word(12), 254, "segments");
+        assert_eq!(config[34..36], [1, 0], "queues");
+        assert_eq!(
+            (word(40), word(52), config[56]),
+            (MAX_RANGES, MAX_RANGES, 1)
+        );
+    }
+}
+
+#[test]
+fn every_option_reaches_the_guest() {
+    let bench = bench_with(|config| BlkConfig {
+        queues: 4,
+        queue_size: 64,
+        discard: false,
+        ..config
+    });
+    assert_eq!(bench.disk.queue_sizes(), [64; 4]);
+    let features = bench.disk.features();
+    assert_ne!(features & 1 << VIRTIO_BLK_F_MQ, 0);
+    assert_eq!(features & 1 << VIRTIO_BLK_F_DISCARD, 0);
+    let mut config = [0; 60];
+    bench.disk.config().read(0, &mut config);
+    assert_eq!((config[12], config[34]), (62, 4), "segments, queues");
+    assert_eq!(config[56], 0, "zeroes may not become holes");
+}
+
+#[test]
+fn r41_a_flush_and_every_write_without_flushes_reach_the_disk() {
+    for engine in ENGINES {
+        let mut bench = bench(engine, false);
+        assert_eq!(bench.request(VIRTIO_BLK_T_FLUSH, 0, 0, false), (OK, 1));
+        bench.disk.start(0);
+        assert!(bench.disk.write_through, "a driver without flushes");
+        assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 3, 512, false), (OK, 1));
+        assert_eq!(bench.content()[3 * 512..4 * 512], [0; 512]);
+        bench.disk.start(1 << VIRTIO_BLK_F_FLUSH);
+        assert!(!bench.disk.write_through);
+    }
+}
+
+#[test]
+fn a_full_queue_goes_through_in_one_batch_and_any_order() {
+    for engine in ENGINES {
+        let mut bench = bench(engine, false);
+        // Descriptors 2n and 2n + 1: header, then data with the status behind it.
+        for number in 0..8u16 {
+            let header = HEADER_AT + 16 * u64::from(number);
+            let data = DATA_AT + 0x400 * u64::from(number);
+            bench.driver.put(header, [0u32, 0, number.into(), 0]);
+            bench
+                .driver
+                .descriptor(2 * number, header, 16, NEXT, 2 * number + 1);
+            bench.driver.descriptor(2 * number + 1, data, 513, WRITE, 0);
+            bench.driver.offer(2 * number);
+        }
+        let mut used = Vec::new();
+        while used.len() < 8 {
+            used.extend(bench.driver.serve(&mut bench.disk, &mut bench.queues));
+        }
+        used.sort_unstable();
+        let expected: Vec<_> = (0..8).map(|number| (2 * number, 513)).collect();
+        assert_eq!(used, expected);
+        for number in 0..8u8 {
+            let data = DATA_AT + 0x400 * u64::from(number);
+            assert_eq!(bench.driver.get::<u8>(data), number);
+            assert_eq!(bench.driver.get::<u8>(data + 512), OK);
+        }
+    }
+}
+
+#[test]
+fn r11_a_head_that_is_in_flight_twice_is_answered_twice() {
+    for engine in ENGINES {
+        let mut bench = bench(engine, false);
+        bench.header(VIRTIO_BLK_T_IN, 5);
+        bench
+            .driver
+            .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
+        for _ in 0..5 {
+            bench.driver.offer(0);
+        }
+        let mut used = Vec::new();
+        while used.len() < 6 {
+            used.extend(bench.driver.serve(&mut bench.disk, &mut bench.queues));
+        }
+        assert_eq!(used, [(0, 513); 6]);
+    }
+}
+
+#[test]
+fn r12_nothing_is_in_flight_when_the_device_has_stopped() {
+    let mut bench = bench(BlkEngine::IoUring, false);
+    bench.header(VIRTIO_BLK_T_IN, 5);
+    for _ in 0..3 {
+        bench
+            .driver
+            .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
+        bench.disk.pull(0, &mut bench.queues).unwrap();
+    }
+    bench.disk.stop();
+    let uring = bench.disk.uring.as_mut().unwrap();
+    assert!(uring.take_ended(&mut Vectors::default()).is_none());
+    assert!(!uring.is_behind());
     assert_eq!(
-        (word(40), word(52), config[56]),
-        (MAX_RANGES, MAX_RANGES, 1)
+        bench.driver.used(),
+        [],
+        "what the driver gave up is not answered"
     );
+    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
+}
+
+#[test]
+fn a_limit_delays_requests_and_the_timer_continues_them() {
+    for engine in ENGINES {
+        let mut bench = bench_with(|config| BlkConfig {
+            engine,
+            limits: crate::config::Limits {
+                iops: Some(100),
+                iops_burst: Some(1),
+                ..Default::default()
+            },
+            ..config
+        });
+        for _ in 0..3 {
+            assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
+        }
+        bench.header(VIRTIO_BLK_T_IN, 5);
+        bench
+            .driver
+            .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
+        bench
+            .disk
+            .serve(Event::Queue(0), &mut bench.queues)
+            .unwrap();
+        assert_eq!(bench.driver.used(), [], "its time has not come");
+    }
+}
+
+#[test]
+fn direct_io_takes_any_buffer() {
+    // The file system of temporary files may refuse direct I/O as such.
+    let open = || {
+        bench_with(|config| BlkConfig {
+            direct: true,
+            ..config
+        })
+    };
+    let Ok(mut bench) = std::panic::catch_unwind(open) else {
+        eprintln!("skipped: no direct I/O on temporary files");
+        return;
+    };
+    let block = bench.disk.alignment;
+    assert!(block >= 512 && block.is_power_of_two());
+    for at in [DATA_AT, DATA_AT + 3] {
+        bench.header(VIRTIO_BLK_T_IN, 8);
+        let buffers = [
+            (HEADER_AT, 16, false),
+            (at, 4096, true),
+            (STATUS_AT, 1, true),
+        ];
+        assert_eq!(bench.run(&buffers), (OK, 4097), "at {at:#x}");
+        assert_eq!(bench.driver.get::<u8>(at), 8);
+        assert_eq!(bench.driver.get::<u8>(at + 4095), 15);
+    }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::virtio::testing::{DATA, Driver, NEXT, SIZE, ram};
-use crate::virtio::{Chain, QueueError};
+use crate::virtio::{Chain, Event, QueueError};
 
 const FEATURE: u64 = 1 << 3;
 /// Every status bit up to and including this one.
@@ -30,16 +30,25 @@ impl VirtioDevice for Sink {
         vec![SIZE, SIZE]
     }
 
-    fn config(&self) -> Vec<u8> {
-        b"config".to_vec()
+    fn name(&self) -> &'static str {
+        "sink"
     }
 
-    fn serve(&mut self, _: usize, ring: &mut Ring, _: u64) -> Result<bool, QueueError> {
-        while ring.pop(&mut self.0)? {
-            let len = self.0.writable().iter().map(|buffer| buffer.len).sum();
-            ring.complete(self.0.head(), len)?;
+    fn config(&self) -> Arc<ConfigSpace> {
+        Arc::new(ConfigSpace::new(b"config".to_vec(), 0..0))
+    }
+
+    fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
+        if let Event::Queue(number) = event
+            && let Some(ring) = queues.ring(number)
+        {
+            while ring.pop(&mut self.0)? {
+                let len = self.0.writable().iter().map(|buffer| buffer.len).sum();
+                ring.complete(self.0.head(), len)?;
+            }
         }
-        ring.publish()
+        queues.publish()?;
+        Ok(false)
     }
 }
 

@@ -167,19 +167,37 @@ fn the_driver_s_wishes_about_interrupts_are_kept() {
 #[test]
 fn notifications_are_asked_for_again_and_what_came_meanwhile_is_seen() {
     let (mut ring, mut driver) = ring();
-    ring.disable_notifications().unwrap();
-    assert_eq!(driver.get::<u16>(USED), NO_NOTIFY);
-    assert!(!ring.enable_notifications().unwrap());
-    assert_eq!(driver.get::<u16>(USED), 0);
     driver.request(&[(DATA, 1, false)]);
-    assert!(ring.enable_notifications().unwrap());
+    pop(&mut ring).unwrap().unwrap();
+    assert_eq!(driver.get::<u16>(USED), NO_NOTIFY, "the device is looking");
+    assert!(!ring.rearm().unwrap());
+    assert_eq!(driver.get::<u16>(USED), NO_NOTIFY, "more may be there");
+    assert!(pop(&mut ring).unwrap().is_none());
+    assert!(!ring.rearm().unwrap());
+    assert_eq!(driver.get::<u16>(USED), 0, "nothing was there");
+    assert!(pop(&mut ring).unwrap().is_none());
+    driver.request(&[(DATA, 1, false)]);
+    assert!(ring.rearm().unwrap());
 
     let (mut ring, mut driver) = event_ring();
     driver.request(&[(DATA, 1, false)]);
     pop(&mut ring).unwrap().unwrap();
-    assert!(!ring.enable_notifications().unwrap());
-    let wish: u16 = driver.get(USED + 4 + 8 * u64::from(SIZE));
-    assert_eq!(wish, 1, "the next one");
+    assert!(!ring.rearm().unwrap());
+    let wish = |driver: &Driver| driver.get::<u16>(USED + 4 + 8 * u64::from(SIZE));
+    assert_eq!(wish(&driver), 0, "none");
+    assert!(pop(&mut ring).unwrap().is_none());
+    assert!(!ring.rearm().unwrap());
+    assert_eq!(wish(&driver), 1, "the next one");
+}
+
+#[test]
+fn a_chain_that_was_given_back_comes_again() {
+    let (mut ring, mut driver) = ring();
+    driver.request(&[(DATA, 1, false)]);
+    assert_eq!(pop(&mut ring).unwrap().unwrap().head(), 0);
+    ring.undo_pop(1);
+    assert_eq!(pop(&mut ring).unwrap().unwrap().head(), 0);
+    assert!(pop(&mut ring).unwrap().is_none());
 }
 
 #[test]

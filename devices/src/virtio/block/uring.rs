@@ -1,0 +1,183 @@
+//! Disk I/O through io_uring: the requests of a batch go to the kernel in one call, on registered
+//! files, and their ends come back through shared memory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use io_uring::types::{Fixed, FsyncFlags};
+use io_uring::{IoUring, opcode, squeue};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{Job, Request};
+use crate::virtio::iovec::{Direction, Vectors};
+
+/// A request in flight, with what the kernel reads meanwhile.
+#[derive(Debug, Default)]
+struct Slot {
+    request: Option<Request>,
+    vectors: Vectors,
+}
+
+pub(super) struct Uring {
+    ring: IoUring,
+    /// Written for every end; watched edge-triggered and never read.
+    event: EventFd,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    /// Entries that the kernel has not been told of.
+    waiting: bool,
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring").finish_non_exhaustive()
+    }
+}
+
+impl Uring {
+    /// Room for `capacity` requests at once on these files, which the kernel keeps open.
+    pub(super) fn new(files: &[File], capacity: usize) -> io::Result<Self> {
+        let entries = u32::try_from(capacity).map_err(io::Error::other)?;
+        let ring = IoUring::builder()
+            .dontfork()
+            .build(entries.next_power_of_two())?;
+        let files: Vec<RawFd> = files.iter().map(|file| file.as_raw_fd()).collect();
+        ring.submitter().register_files(&files)?;
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        ring.submitter().register_eventfd(event.as_raw_fd())?;
+        Ok(Self {
+            ring,
+            event,
+            slots: (0..capacity).map(|_| Slot::default()).collect(),
+            free: (0..capacity).rev().collect(),
+            waiting: false,
+        })
+    }
+
+    /// Becomes readable when a request ends.
+    pub(super) fn event(&self) -> RawFd {
+        self.event.as_raw_fd()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// Takes a request, whose data lies in `vectors`; those get the content of a request that has
+    /// ended. It reaches the kernel with [`Self::submit`]. `false` when there is no room.
+    pub(super) fn push(&mut self, request: Request, vectors: &mut Vectors) -> bool {
+        let Some(number) = self.free.pop() else {
+            return false;
+        };
+        let Some(slot) = self.slots.get_mut(number) else {
+            return false;
+        };
+        std::mem::swap(&mut slot.vectors, vectors);
+        let entry = match request.job {
+            Job::Flush => opcode::Fsync::new(Fixed(0))
+                .flags(FsyncFlags::DATASYNC)
+                .build(),
+            Job::Transfer {
+                direction,
+                offset,
+                file,
+                durable,
+            } => transfer(&slot.vectors, file, direction, offset, durable),
+        };
+        slot.request = Some(request);
+        let entry = entry.user_data(number as u64);
+        let mut queue = self.ring.submission();
+        // SAFETY: the vectors stay in their slot, unchanged, until the request has ended; they are
+        // parts of guest memory, and the files are registered: both outlive the ring.
+        let pushed = unsafe { queue.push(&entry) };
+        drop(queue);
+        self.waiting = true;
+        // The queue has as many entries as there are slots, and is emptied by every submission.
+        debug_assert!(pushed.is_ok());
+        pushed.is_ok()
+    }
+
+    /// Tells the kernel of what was pushed.
+    pub(super) fn submit(&mut self) {
+        if self.waiting {
+            // What does not go now, for want of memory, goes with the next call.
+            self.waiting = match self.ring.submit() {
+                Ok(_) => !self.ring.submission().is_empty(),
+                Err(_) => true,
+            };
+        }
+    }
+
+    /// Whether something was pushed that the kernel did not take yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.waiting
+    }
+
+    /// The next request that has ended, with the bytes that were moved or the error, and its data.
+    pub(super) fn take_ended(
+        &mut self,
+        vectors: &mut Vectors,
+    ) -> Option<(Request, io::Result<usize>)> {
+        loop {
+            let entry = self.ring.completion().next()?;
+            let number = usize::try_from(entry.user_data()).ok()?;
+            let Some(slot) = self.slots.get_mut(number) else {
+                continue;
+            };
+            let Some(request) = slot.request.take() else {
+                continue;
+            };
+            std::mem::swap(&mut slot.vectors, vectors);
+            self.free.push(number);
+            let result = entry.result();
+            let moved = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
+            return Some((request, moved));
+        }
+    }
+
+    /// Waits until nothing is in flight.
+    pub(super) fn drain(&mut self) {
+        let mut vectors = Vectors::default();
+        while self.free.len() < self.slots.len() {
+            while self.take_ended(&mut vectors).is_some() {}
+            if self.free.len() < self.slots.len()
+                && let Err(error) = self.ring.submit_and_wait(1)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                // The kernel refuses for want of memory: there will be some.
+                std::thread::yield_now();
+            }
+        }
+        self.waiting = false;
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // Guest memory may go after this.
+        self.drain();
+    }
+}
+
+fn transfer(
+    vectors: &Vectors,
+    file: u32,
+    direction: Direction,
+    offset: u64,
+    durable: bool,
+) -> squeue::Entry {
+    let vectors = vectors.as_slice();
+    // A chain has at most as many buffers as the kernel takes.
+    let count = u32::try_from(vectors.len()).unwrap_or(u32::MAX);
+    let flags = if durable { libc::RWF_DSYNC } else { 0 };
+    match direction {
+        Direction::Read => opcode::Readv::new(Fixed(file), vectors.as_ptr(), count)
+            .offset(offset)
+            .build(),
+        Direction::Write => opcode::Writev::new(Fixed(file), vectors.as_ptr(), count)
+            .offset(offset)
+            .rw_flags(flags)
+            .build(),
+    }
+}
