@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use arch::{Cmdline, MachineConfig, VirtioKind};
-use devices::config::{BlkConfig, parse_size};
+use devices::config::{BalloonConfig, BlkConfig, NetConfig, parse_size};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -34,11 +34,19 @@ pub struct VmConfig {
     /// Number of vCPUs.
     pub vcpus: u32,
     /// Where the serial console goes.
-    pub serial: SerialTarget,
+    pub serial: ConsoleTarget,
     /// What a guest's reset does.
     pub on_reboot: OnReboot,
     /// Disks, in order.
     pub blk: Vec<BlkConfig>,
+    /// Network devices, in order.
+    pub net: Vec<NetConfig>,
+    /// Where the virtio console goes; without it there is none.
+    pub console: Option<ConsoleTarget>,
+    /// The memory balloon, if there is one.
+    pub balloon: Option<BalloonConfig>,
+    /// Whether the guest gets random bytes of the host.
+    pub rng: bool,
 }
 
 impl Default for VmConfig {
@@ -51,9 +59,13 @@ impl Default for VmConfig {
             append: None,
             guest_memory: MemorySize::mib(256),
             vcpus: 1,
-            serial: SerialTarget::Stdio,
+            serial: ConsoleTarget::Stdio,
             on_reboot: OnReboot::Exit,
             blk: Vec::new(),
+            net: Vec::new(),
+            console: None,
+            balloon: None,
+            rng: true,
         }
     }
 }
@@ -108,6 +120,20 @@ impl VmConfig {
         self
     }
 
+    /// Adds a network device.
+    #[must_use]
+    pub fn with_net(mut self, net: NetConfig) -> Self {
+        self.net.push(net);
+        self
+    }
+
+    /// Adds a virtio console; where it goes is what the machine is given.
+    #[must_use]
+    pub fn with_console(mut self, target: ConsoleTarget) -> Self {
+        self.console = Some(target);
+        self
+    }
+
     /// Checks that the kernel, the initrd and the disks can be opened and that the kernel is one,
     /// without loading anything.
     ///
@@ -120,7 +146,9 @@ impl VmConfig {
         if let Some(path) = &self.initrd {
             crate::image::open("initrd", path)?;
         }
-        crate::devices::check_disks(self)
+        #[cfg(feature = "virtio")]
+        crate::virtio::check(self)?;
+        Ok(())
     }
 
     /// The part of the configuration that shapes the machine.
@@ -133,7 +161,7 @@ impl VmConfig {
                 field: "on-reboot",
                 value: "restart".to_owned(),
                 cause: "not available yet".to_owned(),
-                cure: "use --on-reboot=exit and start the VMM again",
+                cure: "use --on-reboot=exit and start the VMM again".to_owned(),
             });
         }
         for (field, text) in [("cmdline", &self.cmdline), ("append", &self.append)] {
@@ -144,20 +172,86 @@ impl VmConfig {
                     field,
                     value: text.escape_default().to_string(),
                     cause: "a kernel command line cannot contain NUL".to_owned(),
-                    cure: "remove the NUL byte",
+                    cure: "remove the NUL byte".to_owned(),
                 });
             }
         }
+        self.check_devices()?;
+        // The kernel's own choice would be the serial console.
+        let append = match (&self.console, &self.cmdline, &self.append) {
+            (Some(_), None, None) => Some("console=hvc0".to_owned()),
+            (Some(_), None, Some(append)) => Some(format!("console=hvc0 {append}")),
+            (_, _, append) => append.clone(),
+        };
         Ok(MachineConfig {
             memory: self.guest_memory.bytes(),
             vcpus: self.vcpus,
             cmdline: Cmdline {
                 base: self.cmdline.clone(),
-                append: self.append.clone(),
+                append,
             },
             serial: cfg!(feature = "serial"),
-            virtio: vec![VirtioKind::Block; self.blk.len()],
+            virtio: self.virtio(),
         })
+    }
+
+    /// The virtio devices, in the order in which the guest finds them.
+    fn virtio(&self) -> Vec<VirtioKind> {
+        let rng = self.rng && cfg!(feature = "virtio-rng");
+        [
+            (VirtioKind::Block, self.blk.len()),
+            (VirtioKind::Net, self.net.len()),
+            (VirtioKind::Console, self.console.iter().len()),
+            (VirtioKind::Balloon, self.balloon.iter().len()),
+            (VirtioKind::Rng, rng.into()),
+        ]
+        .into_iter()
+        .flat_map(|(kind, count)| std::iter::repeat_n(kind, count))
+        .collect()
+    }
+
+    /// Refuses devices that were left out of this build, and what does not fit together.
+    fn check_devices(&self) -> Result<(), Error> {
+        let blk = self.blk.first().map(|disk| disk.path.display().to_string());
+        let net = self.net.first().map(ToString::to_string);
+        let console = self.console.as_ref().map(ToString::to_string);
+        let target = self.balloon.as_ref().map(|balloon| balloon.target);
+        let balloon = target.map(|target| target.map(arch::size_text).unwrap_or_default());
+        for (field, value, built) in [
+            ("blk", &blk, cfg!(feature = "virtio-blk")),
+            ("net", &net, cfg!(feature = "virtio-net")),
+            ("console", &console, cfg!(feature = "virtio-console")),
+            ("balloon", &balloon, cfg!(feature = "virtio-balloon")),
+        ] {
+            if let (Some(value), false) = (value, built) {
+                return Err(Error::Config {
+                    field,
+                    value: value.clone(),
+                    cause: "this build has no such device".to_owned(),
+                    cure: format!("build with the feature virtio-{field}"),
+                });
+            }
+        }
+        if let (Some(Some(target)), Some(value)) = (target, balloon)
+            && target > self.guest_memory.bytes()
+        {
+            return Err(Error::Config {
+                field: "balloon target",
+                value,
+                cause: format!("the guest has {} of memory", self.guest_memory),
+                cure: "give the memory that the guest is left with, or more --guest-memory"
+                    .to_owned(),
+            });
+        }
+        if self.serial == ConsoleTarget::Stdio && self.console == Some(ConsoleTarget::Stdio) {
+            return Err(Error::Config {
+                field: "console",
+                value: "stdio".to_owned(),
+                cause: "the serial console has stdin and stdout already".to_owned(),
+                cure: "add --serial=null, or --serial=file=PATH".to_owned(),
+            });
+        }
+        Ok(())
     }
 }
 
@@ -227,10 +321,10 @@ impl From<MemorySize> for String {
     }
 }
 
-/// Where the guest's serial console goes.
+/// Where a console of the guest goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum SerialTarget {
+pub enum ConsoleTarget {
     /// stdin and stdout of the process.
     #[default]
     Stdio,
@@ -240,7 +334,7 @@ pub enum SerialTarget {
     File(PathBuf),
 }
 
-impl FromStr for SerialTarget {
+impl FromStr for ConsoleTarget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -253,7 +347,7 @@ impl FromStr for SerialTarget {
     }
 }
 
-impl TryFrom<String> for SerialTarget {
+impl TryFrom<String> for ConsoleTarget {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -261,7 +355,7 @@ impl TryFrom<String> for SerialTarget {
     }
 }
 
-impl fmt::Display for SerialTarget {
+impl fmt::Display for ConsoleTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdio => f.write_str("stdio"),
@@ -271,8 +365,8 @@ impl fmt::Display for SerialTarget {
     }
 }
 
-impl From<SerialTarget> for String {
-    fn from(target: SerialTarget) -> Self {
+impl From<ConsoleTarget> for String {
+    fn from(target: ConsoleTarget) -> Self {
         target.to_string()
     }
 }

@@ -1,7 +1,8 @@
-//! The host's side of the serial console, and the VM's main loop.
+//! The host's side of the guest's consoles, and the VM's main loop.
 //!
-//! The guest's UART writes to a bounded ring and never waits. This module moves the ring to the
-//! output descriptor when that takes bytes, and input to the UART when that has room. Any kind of
+//! A console device (a UART, a virtio console) writes to a bounded ring and never waits. This module
+//! moves the ring to the output descriptor when that takes bytes, and input to the device when that
+//! has room. Any kind of
 //! descriptor may be given: terminals, pipes, sockets, and the regular files and /dev/null that
 //! epoll refuses. It decides what is dropped: output beyond the ring when the reader is slow or
 //! gone, and terminal input beyond [`PENDING`] bytes when the guest does not read.
@@ -19,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use rustix::process::getpgrp;
-use rustix::termios::tcgetpgrp;
+use rustix::termios::{tcgetpgrp, tcgetwinsize};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
@@ -48,7 +49,7 @@ pub enum EscapeKeys {
     Off,
 }
 
-/// Where the serial console's input comes from and its output goes.
+/// Where a console's input comes from and its output goes.
 #[derive(Debug)]
 pub struct Console {
     input: Option<File>,
@@ -56,6 +57,26 @@ pub struct Console {
     escape: EscapeKeys,
     /// The output is a file of our own, to be emptied when the VM starts.
     empty_first: bool,
+    /// Readable when the terminal has another size.
+    resized: Option<File>,
+}
+
+/// Where the consoles of a VM go. One [`Console`] stands for the serial console alone.
+#[derive(Debug)]
+pub struct Consoles {
+    /// The serial console.
+    pub serial: Console,
+    /// The virtio console, in a VM that has one.
+    pub virtio: Console,
+}
+
+impl From<Console> for Consoles {
+    fn from(serial: Console) -> Self {
+        Self {
+            serial,
+            virtio: Console::null(),
+        }
+    }
 }
 
 impl Console {
@@ -67,6 +88,7 @@ impl Console {
             output: None,
             escape: EscapeKeys::Off,
             empty_first: false,
+            resized: None,
         }
     }
 
@@ -110,6 +132,7 @@ impl Console {
             output: Some(output),
             escape: EscapeKeys::Off,
             empty_first: true,
+            resized: None,
         })
     }
 
@@ -121,7 +144,16 @@ impl Console {
             output: output.map(|fd| nonblocking(fd, OpenOptions::new().write(true))),
             escape,
             empty_first: false,
+            resized: None,
         }
+    }
+
+    /// Looks at the terminal's size again whenever `fd` has bytes to read, for devices that tell the
+    /// guest. They are read; one end of a socket pair that a handler of SIGWINCH writes to is fine.
+    #[must_use]
+    pub fn resized_by(mut self, fd: OwnedFd) -> Self {
+        self.resized = Some(File::from(fd));
+        self
     }
 
     /// Empties the file of [`Self::file`]: the VM starts.
@@ -171,27 +203,55 @@ fn read_now(input: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// Takes as many bytes as fit and says how many.
 type Receive = Box<dyn Fn(&[u8]) -> usize + Send>;
+/// Tells a device its terminal's columns and rows.
+type Resize = Box<dyn Fn(u16, u16) + Send>;
 
-/// The main loop's view of the UART.
-pub(crate) struct SerialPort {
-    /// Offers bytes to the receive FIFO and says how many it took.
+/// The main loop's view of a console device.
+pub(crate) struct Port {
+    /// Offers bytes to the device and says how many it took.
     pub(crate) receive: Receive,
-    /// Written when the FIFO has room again.
+    /// Written when the device has room again.
     pub(crate) room: EventFd,
+    /// For a device that wants to know.
+    pub(crate) resize: Option<Resize>,
+    /// What the guest prints.
+    pub(crate) output: Output,
 }
 
-impl fmt::Debug for SerialPort {
+/// What a guest prints, and the event for when there is some.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) ring: OutputRing,
+    wake: EventFd,
+}
+
+/// Output kept for a slow reader, in bytes.
+#[cfg(any(feature = "serial", feature = "virtio-console"))]
+const OUTPUT_RING: usize = 64 << 10;
+
+#[cfg(any(feature = "serial", feature = "virtio-console"))]
+impl Output {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let wake = crate::devices::eventfd()?;
+        let for_ring = wake
+            .try_clone()
+            .map_err(Error::host("cannot clone an eventfd"))?;
+        Ok(Self {
+            ring: OutputRing::new(OUTPUT_RING, for_ring),
+            wake,
+        })
+    }
+}
+
+impl fmt::Debug for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SerialPort").finish_non_exhaustive()
+        f.debug_struct("Port").finish_non_exhaustive()
     }
 }
 
 /// Runs the VM's main loop until the VM ends, then writes out what the guest printed.
 pub(crate) fn main_loop(
-    console: Console,
-    serial: Option<SerialPort>,
-    ring: OutputRing,
-    ring_wake: EventFd,
+    consoles: Vec<(Console, Port)>,
     stop: Option<OwnedFd>,
     handle: VmHandle,
     vcpus: VcpuThreads,
@@ -199,29 +259,17 @@ pub(crate) fn main_loop(
     let failed = |error: event_manager::Error| {
         Error::host("the main loop failed")(io::Error::other(error.to_string()))
     };
-    console
-        .start()
-        .map_err(Error::host("cannot empty the console's file"))?;
-    let pump = Pump {
-        input: console.input.filter(|_| serial.is_some()),
-        output: console.output,
-        always_ready: EventFd::new(libc::EFD_NONBLOCK)
-            .and_then(|event| event.write(1).map(|()| event))
-            .map_err(Error::host("cannot create an eventfd"))?,
-        escape: Escape {
-            keys: console.escape,
-            pending: false,
-        },
-        serial,
-        pending: Vec::new(),
-        watching_output: false,
-        ring,
-        ring_wake,
+    let lines = (0..)
+        .zip(consoles)
+        .map(|(number, (console, port))| Line::new(number, console, port, handle.clone()))
+        .collect::<Result<_, _>>()?;
+    let main_loop = MainLoop {
+        lines,
         stop,
         handle: handle.clone(),
     };
     let mut events = EventManager::new().map_err(failed)?;
-    let id = events.add_subscriber(pump);
+    let id = events.add_subscriber(main_loop);
     while !handle.has_ended() {
         match events.run() {
             Ok(_) => {}
@@ -229,19 +277,30 @@ pub(crate) fn main_loop(
             Err(error) => return Err(failed(error)),
         }
     }
-    // No vCPU prints any more when the ring is drained.
+    // No vCPU prints any more when the rings are drained.
     drop(vcpus);
-    events.remove_subscriber(id).map_err(failed)?.drain();
+    let ended = events.remove_subscriber(id).map_err(failed)?;
+    ended.lines.into_iter().for_each(Line::drain);
     Ok(())
 }
 
 /// What an event of the main loop is about.
-const END: u32 = 0;
-const RING: u32 = 1;
-const ROOM: u32 = 2;
-const INPUT: u32 = 3;
-const OUTPUT: u32 = 4;
-const STOP: u32 = 5;
+const END: u32 = u32::MAX;
+const STOP: u32 = u32::MAX - 1;
+/// Or one of these of a line, whose number is in the bits above.
+const RING: u32 = 0;
+const ROOM: u32 = 1;
+const INPUT: u32 = 2;
+const OUTPUT: u32 = 3;
+const RESIZED: u32 = 4;
+const LINE_SHIFT: u32 = 3;
+
+struct MainLoop {
+    lines: Vec<Line>,
+    /// Readable when the VM shall end.
+    stop: Option<OwnedFd>,
+    handle: VmHandle,
+}
 
 /// How an attempt to write went.
 enum Progress {
@@ -251,34 +310,82 @@ enum Progress {
     Closed,
 }
 
-struct Pump {
+/// A console and its device.
+struct Line {
+    /// In front of the data of its events.
+    number: u32,
     input: Option<File>,
     output: Option<File>,
     /// Stands in for an input that epoll refuses and that is always readable.
     always_ready: EventFd,
     escape: Escape,
-    serial: Option<SerialPort>,
-    /// Input that the UART has not taken yet.
+    port: Port,
+    resized: Option<File>,
+    /// Input that the device has not taken yet.
     pending: Vec<u8>,
     watching_output: bool,
-    ring: OutputRing,
-    ring_wake: EventFd,
-    /// Readable when the VM shall end.
-    stop: Option<OwnedFd>,
     handle: VmHandle,
 }
 
-impl Pump {
+impl Line {
+    fn new(number: u32, console: Console, port: Port, handle: VmHandle) -> Result<Self, Error> {
+        console
+            .start()
+            .map_err(Error::host("cannot empty the console's file"))?;
+        let line = Self {
+            number,
+            input: console.input,
+            output: console.output,
+            always_ready: EventFd::new(libc::EFD_NONBLOCK)
+                .and_then(|event| event.write(1).map(|()| event))
+                .map_err(Error::host("cannot create an eventfd"))?,
+            escape: Escape {
+                keys: console.escape,
+                pending: false,
+            },
+            port,
+            resized: console.resized,
+            pending: Vec::new(),
+            watching_output: false,
+            handle,
+        };
+        line.tell_size();
+        Ok(line)
+    }
+
+    fn data(&self, what: u32) -> u32 {
+        self.number << LINE_SHIFT | what
+    }
+
+    /// Tells the device how large its terminal is, if it is one.
+    fn tell_size(&self) {
+        if let (Some(resize), Some(output)) = (&self.port.resize, &self.output)
+            && let Ok(size) = tcgetwinsize(output)
+        {
+            resize(size.ws_col, size.ws_row);
+        }
+    }
+
+    fn terminal_resized(&mut self) {
+        let mut buffer = [0; 64];
+        if let Some(resized) = &mut self.resized {
+            // However many there were, the size is looked at once.
+            let _ = read_now(resized, &mut buffer);
+        }
+        self.tell_size();
+    }
+
     /// Watches the input, or what stands in for it.
     fn watch_input(&self, ops: &mut EventOps<'_>) {
         let Some(input) = &self.input else { return };
         if ops
-            .add(Events::with_data(input, INPUT, EventSet::IN))
+            .add(Events::with_data(input, self.data(INPUT), EventSet::IN))
             .is_err()
         {
             // EPERM: a regular file or /dev/null, ready at any time. When both fail, the guest
             // gets no input, which is all that can be done.
-            let _ = ops.add(Events::with_data(&self.always_ready, INPUT, EventSet::IN));
+            let ready = Events::with_data(&self.always_ready, self.data(INPUT), EventSet::IN);
+            let _ = ops.add(ready);
         }
     }
 
@@ -298,7 +405,7 @@ impl Pump {
                 let keys = self.escape.filter(&buffer[..len.min(buffer.len())]);
                 if keys.help {
                     // Writing to the ring cannot fail.
-                    let _ = self.ring.write_all(HELP.as_bytes());
+                    let _ = self.port.output.ring.write_all(HELP.as_bytes());
                 }
                 if keys.stop {
                     return self.handle.request_stop();
@@ -319,11 +426,10 @@ impl Pump {
         }
     }
 
-    /// Offers pending input to the UART. A pipe or file is read again when all was taken; a
+    /// Offers pending input to the device. A pipe or file is read again when all was taken; a
     /// terminal is always read, so that the escape keys work, and keeps at most [`PENDING`] bytes.
     fn offer_input(&mut self, ops: &mut EventOps<'_>) {
-        let Some(serial) = &self.serial else { return };
-        let taken = (serial.receive)(&self.pending).min(self.pending.len());
+        let taken = (self.port.receive)(&self.pending).min(self.pending.len());
         self.pending.drain(..taken);
         self.pending.truncate(PENDING);
         if self.escape.keys == EscapeKeys::Off && !self.pending.is_empty() {
@@ -332,10 +438,8 @@ impl Pump {
     }
 
     fn guest_has_room(&mut self, ops: &mut EventOps<'_>) {
-        if let Some(serial) = &self.serial {
-            // Reading only resets the counter.
-            let _ = serial.room.read();
-        }
+        // Reading only resets the counter.
+        let _ = self.port.room.read();
         if self.pending.is_empty() {
             return;
         }
@@ -348,23 +452,23 @@ impl Pump {
     /// Writes one chunk of the ring. The guest may go on filling the ring meanwhile.
     fn write_chunk(&mut self) -> Progress {
         let mut chunk = [0; CHUNK];
-        let (len, position) = self.ring.peek(&mut chunk);
+        let (len, position) = self.port.output.ring.peek(&mut chunk);
         let Some(output) = &mut self.output else {
             // Nobody reads: drop it.
-            self.ring.consume(position + len as u64);
+            self.port.output.ring.consume(position + len as u64);
             return Progress::Some;
         };
         let chunk = chunk.get(..len).unwrap_or_default();
         match output.write(chunk) {
             Ok(0) => Progress::None,
             Ok(written) => {
-                self.ring.consume(position + written as u64);
+                self.port.output.ring.consume(position + written as u64);
                 Progress::Some
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Progress::None,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Progress::Some,
             Err(error) => {
-                log::warn!("serial output is closed: {error}");
+                log::warn!("console output is closed: {error}");
                 Progress::Closed
             }
         }
@@ -373,7 +477,7 @@ impl Pump {
     fn write_output(&mut self, ops: &mut EventOps<'_>) {
         // Bounded by the ring's size: the guest may go on writing, the loop comes back for that.
         for _ in 0..16 {
-            if self.ring.is_empty() || !self.is_writable() {
+            if self.port.output.ring.is_empty() || !self.is_writable() {
                 break;
             }
             match self.write_chunk() {
@@ -388,20 +492,20 @@ impl Pump {
             }
         }
         let Some(output) = &self.output else {
-            if !self.ring.is_empty() {
+            if !self.port.output.ring.is_empty() {
                 // Come back for the rest.
-                let _ = self.ring_wake.write(1);
+                let _ = self.port.output.wake.write(1);
             }
             return;
         };
-        if self.ring.is_empty() {
+        if self.port.output.ring.is_empty() {
             self.unwatch_output(ops);
         } else if !self.watching_output {
-            let events = Events::with_data(output, OUTPUT, EventSet::OUT);
+            let events = Events::with_data(output, self.data(OUTPUT), EventSet::OUT);
             match ops.add(events) {
                 Ok(()) => self.watching_output = true,
                 // A regular file takes everything at any time: come back at once.
-                Err(_) => drop(self.ring_wake.write(1)),
+                Err(_) => drop(self.port.output.wake.write(1)),
             }
         }
     }
@@ -422,7 +526,7 @@ impl Pump {
 
     /// At the end: everything the guest printed goes out, unless the reader stalls.
     fn drain(mut self) {
-        while !self.ring.is_empty() {
+        while !self.port.output.ring.is_empty() {
             let ready = self
                 .output
                 .as_ref()
@@ -436,9 +540,9 @@ impl Pump {
                 Progress::Closed => self.output = None,
             }
         }
-        let dropped = self.ring.dropped();
+        let dropped = self.port.output.ring.dropped();
         if dropped > 0 {
-            log::warn!("{dropped} bytes of serial output were dropped: the reader was too slow");
+            log::warn!("{dropped} bytes of console output were dropped: the reader was too slow");
         }
     }
 }
@@ -448,18 +552,26 @@ fn wait_writable(output: &File, timeout: &Timespec) -> bool {
     matches!(poll(&mut fds, Some(timeout)), Ok(1..))
 }
 
-impl MutEventSubscriber for Pump {
+impl MutEventSubscriber for MainLoop {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         match events.data() {
-            RING => {
-                let _ = self.ring_wake.read();
-                self.write_output(ops);
-            }
-            OUTPUT => self.write_output(ops),
-            ROOM => self.guest_has_room(ops),
-            INPUT => self.read_input(ops),
-            STOP => self.handle.request_stop(),
+            STOP => return self.handle.request_stop(),
             // The loop itself looks at the handle.
+            END => return,
+            _ => {}
+        }
+        let Some(line) = self.lines.get_mut((events.data() >> LINE_SHIFT) as usize) else {
+            return;
+        };
+        match events.data() & ((1 << LINE_SHIFT) - 1) {
+            RING => {
+                let _ = line.port.output.wake.read();
+                line.write_output(ops);
+            }
+            OUTPUT => line.write_output(ops),
+            ROOM => line.guest_has_room(ops),
+            INPUT => line.read_input(ops),
+            RESIZED => line.terminal_resized(),
             _ => {}
         }
     }
@@ -473,14 +585,19 @@ impl MutEventSubscriber for Pump {
             }
         };
         add(self.handle.event().as_raw_fd(), END);
-        add(self.ring_wake.as_raw_fd(), RING);
-        if let Some(serial) = &self.serial {
-            add(serial.room.as_raw_fd(), ROOM);
-        }
         if let Some(stop) = &self.stop {
             add(stop.as_raw_fd(), STOP);
         }
-        self.watch_input(ops);
+        for line in &self.lines {
+            add(line.port.output.wake.as_raw_fd(), line.data(RING));
+            add(line.port.room.as_raw_fd(), line.data(ROOM));
+            if let Some(resized) = &line.resized {
+                add(resized.as_raw_fd(), line.data(RESIZED));
+            }
+        }
+        for line in &self.lines {
+            line.watch_input(ops);
+        }
     }
 }
 

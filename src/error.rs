@@ -19,7 +19,7 @@ pub enum Error {
         /// What is wrong.
         cause: String,
         /// What would be right.
-        cure: &'static str,
+        cure: String,
     },
     /// The host has no usable KVM.
     #[error("/dev/kvm cannot be used")]
@@ -51,14 +51,14 @@ pub enum Error {
         source: io::Error,
     },
     /// A vCPU could not go on: KVM failed it, or it left the guest for a reason the VMM does not
-    /// know. The report has the exit reason, registers, instruction bytes and last serial output.
+    /// know. The report has the exit reason, registers, instruction bytes and last console output.
     #[error("vCPU {id} stopped: {cause}")]
     Vcpu {
         /// The vCPU's number.
         id: u32,
         /// Why it stopped.
         cause: String,
-        /// Registers and the last serial output, several lines.
+        /// Registers and the last console output, several lines.
         report: String,
     },
 }

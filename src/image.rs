@@ -15,11 +15,11 @@ const PAGE: u64 = 4096;
 
 /// Opens a regular file; anything else (a directory, a FIFO that would block) is refused by name.
 pub(crate) fn open(field: &'static str, path: &Path) -> Result<File, Error> {
-    let refuse = |cause: String, cure| Error::Config {
+    let refuse = |cause: String, cure: &str| Error::Config {
         field,
         value: path.display().to_string(),
         cause,
-        cure,
+        cure: cure.to_owned(),
     };
     let check = "check the path and its permissions";
     let metadata = fs::metadata(path).map_err(|error| refuse(error.to_string(), check))?;
@@ -51,8 +51,10 @@ pub(crate) fn kernel(
             field: "kernel",
             value: String::new(),
             cause: "no kernel is named and this build has no built-in guest".to_owned(),
-            cure: "give --kernel=PATH, or build with the feature hello-guest and the rustup target \
-                   that the build's warning names",
+            cure:
+                "give --kernel=PATH, or build with the feature hello-guest and the rustup target \
+                   that the build's warning names"
+                    .to_owned(),
         }),
     }
 }

@@ -34,11 +34,15 @@ mod memory;
 #[cfg(feature = "packed-kernels")]
 mod unpack;
 mod vcpu;
+#[cfg(feature = "virtio")]
+mod virtio;
 
-pub use ::devices::config::{BlkConfig, BlkEngine, Limits, OptionError};
+pub use ::devices::config::{
+    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError,
+};
 pub use arch;
-pub use config::{MemorySize, OnReboot, SerialTarget, VmConfig};
-pub use console::{Console, EscapeKeys, in_background};
+pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
+pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::{ExitReason, VmHandle};
 pub use error::Error;
 pub use host::{Check, diagnose, probe};

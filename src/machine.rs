@@ -10,19 +10,14 @@ use arch::{
     AddressRange, BootError, BootRequest, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
     MachinePlan, Planner, Platform, SEED,
 };
-use devices::OutputRing;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::EventFd;
 
-use crate::console::SerialPort;
+use crate::console::Port;
 use crate::control::{ExitReason, VmHandle};
 use crate::vcpu::{Shared, VcpuThreads};
-use crate::{Console, Error, VmConfig, devices as model, image, memory};
-
-/// Serial output kept for a slow reader, in bytes.
-const OUTPUT_RING: usize = 64 << 10;
+use crate::{Consoles, Error, VmConfig, devices as model, image, memory};
 
 /// Computes the machine that a configuration gives on a platform. Needs no KVM.
 ///
@@ -87,9 +82,9 @@ pub struct Machine<P: KvmPlatform> {
     vcpus: Vec<VcpuFd>,
     chip: P::Chip,
     vm: Arc<VmFd>,
-    console: Console,
-    serial: Option<SerialPort>,
-    ring_wake: EventFd,
+    consoles: Consoles,
+    serial: Option<Port>,
+    virtio_console: Option<Port>,
     stop: Option<OwnedFd>,
     plan: MachinePlan,
     shared: Arc<Shared<P>>,
@@ -104,14 +99,15 @@ impl<P: KvmPlatform> fmt::Debug for Machine<P> {
 }
 
 impl<P: KvmPlatform> Machine<P> {
-    /// Builds the VM that `config` describes, up to the first instruction. `console` is where its
-    /// serial port goes; without a kernel in `config`, `hello` boots.
+    /// Builds the VM that `config` describes, up to the first instruction. `consoles` is where its
+    /// consoles go (one [`Console`](crate::Console): the serial one); without a kernel in `config`,
+    /// `hello` boots.
     ///
     /// # Errors
     /// Every error names the field, the value and the cause; [`Error::cure`] says what to do.
     pub fn with_hello(
         config: &VmConfig,
-        console: Console,
+        consoles: impl Into<Consoles>,
         hello: Option<&'static [u8]>,
     ) -> Result<Self, Error> {
         let kvm = crate::host::open_kvm()?;
@@ -141,12 +137,7 @@ impl<P: KvmPlatform> Machine<P> {
             .collect::<Result<Vec<_>, _>>()?;
         chip.activate(&vm)?;
 
-        let ring_wake = model::eventfd()?;
-        let wake = ring_wake
-            .try_clone()
-            .map_err(Error::host("cannot clone an eventfd"))?;
-        let output = OutputRing::new(OUTPUT_RING, wake);
-        let devices = model::create(&plan.devices, config, &vm, &ram, &output)?;
+        let devices = model::create(&plan.devices, config, &vm, &ram)?;
 
         let kernel = platform
             .load_kernel(&mut image, &header, &plan, &ram)
@@ -173,6 +164,7 @@ impl<P: KvmPlatform> Machine<P> {
             .get_vcpu_mmap_size()
             .map_err(KvmError::of("KVM_GET_VCPU_MMAP_SIZE"))?;
         let handle = VmHandle::new()?;
+        let output = devices.output();
         let shared = Shared {
             platform,
             spaces: devices.spaces,
@@ -185,9 +177,9 @@ impl<P: KvmPlatform> Machine<P> {
             vcpus,
             chip,
             vm,
-            console,
+            consoles: consoles.into(),
             serial: devices.serial,
-            ring_wake,
+            virtio_console: devices.virtio_console,
             stop: None,
             plan,
             shared: Arc::new(shared),
@@ -222,25 +214,20 @@ impl<P: KvmPlatform> Machine<P> {
             vcpus,
             chip,
             vm,
-            console,
+            consoles,
             serial,
-            ring_wake,
+            virtio_console,
             stop,
             shared,
             ..
         } = self;
         let handle = shared.handle.clone();
         let threads = VcpuThreads::start(vcpus, &shared)?;
-        let output = shared.output.clone();
-        let result = crate::console::main_loop(
-            console,
-            serial,
-            output,
-            ring_wake,
-            stop,
-            handle.clone(),
-            threads,
-        );
+        let lines = [(consoles.serial, serial), (consoles.virtio, virtio_console)]
+            .into_iter()
+            .filter_map(|(console, port)| Some((console, port?)))
+            .collect();
+        let result = crate::console::main_loop(lines, stop, handle.clone(), threads);
         drop((chip, vm));
         result?;
         handle.take().unwrap_or(Ok(ExitReason::Stopped))
@@ -274,7 +261,7 @@ impl Machine<crate::HostPlatform> {
     ///
     /// # Errors
     /// As [`Machine::with_hello`].
-    pub fn new(config: &VmConfig, console: Console) -> Result<Self, Error> {
-        Self::with_hello(config, console, crate::hello_guest())
+    pub fn new(config: &VmConfig, consoles: impl Into<Consoles>) -> Result<Self, Error> {
+        Self::with_hello(config, consoles, crate::hello_guest())
     }
 }

@@ -13,7 +13,7 @@ pub(crate) fn map_ram(plan: &MachinePlan) -> Result<GuestRam, Error> {
         field: "guest-memory",
         value: format!("{}M", plan.ram_size() >> 20),
         cause: format!("the host cannot map it: {cause}"),
-        cure: "ask for less memory, or raise the address space limit (ulimit -v)",
+        cure: "ask for less memory, or raise the address space limit (ulimit -v)".to_owned(),
     };
     let ranges = plan
         .ram

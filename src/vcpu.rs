@@ -16,7 +16,7 @@ use crate::dispatch::{Flow, IoSpaces, dispatch};
 use crate::exit::decode;
 use crate::kick::{Kicker, kick_signal};
 
-/// How much serial output a crash report shows, in bytes.
+/// How much console output a crash report shows, in bytes.
 const REPORT_OUTPUT: usize = 1024;
 
 /// KVM_RUN may be refused this often in a row, with a pause in between.
@@ -28,7 +28,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Shared<P> {
     pub(crate) platform: P,
     pub(crate) spaces: IoSpaces,
-    pub(crate) output: OutputRing,
+    /// What the guest printed, on each of its consoles.
+    pub(crate) output: Vec<OutputRing>,
     pub(crate) handle: VmHandle,
     /// KVM_GET_VCPU_MMAP_SIZE.
     pub(crate) run_size: usize,
@@ -159,9 +160,12 @@ fn try_again(refused: u32) -> Flow {
 
 fn report<P: KvmPlatform>(vcpu: &VcpuFd, shared: &Shared<P>) -> String {
     let mut text = shared.platform.describe_vcpu(vcpu, &shared.ram);
-    let output = shared.output.tail(REPORT_OUTPUT);
-    if !output.is_empty() {
-        text.push_str("\nlast serial output:\n");
+    for output in &shared.output {
+        let output = output.tail(REPORT_OUTPUT);
+        if output.is_empty() {
+            continue;
+        }
+        text.push_str("\nlast console output:\n");
         // The guest's text is not to be trusted with an operator's terminal.
         let shown = |c: char| match c {
             '\n' | '\t' => c,

@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 const UNSAFE: &[&str] = &[
     "devices/src/virtio/block/uring.rs",
     "devices/src/virtio/iovec.rs",
+    "devices/src/virtio/net/tap.rs",
+    "devices/src/virtio/net/tests.rs",
+    "devices/src/virtio/release.rs",
+    "devices/src/virtio/testing.rs",
     "src/exit.rs",
     "src/kick.rs",
     "src/memory.rs",

@@ -173,7 +173,7 @@ fn r44_r32_a_full_disk_or_a_size_limit_costs_output_and_never_the_guest() {
     let ended = run_code(&code, &["--serial=file=/dev/full"]);
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(
-        ended.stderr.contains("serial output is closed: No space"),
+        ended.stderr.contains("console output is closed: No space"),
         "{ended:?}"
     );
 
@@ -197,7 +197,7 @@ fn r44_r32_a_full_disk_or_a_size_limit_costs_output_and_never_the_guest() {
     assert!(
         ended
             .stderr
-            .contains("serial output is closed: File too large"),
+            .contains("console output is closed: File too large"),
         "{ended:?}"
     );
 }

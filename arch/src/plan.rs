@@ -174,6 +174,16 @@ pub enum Space {
 pub enum VirtioKind {
     /// A disk.
     Block,
+    /// A network device.
+    Net,
+    /// Sockets between host and guest.
+    Vsock,
+    /// A console.
+    Console,
+    /// A source of random bytes.
+    Rng,
+    /// A memory balloon.
+    Balloon,
 }
 
 /// What a planned device is.
@@ -206,6 +216,11 @@ impl fmt::Display for DeviceKind {
             Self::Pl011 => "PL011 UART (serial console)",
             Self::Pl031 => "PL031 real-time clock",
             Self::VirtioMmio(VirtioKind::Block) => "virtio block device",
+            Self::VirtioMmio(VirtioKind::Net) => "virtio network device",
+            Self::VirtioMmio(VirtioKind::Vsock) => "virtio sockets",
+            Self::VirtioMmio(VirtioKind::Console) => "virtio console",
+            Self::VirtioMmio(VirtioKind::Rng) => "virtio entropy source",
+            Self::VirtioMmio(VirtioKind::Balloon) => "virtio memory balloon",
         })
     }
 }

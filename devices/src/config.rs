@@ -247,6 +247,192 @@ impl FromStr for BlkConfig {
     }
 }
 
+/// A hardware address of a network device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac(pub [u8; 6]);
+
+impl FromStr for Mac {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "it is six hexadecimal numbers, 02:00:00:00:00:01";
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or(WRONG)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| WRONG)?;
+        }
+        if parts.next().is_some() {
+            return Err(WRONG);
+        }
+        if mac[0] & 1 != 0 || mac == [0; 6] {
+            return Err("it is no address of one station: the first number has to be even");
+        }
+        Ok(Self(mac))
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A network device: `NAME`, or `tap=NAME[,option…]`, or `fd=N[,option…]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct NetConfig {
+    /// The tap device of the host; created if there is none.
+    pub tap: Option<String>,
+    /// Instead, an open descriptor of a tap device.
+    pub fd: Option<i32>,
+    /// The guest's address; without it, a random one.
+    pub mac: Option<Mac>,
+    /// The largest packet, without the Ethernet header.
+    pub mtu: Option<u16>,
+    /// Pairs of queues.
+    pub queues: u16,
+    /// Entries of a queue, a power of two.
+    pub queue_size: u16,
+    /// How much may pass in each direction.
+    pub limits: Limits,
+}
+
+impl Default for NetConfig {
+    fn default() -> Self {
+        Self {
+            tap: None,
+            fd: None,
+            mac: None,
+            mtu: None,
+            queues: 1,
+            queue_size: 256,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// The longest name of a network device of the host (IFNAMSIZ without the end).
+const MAX_TAP_NAME: usize = 15;
+
+impl fmt::Display for NetConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.fd, &self.tap) {
+            (Some(fd), _) => write!(f, "fd={fd}"),
+            (None, name) => f.write_str(name.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+impl FromStr for NetConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut net = Self::default();
+        for (key, text) in options(text) {
+            match key {
+                "" | "tap" => {
+                    let strange = |c: char| c.is_whitespace() || c.is_control() || c == '/';
+                    if text.len() > MAX_TAP_NAME || text.contains(strange) {
+                        let cause = format!("a name has {MAX_TAP_NAME} bytes, no blank and no /");
+                        return Err(OptionError::Value("tap", text.to_owned(), cause));
+                    }
+                    net.tap = Some(text.to_owned()).filter(|name| !name.is_empty());
+                }
+                "fd" => net.fd = Some(number("fd", text, 0..=i32::MAX)?),
+                "mac" => net.mac = Some(value("mac", text)?),
+                // What IPv4 asks for at least (RFC 791).
+                "mtu" => net.mtu = Some(number("mtu", text, 68..=65535)?),
+                "queues" => net.queues = number("queues", text, 1..=8)?,
+                "queue-size" => net.queue_size = queue_size(text)?,
+                _ if net.limits.take(key, text)? => {}
+                _ => {
+                    return Err(OptionError::Unknown(
+                        key.to_owned(),
+                        "tap=, fd=, mac=, mtu=, queues=, queue-size=, bw=, bw-burst=, iops= and \
+                         iops-burst=",
+                    ));
+                }
+            }
+        }
+        match (&net.tap, net.fd) {
+            (None, None) => Err(OptionError::Missing("tap device", "NAME, tap=NAME or fd=N")),
+            (Some(name), Some(_)) => {
+                let cause = "there is fd= already; write one of the two".to_owned();
+                Err(OptionError::Value("tap", name.clone(), cause))
+            }
+            (None, Some(_)) if net.queues > 1 => {
+                let cause = "a descriptor is one pair of queues".to_owned();
+                Err(OptionError::Value("queues", net.queues.to_string(), cause))
+            }
+            _ => Ok(net),
+        }
+    }
+}
+
+/// A memory balloon: `[target=SIZE][,deflate-on-oom][,free-page-reporting]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct BalloonConfig {
+    /// Bytes of RAM that the guest is left with; without it, all.
+    pub target: Option<u64>,
+    /// The guest may take memory back before it runs out.
+    pub deflate_on_oom: bool,
+    /// The guest tells of pages that it has freed.
+    pub free_page_reporting: bool,
+}
+
+impl FromStr for BalloonConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        const MIB: u32 = 20;
+        let mut balloon = Self::default();
+        for (key, text) in options(text).filter(|option| *option != ("", "")) {
+            // A flag may come first.
+            let (key, text) = if key.is_empty() {
+                (text, "")
+            } else {
+                (key, text)
+            };
+            match key {
+                "target" => {
+                    let target = parse_size(text, MIB)
+                        .map_err(|cause| OptionError::Value("target", text.to_owned(), cause))?;
+                    balloon.target = Some(target);
+                }
+                "deflate-on-oom" => balloon.deflate_on_oom = on_or_off("deflate-on-oom", text)?,
+                "free-page-reporting" => {
+                    balloon.free_page_reporting = on_or_off("free-page-reporting", text)?;
+                }
+                _ => {
+                    return Err(OptionError::Unknown(
+                        key.to_owned(),
+                        "target=, deflate-on-oom and free-page-reporting",
+                    ));
+                }
+            }
+        }
+        Ok(balloon)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -278,6 +464,42 @@ mod tests {
             }
         );
         assert_eq!("b".parse::<BlkConfig>().unwrap().path, PathBuf::from("b"));
+    }
+
+    #[test]
+    fn a_network_device_is_a_tap_or_a_descriptor() {
+        let net: NetConfig = "tap=vm0,mac=02:00:00:00:00:0a,mtu=9000,queues=2,queue-size=512,bw=1M"
+            .parse()
+            .unwrap();
+        assert_eq!(net.tap.as_deref(), Some("vm0"));
+        assert_eq!(net.mac.unwrap().to_string(), "02:00:00:00:00:0a");
+        assert_eq!((net.mtu, net.queues, net.queue_size), (Some(9000), 2, 512));
+        assert_eq!(net.limits.bw, Some(1 << 20));
+        assert_eq!("fd=7".parse::<NetConfig>().unwrap().fd, Some(7));
+        for (text, named) in [
+            ("", "NAME"),
+            ("a-name-that-is-too-long", "15 bytes"),
+            ("a b", "no blank"),
+            ("vm0,fd=3", "one of the two"),
+            ("fd=3,queues=2", "one pair"),
+            ("vm0,mac=1:2:3:4:5:6", "six hexadecimal"),
+            ("vm0,mac=01:00:00:00:00:00", "even"),
+            ("vm0,mtu=20", "68 to"),
+            ("vm0,ro", "unknown option \"ro\""),
+        ] {
+            let error = text.parse::<NetConfig>().unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_balloon_may_say_nothing() {
+        let parse = |text: &str| text.parse::<BalloonConfig>();
+        assert_eq!(parse("").unwrap(), BalloonConfig::default());
+        let balloon = parse("deflate-on-oom,target=64,free-page-reporting").unwrap();
+        assert_eq!(balloon.target, Some(64 << 20));
+        assert!(balloon.deflate_on_oom && balloon.free_page_reporting);
+        assert!(parse("size=1").is_err());
     }
 
     #[test]

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vmm_reference::{BlkConfig, Error, MemorySize, OnReboot, SerialTarget, VmConfig};
+use vmm_reference::{
+    BalloonConfig, BlkConfig, ConsoleTarget, Error, MemorySize, NetConfig, OnReboot, VmConfig,
+};
 
 /// The VM could not be run: the host or KVM failed.
 const FAILED: u8 = 1;
@@ -82,14 +84,29 @@ struct VmArgs {
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
     vcpus: u32,
-    /// Serial console: stdio, null or file=PATH
-    #[arg(long, value_name = "TARGET", default_value = "stdio")]
-    serial: SerialTarget,
+    /// Serial console: stdio, null or file=PATH [default: stdio; null when --console is stdio]
+    #[arg(long, value_name = "TARGET")]
+    serial: Option<ConsoleTarget>,
+    /// A virtio console (hvc0), faster than the serial one: stdio, null or file=PATH
+    #[arg(long, value_name = "TARGET", num_args = 0..=1, require_equals = true, default_missing_value = "stdio")]
+    console: Option<ConsoleTarget>,
     /// A disk: PATH or path=PATH[,ro][,serial=TEXT][,engine=auto|io_uring|sync][,direct][,queues=N]
     /// [,queue-size=N][,discard=off][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N], the limits
     /// per second; may be repeated
     #[arg(long, value_name = "DISK")]
     blk: Vec<BlkConfig>,
+    /// A network device: NAME, or tap=NAME or fd=N with options [,mac=MAC][,mtu=N][,queues=N]
+    /// [,queue-size=N][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N]; the tap device is
+    /// created if there is none; may be repeated
+    #[arg(long, value_name = "NET")]
+    net: Vec<NetConfig>,
+    /// A memory balloon: [target=SIZE][,deflate-on-oom][,free-page-reporting]; the guest is left
+    /// with SIZE
+    #[arg(long, value_name = "BALLOON", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    balloon: Option<BalloonConfig>,
+    /// Random bytes of the host for the guest (virtio-rng)
+    #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = on_or_off)]
+    rng: bool,
     /// What a guest's reset does (restart: not available yet)
     #[arg(long, value_enum, default_value = "exit", value_name = "ACTION")]
     on_reboot: Reboot,
@@ -113,6 +130,12 @@ enum LogLevel {
 
 impl From<VmArgs> for VmConfig {
     fn from(args: VmArgs) -> Self {
+        let on_stdio = args.console == Some(ConsoleTarget::Stdio);
+        let serial = if on_stdio {
+            ConsoleTarget::Null
+        } else {
+            ConsoleTarget::Stdio
+        };
         Self {
             kernel: args.kernel,
             initrd: args.initrd,
@@ -120,13 +143,25 @@ impl From<VmArgs> for VmConfig {
             append: args.append,
             guest_memory: args.guest_memory,
             vcpus: args.vcpus,
-            serial: args.serial,
+            serial: args.serial.unwrap_or(serial),
+            console: args.console,
+            net: args.net,
+            balloon: args.balloon,
+            rng: args.rng,
             on_reboot: match args.on_reboot {
                 Reboot::Exit => OnReboot::Exit,
                 Reboot::Restart => OnReboot::Restart,
             },
             blk: args.blk,
         }
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off"),
     }
 }
 

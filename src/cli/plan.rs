@@ -74,7 +74,8 @@ fn choose(options: &Options) -> Result<Box<dyn Planner>, Error> {
                 field: "facts",
                 value: path.display().to_string(),
                 cause,
-                cure: "give a file that `plan --dump-facts` wrote on a host of that architecture",
+                cure: "give a file that `plan --dump-facts` wrote on a host of that architecture"
+                    .to_owned(),
             };
             let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
             planner_with_facts(arch, &mut serde_json::Deserializer::from_str(&text))
@@ -85,7 +86,7 @@ fn choose(options: &Options) -> Result<Box<dyn Planner>, Error> {
         field: "arch",
         value: options.arch.clone().unwrap_or_default(),
         cause: "there is no backend for it".to_owned(),
-        cure: "see --help for those there are",
+        cure: "see --help for those there are".to_owned(),
     })
 }
 
@@ -94,7 +95,7 @@ fn write(field: &'static str, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         field,
         value: path.display().to_string(),
         cause: error.to_string(),
-        cure: "name a file that can be written",
+        cure: "name a file that can be written".to_owned(),
     })
 }
 

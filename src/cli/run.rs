@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
-use vmm_reference::{Console, Error, ExitReason, SerialTarget, Vm, VmConfig};
+use vmm_reference::{Console, ConsoleTarget, Consoles, Error, ExitReason, Vm, VmConfig};
 
 use super::terminal::RawTerminal;
 use super::{CRASHED, say};
@@ -18,8 +18,15 @@ use super::{CRASHED, say};
 pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
     ignore_file_size_signal()?;
     allow_many_files();
-    let mut vm = Vm::new(config, console(&config.serial)?)?;
-    if config.serial == SerialTarget::Stdio && !vm.plan().cmdline.contains("console=") {
+    let mut consoles = Consoles::from(console("serial", &config.serial)?);
+    if let Some(target) = &config.console {
+        let resized = resizes().map_err(signal_error)?;
+        consoles.virtio = console("console", target)?.resized_by(resized);
+    }
+    let mut vm = Vm::new(config, consoles)?;
+    let on_stdio =
+        [Some(&config.serial), config.console.as_ref()].contains(&Some(&ConsoleTarget::Stdio));
+    if on_stdio && !vm.plan().cmdline.contains("console=") {
         log::warn!(
             "the kernel command line has no console=, so a Linux guest prints nothing here; \
              `vmm-reference plan` shows the default"
@@ -27,7 +34,7 @@ pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
     }
     vm.stop_on(signals().map_err(signal_error)?);
     // Restored when it goes out of scope: after the guest's end, an error or a panic.
-    let _terminal = (config.serial == SerialTarget::Stdio).then(RawTerminal::enter);
+    let _terminal = on_stdio.then(RawTerminal::enter);
     match vm.run()? {
         ExitReason::Crashed => {
             say("the guest crashed");
@@ -37,17 +44,17 @@ pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
     }
 }
 
-fn console(target: &SerialTarget) -> Result<Console, Error> {
+fn console(field: &'static str, target: &ConsoleTarget) -> Result<Console, Error> {
     let opened = match target {
-        SerialTarget::Stdio => Console::stdio(),
-        SerialTarget::Null => Ok(Console::null()),
-        SerialTarget::File(path) => Console::file(path),
+        ConsoleTarget::Stdio => Console::stdio(),
+        ConsoleTarget::Null => Ok(Console::null()),
+        ConsoleTarget::File(path) => Console::file(path),
     };
     opened.map_err(|error| Error::Config {
-        field: "serial",
+        field,
         value: target.to_string(),
         cause: error.to_string(),
-        cure: "name a file that can be written, or use --serial=null",
+        cure: "name a file that can be written, or null".to_owned(),
     })
 }
 
@@ -87,6 +94,13 @@ fn signals() -> io::Result<OwnedFd> {
             pipe::register(signal, sender.try_clone()?)?;
         }
     }
+    Ok(receiver.into())
+}
+
+/// The end of a socket that is readable once the terminal has another size.
+fn resizes() -> io::Result<OwnedFd> {
+    let (receiver, sender) = UnixStream::pair()?;
+    pipe::register(SIGWINCH, sender)?;
     Ok(receiver.into())
 }
 

@@ -433,7 +433,10 @@ impl Block {
 
     /// That whole sectors inside the disk are meant; gives their length in bytes.
     fn inside(&self, sector: u64, buffers: &[Buffer]) -> Result<u32, Refusal> {
-        let len: u64 = buffers.iter().map(|buffer| u64::from(buffer.len)).sum();
+        let len = buffers
+            .iter()
+            .map(|buffer| u64::from(buffer.len))
+            .sum::<u64>();
         let end = sector.checked_add(len.div_ceil(SECTOR));
         if !len.is_multiple_of(SECTOR) || end.is_none_or(|end| end > self.sectors) {
             return Err(failed("a request leaves the disk, or is no whole sectors"));

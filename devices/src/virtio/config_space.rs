@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use crate::lock;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     bytes: Vec<u8>,
     /// What the driver may write.
@@ -14,7 +14,7 @@ struct State {
 }
 
 /// A configuration space (VIRTIO 1.3, 2.5): any access is legal, what lies outside reads as zero.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ConfigSpace(Mutex<State>);
 
 impl ConfigSpace {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::GuestMemoryBackend;
 
@@ -49,6 +49,35 @@ impl Vectors {
             iov_len: slice.len(),
         });
         Ok(())
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Takes buffers off the front.
+    pub(crate) fn remove_first(&mut self, count: usize) {
+        self.0.drain(..count.min(self.0.len()));
+    }
+
+    /// Reads once from a descriptor without places; gives the number of bytes.
+    ///
+    /// # Errors
+    /// That of the system call.
+    pub(crate) fn read_from(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let count = libc::c_int::try_from(self.0.len().min(BATCH)).map_err(io::Error::other)?;
+        // SAFETY: as for `move_some`.
+        moved(unsafe { libc::readv(fd.as_raw_fd(), self.0.as_ptr(), count) })
+    }
+
+    /// Writes once to a descriptor without places; gives the number of bytes.
+    ///
+    /// # Errors
+    /// That of the system call.
+    pub(crate) fn write_to(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let count = libc::c_int::try_from(self.0.len().min(BATCH)).map_err(io::Error::other)?;
+        // SAFETY: as for `move_some`.
+        moved(unsafe { libc::writev(fd.as_raw_fd(), self.0.as_ptr(), count) })
     }
 
     /// For the kernel: each is a part of guest memory.
@@ -111,7 +140,7 @@ fn move_some(
     let fd = file.as_raw_fd();
     // SAFETY: every vector is a part of the mapping of guest RAM, which the caller keeps, shared
     // with a guest that may change it at any time, which the kernel expects of user memory.
-    let moved = unsafe {
+    moved(unsafe {
         match direction {
             Direction::Read => libc::preadv(fd, vectors.as_ptr(), count, position),
             Direction::Write if durable => {
@@ -119,8 +148,12 @@ fn move_some(
             }
             Direction::Write => libc::pwritev(fd, vectors.as_ptr(), count, position),
         }
-    };
-    usize::try_from(moved).map_err(|_| io::Error::last_os_error())
+    })
+}
+
+/// What a system call that moves bytes has given.
+fn moved(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
 /// Takes `moved` bytes off the front.

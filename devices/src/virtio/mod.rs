@@ -4,13 +4,29 @@
 //! device and its queues into a worker thread; on reset it stops the thread and has the device back:
 //! a device that is not running has no way to reach guest memory.
 
+#[cfg(feature = "virtio-balloon")]
+mod balloon;
 #[cfg(feature = "virtio-blk")]
 mod block;
 mod config_space;
+#[cfg(feature = "virtio-console")]
+mod console;
+// Each device uses its part of these.
+#[cfg_attr(
+    not(all(feature = "virtio-blk", feature = "virtio-net")),
+    allow(dead_code)
+)]
 mod iovec;
+#[cfg(any(feature = "virtio-blk", feature = "virtio-net"))]
 mod limit;
 mod mmio;
+#[cfg(feature = "virtio-net")]
+mod net;
 mod queue;
+#[cfg(feature = "virtio-balloon")]
+mod release;
+#[cfg(feature = "virtio-rng")]
+mod rng;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;
@@ -20,11 +36,19 @@ use std::fmt::Debug;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+#[cfg(feature = "virtio-balloon")]
+pub use balloon::Balloon;
 #[cfg(feature = "virtio-blk")]
 pub use block::{Block, BlockError};
 pub use config_space::ConfigSpace;
+#[cfg(feature = "virtio-console")]
+pub use console::{ConsolePort, VirtioConsole};
 pub use mmio::{Connect, VirtioMmio};
+#[cfg(feature = "virtio-net")]
+pub use net::{Net, NetError};
 pub use queue::{Buffer, Chain, GuestRam, QueueError, Ring};
+#[cfg(feature = "virtio-rng")]
+pub use rng::Rng;
 pub use worker::{Interrupt, Queues};
 
 /// What wakes a running device.

@@ -100,6 +100,30 @@ impl Chain {
         self.buffers.get(self.readable..).unwrap_or_default()
     }
 
+    /// How many bytes the device may read.
+    #[must_use]
+    pub fn readable_len(&self) -> u64 {
+        total(self.readable())
+    }
+
+    /// How many bytes the device may write.
+    #[must_use]
+    pub fn writable_len(&self) -> u64 {
+        total(self.writable())
+    }
+
+    /// The address of one of the bytes that the device may write.
+    #[must_use]
+    pub fn writable_at(&self, mut offset: u64) -> Option<GuestAddress> {
+        for buffer in self.writable() {
+            if offset < u64::from(buffer.len) {
+                return Some(GuestAddress(buffer.address.0.wrapping_add(offset)));
+            }
+            offset -= u64::from(buffer.len);
+        }
+        None
+    }
+
     /// Reads the first bytes of what the device reads, however they are cut, and takes them off.
     /// `false` when there are less.
     ///
@@ -161,6 +185,10 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+fn total(buffers: &[Buffer]) -> u64 {
+    buffers.iter().map(|buffer| u64::from(buffer.len)).sum()
 }
 
 /// A descriptor as the driver wrote it.

@@ -100,6 +100,11 @@ impl Queues {
         self.interrupt.raise(CONFIG_CHANGE);
     }
 
+    #[cfg(test)]
+    pub(crate) fn interrupt_reasons(&self) -> u32 {
+        self.interrupt.reasons.load(Ordering::SeqCst)
+    }
+
     /// Asks for notifications of the queues that were found empty; gives those that no longer are.
     fn rearm(&mut self) -> Result<Wanted, QueueError> {
         let mut wanted = Wanted::default();

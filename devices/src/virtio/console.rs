@@ -1,0 +1,291 @@
+//! The console device (VIRTIO 1.3, 5.3): one port, many bytes for one interrupt.
+//!
+//! Output goes to whoever was given, who must not wait. Input waits in a bounded buffer until the
+//! driver has room for it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex};
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
+use crate::lock;
+
+/// Feature bit (5.3.3): the configuration has the size.
+const VIRTIO_CONSOLE_F_SIZE: u32 = 0;
+const QUEUE_SIZE: u16 = 128;
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+/// Input that waits for the driver, in bytes.
+const WAITING: usize = 4096;
+/// The most bytes of one request that are printed; drivers send a page at most.
+const MOST: usize = 64 << 10;
+
+#[derive(Debug, Default)]
+struct Input {
+    bytes: VecDeque<u8>,
+    /// Bytes were refused: say when there is room.
+    refused: bool,
+    resized: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    input: Mutex<Input>,
+    /// Wakes the device.
+    wake: EventFd,
+    /// Tells the sender that there is room.
+    room: EventFd,
+    config: Arc<ConfigSpace>,
+}
+
+/// The host's end of a console.
+#[derive(Debug, Clone)]
+pub struct ConsolePort(Arc<Shared>);
+
+impl ConsolePort {
+    /// Offers input and says how many bytes were taken.
+    pub fn receive(&self, bytes: &[u8]) -> usize {
+        let mut input = lock(&self.0.input);
+        let room = WAITING.saturating_sub(input.bytes.len());
+        let taken = bytes.get(..room).unwrap_or(bytes);
+        input.bytes.extend(taken);
+        input.refused = taken.len() < bytes.len();
+        drop(input);
+        self.wake();
+        taken.len()
+    }
+
+    /// The terminal has this size now.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let [[a, b], [c, d]] = [columns.to_le_bytes(), rows.to_le_bytes()];
+        self.0.config.update(0, &[a, b, c, d]);
+        lock(&self.0.input).resized = true;
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // A full counter means that the device wakes anyway.
+        let _ = self.0.wake.write(1);
+    }
+}
+
+/// A console.
+pub struct VirtioConsole {
+    shared: Arc<Shared>,
+    output: Box<dyn Write + Send>,
+    chain: Chain,
+    bytes: Vec<u8>,
+}
+
+impl fmt::Debug for VirtioConsole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtioConsole").finish_non_exhaustive()
+    }
+}
+
+impl VirtioConsole {
+    /// `output` gets what the guest prints and must not wait; `room` is written when the port takes
+    /// input again that it has refused.
+    ///
+    /// # Errors
+    /// When there can be no eventfd.
+    pub fn new(output: Box<dyn Write + Send>, room: EventFd) -> io::Result<Self> {
+        // Columns, rows, number of ports: the driver reads those that were negotiated.
+        let config = ConfigSpace::new(vec![80, 0, 25, 0, 1, 0, 0, 0], 0..0);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                input: Mutex::default(),
+                wake: EventFd::new(EFD_NONBLOCK)?,
+                room,
+                config: Arc::new(config),
+            }),
+            output,
+            chain: Chain::default(),
+            bytes: Vec::new(),
+        })
+    }
+
+    /// The host's end.
+    #[must_use]
+    pub fn port(&self) -> ConsolePort {
+        ConsolePort(Arc::clone(&self.shared))
+    }
+
+    /// Gives waiting input to the driver, as far as it has room.
+    fn receive(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+        let mut input = lock(&self.shared.input);
+        if std::mem::take(&mut input.resized) {
+            queues.config_changed();
+        }
+        let Some(ring) = queues.ring(RECEIVE) else {
+            return Ok(());
+        };
+        let before = input.bytes.len();
+        while !input.bytes.is_empty() && ring.pop(&mut self.chain)? {
+            let written = self
+                .chain
+                .write(ring.ram(), input.bytes.make_contiguous())?;
+            input.bytes.drain(..(written as usize).min(before));
+            ring.complete(self.chain.head(), written)?;
+            if written == 0 {
+                // A buffer without room: the next wake looks for more.
+                break;
+            }
+        }
+        if input.bytes.len() < before && std::mem::take(&mut input.refused) {
+            // A full counter means that the sender knows.
+            let _ = self.shared.room.write(1);
+        }
+        Ok(())
+    }
+
+    fn transmit(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
+        let Some(ring) = queues.ring(TRANSMIT) else {
+            return Ok(false);
+        };
+        for _ in 0..ring.size() {
+            if !ring.pop(&mut self.chain)? {
+                return Ok(false);
+            }
+            let len = self.chain.readable_len().min(MOST as u64);
+            self.bytes.resize(usize::try_from(len).unwrap_or(MOST), 0);
+            self.chain.read(ring.ram(), &mut self.bytes)?;
+            // Nobody to read it is the same as a screen that is off.
+            let _ = self.output.write_all(&self.bytes);
+            ring.complete(self.chain.head(), 0)?;
+        }
+        Ok(true)
+    }
+}
+
+impl VirtioDevice for VirtioConsole {
+    fn id(&self) -> u32 {
+        VIRTIO_ID_CONSOLE
+    }
+
+    fn name(&self) -> &'static str {
+        "virtio-console"
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_CONSOLE_F_SIZE
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; 2]
+    }
+
+    fn config(&self) -> Arc<ConfigSpace> {
+        Arc::clone(&self.shared.config)
+    }
+
+    fn sources(&self) -> Vec<RawFd> {
+        vec![self.shared.wake.as_raw_fd()]
+    }
+
+    fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
+        let more = match event {
+            Event::Queue(TRANSMIT) => self.transmit(queues)?,
+            _ => {
+                self.receive(queues)?;
+                false
+            }
+        };
+        queues.publish()?;
+        Ok(more)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::OutputRing;
+    use crate::virtio::GuestRam;
+    use crate::virtio::testing::{DATA, Driver, queues, ram};
+
+    struct Bench {
+        ram: GuestRam,
+        device: VirtioConsole,
+        queues: Queues,
+        output: OutputRing,
+        room: EventFd,
+    }
+
+    fn bench() -> Bench {
+        let ram = ram();
+        let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+        let (output, room) = (OutputRing::new(16, event()), event());
+        let sink = Box::new(output.clone());
+        Bench {
+            device: VirtioConsole::new(sink, room.try_clone().unwrap()).unwrap(),
+            queues: queues(&ram, 2),
+            ram,
+            output,
+            room,
+        }
+    }
+
+    #[test]
+    fn what_the_guest_sends_is_printed_with_one_completion() {
+        let mut bench = bench();
+        let mut driver = Driver::of_queue(&bench.ram, TRANSMIT);
+        driver.put(DATA, *b"hello");
+        driver.request(&[(DATA, 2, false), (DATA + 2, 3, false)]);
+        let used = driver.serve(&mut bench.device, &mut bench.queues);
+        assert_eq!(used, [(0, 0)]);
+        assert_eq!(bench.output.tail(16), "hello");
+        // R19, R38: nothing, and far too much.
+        driver.request(&[(DATA, 0, false)]);
+        driver.serve(&mut bench.device, &mut bench.queues);
+        driver.request(&[(DATA, 0x8_0000, false), (DATA, 0x8_0000, false)]);
+        driver.serve(&mut bench.device, &mut bench.queues);
+        assert_eq!(bench.device.bytes.len(), MOST);
+    }
+
+    #[test]
+    fn input_waits_for_buffers_and_the_sender_for_room() {
+        let mut bench = bench();
+        let mut driver = Driver::of_queue(&bench.ram, RECEIVE);
+        let port = bench.device.port();
+        assert_eq!(port.receive(&[7; 5000]), WAITING);
+        let event = Event::Source(0);
+        bench.device.serve(event, &mut bench.queues).unwrap();
+        assert_eq!(driver.used(), []);
+        assert!(bench.room.read().is_err(), "no room yet");
+        driver.request(&[(DATA, 100, true)]);
+        let used = driver.serve(&mut bench.device, &mut bench.queues);
+        assert_eq!(used, [(0, 100)]);
+        assert_eq!(driver.get::<u8>(DATA + 99), 7);
+        bench.room.read().unwrap();
+        assert_eq!(port.receive(&[8; 5000]), 100);
+        // A chain without room takes nothing and loses nothing.
+        driver.request(&[(DATA, 100, false)]);
+        let used = driver.serve(&mut bench.device, &mut bench.queues);
+        assert_eq!(used, [(0, 0)]);
+        assert_eq!(lock(&bench.device.shared.input).bytes.len(), WAITING);
+    }
+
+    #[test]
+    fn the_size_follows_the_terminal() {
+        let mut bench = bench();
+        bench.device.port().resize(132, 50);
+        let config = bench.device.config();
+        let mut size = [0; 4];
+        config.read(0, &mut size);
+        assert_eq!((size, config.generation()), ([132, 0, 50, 0], 1));
+        let serve = |bench: &mut Bench| {
+            bench
+                .device
+                .serve(Event::Source(0), &mut bench.queues)
+                .unwrap();
+            bench.queues.interrupt_reasons()
+        };
+        assert_eq!(serve(&mut bench), 2, "a configuration change");
+    }
+}

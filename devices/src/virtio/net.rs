@@ -1,0 +1,590 @@
+//! The network device (VIRTIO 1.3, 5.1), on a tap device of the host.
+//!
+//! Frames move between the tap and guest memory without a copy of ours: a frame is written from the
+//! driver's buffers, and read into as many of them as the largest frame may need. Those that a frame
+//! leaves over are for the next one. Nothing is lost and nothing stops when the tap has frames and
+//! the driver no buffers: whichever comes next goes on.
+
+mod tap;
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, RawFd};
+use std::sync::Arc;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR, VIRTIO_NET_F_CSUM,
+    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_GUEST_USO4,
+    VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_OK,
+    VIRTIO_NET_S_LINK_UP,
+};
+use vm_memory::{Bytes, GuestAddress};
+
+use self::tap::{Tap, offload};
+use super::iovec::Vectors;
+use super::limit::Limiter;
+use super::{Chain, ConfigSpace, Event, QueueError, Queues, Ring, VirtioDevice};
+use crate::Rare;
+use crate::config::{Mac, NetConfig};
+
+/// `struct virtio_net_hdr_v1`, in front of every frame.
+const HEADER: usize = 12;
+/// Its last field: the number of buffers of a received frame.
+const NUM_BUFFERS: u64 = 10;
+/// The largest frame: a packet of 64 KiB that the receiver cuts, its Ethernet header, ours.
+const LARGEST: u64 = 65535 + 14 + HEADER as u64;
+/// What a frame has besides its packet: ours, the Ethernet header with a VLAN tag.
+const AROUND: u64 = HEADER as u64 + 18;
+/// Buffers of a queue that hold the largest frame in any case.
+const LARGE_QUEUE: u16 = 64;
+/// Where the configuration has its parts (5.1.4).
+const STATUS_AT: usize = 6;
+
+/// Why there is no network device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetError {
+    /// The tap device cannot be opened or created.
+    #[error("{cause}")]
+    Tap {
+        /// Why.
+        cause: String,
+        /// What would help.
+        cure: String,
+    },
+    /// The descriptor given cannot be used.
+    #[error("{0}")]
+    Fd(String),
+    /// The host refused something else.
+    #[error(transparent)]
+    Host(#[from] io::Error),
+}
+
+impl NetError {
+    fn of_tap(name: &str, queues: u16, is_new: bool, error: io::Error) -> Self {
+        let many = if queues > 1 { " multi_queue" } else { "" };
+        let create = format!(
+            "run `sudo ip tuntap add {name} mode tap user $USER{many} && sudo ip link set {name} up`"
+        );
+        let (cause, cure) = match error.raw_os_error() {
+            Some(libc::EPERM) if is_new => (
+                "there is no such tap device, and creating one needs CAP_NET_ADMIN".to_owned(),
+                create,
+            ),
+            Some(libc::EPERM) => (
+                "the tap device belongs to another user".to_owned(),
+                format!("run `sudo ip tuntap del {name} mode tap`, then {create}"),
+            ),
+            Some(libc::EBUSY) => (
+                "the tap device is in use by another program".to_owned(),
+                "choose another name".to_owned(),
+            ),
+            Some(libc::EINVAL) if !is_new => (
+                format!("there is one, but no tap device for {queues} queues"),
+                format!("run `sudo ip link del {name}`, then {create}"),
+            ),
+            Some(libc::ENOENT) => (
+                "there is no /dev/net/tun".to_owned(),
+                "run `sudo modprobe tun`".to_owned(),
+            ),
+            Some(libc::EACCES) => (
+                "/dev/net/tun may not be opened".to_owned(),
+                "run `sudo chmod 666 /dev/net/tun`, as distributions have it".to_owned(),
+            ),
+            _ => (error.to_string(), create),
+        };
+        Self::Tap { cause, cure }
+    }
+
+    /// One line that says what to do about it.
+    #[must_use]
+    pub fn cure(&self) -> &str {
+        match self {
+            Self::Tap { cure, .. } => cure,
+            Self::Fd(_) => "give the number of an open tap device with IFF_NO_PI and IFF_VNET_HDR",
+            Self::Host(_) => "see the cause",
+        }
+    }
+}
+
+/// Chains of the driver that wait for a frame.
+#[derive(Debug, Default)]
+struct Waiting {
+    chains: Vec<WaitingChain>,
+    /// Their buffers in one row.
+    vectors: Vectors,
+    /// Bytes of all.
+    len: u64,
+    scratch: Chain,
+}
+
+#[derive(Debug)]
+struct WaitingChain {
+    head: u16,
+    len: u32,
+    /// How many buffers.
+    buffers: usize,
+    /// Where to write the number of buffers: each byte has its place.
+    num_buffers: [GuestAddress; 2],
+}
+
+impl Waiting {
+    fn clear(&mut self) {
+        self.chains.clear();
+        self.vectors.clear();
+        self.len = 0;
+    }
+
+    /// Fetches chains until a frame of `need` bytes fits, or one chain if a frame may not have
+    /// several.
+    fn fill(&mut self, ring: &mut Ring, need: u64, mergeable: bool) -> Result<(), QueueError> {
+        while self.len < need && (mergeable || self.chains.is_empty()) {
+            if !ring.pop(&mut self.scratch)? {
+                break;
+            }
+            let chain = &self.scratch;
+            let len = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
+            let place = |offset| chain.writable_at(offset);
+            let (Some(low), Some(high)) = (place(NUM_BUFFERS), place(NUM_BUFFERS + 1)) else {
+                // R22: no room for the header.
+                ring.complete(chain.head(), 0)?;
+                continue;
+            };
+            for buffer in chain.writable() {
+                self.vectors.add(ring.ram(), *buffer)?;
+            }
+            self.chains.push(WaitingChain {
+                head: chain.head(),
+                len,
+                buffers: chain.writable().len(),
+                num_buffers: [low, high],
+            });
+            self.len += u64::from(len);
+        }
+        Ok(())
+    }
+
+    /// Gives the chains that a frame of `len` bytes has filled to the driver.
+    fn complete(&mut self, ring: &mut Ring, len: usize) -> Result<(), QueueError> {
+        let mut rest = u32::try_from(len).unwrap_or(u32::MAX);
+        let (mut used, mut buffers) = (0u16, 0);
+        for chain in &self.chains {
+            let part = rest.min(chain.len);
+            ring.complete(chain.head, part)?;
+            rest -= part;
+            used += 1;
+            buffers += chain.buffers;
+            self.len -= u64::from(chain.len);
+            if rest == 0 {
+                break;
+            }
+        }
+        if let Some(first) = self.chains.first() {
+            for (address, byte) in first.num_buffers.into_iter().zip(used.to_le_bytes()) {
+                ring.ram().write_obj(byte, address)?;
+            }
+        }
+        self.chains.drain(..usize::from(used));
+        self.vectors.remove_first(buffers);
+        Ok(())
+    }
+}
+
+/// Two queues and their part of the tap.
+#[derive(Debug)]
+struct Pair {
+    tap: Tap,
+    waiting: Waiting,
+}
+
+/// A network device.
+#[derive(Debug)]
+pub struct Net {
+    pairs: Vec<Pair>,
+    queue_size: u16,
+    has_mtu: bool,
+    /// What the host can leave to a receiver.
+    offload: u32,
+    config: Arc<ConfigSpace>,
+    mergeable: bool,
+    /// The largest frame that may come.
+    need: u64,
+    /// How many pairs the driver uses; the tap's other queues are switched off.
+    active: usize,
+    /// The number of the control queue.
+    control: usize,
+    limits: [Option<Limiter>; 2],
+    chain: Chain,
+    vectors: Vectors,
+    /// The tap is gone.
+    down: bool,
+    errors: Rare,
+    mtu: u16,
+}
+
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+
+impl Net {
+    /// Finds out whether a device can be opened, without opening it.
+    ///
+    /// # Errors
+    /// When the descriptor is none of a tap device.
+    pub fn check(config: &NetConfig) -> Result<(), NetError> {
+        config.fd.map_or(Ok(()), |fd| Tap::inherit(fd).map(drop))
+    }
+
+    /// Opens the tap device, or creates it.
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn open(config: &NetConfig) -> Result<Self, NetError> {
+        let taps = match (config.fd, &config.tap) {
+            (Some(fd), _) => vec![Tap::inherit(fd)?],
+            (None, name) => {
+                let name = name.as_deref().unwrap_or_default();
+                let taps = Tap::open(name, config.queues)?;
+                if let Some(mtu) = config.mtu
+                    && let Err(error) = tap::set_mtu(name, mtu)
+                {
+                    log::warn!("the MTU of the tap device {name} cannot be set: {error}");
+                }
+                taps
+            }
+        };
+        let mac = match config.mac {
+            Some(mac) => mac,
+            None => random_mac()?,
+        };
+        let pairs = u16::try_from(taps.len()).unwrap_or(1);
+        let mtu = config.mtu.unwrap_or(DEFAULT_MTU);
+        // mac, status, max_virtqueue_pairs, mtu.
+        let mut space = mac.0.to_vec();
+        space.extend(link(true));
+        space.extend(pairs.to_le_bytes());
+        space.extend(mtu.to_le_bytes());
+        Ok(Self {
+            offload: taps.first().map_or(0, host_offload),
+            pairs: taps
+                .into_iter()
+                .map(|tap| Pair {
+                    tap,
+                    waiting: Waiting::default(),
+                })
+                .collect(),
+            queue_size: config.queue_size,
+            has_mtu: config.mtu.is_some(),
+            config: Arc::new(ConfigSpace::new(space, 0..0)),
+            mergeable: false,
+            need: LARGEST,
+            active: pairs.into(),
+            control: 2,
+            limits: [Limiter::new(&config.limits)?, Limiter::new(&config.limits)?],
+            chain: Chain::default(),
+            vectors: Vectors::default(),
+            down: false,
+            errors: Rare::default(),
+            mtu,
+        })
+    }
+
+    /// Which kinds of frames the tap may leave uncut, as the driver agreed.
+    fn negotiate_offload(&self, features: u64) -> u32 {
+        GUEST_OFFLOADS
+            .iter()
+            .filter(|(bit, _)| features & 1 << bit != 0)
+            .fold(0, |all, (_, offload)| all | offload)
+    }
+
+    /// Moves frames from the tap to the driver. Says whether there may be more.
+    fn receive(&mut self, number: usize, queues: &mut Queues) -> Result<bool, QueueError> {
+        let (Some(ring), Some(pair)) = (
+            queues.ring(2 * number + RECEIVE),
+            self.pairs.get_mut(number),
+        ) else {
+            return Ok(false);
+        };
+        if self.down {
+            return Ok(false);
+        }
+        // A queue smaller than was offered cannot hold the largest frames: those are lost.
+        let usual = u64::from(self.mtu.max(DEFAULT_MTU)) + AROUND;
+        let need = if ring.size() < LARGE_QUEUE {
+            usual
+        } else {
+            self.need
+        };
+        for _ in 0..ring.size() {
+            if !self.limits[RECEIVE].as_mut().is_none_or(Limiter::allows) {
+                return Ok(false);
+            }
+            let waiting = &mut pair.waiting;
+            waiting.fill(ring, need, self.mergeable)?;
+            let few = self.mergeable && waiting.len < need;
+            if few || waiting.chains.is_empty() {
+                return Ok(false);
+            }
+            match waiting.vectors.read_from(pair.tap.as_fd()) {
+                Ok(len) => {
+                    waiting.complete(ring, len)?;
+                    if let Some(limiter) = &mut self.limits[RECEIVE] {
+                        limiter.charge(len as u64);
+                    }
+                }
+                Err(error) => {
+                    self.failed(&error, queues);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Moves frames from the driver to the tap. Says whether there may be more.
+    fn transmit(&mut self, number: usize, queues: &mut Queues) -> Result<bool, QueueError> {
+        let (Some(ring), Some(pair)) = (queues.ring(2 * number + TRANSMIT), self.pairs.get(number))
+        else {
+            return Ok(false);
+        };
+        let mut failure = None;
+        let mut more = true;
+        for _ in 0..ring.size() {
+            let allowed = self.limits[TRANSMIT].as_mut().is_none_or(Limiter::allows);
+            more = allowed && ring.pop(&mut self.chain)?;
+            if !more {
+                break;
+            }
+            let len = self.chain.readable_len();
+            // R22: shorter than its header; or longer than any frame. Neither is one.
+            if !self.down && (HEADER as u64..=LARGEST + AROUND).contains(&len) {
+                self.vectors.set(ring.ram(), self.chain.readable())?;
+                if let Err(error) = self.vectors.write_to(pair.tap.as_fd()) {
+                    failure = Some(error);
+                }
+                if let Some(limiter) = &mut self.limits[TRANSMIT] {
+                    limiter.charge(len);
+                }
+            }
+            ring.complete(self.chain.head(), 0)?;
+        }
+        if let Some(error) = failure {
+            self.failed(&error, queues);
+        }
+        Ok(more)
+    }
+
+    /// A frame did not pass.
+    fn failed(&mut self, error: &io::Error, queues: &Queues) {
+        match error.raw_os_error() {
+            // Nothing there, or no room: a network may lose frames.
+            Some(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => {}
+            // The device was deleted.
+            Some(libc::EBADFD | libc::ENODEV | libc::ENXIO) => {
+                if !std::mem::replace(&mut self.down, true) {
+                    log::error!("the tap device is gone, the guest's link is down: {error}");
+                    self.config.update(STATUS_AT, &link(false));
+                    queues.config_changed();
+                }
+            }
+            _ => {
+                if let Some(times) = self.errors.again() {
+                    log::warn!("a network frame was dropped, {times} times so far: {error}");
+                }
+            }
+        }
+    }
+
+    /// Serves the control queue: how many pairs of queues the driver uses.
+    fn command(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+        let Some(ring) = queues.ring(self.control) else {
+            return Ok(());
+        };
+        for _ in 0..ring.size() {
+            if !ring.pop(&mut self.chain)? {
+                break;
+            }
+            let mut command = [0; 4];
+            let whole = self.chain.read(ring.ram(), &mut command)?;
+            let [class, command, low, high] = command;
+            let pairs = usize::from(u16::from_le_bytes([low, high]));
+            let known = u32::from(class) == VIRTIO_NET_CTRL_MQ
+                && u32::from(command) == VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET;
+            let done = whole && known && self.use_pairs(pairs);
+            let answer = if done { VIRTIO_NET_OK } else { VIRTIO_NET_ERR };
+            let answer = u8::try_from(answer).unwrap_or(u8::MAX);
+            let written = self.chain.write(ring.ram(), &[answer])?;
+            ring.complete(self.chain.head(), written)?;
+        }
+        Ok(())
+    }
+
+    /// Frames come to the first `count` pairs only.
+    fn use_pairs(&mut self, count: usize) -> bool {
+        if !(1..=self.pairs.len()).contains(&count) {
+            return false;
+        }
+        let Range { start, end } = self.active.min(count)..self.active.max(count);
+        for pair in self.pairs.get(start..end).unwrap_or_default() {
+            if let Err(error) = pair.tap.set_enabled(count > self.active) {
+                log::warn!("a queue of the tap device cannot be switched: {error}");
+                return false;
+            }
+        }
+        self.active = count;
+        true
+    }
+}
+
+const DEFAULT_MTU: u16 = 1500;
+
+/// Feature bits of a driver that takes frames as they are, and what each means for the tap.
+const GUEST_OFFLOADS: [(u32, u32); 7] = [
+    (VIRTIO_NET_F_GUEST_CSUM, offload::CSUM),
+    (VIRTIO_NET_F_GUEST_TSO4, offload::TSO4),
+    (VIRTIO_NET_F_GUEST_TSO6, offload::TSO6),
+    (VIRTIO_NET_F_GUEST_ECN, offload::ECN),
+    (VIRTIO_NET_F_GUEST_UFO, offload::UFO),
+    (VIRTIO_NET_F_GUEST_USO4, offload::USO4),
+    (VIRTIO_NET_F_GUEST_USO6, offload::USO6),
+];
+
+/// The most that this host can leave to a receiver.
+fn host_offload(tap: &Tap) -> u32 {
+    use offload::{CSUM, ECN, TSO4, TSO6, UFO, USO4, USO6};
+    let tso = CSUM | TSO4 | TSO6 | ECN;
+    // USO is new in Linux 6.2; the tap of a macvtap may have less still.
+    let best = [tso | UFO | USO4 | USO6, tso | UFO, tso, CSUM];
+    best.into_iter()
+        .find(|offload| tap.set_offload(*offload).is_ok())
+        .unwrap_or(0)
+}
+
+/// The status field of the configuration.
+fn link(up: bool) -> [u8; 2] {
+    let status = if up { VIRTIO_NET_S_LINK_UP } else { 0 };
+    u16::try_from(status).unwrap_or_default().to_le_bytes()
+}
+
+/// An address of our own: locally administered, for one station.
+fn random_mac() -> io::Result<Mac> {
+    let mut mac = [0; 6];
+    getrandom(&mut mac, GetRandomFlags::empty())?;
+    mac[0] = mac[0] & !1 | 2;
+    Ok(Mac(mac))
+}
+
+impl VirtioDevice for Net {
+    fn id(&self) -> u32 {
+        VIRTIO_ID_NET
+    }
+
+    fn name(&self) -> &'static str {
+        "virtio-net"
+    }
+
+    fn features(&self) -> u64 {
+        let mut features = 1u64 << VIRTIO_NET_F_MAC
+            | 1 << VIRTIO_NET_F_STATUS
+            | 1 << VIRTIO_NET_F_MRG_RXBUF
+            | 1 << VIRTIO_NET_F_CTRL_VQ
+            | 1 << VIRTIO_NET_F_CSUM;
+        if self.has_mtu {
+            features |= 1 << VIRTIO_NET_F_MTU;
+        }
+        if self.pairs.len() > 1 {
+            features |= 1 << VIRTIO_NET_F_MQ;
+        }
+        for (bit, offload) in GUEST_OFFLOADS {
+            // What comes uncut needs room.
+            let has_room = offload == offload::CSUM || self.queue_size >= LARGE_QUEUE;
+            if self.offload & offload != 0 && has_room {
+                features |= 1 << bit;
+            }
+        }
+        // A tap takes from the driver what it can leave to it.
+        for (bit, offload) in [
+            (VIRTIO_NET_F_HOST_TSO4, offload::TSO4),
+            (VIRTIO_NET_F_HOST_TSO6, offload::TSO6),
+            (VIRTIO_NET_F_HOST_ECN, offload::ECN),
+            (VIRTIO_NET_F_HOST_UFO, offload::UFO),
+            (VIRTIO_NET_F_HOST_USO, offload::USO4),
+        ] {
+            if self.offload & offload != 0 {
+                features |= 1 << bit;
+            }
+        }
+        features
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![self.queue_size; 2 * self.pairs.len() + 1]
+    }
+
+    fn config(&self) -> Arc<ConfigSpace> {
+        Arc::clone(&self.config)
+    }
+
+    /// The taps, then the timers of the limits.
+    fn sources(&self) -> Vec<RawFd> {
+        let taps = self.pairs.iter().map(|pair| pair.tap.raw());
+        let timers = self.limits.iter().flatten().map(Limiter::timer);
+        taps.chain(timers).collect()
+    }
+
+    fn start(&mut self, features: u64) {
+        let offload = self.negotiate_offload(features);
+        self.mergeable = features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0;
+        self.need = if offload & !offload::CSUM == 0 {
+            u64::from(self.mtu.max(DEFAULT_MTU)) + AROUND
+        } else {
+            LARGEST
+        };
+        let many = features & 1 << VIRTIO_NET_F_MQ != 0;
+        self.control = if many { 2 * self.pairs.len() } else { 2 };
+        for pair in &self.pairs {
+            if let Err(error) = pair.tap.set_offload(offload) {
+                log::warn!("the tap device does not take the driver's features: {error}");
+            }
+        }
+        // Until the driver says otherwise it uses one pair.
+        self.use_pairs(1);
+    }
+
+    fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
+        let more = match event {
+            Event::Queue(queue) if queue == self.control => {
+                self.command(queues)?;
+                false
+            }
+            Event::Queue(queue) if queue % 2 == RECEIVE => self.receive(queue / 2, queues)?,
+            Event::Queue(queue) => self.transmit(queue / 2, queues)?,
+            Event::Source(source) if source < self.pairs.len() => self.receive(source, queues)?,
+            Event::Source(_) => {
+                self.limits.iter_mut().flatten().for_each(Limiter::woken);
+                let mut more = false;
+                for number in 0..self.pairs.len() {
+                    more |= self.receive(number, queues)?;
+                    more |= self.transmit(number, queues)?;
+                }
+                more
+            }
+        };
+        queues.publish()?;
+        Ok(more)
+    }
+
+    fn stop(&mut self) {
+        for pair in &mut self.pairs {
+            pair.waiting.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,187 @@
+//! A tap device of the host: frames in and out, one descriptor for each pair of queues.
+//!
+//! Source of flags and semantics: Documentation/networking/tuntap.rst and
+//! include/uapi/linux/if_tun.h of Linux.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::{AddressFamily, SocketType, socket};
+
+use super::{HEADER, NetError};
+
+/// Which work the kernel may leave to the receiver of a frame: checksums, and cutting of TCP over
+/// IPv4 and IPv6 (with ECN), of UDP into fragments, of UDP into datagrams.
+pub(super) mod offload {
+    pub(in super::super) const CSUM: u32 = libc::TUN_F_CSUM;
+    pub(in super::super) const TSO4: u32 = libc::TUN_F_TSO4;
+    pub(in super::super) const TSO6: u32 = libc::TUN_F_TSO6;
+    pub(in super::super) const ECN: u32 = libc::TUN_F_TSO_ECN;
+    pub(in super::super) const UFO: u32 = libc::TUN_F_UFO;
+    pub(in super::super) const USO4: u32 = libc::TUN_F_USO4;
+    pub(in super::super) const USO6: u32 = libc::TUN_F_USO6;
+}
+
+const TAP: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+/// One queue of a tap device.
+#[derive(Debug)]
+pub(super) struct Tap(File);
+
+impl Tap {
+    /// Opens `count` queues of the tap device of this name; creates it if there is none, and then
+    /// switches it on.
+    pub(super) fn open(name: &str, count: u16) -> Result<Vec<Self>, NetError> {
+        let is_new = !std::path::Path::new("/sys/class/net").join(name).exists();
+        let taps: Vec<_> = (0..count)
+            .map(|_| Self::attach(name, count > 1))
+            .collect::<io::Result<_>>()
+            .map_err(|error| NetError::of_tap(name, count, is_new, error))?;
+        if is_new {
+            let up = |request: &mut libc::ifreq| {
+                let flags = libc::IFF_UP | libc::IFF_RUNNING;
+                request.ifr_ifru.ifru_flags = flags.try_into().unwrap_or_default();
+            };
+            if let Err(error) = configure(name, libc::SIOCSIFFLAGS, up) {
+                log::warn!("the tap device {name} cannot be switched on: {error}");
+            }
+        }
+        taps.iter().try_for_each(Self::prepare)?;
+        Ok(taps)
+    }
+
+    /// A descriptor that whoever started this process has opened.
+    pub(super) fn inherit(fd: RawFd) -> Result<Self, NetError> {
+        // SAFETY: it is only used for the call; if it is not open, duplicating fails.
+        let owned = unsafe { BorrowedFd::borrow_raw(fd) }
+            .try_clone_to_owned()
+            .map_err(|error| NetError::Fd(error.to_string()))?;
+        let tap = Self(File::from(owned));
+        let flags = tap
+            .flags()
+            .map_err(|_| NetError::Fd("it is no tap device".to_owned()))?;
+        if flags & TAP != TAP {
+            let cause = "its tap device was not opened with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR";
+            return Err(NetError::Fd(cause.to_owned()));
+        }
+        let status = fcntl_getfl(&tap.0).map_err(io::Error::from)?;
+        fcntl_setfl(&tap.0, status | OFlags::NONBLOCK).map_err(io::Error::from)?;
+        tap.prepare()?;
+        Ok(tap)
+    }
+
+    fn attach(name: &str, multi_queue: bool) -> io::Result<Self> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/net/tun")?;
+        let many = if multi_queue {
+            libc::IFF_MULTI_QUEUE
+        } else {
+            0
+        };
+        let mut request = request(name)?;
+        request.ifr_ifru.ifru_flags = flags(TAP | many);
+        // SAFETY: the kernel reads and writes an ifreq.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) })?;
+        Ok(Self(file))
+    }
+
+    /// Every frame begins with the header of virtio 1.
+    fn prepare(&self) -> Result<(), NetError> {
+        let size = libc::c_int::try_from(HEADER).map_err(io::Error::other)?;
+        // SAFETY: the kernel reads an int.
+        check(unsafe { libc::ioctl(self.raw(), libc::TUNSETVNETHDRSZ, &size) })?;
+        Ok(())
+    }
+
+    fn flags(&self) -> io::Result<libc::c_int> {
+        let mut request = request("")?;
+        // SAFETY: the kernel writes an ifreq.
+        check(unsafe { libc::ioctl(self.raw(), libc::TUNGETIFF, &mut request) })?;
+        // SAFETY: this ioctl fills in the flags.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        Ok(libc::c_int::from(flags) & 0xffff)
+    }
+
+    /// Says which work the receiver does.
+    pub(super) fn set_offload(&self, offload: u32) -> io::Result<()> {
+        // SAFETY: the argument is a number.
+        check(unsafe {
+            libc::ioctl(
+                self.raw(),
+                libc::TUNSETOFFLOAD,
+                libc::c_ulong::from(offload),
+            )
+        })
+    }
+
+    /// Whether frames come to this queue of a device with several.
+    pub(super) fn set_enabled(&self, enabled: bool) -> io::Result<()> {
+        let mut request = request("")?;
+        let how = if enabled {
+            libc::IFF_ATTACH_QUEUE
+        } else {
+            libc::IFF_DETACH_QUEUE
+        };
+        request.ifr_ifru.ifru_flags = flags(how);
+        // SAFETY: the kernel reads an ifreq.
+        check(unsafe { libc::ioctl(self.raw(), libc::TUNSETQUEUE, &request) })
+    }
+
+    pub(super) fn raw(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The largest frames of a device.
+pub(super) fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
+    configure(name, libc::SIOCSIFMTU, |request| {
+        request.ifr_ifru.ifru_mtu = mtu.into();
+    })
+}
+
+fn configure(name: &str, what: libc::Ioctl, fill: impl FnOnce(&mut libc::ifreq)) -> io::Result<()> {
+    let socket: OwnedFd = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    let mut request = request(name)?;
+    fill(&mut request);
+    // SAFETY: the kernel reads an ifreq.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), what, &request) })
+}
+
+fn request(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: zeros are an ifreq without a name.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last one stays: it ends the name.
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    Ok(request)
+}
+
+/// The flags of an ifreq are 16 bits, whatever their sign.
+fn flags(flags: libc::c_int) -> libc::c_short {
+    let [low, high, ..] = flags.to_le_bytes();
+    libc::c_short::from_le_bytes([low, high])
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! Makes the virtio devices of a configuration and puts them behind their transport.
+
+// A build without some of them needs a part of this only.
+#![cfg_attr(
+    not(all(
+        feature = "virtio-balloon",
+        feature = "virtio-blk",
+        feature = "virtio-net"
+    )),
+    allow(dead_code, unused_variables)
+)]
+
+use std::io;
+use std::sync::Arc;
+
+use arch::{DevicePlan, GuestRam, VirtioKind};
+use devices::BusDevice;
+use devices::config::{BlkConfig, NetConfig};
+use devices::virtio::{VirtioDevice, VirtioMmio};
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::console::Port;
+use crate::{Error, VmConfig};
+
+/// Makes the devices that a configuration asks for, of each kind in order. Kinds that were left out
+/// of this build are none: [`VmConfig::machine`] has refused them.
+pub(crate) struct Maker<'a> {
+    config: &'a VmConfig,
+    disks: std::slice::Iter<'a, BlkConfig>,
+    nets: std::slice::Iter<'a, NetConfig>,
+    /// The host's end of the console, once it is made.
+    pub(crate) console: Option<Port>,
+}
+
+impl<'a> Maker<'a> {
+    pub(crate) fn new(config: &'a VmConfig) -> Self {
+        Self {
+            config,
+            disks: config.blk.iter(),
+            nets: config.net.iter(),
+            console: None,
+        }
+    }
+
+    /// The next device of a kind; `None` when the configuration has no more.
+    pub(crate) fn make(
+        &mut self,
+        kind: VirtioKind,
+    ) -> Result<Option<Box<dyn VirtioDevice>>, Error> {
+        match kind {
+            #[cfg(feature = "virtio-blk")]
+            VirtioKind::Block => self.disks.next().map(disk).transpose(),
+            #[cfg(feature = "virtio-net")]
+            VirtioKind::Net => self.nets.next().map(net).transpose(),
+            #[cfg(feature = "virtio-console")]
+            VirtioKind::Console => self.console().map(Some),
+            #[cfg(feature = "virtio-rng")]
+            VirtioKind::Rng => Ok(Some(Box::new(devices::virtio::Rng::default()))),
+            #[cfg(feature = "virtio-balloon")]
+            VirtioKind::Balloon => Ok(self.config.balloon.as_ref().map(|balloon| {
+                let ram = self.config.guest_memory.bytes();
+                Box::new(devices::virtio::Balloon::new(balloon, ram)) as Box<dyn VirtioDevice>
+            })),
+            #[allow(unreachable_patterns)]
+            _ => Ok(None),
+        }
+    }
+
+    #[cfg(feature = "virtio-console")]
+    fn console(&mut self) -> Result<Box<dyn VirtioDevice>, Error> {
+        let failed = || Error::host("cannot make a virtio console");
+        let room = crate::devices::eventfd()?;
+        let for_device = room.try_clone().map_err(failed())?;
+        let output = crate::console::Output::new()?;
+        let sink = Box::new(output.ring.clone());
+        let device = devices::virtio::VirtioConsole::new(sink, for_device).map_err(failed())?;
+        let (input, size) = (device.port(), device.port());
+        self.console = Some(Port {
+            receive: Box::new(move |bytes| input.receive(bytes)),
+            room,
+            resize: Some(Box::new(move |columns, rows| size.resize(columns, rows))),
+            output,
+        });
+        Ok(Box::new(device))
+    }
+}
+
+/// Finds out whether the files and devices that a configuration names can be opened.
+pub(crate) fn check(config: &VmConfig) -> Result<(), Error> {
+    #[cfg(feature = "virtio-blk")]
+    for disk in &config.blk {
+        devices::virtio::Block::check(disk).map_err(refused_disk(disk))?;
+    }
+    #[cfg(feature = "virtio-net")]
+    for net in &config.net {
+        devices::virtio::Net::check(net).map_err(refused_net(net))?;
+    }
+    Ok(())
+}
+
+#[cfg(feature = "virtio-blk")]
+fn disk(config: &BlkConfig) -> Result<Box<dyn VirtioDevice>, Error> {
+    let disk = devices::virtio::Block::open(config).map_err(refused_disk(config))?;
+    Ok(Box::new(disk))
+}
+
+#[cfg(feature = "virtio-blk")]
+fn refused_disk(config: &BlkConfig) -> impl Fn(devices::virtio::BlockError) -> Error {
+    |error| Error::Config {
+        field: "blk",
+        value: config.path.display().to_string(),
+        cause: error.to_string(),
+        cure: "name a raw image or a block device that no other VM writes to, or add ,ro"
+            .to_owned(),
+    }
+}
+
+#[cfg(feature = "virtio-net")]
+fn net(config: &NetConfig) -> Result<Box<dyn VirtioDevice>, Error> {
+    let net = devices::virtio::Net::open(config).map_err(refused_net(config))?;
+    Ok(Box::new(net))
+}
+
+#[cfg(feature = "virtio-net")]
+fn refused_net(config: &NetConfig) -> impl Fn(devices::virtio::NetError) -> Error {
+    |error| Error::Config {
+        field: "net",
+        value: config.to_string(),
+        cause: error.to_string(),
+        cure: error.cure().to_owned(),
+    }
+}
+
+/// Puts a device behind the transport that was planned for it.
+pub(crate) fn carry(
+    device: Box<dyn VirtioDevice>,
+    planned: &DevicePlan,
+    vm: &Arc<VmFd>,
+    ram: &GuestRam,
+) -> Result<Arc<dyn BusDevice>, Error> {
+    let line = crate::devices::interrupt(planned, vm)?;
+    let address = IoEventAddress::Mmio(planned.range.base + VirtioMmio::NOTIFY);
+    let vm = Arc::clone(vm);
+    let connect = Box::new(move |queue: u16, event: &EventFd, on| {
+        let queue = u32::from(queue);
+        let result = if on {
+            vm.register_ioevent(event, &address, queue)
+        } else {
+            vm.unregister_ioevent(event, &address, queue)
+        };
+        result.map_err(io::Error::from)
+    });
+    let transport = VirtioMmio::new(device, ram.clone(), line, connect)
+        .map_err(Error::host("cannot make a virtio device"))?;
+    Ok(Arc::new(transport))
+}
