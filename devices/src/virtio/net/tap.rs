@@ -151,10 +151,17 @@ pub(super) fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
     })
 }
 
-fn configure(name: &str, what: libc::Ioctl, fill: impl FnOnce(&mut libc::ifreq)) -> io::Result<()> {
+fn configure(
+    name: &str,
+    what: libc::c_ulong,
+    fill: impl FnOnce(&mut libc::ifreq),
+) -> io::Result<()> {
     let socket: OwnedFd = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     let mut request = request(name)?;
     fill(&mut request);
+    // The C libraries differ in the type; the numbers have 16 bits.
+    #[allow(clippy::cast_possible_truncation, clippy::unnecessary_cast)]
+    let what = what as libc::Ioctl;
     // SAFETY: the kernel reads an ifreq.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), what, &request) })
 }
