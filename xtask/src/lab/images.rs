@@ -11,7 +11,18 @@ use crate::apt;
 use crate::step::{Result, cargo, output, step, text};
 
 /// What a stock kernel's guests load for our devices.
-const GUEST_MODULES: &[&str] = &["virtio_mmio", "virtio_blk"];
+const GUEST_MODULES: &[&str] = &[
+    "virtio_mmio",
+    "virtio_blk",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "virtio-rng",
+    "virtio_balloon",
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vmw_vsock_virtio_transport",
+];
 
 /// The files of one architecture's lab.
 #[derive(Debug)]
@@ -36,7 +47,7 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
         unpack_packages(arch, &partial)?;
         fs::rename(&partial, &unpacked)?;
     }
-    let binary = build(arch)?;
+    let (binary, agent) = build(arch)?;
     let guests = folder.join("guests");
     recreate(&guests)?;
     let kernel = find(&unpacked.join("boot"), "vmlinuz")?;
@@ -49,6 +60,7 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
     recreate(&root)?;
     install(&busybox, &root.join("bin/busybox"))?;
     install(Path::new("cross/lab/guest-init"), &root.join("init"))?;
+    install(&agent, &root.join("bin/agent"))?;
     install_modules(&unpacked, GUEST_MODULES, &root)?;
     archive(&root, &guests.join("initrd"))?;
 
@@ -57,6 +69,9 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
     install(&busybox, &root.join("bin/busybox"))?;
     install(Path::new("cross/lab/l1-init"), &root.join("init"))?;
     install(&binary, &root.join("vmm-reference"))?;
+    install(&agent, &root.join("bin/agent"))?;
+    install(&unpacked.join("e2fsck"), &root.join("bin/e2fsck"))?;
+    make_ext4(&root.join("disk.ext4"))?;
     let (tests, guest) = build_tests(arch)?;
     install(&tests, &root.join("micro_guests"))?;
     install(&guest, &root.join("micro-guest"))?;
@@ -76,7 +91,7 @@ fn install_modules(packages: &Path, modules: &[&str], root: &Path) -> Result<()>
     fs::create_dir_all(&folder)?;
     for (place, module) in modules.iter().enumerate() {
         let compressed = find(&packages.join("modules"), &format!("{module}.ko"))?;
-        let name = folder.join(format!("{place}-{module}.ko"));
+        let name = folder.join(format!("{place:02}-{module}.ko"));
         fs::write(name, decompress(&fs::read(compressed)?)?)?;
     }
     Ok(())
@@ -90,11 +105,14 @@ fn unpack_packages(arch: &Architecture, folder: &Path) -> Result<()> {
     for package in [
         apt::download_kernel(arch.kernel_package, arch.debian, folder)?,
         apt::download(&format!("busybox-static:{}", arch.debian), folder)?,
+        apt::download(&format!("e2fsck-static:{}", arch.debian), folder)?,
     ] {
         output(Command::new("dpkg-deb").arg("-x").arg(package).arg(&all))?;
     }
     fs::rename(all.join("boot"), folder.join("boot"))?;
     fs::rename(all.join("bin"), folder.join("bin"))?;
+    let e2fsck = find(&all, "e2fsck.static")?;
+    fs::rename(e2fsck, folder.join("e2fsck"))?;
     let modules = ["lib/modules", "usr/lib/modules"]
         .map(|place| all.join(place))
         .into_iter()
@@ -105,12 +123,22 @@ fn unpack_packages(arch: &Architecture, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Our binary, static.
-fn build(arch: &Architecture) -> Result<PathBuf> {
-    cargo(&format!("build --quiet --release --target={}", arch.target))?;
-    Ok(Path::new("target")
-        .join(arch.target)
-        .join("release/vmm-reference"))
+/// Our binary and the lab's own tool, static.
+fn build(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
+    let packages = "--package=vmm-reference --package=lab-agent";
+    cargo(&format!(
+        "build --quiet --release --target={} {packages}",
+        arch.target
+    ))?;
+    let folder = Path::new("target").join(arch.target).join("release");
+    Ok((folder.join("vmm-reference"), folder.join("lab-agent")))
+}
+
+/// A file system with a journal, which busybox cannot make.
+fn make_ext4(file: &Path) -> Result<()> {
+    let mut command = Command::new("mke2fs");
+    command.args(["-q", "-t", "ext4"]).arg(file).arg("32M");
+    step("mke2fs", &mut command)
 }
 
 /// The integration tests that need no cargo, static, and the guests they boot.

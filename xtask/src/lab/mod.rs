@@ -1,6 +1,7 @@
 //! The lab: for each architecture a first-level machine under full emulation that offers a real
 //! (nested) KVM, our binary in it, and stock kernels as its guests.
 
+mod devices;
 mod images;
 mod machine;
 
@@ -27,7 +28,7 @@ pub(crate) struct Architecture {
     qemu_cmdline: &'static str,
     /// The metapackage of the kernel, both of the machine and of its guests.
     kernel_package: &'static str,
-    /// Modules that /dev/kvm needs, in order.
+    /// Modules that /dev/kvm and taps need, in order.
     modules: &'static [&'static str],
     /// The static build.
     pub(crate) target: &'static str,
@@ -48,7 +49,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         qemu_arguments: "-M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 2048",
         qemu_cmdline: "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable",
         kernel_package: "linux-image-cloud-amd64",
-        modules: &["irqbypass", "kvm", "kvm-amd"],
+        modules: &["irqbypass", "kvm", "kvm-amd", "tun"],
         target: "x86_64-unknown-linux-musl",
         guests: ("x86_64-unknown-none", "micro-guest"),
         devices: &["ACPI0007:00", "PNP0501:00", "PNP0B00:00"],
@@ -63,7 +64,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
             -cpu max,pauth-impdef=on -smp 2 -m 2048",
         qemu_cmdline: "console=ttyAMA0 panic=-1 quiet",
         kernel_package: "linux-image-cloud-arm64",
-        modules: &[],
+        modules: &["tun"],
         target: "aarch64-unknown-linux-musl",
         guests: ("aarch64-unknown-none-softfloat", "micro-guest-aarch64"),
         devices: &[
@@ -92,7 +93,12 @@ enum End {
 /// Runs the guests of one architecture: a few, or all combinations.
 pub(crate) fn run(arch: &Architecture, full: bool) -> Result<()> {
     apt::install_qemu(arch.qemu, arch.qemu_package)?;
-    apt::install(&[("cpio", "cpio"), ("xz", "xz-utils"), ("zstd", "zstd")])?;
+    apt::install(&[
+        ("cpio", "cpio"),
+        ("mke2fs", "e2fsprogs"),
+        ("xz", "xz-utils"),
+        ("zstd", "zstd"),
+    ])?;
     let images = images::prepare(arch)?;
     println!("==> lab {}", arch.name);
     let start = Instant::now();
@@ -114,7 +120,7 @@ pub(crate) fn run(arch: &Architecture, full: bool) -> Result<()> {
             linux(&mut machine, arch, kernel, 1, 1024, End::Reset)?;
         }
     }
-    disk(&mut machine, arch)?;
+    devices::run(&mut machine, arch, full)?;
     // On its own architecture the host has run them on its own KVM.
     if full || arch.name != std::env::consts::ARCH {
         integration_tests(&mut machine)?;
@@ -194,47 +200,6 @@ fn integration_tests(machine: &mut Machine) -> Result<()> {
     case(machine, "tests with micro-guests", command, &[], |output| {
         expect(output.contains("test result: ok."), "all tests pass")
     })
-}
-
-/// A disk: what one guest writes, the next one reads, on a disk that it cannot write.
-fn disk(machine: &mut Machine, arch: &Architecture) -> Result<()> {
-    let (kernel, _) = arch.guest_kernels.first().ok_or("no kernel")?;
-    let (_, digest) = machine.run("truncate -s 64M /tmp/disk; seq 1 200000 | md5sum", &[])?;
-    let digest = digest
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    let command = |disk: &str| {
-        format!("/vmm-reference --kernel=/{kernel} --initrd=/initrd --append=quiet --blk={disk}")
-    };
-    let write = "mke2fs -q /dev/vda; mount -t ext4 /dev/vda /mnt; seq 1 200000 > /mnt/data; \
-        umount /mnt; poweroff -f\r";
-    let first = command("/tmp/disk");
-    case(
-        machine,
-        "disk: write",
-        &first,
-        &[("@guest ready\n", write)],
-        |output| expect(!output.contains("error"), "no error"),
-    )?;
-    let read = "mount -o ro -t ext4 /dev/vda /mnt; md5sum /mnt/data; cat /sys/block/vda/ro \
-        /sys/block/vda/serial; echo x > /dev/vda; poweroff -f\r";
-    let second = command("path=/tmp/disk,ro,serial=lab-disk");
-    case(
-        machine,
-        "disk: read only",
-        &second,
-        &[("@guest ready\n", read)],
-        |output| {
-            expect(output.contains(&digest), "the digest of what was written")?;
-            expect(
-                output.contains("\n1\nlab-disk"),
-                "a read-only disk with a serial number",
-            )?;
-            expect(output.contains("Operation not permitted"), "no writing")
-        },
-    )
 }
 
 fn expect(holds: bool, what: &str) -> Result<()> {

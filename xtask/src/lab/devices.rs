@@ -1,0 +1,182 @@
+//! The virtio devices, with the drivers of stock kernels.
+
+use super::machine::Machine;
+use super::{Architecture, case, expect};
+use crate::step::Result;
+
+/// Runs every device's cases.
+pub(super) fn run(machine: &mut Machine, arch: &Architecture, full: bool) -> Result<()> {
+    let (kernel, _) = arch.guest_kernels.first().ok_or("no kernel")?;
+    let vmm = format!("/vmm-reference --kernel=/{kernel} --initrd=/initrd --append=quiet");
+    disks(machine, &vmm, full)?;
+    network(machine, &vmm)?;
+    memory(machine, &vmm)?;
+    console(machine, &vmm)
+}
+
+/// A guest writes to a file system, on several queues, and to two more disks through either engine;
+/// the host checks the file system; the next guest reads it on a disk that it cannot write.
+fn disks(machine: &mut Machine, vmm: &str, full: bool) -> Result<()> {
+    let seconds = if full { 60 } else { 5 };
+    let prepare = "cp /disk.ext4 /tmp/disk; truncate -s 64M /tmp/uring /tmp/sync; \
+        du -k /tmp/disk; seq 1 200000 | md5sum";
+    let (_, output) = machine.run(prepare, &[])?;
+    let word = |line: usize| {
+        let line = output
+            .lines()
+            .filter(|line| !line.starts_with("@@"))
+            .nth(line);
+        let word = line.and_then(|line| line.split_whitespace().next());
+        word.unwrap_or_default().to_owned()
+    };
+    let (kib, digest) = (word(0).parse::<u64>()?, word(1));
+
+    let command = format!(
+        "{vmm} --vcpus=4 --blk=path=/tmp/disk,queues=4,engine=io_uring \
+         --blk=path=/tmp/uring,queues=2,engine=io_uring --blk=path=/tmp/sync,engine=sync"
+    );
+    let write = format!(
+        "mount -t ext4 /dev/vda /mnt && seq 1 200000 > /mnt/data && \
+         head -c 12000000 /dev/urandom > /mnt/waste && sync && rm /mnt/waste && sync && \
+         fstrim /mnt && echo queues $(ls /sys/block/vda/mq | wc -l); \
+         agent verify /dev/vdb {seconds}; agent verify /dev/vdc {seconds}; sync; reboot -f\r"
+    );
+    let dialogue = [("@guest ready\n", write.as_str())];
+    case(
+        machine,
+        "disks: write, trim, verify",
+        &command,
+        &dialogue,
+        |output| {
+            expect(output.contains("queues 4\n"), "four queues")?;
+            for disk in ["/dev/vdb", "/dev/vdc"] {
+                let line = format!("@agent verified {disk} with ");
+                expect(output.contains(&line), &line)?;
+            }
+            Ok(())
+        },
+    )?;
+
+    // The guest ended without unmounting: the first run replays the journal, the second one finds
+    // nothing to do.
+    let check = "e2fsck -fp /tmp/disk; e2fsck -fn /tmp/disk && du -k /tmp/disk | sed s/^/used:/";
+    case(
+        machine,
+        "disks: file system as the host sees it",
+        check,
+        &[],
+        |output| {
+            let used = output.lines().find_map(|line| line.strip_prefix("used:"));
+            let used: u64 = used
+                .and_then(|used| used.split_whitespace().next())
+                .ok_or("no size")?
+                .parse()?;
+            expect(used < kib + 6000, "what was trimmed takes no room")
+        },
+    )?;
+
+    let command = format!("{vmm} --blk=path=/tmp/disk,ro,serial=lab-disk");
+    let read = "mount -o ro -t ext4 /dev/vda /mnt; md5sum /mnt/data; cat /sys/block/vda/ro \
+        /sys/block/vda/serial; echo x > /dev/vda; poweroff -f\r";
+    let dialogue = [("@guest ready\n", read)];
+    case(machine, "disks: read only", &command, &dialogue, |output| {
+        expect(output.contains(&digest), "the digest of what was written")?;
+        let settings = "\n1\nlab-disk";
+        expect(
+            output.contains(settings),
+            "a read-only disk with a serial number",
+        )?;
+        expect(output.contains("Operation not permitted"), "no writing")
+    })
+}
+
+/// Data through a tap in both directions, in a network namespace of its own.
+fn network(machine: &mut Machine, vmm: &str) -> Result<()> {
+    const BYTES: u64 = 1_000_000;
+    let command = format!(
+        "unshare -n sh -c 'ip link set lo up; \
+         (until ip addr add 10.9.0.1/24 dev vm0; do sleep 0.2; done; \
+          agent check tcp:10.9.0.2:5001 {BYTES}) 2> /dev/null & \
+         agent echo tcp:0.0.0.0:5000 & \
+         exec {vmm} --vcpus=2 --net=vm0,queues=2,mac=02:00:00:00:00:09,mtu=1400'"
+    );
+    let talk = format!(
+        "ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0; \
+         cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; \
+         echo queues $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l); ping -c 2 10.9.0.1; \
+         agent check tcp:10.9.0.1:5000 {BYTES}; agent echo tcp:0.0.0.0:5001; sleep 1; poweroff -f\r"
+    );
+    let dialogue = [("@guest ready\n", talk.as_str())];
+    case(machine, "network", &command, &dialogue, |output| {
+        for text in [
+            "02:00:00:00:00:09\n1400\n".to_owned(),
+            "queues 2\n".to_owned(),
+            "2 packets received".to_owned(),
+            format!("@agent checked tcp:10.9.0.1:5000 {BYTES}\n"),
+            format!("@agent checked tcp:10.9.0.2:5001 {BYTES}\n"),
+        ] {
+            expect(output.contains(&text), &text)?;
+        }
+        Ok(())
+    })
+}
+
+/// The balloon takes what is above its target, what the guest frees goes back to the host, and
+/// random bytes come.
+fn memory(machine: &mut Machine, vmm: &str) -> Result<()> {
+    let command = format!(
+        "(sleep 1; while pid=$(pidof vmm-reference); do \
+          grep VmRSS /proc/$pid/status; sleep 1; done > /tmp/resident) & \
+         {vmm} --guest-memory=256 --balloon=target=192,free-page-reporting; \
+         status=$?; cat /tmp/resident; (exit $status)"
+    );
+    let use_and_free = "cat /sys/class/misc/hw_random/rng_current; \
+        echo random $(head -c 100 /dev/hwrng | wc -c); \
+        until [ $(awk '/^MemTotal/ { print $2 }' /proc/meminfo) -lt 190000 ]; do sleep 1; done; \
+        echo inflated; head -c 64000000 /dev/urandom > /waste; sleep 2; rm /waste; sleep 6; \
+        poweroff -f\r";
+    let dialogue = [("@guest ready\n", use_and_free)];
+    case(
+        machine,
+        "balloon and entropy",
+        &command,
+        &dialogue,
+        |output| {
+            expect(output.contains("virtio_rng.0\n"), "the entropy source")?;
+            expect(output.contains("random 100\n"), "random bytes")?;
+            expect(output.contains("inflated\n"), "less memory for the guest")?;
+            let resident: Vec<u64> = output
+                .lines()
+                .filter_map(|line| line.strip_prefix("VmRSS:"))
+                .filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
+                .collect();
+            let most = resident.iter().max().ok_or("no resident size")?;
+            let last = resident
+                .iter()
+                .rev()
+                .take(3)
+                .min()
+                .ok_or("no resident size")?;
+            expect(last + 40_000 < *most, "freed memory is given back")
+        },
+    )
+}
+
+/// A shell on hvc0, whose size is the terminal's.
+fn console(machine: &mut Machine, vmm: &str) -> Result<()> {
+    let command = format!(
+        "stty rows 33 cols 99; {vmm} --console --serial=file=/tmp/serial; \
+         status=$?; stty rows 0 cols 0; cat /tmp/serial; (exit $status)"
+    );
+    let dialogue = [
+        ("# ", "stty size; cat /sys/class/tty/console/active; tty\r"),
+        ("/dev/hvc0\n", "poweroff -f\r"),
+    ];
+    case(machine, "virtio console", &command, &dialogue, |output| {
+        expect(output.contains("33 99\n"), "the terminal's size")?;
+        expect(
+            output.contains("@guest ready"),
+            "the serial console beside it",
+        )
+    })
+}
