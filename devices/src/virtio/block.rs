@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
@@ -111,6 +111,8 @@ pub struct Block {
     sectors: u64,
     read_only: bool,
     discard: bool,
+    /// For messages.
+    path: PathBuf,
     serial: String,
     queues: u16,
     queue_size: u16,
@@ -192,6 +194,7 @@ impl Block {
             sectors,
             read_only: config.read_only,
             discard: config.discard,
+            path: config.path.clone(),
             serial: config.serial.clone(),
             queues: config.queues.max(1),
             queue_size: config.queue_size.max(2),
@@ -321,7 +324,8 @@ impl Block {
             Err(Refusal::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
             Err(Refusal::Io(error)) => {
                 if let Some(times) = self.errors.again() {
-                    log::warn!("disk I/O failed, {times} times so far: {error}");
+                    let path = self.path.display();
+                    log::warn!("the disk {path} failed, {times} times so far: {error}");
                 }
                 (VIRTIO_BLK_S_IOERR, 0)
             }

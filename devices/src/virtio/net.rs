@@ -9,7 +9,7 @@ mod tap;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -257,6 +257,19 @@ impl Net {
                 taps
             }
         };
+        Self::on(taps, config)
+    }
+
+    /// A device on descriptors that carry frames as a tap device does, each behind the header of
+    /// virtio 1: one for each pair of queues.
+    ///
+    /// # Errors
+    /// When the host refuses random bytes or a timer.
+    pub fn from_fds(fds: Vec<OwnedFd>, config: &NetConfig) -> Result<Self, NetError> {
+        Self::on(fds.into_iter().map(Tap::from).collect(), config)
+    }
+
+    fn on(taps: Vec<Tap>, config: &NetConfig) -> Result<Self, NetError> {
         let mac = match config.mac {
             Some(mac) => mac,
             None => random_mac()?,

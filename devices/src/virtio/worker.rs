@@ -311,7 +311,8 @@ impl MutEventSubscriber for Service {
                     let _ = ops.remove(Events::empty_raw(fd));
                 }
             }
-            self.queues.interrupt.fail(&error.to_string());
+            let name = self.device.name();
+            self.queues.interrupt.fail(&format!("{name}: {error}"));
         }
     }
 

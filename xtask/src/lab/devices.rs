@@ -11,6 +11,7 @@ pub(super) fn run(machine: &mut Machine, arch: &Architecture, full: bool) -> Res
     disks(machine, &vmm, full)?;
     network(machine, &vmm)?;
     memory(machine, &vmm)?;
+    host_faults(machine, &vmm)?;
     console(machine, &vmm)
 }
 
@@ -158,6 +159,45 @@ fn memory(machine: &mut Machine, vmm: &str) -> Result<()> {
                 .min()
                 .ok_or("no resident size")?;
             expect(last + 40_000 < *most, "freed memory is given back")
+        },
+    )
+}
+
+/// R44: the host's disk is full, a disk's file shrinks, a tap is deleted: the guest sees errors, the
+/// log names them, and both go on.
+fn host_faults(machine: &mut Machine, vmm: &str) -> Result<()> {
+    // The guest says through a disk when the host shall do its part.
+    let command = format!(
+        "mkdir -p /small; mount -t tmpfs -o size=4M none /small; \
+         truncate -s 64M /small/disk /tmp/shrinks; truncate -s 1M /tmp/flag; \
+         (until head -c 2 /tmp/flag | grep -q go; do sleep 0.2; done; \
+          truncate -s 1M /tmp/shrinks; ip link del vm0) & \
+         {vmm} --blk=/small/disk --blk=/tmp/shrinks --blk=/tmp/flag --net=vm0"
+    );
+    let provoke = "ip link set eth0 up; dd if=/dev/urandom of=/dev/vda bs=1M count=16 oflag=direct; \
+        printf go | dd of=/dev/vdc conv=fsync; \
+        until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.2; done; echo carrier lost; \
+        dd if=/dev/vdb of=/dev/null bs=1M skip=32 count=1 iflag=direct; \
+        dd if=/dev/vdb of=/dev/null bs=4k count=1 iflag=direct && echo alive; poweroff -f\r";
+    let dialogue = [("@guest ready\n", provoke)];
+    case(
+        machine,
+        "r44: faults of the host",
+        &command,
+        &dialogue,
+        |output| {
+            for text in [
+                "dd: error writing '/dev/vda'",
+                "dd: /dev/vdb: Input/output error",
+                "the disk /small/disk failed, 1 times so far: No space left on device",
+                "the disk /tmp/shrinks failed, 1 times so far: unexpected end of file",
+                "the tap device is gone",
+                "carrier lost\n",
+                "\nalive\n",
+            ] {
+                expect(output.contains(text), text)?;
+            }
+            Ok(())
         },
     )
 }

@@ -138,6 +138,12 @@ impl Tap {
     }
 }
 
+impl From<OwnedFd> for Tap {
+    fn from(fd: OwnedFd) -> Self {
+        Self(File::from(fd))
+    }
+}
+
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
