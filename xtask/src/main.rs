@@ -2,6 +2,7 @@
 
 mod apt;
 mod dist;
+mod fuzz;
 mod lab;
 mod step;
 mod test;
@@ -31,6 +32,14 @@ enum Command {
     },
     /// Builds static, stripped binaries of every architecture into target/dist
     Dist,
+    /// Runs the fuzz targets with libFuzzer
+    Fuzz {
+        /// One of them; all without
+        target: Option<String>,
+        /// How long each
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Boots stock kernels with our VMM in an emulated machine with nested KVM
     Lab {
         #[arg(value_parser = PossibleValuesParser::new(ARCHITECTURES.iter().map(|arch| arch.name)))]
@@ -48,6 +57,7 @@ fn run(command: Command) -> step::Result<()> {
     match command {
         Command::Test { no_lab } => test::run(!no_lab),
         Command::Dist => dist::run(),
+        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Lab { arch, full } => ARCHITECTURES
             .iter()
             .filter(|row| row.name == arch)

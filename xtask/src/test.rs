@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::apt;
+use crate::fuzz;
 use crate::lab::{self, ARCHITECTURES};
 use crate::step::{Result, cargo, step};
 
@@ -18,6 +19,9 @@ const OTHERS: [&str; 4] = [
     "x86_64-unknown-linux-musl",
     "x86_64-unknown-none",
 ];
+
+/// How long each fuzz target runs here; `cargo xtask fuzz` searches longer.
+const FUZZ_SECONDS: u32 = 10;
 
 pub(crate) fn run(with_lab: bool) -> Result<()> {
     let start = Instant::now();
@@ -72,7 +76,11 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
         "host,elf",
         "cli,elf",
         "cli,serial,elf",
+        "cli,virtio-balloon",
         "cli,virtio-blk",
+        "cli,virtio-console",
+        "cli,virtio-net",
+        "cli,virtio-rng",
     ] {
         cargo(&format!(
             "clippy --lib --bins --no-default-features --features={features} -- -D warnings"
@@ -85,6 +93,7 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
     cargo("test --workspace")?;
     // The aarch64 build's own unit tests, under QEMU's user-mode emulation.
     cargo(&format!("test --workspace --lib --target {AARCH64}"))?;
+    fuzz::run(None, FUZZ_SECONDS)?;
     if with_lab {
         for arch in ARCHITECTURES {
             lab::run(arch, false)?;

@@ -304,8 +304,10 @@ impl Block {
                     Some(buffered) if file > 0 => buffered,
                     _ => &self.file,
                 };
-                self.vectors
-                    .transfer(file, offset, done, direction, durable)?;
+                self.vectors.transfer(file, offset, done, direction)?;
+                if durable {
+                    fdatasync(file).map_err(io::Error::from)?;
+                }
             }
         }
         Ok(request.written())

@@ -94,7 +94,7 @@ impl Vectors {
     }
 
     /// Moves all bytes but the first `done` between guest memory and a file, where the whole begins
-    /// at `offset`; writes are on the disk on return if they are `durable`.
+    /// at `offset`.
     ///
     /// # Errors
     /// That of the system call; `UnexpectedEof` when the file ends early.
@@ -104,7 +104,6 @@ impl Vectors {
         offset: u64,
         mut done: usize,
         direction: Direction,
-        durable: bool,
     ) -> io::Result<()> {
         let (mut rest, mut offset) = (&mut self.0[..], offset);
         loop {
@@ -116,7 +115,7 @@ impl Vectors {
             if rest.is_empty() {
                 return Ok(());
             }
-            done = match move_some(file, rest, offset, direction, durable) {
+            done = match move_some(file, rest, offset, direction) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(moved) => moved,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
@@ -132,7 +131,6 @@ fn move_some(
     vectors: &[libc::iovec],
     offset: u64,
     direction: Direction,
-    durable: bool,
 ) -> io::Result<usize> {
     let position = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     let vectors = vectors.get(..BATCH).unwrap_or(vectors);
@@ -143,9 +141,6 @@ fn move_some(
     moved(unsafe {
         match direction {
             Direction::Read => libc::preadv(fd, vectors.as_ptr(), count, position),
-            Direction::Write if durable => {
-                libc::pwritev2(fd, vectors.as_ptr(), count, position, libc::RWF_DSYNC)
-            }
             Direction::Write => libc::pwritev(fd, vectors.as_ptr(), count, position),
         }
     })

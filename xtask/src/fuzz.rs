@@ -1,0 +1,56 @@
+//! Runs the fuzz targets, with libFuzzer on stable Rust.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::step::{Result, step};
+
+/// What cargo-fuzz passes too: coverage for libFuzzer, overflow checks.
+const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares \
+    -Ccodegen-units=1 -Cdebug-assertions";
+
+/// Runs one target, or all, for so many seconds each. What they find on the way stays in
+/// `fuzz/corpus`, and what kills them in `fuzz/artifacts`.
+pub(crate) fn run(only: Option<&str>, seconds: u32) -> Result<()> {
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    // A target of its own: the flags are not for build scripts.
+    step(
+        "cargo build (fuzz targets)",
+        Command::new("cargo")
+            .args(["build", "--quiet", "--release", "--target", &host])
+            .env("RUSTFLAGS", FLAGS)
+            .current_dir("fuzz"),
+    )?;
+    let mut targets: Vec<String> = fs::read_dir("fuzz/fuzz_targets")?
+        .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
+        .filter(|name| only.is_none_or(|only| only == name))
+        .collect();
+    targets.sort();
+    if targets.is_empty() {
+        return Err("there is no such fuzz target".into());
+    }
+    for name in targets {
+        let corpus = format!("fuzz/corpus/{name}");
+        let artifacts = format!("fuzz/artifacts/{name}/");
+        fs::create_dir_all(&corpus)?;
+        fs::create_dir_all(&artifacts)?;
+        let binary = Path::new("fuzz/target")
+            .join(&host)
+            .join("release")
+            .join(&name);
+        step(
+            &format!("fuzzing {name} for {seconds} s"),
+            Command::new(binary)
+                .args([&corpus, &format!("fuzz/seeds/{name}")])
+                .arg(format!("-max_total_time={seconds}"))
+                .arg(format!("-artifact_prefix={artifacts}"))
+                .args(["-verbosity=0", "-rss_limit_mb=2048", "-timeout=20"]),
+        )?;
+    }
+    Ok(())
+}
