@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use arch::{Cmdline, MachineConfig, VirtioKind};
-use devices::config::{BalloonConfig, BlkConfig, NetConfig, parse_size};
+use devices::config::{BalloonConfig, BlkConfig, NetConfig, VsockConfig, parse_size};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -41,6 +41,8 @@ pub struct VmConfig {
     pub blk: Vec<BlkConfig>,
     /// Network devices, in order.
     pub net: Vec<NetConfig>,
+    /// Sockets between host and guest.
+    pub vsock: Option<VsockConfig>,
     /// Where the virtio console goes; without it there is none.
     pub console: Option<ConsoleTarget>,
     /// The memory balloon, if there is one.
@@ -63,6 +65,7 @@ impl Default for VmConfig {
             on_reboot: OnReboot::Exit,
             blk: Vec::new(),
             net: Vec::new(),
+            vsock: None,
             console: None,
             balloon: None,
             rng: true,
@@ -124,6 +127,13 @@ impl VmConfig {
     #[must_use]
     pub fn with_net(mut self, net: NetConfig) -> Self {
         self.net.push(net);
+        self
+    }
+
+    /// Adds sockets between host and guest.
+    #[must_use]
+    pub fn with_vsock(mut self, vsock: VsockConfig) -> Self {
+        self.vsock = Some(vsock);
         self
     }
 
@@ -201,6 +211,7 @@ impl VmConfig {
         [
             (VirtioKind::Block, self.blk.len()),
             (VirtioKind::Net, self.net.len()),
+            (VirtioKind::Vsock, self.vsock.iter().len()),
             (VirtioKind::Console, self.console.iter().len()),
             (VirtioKind::Balloon, self.balloon.iter().len()),
             (VirtioKind::Rng, rng.into()),
@@ -214,12 +225,17 @@ impl VmConfig {
     fn check_devices(&self) -> Result<(), Error> {
         let blk = self.blk.first().map(|disk| disk.path.display().to_string());
         let net = self.net.first().map(ToString::to_string);
+        let vsock = self
+            .vsock
+            .as_ref()
+            .map(|vsock| vsock.path.display().to_string());
         let console = self.console.as_ref().map(ToString::to_string);
         let target = self.balloon.as_ref().map(|balloon| balloon.target);
         let balloon = target.map(|target| target.map(arch::size_text).unwrap_or_default());
         for (field, value, built) in [
             ("blk", &blk, cfg!(feature = "virtio-blk")),
             ("net", &net, cfg!(feature = "virtio-net")),
+            ("vsock", &vsock, cfg!(feature = "virtio-vsock")),
             ("console", &console, cfg!(feature = "virtio-console")),
             ("balloon", &balloon, cfg!(feature = "virtio-balloon")),
         ] {

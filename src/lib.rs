@@ -38,7 +38,7 @@ mod vcpu;
 mod virtio;
 
 pub use ::devices::config::{
-    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError,
+    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
 pub use arch;
 pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};

@@ -5,9 +5,10 @@
     not(all(
         feature = "virtio-balloon",
         feature = "virtio-blk",
-        feature = "virtio-net"
+        feature = "virtio-net",
+        feature = "virtio-vsock"
     )),
-    allow(dead_code, unused_variables)
+    allow(dead_code, unused_imports, unused_variables)
 )]
 
 use std::io;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use arch::{DevicePlan, GuestRam, VirtioKind};
 use devices::BusDevice;
-use devices::config::{BlkConfig, NetConfig};
+use devices::config::{BlkConfig, NetConfig, VsockConfig};
 use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -53,6 +54,8 @@ impl<'a> Maker<'a> {
             VirtioKind::Block => self.disks.next().map(disk).transpose(),
             #[cfg(feature = "virtio-net")]
             VirtioKind::Net => self.nets.next().map(net).transpose(),
+            #[cfg(feature = "virtio-vsock")]
+            VirtioKind::Vsock => self.config.vsock.as_ref().map(vsock).transpose(),
             #[cfg(feature = "virtio-console")]
             VirtioKind::Console => self.console().map(Some),
             #[cfg(feature = "virtio-rng")]
@@ -130,6 +133,17 @@ fn refused_net(config: &NetConfig) -> impl Fn(devices::virtio::NetError) -> Erro
         cause: error.to_string(),
         cure: error.cure().to_owned(),
     }
+}
+
+#[cfg(feature = "virtio-vsock")]
+fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
+    let vsock = devices::virtio::Vsock::open(config).map_err(|error| Error::Config {
+        field: "vsock",
+        value: config.path.display().to_string(),
+        cause: error.to_string(),
+        cure: "name a socket that does not exist yet, in a folder that can be written".to_owned(),
+    })?;
+    Ok(Box::new(vsock))
 }
 
 /// Puts a device behind the transport that was planned for it.

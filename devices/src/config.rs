@@ -386,6 +386,43 @@ impl FromStr for NetConfig {
     }
 }
 
+/// Sockets between host and guest: `cid=N,path=SOCKET`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VsockConfig {
+    /// The guest's context identifier: 3 or more.
+    pub cid: u32,
+    /// The Unix socket that programs of the host connect to; where the guest connects to is the
+    /// socket of that name with `_` and the port behind it.
+    pub path: PathBuf,
+}
+
+impl FromStr for VsockConfig {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        const FORM: &str = "cid=N,path=SOCKET";
+        let (mut cid, mut path) = (None, None);
+        for (key, text) in options(text) {
+            match key {
+                // The numbers below are those of the hypervisor and the host, the last one of anybody.
+                "cid" => cid = Some(number("cid", text, 3..=u32::MAX - 1)?),
+                "path" if !text.is_empty() => path = Some(text.into()),
+                "path" => {}
+                "" if text.is_empty() => {}
+                _ => {
+                    let key = if key.is_empty() { text } else { key };
+                    return Err(OptionError::Unknown(key.to_owned(), "cid= and path="));
+                }
+            }
+        }
+        Ok(Self {
+            cid: cid.ok_or(OptionError::Missing("cid", FORM))?,
+            path: path.ok_or(OptionError::Missing("path", FORM))?,
+        })
+    }
+}
+
 /// A memory balloon: `[target=SIZE][,deflate-on-oom][,free-page-reporting]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -488,6 +525,23 @@ mod tests {
             ("vm0,ro", "unknown option \"ro\""),
         ] {
             let error = text.parse::<NetConfig>().unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn sockets_have_a_number_and_a_path() {
+        let vsock: VsockConfig = "cid=3,path=/tmp/v".parse().unwrap();
+        assert_eq!((vsock.cid, vsock.path), (3, PathBuf::from("/tmp/v")));
+        for (text, named) in [
+            ("", "no cid"),
+            ("cid=2,path=x", "3 to 4294967294"),
+            ("cid=4294967295,path=x", "3 to"),
+            ("cid=7", "no path"),
+            ("cid=7,path=", "no path"),
+            ("x,cid=7", "unknown option \"x\""),
+        ] {
+            let error = text.parse::<VsockConfig>().unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");
         }
     }

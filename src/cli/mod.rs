@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmm_reference::{
     BalloonConfig, BlkConfig, ConsoleTarget, Error, MemorySize, NetConfig, OnReboot, VmConfig,
+    VsockConfig,
 };
 
 /// The VM could not be run: the host or KVM failed.
@@ -100,6 +101,10 @@ struct VmArgs {
     /// created if there is none; may be repeated
     #[arg(long, value_name = "NET")]
     net: Vec<NetConfig>,
+    /// Sockets between host and guest: cid=N,path=SOCKET. Programs of the host connect to SOCKET and
+    /// write CONNECT PORT; the guest connects to SOCKET_PORT
+    #[arg(long, value_name = "VSOCK")]
+    vsock: Option<VsockConfig>,
     /// A memory balloon: [target=SIZE][,deflate-on-oom][,free-page-reporting]; the guest is left
     /// with SIZE
     #[arg(long, value_name = "BALLOON", num_args = 0..=1, require_equals = true, default_missing_value = "")]
@@ -146,6 +151,7 @@ impl From<VmArgs> for VmConfig {
             serial: args.serial.unwrap_or(serial),
             console: args.console,
             net: args.net,
+            vsock: args.vsock,
             balloon: args.balloon,
             rng: args.rng,
             on_reboot: match args.on_reboot {

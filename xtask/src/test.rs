@@ -81,6 +81,7 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
         "cli,virtio-console",
         "cli,virtio-net",
         "cli,virtio-rng",
+        "cli,virtio-vsock",
     ] {
         cargo(&format!(
             "clippy --lib --bins --no-default-features --features={features} -- -D warnings"

@@ -30,6 +30,8 @@ mod rng;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;
+#[cfg(feature = "virtio-vsock")]
+mod vsock;
 mod worker;
 
 use std::fmt::Debug;
@@ -49,6 +51,8 @@ pub use net::{Net, NetError};
 pub use queue::{Buffer, Chain, GuestRam, QueueError, Ring};
 #[cfg(feature = "virtio-rng")]
 pub use rng::Rng;
+#[cfg(feature = "virtio-vsock")]
+pub use vsock::{Vsock, VsockError};
 pub use worker::{Interrupt, Queues};
 
 /// What wakes a running device.

@@ -10,6 +10,7 @@ pub(super) fn run(machine: &mut Machine, arch: &Architecture, full: bool) -> Res
     let vmm = format!("/vmm-reference --kernel=/{kernel} --initrd=/initrd --append=quiet");
     disks(machine, &vmm, full)?;
     network(machine, &vmm)?;
+    sockets(machine, &vmm)?;
     memory(machine, &vmm)?;
     host_faults(machine, &vmm)?;
     console(machine, &vmm)
@@ -115,6 +116,32 @@ fn network(machine: &mut Machine, vmm: &str) -> Result<()> {
             "2 packets received".to_owned(),
             format!("@agent checked tcp:10.9.0.1:5000 {BYTES}\n"),
             format!("@agent checked tcp:10.9.0.2:5001 {BYTES}\n"),
+        ] {
+            expect(output.contains(&text), &text)?;
+        }
+        Ok(())
+    })
+}
+
+/// Data through sockets of the host and of the guest; a client that goes away in the middle.
+fn sockets(machine: &mut Machine, vmm: &str) -> Result<()> {
+    const BYTES: u64 = 1_000_000;
+    let command = format!(
+        "agent echo unix:/tmp/v_5000 & agent check hybrid:/tmp/v:5001 {BYTES} & \
+         {vmm} --vsock=cid=7,path=/tmp/v; status=$?; ls /tmp/v; (exit $status)"
+    );
+    let talk = format!(
+        "agent check vsock:2:5000 {BYTES}; agent echo vsock:0:5001; \
+         agent refused vsock:2:5002; sleep 1; poweroff -f\r"
+    );
+    let dialogue = [("@guest ready\n", talk.as_str())];
+    case(machine, "sockets", &command, &dialogue, |output| {
+        for text in [
+            format!("@agent checked vsock:2:5000 {BYTES}\n"),
+            format!("@agent echoed {BYTES}\n"),
+            format!("@agent checked hybrid:/tmp/v:5001 {BYTES}\n"),
+            "@agent refused by vsock:2:5002\n".to_owned(),
+            "ls: /tmp/v: No such file".to_owned(),
         ] {
             expect(output.contains(&text), &text)?;
         }

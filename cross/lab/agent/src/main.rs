@@ -3,6 +3,7 @@
 //! ```text
 //! agent echo ADDRESS             answers every byte of one connection, then ends
 //! agent check ADDRESS BYTES      sends bytes, expects them back, says how many
+//! agent refused ADDRESS          expects that nobody listens there
 //! agent verify DEVICE SECONDS    writes and reads a disk at random, knows what must be there
 //! ```
 //! ADDRESS is `tcp:HOST:PORT`, `vsock:CID:PORT`, `unix:PATH`, or `hybrid:PATH:PORT` for a guest's
@@ -20,8 +21,12 @@ fn run(arguments: &[&str]) -> Result<String> {
     match arguments {
         ["echo", address] => sockets::echo(address),
         ["check", address, bytes] => sockets::check(address, bytes.parse()?),
+        ["refused", address] => sockets::refused(address),
         ["verify", device, seconds] => disk::verify(device, seconds.parse()?),
-        _ => Err("usage: agent echo ADDRESS | check ADDRESS BYTES | verify DEVICE SECONDS".into()),
+        _ => Err(
+            "usage: echo ADDRESS | check ADDRESS BYTES | refused ADDRESS | verify DEVICE SECONDS"
+                .into(),
+        ),
     }
 }
 

@@ -87,6 +87,13 @@ pub(crate) fn echo(address: &str) -> Result<String> {
     Ok(format!("echoed {bytes}"))
 }
 
+pub(crate) fn refused(address: &str) -> Result<String> {
+    match connect(address) {
+        Ok(_) => Err("somebody listens there".into()),
+        Err(_) => Ok(format!("refused by {address}")),
+    }
+}
+
 pub(crate) fn check(address: &str, bytes: u64) -> Result<String> {
     let start = Instant::now();
     let stream = loop {

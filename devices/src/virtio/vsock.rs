@@ -1,0 +1,596 @@
+//! Sockets between host and guest (VIRTIO 1.3, 5.10), by the protocol on Unix sockets that
+//! Firecracker introduced: a program of the host connects to the device's socket and writes
+//! `CONNECT port`; what the guest connects to is the socket of that name with `_port` behind it.
+//!
+//! Everything that grows has a bound: streams, clients that have not said what they want, bytes that
+//! wait for a socket (by credit), answers that wait for the driver. Sockets are watched by an event
+//! loop of the device's own, whose descriptor is its one source: only for what can go on, so that
+//! nothing spins. The data passes through one buffer of ours: a packet's header lies in front of it.
+
+mod packet;
+mod stream;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with,
+};
+use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+
+use self::packet::{HEADER, HOST, Header, STREAM, op};
+use self::stream::{BUFFER, Broken, Ports, Stream, answer};
+use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
+use crate::config::VsockConfig;
+
+const QUEUE_SIZE: u16 = 256;
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+/// Streams at once.
+const MAX_STREAMS: usize = 1023;
+/// Clients of the host that have not said yet where to connect.
+const MAX_CLIENTS: usize = 64;
+/// Resets that wait for the driver.
+const MAX_RESETS: usize = 256;
+/// The longest line of a client: `CONNECT 4294967295` and some blanks.
+const MAX_LINE: usize = 32;
+/// Events of one look.
+const EVENTS: usize = 64;
+/// Packets of a stream before it is the next one's turn.
+const TURN: usize = 16;
+/// The first port of the host's end of a connection that the host began.
+const FIRST_PORT: u32 = 1 << 30;
+/// What the inner event loop says of the listener; streams and clients have numbers above.
+const LISTENER: u64 = 0;
+
+/// Why there are no sockets.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VsockError {
+    /// Another program listens there.
+    #[error("another program listens there")]
+    InUse,
+    /// A file of another kind has that name.
+    #[error("there is a file of that name which is no socket")]
+    NoSocket,
+    /// The host refused it.
+    #[error(transparent)]
+    Host(#[from] io::Error),
+}
+
+/// A client of the host, before it has said where to connect.
+#[derive(Debug)]
+struct Client {
+    socket: UnixStream,
+    line: Vec<u8>,
+}
+
+/// The socket file, which goes with the device.
+#[derive(Debug)]
+struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and number of the file.
+    file: (u64, u64),
+}
+
+impl Listener {
+    fn bind(path: &Path) -> Result<Self, VsockError> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => return Err(VsockError::NoSocket),
+            Ok(_) => match UnixStream::connect(path) {
+                // Nobody listens any more.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path)?;
+                }
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Err(VsockError::InUse),
+            },
+            Err(_) => {}
+        }
+        let socket = UnixListener::bind(path)?;
+        socket.set_nonblocking(true)?;
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(Self {
+            socket,
+            path: path.to_owned(),
+            file: (metadata.dev(), metadata.ino()),
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Not one that somebody else has made since.
+        if fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.file)
+        {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Sockets between host and guest.
+#[derive(Debug)]
+pub struct Vsock {
+    cid: u64,
+    listener: Listener,
+    epoll: OwnedFd,
+    streams: BTreeMap<u64, Stream>,
+    /// The numbers of the streams.
+    by_ports: BTreeMap<Ports, u64>,
+    clients: BTreeMap<u64, Client>,
+    /// Streams that owe the guest a packet, in the order of their turns.
+    owing: VecDeque<u64>,
+    /// Answers to what belongs to no stream.
+    resets: VecDeque<Ports>,
+    next_number: u64,
+    next_port: u32,
+    chain: Chain,
+    buffer: Vec<u8>,
+}
+
+impl Vsock {
+    /// Listens on the configured socket.
+    ///
+    /// # Errors
+    /// See [`VsockError`].
+    pub fn open(config: &VsockConfig) -> Result<Self, VsockError> {
+        let listener = Listener::bind(&config.path)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?;
+        let data = EventData::new_u64(LISTENER);
+        epoll::add(&epoll, &listener.socket, data, EventFlags::IN).map_err(io::Error::from)?;
+        Ok(Self {
+            cid: config.cid.into(),
+            listener,
+            epoll,
+            streams: BTreeMap::new(),
+            by_ports: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            owing: VecDeque::new(),
+            resets: VecDeque::new(),
+            next_number: LISTENER + 1,
+            next_port: FIRST_PORT,
+            chain: Chain::default(),
+            buffer: vec![0; BUFFER as usize],
+        })
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// Adds a stream; watches it as far as it can go on.
+    fn add(&mut self, stream: Stream) {
+        let number = self.number();
+        self.by_ports.insert(stream.ports, number);
+        self.streams.insert(number, stream);
+        self.settle(number, Ok(()));
+    }
+
+    /// After anything has happened to a stream: watches what it waits for now, remembers what it
+    /// owes; ends it when it is broken.
+    fn settle(&mut self, number: u64, result: Result<(), Broken>) {
+        let Some(stream) = self.streams.get_mut(&number) else {
+            return;
+        };
+        let watched = result.and_then(|()| watch(&self.epoll, number, stream));
+        if watched == Err(Broken) {
+            let ports = stream.ports;
+            self.remove(number);
+            self.reset(ports);
+        } else if stream.owes() && !std::mem::replace(&mut stream.queued, true) {
+            self.owing.push_back(number);
+        }
+    }
+
+    /// Forgets a stream. Closing its socket ends its watch.
+    fn remove(&mut self, number: u64) {
+        if let Some(stream) = self.streams.remove(&number) {
+            self.by_ports.remove(&stream.ports);
+            self.owing.retain(|owing| *owing != number);
+        }
+    }
+
+    /// Tells the guest that there is no such stream. A guest that takes no answers gets some only.
+    fn reset(&mut self, ports: Ports) {
+        if self.resets.len() < MAX_RESETS {
+            self.resets.push_back(ports);
+        }
+    }
+
+    // From the guest.
+
+    /// Serves the packets of the guest. Says whether there may be more.
+    fn transmit(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
+        let Some(ring) = queues.ring(TRANSMIT) else {
+            return Ok(false);
+        };
+        for _ in 0..ring.size() {
+            // Answers have to have a place first: the guest sends faster than it takes them.
+            if self.resets.len() >= MAX_RESETS || !ring.pop(&mut self.chain)? {
+                return Ok(false);
+            }
+            let mut bytes = [0; HEADER];
+            let whole = self.chain.read(ring.ram(), &mut bytes)?;
+            let header = Header::parse(&bytes);
+            // The chain says how much data there is, not the header.
+            let there = self.chain.readable_len() >= header.len.into();
+            let len = header.len.min(BUFFER) as usize;
+            self.buffer.resize(BUFFER as usize, 0);
+            let data = self.buffer.get_mut(..len).unwrap_or_default();
+            let read = there && self.chain.read(ring.ram(), data)?;
+            ring.complete(self.chain.head(), 0)?;
+            if whole {
+                let len = (read && header.len <= BUFFER).then_some(len);
+                self.packet(&header, len);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A packet of the guest with so many bytes of data in `buffer`; `None` if they are not all
+    /// there.
+    fn packet(&mut self, header: &Header, len: Option<usize>) {
+        if header.src_cid != self.cid {
+            // Nobody it could be answered to.
+            return;
+        }
+        let ports = Ports {
+            host: header.dst_port,
+            guest: header.src_port,
+        };
+        let number = self.by_ports.get(&ports).copied();
+        let fits = header.dst_cid == HOST && header.kind == STREAM;
+        let (Some(len), true) = (len, fits) else {
+            return match number {
+                Some(number) if fits => self.settle(number, Err(Broken)),
+                _ if header.op != op::RST => self.reset(ports),
+                _ => {}
+            };
+        };
+        let Some(number) = number else {
+            match header.op {
+                op::RST => {}
+                op::REQUEST if self.connect(ports, header).is_ok() => {}
+                _ => self.reset(ports),
+            }
+            return;
+        };
+        let Some(stream) = self.streams.get_mut(&number) else {
+            return;
+        };
+        stream.update_credit(header);
+        let data = self.buffer.get(..len).unwrap_or_default();
+        let result = match header.op {
+            op::RESPONSE if stream.connecting => {
+                stream.connecting = false;
+                let line = format!("OK {}\n", ports.host);
+                // The socket is empty: it takes a line, or is gone.
+                stream.send(line.as_bytes()).map(drop).map_err(|_| Broken)
+            }
+            op::RW => stream.forward(data),
+            op::SHUTDOWN => stream.shut_down(header.flags),
+            op::CREDIT_UPDATE => Ok(()),
+            op::CREDIT_REQUEST => {
+                stream.ask_for_update();
+                Ok(())
+            }
+            op::RST => return self.remove(number),
+            _ => Err(Broken),
+        };
+        self.settle(number, result);
+    }
+
+    /// The guest connects to a program of the host.
+    fn connect(&mut self, ports: Ports, request: &Header) -> io::Result<()> {
+        if self.streams.len() >= MAX_STREAMS {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut path = self.listener.path.as_os_str().as_bytes().to_vec();
+        path.extend(format!("_{}", ports.host).as_bytes());
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // A full backlog is an error, not a wait.
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        self.add(Stream::new(
+            socket.into(),
+            ports,
+            op::RESPONSE,
+            Some(request),
+        ));
+        Ok(())
+    }
+
+    // From the host.
+
+    /// Looks at the sockets. Says whether there may be more to do now.
+    fn look(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
+        let mut space = [std::mem::MaybeUninit::uninit(); EVENTS];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let Ok((events, _)) = epoll::wait(&self.epoll, &mut space[..], Some(&now)) else {
+            // A signal; whatever was there is there still.
+            return Ok(true);
+        };
+        let mut more = false;
+        let many = events.len() == EVENTS;
+        for event in events {
+            let (number, flags) = (event.data.u64(), event.flags);
+            if number == LISTENER {
+                self.accept();
+            } else if self.clients.contains_key(&number) {
+                self.hear(number);
+            } else {
+                more |= self.stream_event(number, flags, queues)?;
+            }
+        }
+        // Without buffers of the driver, only the driver can make a difference.
+        let starved = queues.ring(RECEIVE).is_none_or(|ring| ring.is_dry());
+        Ok(more || many && !starved)
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..EVENTS {
+            // None left, or none for want of descriptors: the next event tries again.
+            let Ok((socket, _)) = self.listener.socket.accept() else {
+                return;
+            };
+            if self.clients.len() >= MAX_CLIENTS {
+                // The one that has been silent for longest.
+                self.clients.pop_first();
+            }
+            let number = self.number();
+            let data = EventData::new_u64(number);
+            if socket.set_nonblocking(true).is_ok()
+                && epoll::add(&self.epoll, &socket, data, EventFlags::IN).is_ok()
+            {
+                let line = Vec::new();
+                self.clients.insert(number, Client { socket, line });
+            }
+        }
+    }
+
+    /// A client says where to connect. Not a byte beyond its line is read.
+    fn hear(&mut self, number: u64) {
+        let Some(client) = self.clients.get_mut(&number) else {
+            return;
+        };
+        let mut space = [0; MAX_LINE];
+        let room = space.get_mut(client.line.len()..).unwrap_or_default();
+        let ready = match recv(&client.socket, &mut *room, RecvFlags::PEEK) {
+            Ok((len @ 1.., _)) => room.get(..len).unwrap_or_default(),
+            Err(error) if io::Error::from(error).kind() == io::ErrorKind::WouldBlock => return,
+            // Gone, or its line is too long.
+            _ => {
+                self.clients.remove(&number);
+                return;
+            }
+        };
+        let end = ready.iter().position(|byte| *byte == b'\n');
+        let taken = end.map_or(ready.len(), |end| end + 1);
+        client.line.extend(ready.iter().take(taken));
+        let mut rest = [0; MAX_LINE];
+        let rest = rest.get_mut(..taken).unwrap_or_default();
+        let is_read = recv(&client.socket, rest, RecvFlags::empty()).is_ok();
+        if end.is_none() && is_read && client.line.len() < MAX_LINE {
+            return;
+        }
+        if let Some(Client { socket, line }) = self.clients.remove(&number)
+            && let Some(guest) = parse_connect(&line)
+            && is_read
+            && self.streams.len() < MAX_STREAMS
+            && epoll::delete(&self.epoll, &socket).is_ok()
+        {
+            let ports = Ports {
+                host: self.free_port(guest),
+                guest,
+            };
+            self.add(Stream::new(socket, ports, op::REQUEST, None));
+        }
+    }
+
+    /// A port of the host that has no stream with this one of the guest.
+    fn free_port(&mut self, guest: u32) -> u32 {
+        // There are far more ports than streams.
+        for _ in 0..=MAX_STREAMS {
+            let host = self.next_port;
+            self.next_port = FIRST_PORT | self.next_port.wrapping_add(1) & (FIRST_PORT - 1);
+            if !self.by_ports.contains_key(&Ports { host, guest }) {
+                return host;
+            }
+        }
+        self.next_port
+    }
+
+    /// A stream's socket has something, or room, or is gone. Says whether there may be more to read.
+    fn stream_event(
+        &mut self,
+        number: u64,
+        flags: EventFlags,
+        queues: &mut Queues,
+    ) -> Result<bool, QueueError> {
+        let Some(stream) = self.streams.get_mut(&number) else {
+            return Ok(false);
+        };
+        let mut result = Ok(());
+        if flags.contains(EventFlags::OUT) {
+            result = stream.flush();
+        }
+        let mut more = false;
+        if stream.watched.contains(EventFlags::IN) {
+            let gone = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+            more = self.receive(number, gone, queues)?;
+        }
+        self.settle(number, result);
+        Ok(more)
+    }
+
+    /// Moves bytes of a stream to the guest, as far as it has room.
+    fn receive(
+        &mut self,
+        number: u64,
+        gone: bool,
+        queues: &mut Queues,
+    ) -> Result<bool, QueueError> {
+        let (Some(stream), Some(ring)) = (self.streams.get_mut(&number), queues.ring(RECEIVE))
+        else {
+            return Ok(false);
+        };
+        for _ in 0..TURN {
+            let credit = stream.credit() as usize;
+            if credit == 0 || !ring.pop(&mut self.chain)? {
+                return Ok(false);
+            }
+            let room = self.chain.writable_len().saturating_sub(HEADER as u64);
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            if room == 0 {
+                // Not even for a header and a byte.
+                ring.complete(self.chain.head(), 0)?;
+                continue;
+            }
+            let most = credit.min(room).min(BUFFER as usize);
+            let place = self.buffer.get_mut(..most).unwrap_or_default();
+            match recv(&stream.socket, &mut *place, RecvFlags::DONTWAIT) {
+                Ok((len @ 1.., _)) => {
+                    let data = self.buffer.get(..len).unwrap_or_default();
+                    let len = u32::try_from(len).unwrap_or(BUFFER);
+                    let header = stream.packet(self.cid, op::RW, 0, len).bytes();
+                    stream.count_sent(len);
+                    let mut written = self.chain.write(ring.ram(), &header)?;
+                    written += self.chain.write(ring.ram(), data)?;
+                    ring.complete(self.chain.head(), written)?;
+                }
+                ended => {
+                    ring.undo_pop(1);
+                    match ended {
+                        Err(error)
+                            if io::Error::from(error).kind() == io::ErrorKind::WouldBlock => {}
+                        Ok(_) => stream.host_ended(gone),
+                        Err(_) => stream.host_ended(true),
+                    }
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives the guest the packets without data that it is owed, as far as it has room.
+    fn pay(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+        let Some(ring) = queues.ring(RECEIVE) else {
+            return Ok(());
+        };
+        while !(self.resets.is_empty() && self.owing.is_empty()) && ring.pop(&mut self.chain)? {
+            let header = loop {
+                if let Some(ports) = self.resets.pop_front() {
+                    break Some(answer(self.cid, ports, op::RST));
+                }
+                let Some(number) = self.owing.pop_front() else {
+                    break None;
+                };
+                let Some(stream) = self.streams.get_mut(&number) else {
+                    continue;
+                };
+                stream.queued = false;
+                if let Some((op, flags)) = stream.take_owed() {
+                    let header = stream.packet(self.cid, op, flags, 0);
+                    self.settle(number, Ok(()));
+                    break Some(header);
+                }
+            };
+            let Some(header) = header else {
+                ring.undo_pop(1);
+                break;
+            };
+            let written = self.chain.write(ring.ram(), &header.bytes())?;
+            ring.complete(self.chain.head(), written)?;
+        }
+        Ok(())
+    }
+}
+
+/// Watches what a stream waits for, and nothing else: a socket that is gone would be ready for ever.
+fn watch(epoll: &OwnedFd, number: u64, stream: &mut Stream) -> Result<(), Broken> {
+    let (before, now) = (stream.watched, stream.interest());
+    let data = EventData::new_u64(number);
+    let changed = match (before.is_empty(), now.is_empty()) {
+        _ if before == now => Ok(()),
+        (true, _) => epoll::add(epoll, &stream.socket, data, now),
+        (false, true) => epoll::delete(epoll, &stream.socket),
+        (false, false) => epoll::modify(epoll, &stream.socket, data, now),
+    };
+    stream.watched = now;
+    // Out of the kernel's memory.
+    changed.map_err(|_| Broken)
+}
+
+/// The port of `CONNECT port`.
+fn parse_connect(line: &[u8]) -> Option<u32> {
+    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+    let (word, port) = line.trim_end().split_once(' ')?;
+    let port = port.trim().parse().ok()?;
+    word.eq_ignore_ascii_case("connect").then_some(port)
+}
+
+impl VirtioDevice for Vsock {
+    fn id(&self) -> u32 {
+        VIRTIO_ID_VSOCK
+    }
+
+    fn name(&self) -> &'static str {
+        "virtio-vsock"
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    /// Receive, transmit, and events, of which there are none yet.
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; 3]
+    }
+
+    fn config(&self) -> Arc<ConfigSpace> {
+        Arc::new(ConfigSpace::new(self.cid.to_le_bytes().to_vec(), 0..0))
+    }
+
+    fn sources(&self) -> Vec<RawFd> {
+        vec![self.epoll.as_raw_fd()]
+    }
+
+    fn serve(&mut self, _: Event, queues: &mut Queues) -> Result<bool, QueueError> {
+        let mut more = false;
+        // Answers first: they make room for what the guest sends.
+        self.pay(queues)?;
+        more |= self.transmit(queues)?;
+        more |= self.look(queues)?;
+        self.pay(queues)?;
+        queues.publish()?;
+        Ok(more)
+    }
+
+    fn stop(&mut self) {
+        self.streams.clear();
+        self.by_ports.clear();
+        self.clients.clear();
+        self.owing.clear();
+        self.resets.clear();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
