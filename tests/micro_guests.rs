@@ -172,6 +172,111 @@ fn a_guest_that_finds_a_fault_says_so() {
     }
 }
 
+/// Where the VMM puts the virtio devices, for the guest's command line.
+fn virtio_places(arguments: &[&str]) -> String {
+    let output = vmm(&[&["plan", "--json"], arguments].concat())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let devices = plan["devices"].as_array().unwrap().iter();
+    let places: Vec<_> = devices
+        .filter(|device| device["kind"]["virtio-mmio"].is_string())
+        .map(|device| {
+            format!(
+                "{:#x}:{}",
+                device["range"]["base"].as_u64().unwrap(),
+                device["irq"]
+            )
+        })
+        .collect();
+    format!("virtio={}", places.join(","))
+}
+
+/// Starts a test of virtio devices.
+fn start_virtio(test: &str, arguments: &[&str]) -> Child {
+    start(&format!("{test} {}", virtio_places(arguments)), arguments)
+}
+
+const SECTOR: usize = 512;
+
+/// Sectors as the guests write them, from one on: each byte is the sector's number plus its place.
+fn sectors(first: usize, count: usize) -> Vec<u8> {
+    (first..first + count)
+        .flat_map(|sector| (0..SECTOR).map(move |place| (sector + place) as u8))
+        .collect()
+}
+
+fn disk(content: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(content).unwrap();
+    file
+}
+
+#[test]
+#[cfg(feature = "virtio-blk")]
+fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
+    if !is_pc() {
+        return;
+    }
+    let content = sectors(0, 64);
+    for engine in ["io_uring", "sync"] {
+        let (first, second) = (disk(&[0; 256 * SECTOR]), disk(&content));
+        let first_option = format!(
+            "--blk={},serial=micro-1,engine={engine}",
+            first.path().display()
+        );
+        let second_option = format!("--blk={},ro,engine={engine}", second.path().display());
+        let child = start_virtio("virtio_blk", &[&first_option, &second_option]);
+        assert_eq!(
+            passed(finish(child)),
+            [
+                "256 sectors",
+                "serial micro-1",
+                "4 sectors read, told by interrupts",
+                "written, read back and flushed",
+                "the second one is read-only",
+            ]
+        );
+        let mut expected = vec![0; 256 * SECTOR];
+        expected[16 * SECTOR..80 * SECTOR].copy_from_slice(&sectors(16, 64));
+        assert!(std::fs::read(first.path()).unwrap() == expected);
+        assert!(std::fs::read(second.path()).unwrap() == content);
+    }
+}
+
+#[test]
+#[cfg(feature = "virtio-rng")]
+fn an_independent_driver_reads_random_bytes_that_differ() {
+    if is_pc() {
+        let child = start_virtio("virtio_rng", &[]);
+        assert_eq!(passed(finish(child)), ["random bytes, twice"]);
+    }
+}
+
+#[test]
+#[cfg(feature = "virtio-console")]
+fn an_independent_driver_echoes_on_the_console() {
+    if !is_pc() {
+        return;
+    }
+    let serial = tempfile::NamedTempFile::new().unwrap();
+    let file = format!("--serial=file={}", serial.path().display());
+    let mut child = start_virtio("virtio_console", &["--console=stdio", &file]);
+    let mut stdin = child.stdin.take().unwrap();
+    let stdout = child.stdout.as_mut().unwrap();
+    read_until(stdout, "ready\n");
+    for line in ["hello\n", "one more\n"] {
+        stdin.write_all(line.as_bytes()).unwrap();
+        read_until(stdout, &line.to_uppercase());
+    }
+    stdin.write_all(b"q\n").unwrap();
+    let ended = finish(child);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let said = std::fs::read_to_string(serial.path()).unwrap();
+    assert_eq!(said, "80 columns, 25 rows\nthe console echoed\nEXIT 0\n");
+}
+
 #[test]
 #[cfg(feature = "hello-guest")]
 fn the_built_in_guest_says_what_it_found_and_powers_off() {

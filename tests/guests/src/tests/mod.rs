@@ -4,13 +4,14 @@ mod endings;
 mod io_widths;
 mod memory_map;
 mod serial;
+mod virtio;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use guest::{apic, interrupts, println, smp, user};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 9] = [
+pub const ALL: [(&str, fn()); 14] = [
     ("chatter", serial::chatter),
     ("io_widths", io_widths::run),
     ("memory_map", memory_map::run),
@@ -20,6 +21,11 @@ pub const ALL: [(&str, fn()); 9] = [
     ("spin", endings::spin),
     ("timer", timer),
     ("triple_fault", endings::triple_fault),
+    ("virtio_blk", virtio::block::run),
+    ("virtio_console", virtio::console::run),
+    ("virtio_net", virtio::net::run),
+    ("virtio_rng", virtio::rng::run),
+    ("virtio_vsock", virtio::vsock::run),
 ];
 
 /// Every vCPU that the MADT names starts exactly once, with the APIC id that the MADT says.
