@@ -277,6 +277,77 @@ fn an_independent_driver_echoes_on_the_console() {
     assert_eq!(said, "80 columns, 25 rows\nthe console echoed\nEXIT 0\n");
 }
 
+/// The most memory that a process has had so far, in KiB.
+fn peak_kib(child: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap()
+}
+
+/// Each case is one of the guest, which checks after it that the disk answers once it was reset, and
+/// that another disk serves.
+#[test]
+#[cfg(feature = "virtio-blk")]
+fn r1_r7_r10_to_r14_r16_r17_r19_r23_to_r26_r38_r40_a_hostile_driver_harms_nobody_but_itself() {
+    const CASES: [&str; 17] = [
+        "r7 queue and features while the device runs",
+        "r7 nonsense before it runs",
+        "r10 queues that are not there",
+        "r11 one head many times in flight",
+        "r12 reset with reads in flight",
+        "r12 reset with writes in flight",
+        "r13 a queue that never is empty",
+        "r14 r1 buffers beyond RAM",
+        "r14 requests of a wrong size or place",
+        "r16 ranges to discard and to zero",
+        "r17 writes to a read-only disk",
+        "r19 loops and giant chains",
+        "r23 rings beyond RAM",
+        "r24 status and configuration",
+        "r25 accesses of any width",
+        "r26 r40 an index far ahead",
+        "r38 buffers of no length",
+    ];
+    const MIB: u64 = 64;
+    if !is_pc() {
+        return;
+    }
+    let known = sectors(0, 64);
+    let mut content = known.clone();
+    content.resize(512 * SECTOR, 0);
+    for engine in ["io_uring", "sync"] {
+        let (first, second) = (disk(&content), disk(&known));
+        let path = |disk: &tempfile::NamedTempFile| disk.path().display().to_string();
+        let first_option = format!("--blk={},engine={engine}", path(&first));
+        let second_option = format!("--blk={},ro,engine={engine}", path(&second));
+        let memory = format!("--guest-memory={MIB}");
+        let mut child = start_virtio("virtio_hostile", &[&first_option, &second_option, &memory]);
+        let stdout = child.stdout.as_mut().unwrap();
+        for case in CASES {
+            read_until(stdout, &format!("{case}\n"));
+        }
+        read_until(stdout, "waiting\n");
+        let peak = peak_kib(&child);
+        assert!(peak < (MIB + 64) << 10, "{peak} KiB");
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert!(passed(finish(child)).is_empty());
+        // What was written is what the guest meant to write, and only there.
+        let found = std::fs::read(first.path()).unwrap();
+        assert!(found[..256 * SECTOR] == content[..256 * SECTOR]);
+        assert!(
+            found
+                .iter()
+                .skip(256 * SECTOR)
+                .all(|byte| [0, 0x11].contains(byte))
+        );
+        assert!(std::fs::read(second.path()).unwrap() == known);
+    }
+}
+
 #[test]
 #[cfg(feature = "hello-guest")]
 fn the_built_in_guest_says_what_it_found_and_powers_off() {

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use guest::{apic, interrupts, println, smp, user};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 14] = [
+pub const ALL: [(&str, fn()); 15] = [
     ("chatter", serial::chatter),
     ("io_widths", io_widths::run),
     ("memory_map", memory_map::run),
@@ -23,6 +23,7 @@ pub const ALL: [(&str, fn()); 14] = [
     ("triple_fault", endings::triple_fault),
     ("virtio_blk", virtio::block::run),
     ("virtio_console", virtio::console::run),
+    ("virtio_hostile", virtio::hostile::run),
     ("virtio_net", virtio::net::run),
     ("virtio_rng", virtio::rng::run),
     ("virtio_vsock", virtio::vsock::run),

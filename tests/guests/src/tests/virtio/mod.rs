@@ -4,6 +4,7 @@
 pub mod block;
 pub mod console;
 mod hal;
+pub mod hostile;
 pub mod net;
 mod registers;
 pub mod rng;
@@ -14,7 +15,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use guest::{apic, interrupts, option};
 use hal::GuestHal;
-use registers::{DEVICE_ID, INTERRUPT_ACK, INTERRUPT_STATUS, MAGIC, Registers, STATUS};
+use registers::{DEVICE_ID, INTERRUPT_ACK, INTERRUPT_STATUS, MAGIC, Registers};
 use virtio_drivers::transport::mmio::MmioTransport;
 
 /// Device types (VIRTIO 1.3, 5).
@@ -68,8 +69,7 @@ impl Device {
     /// Resets the device. Drivers are dropped after it: they take their queues away one by one,
     /// which a running device does not allow.
     fn reset(self) {
-        self.registers.write(STATUS, 0);
-        while self.registers.read(STATUS) != 0 {}
+        self.registers.reset();
     }
 
     /// Lets interrupts of this device in, and of no other. The handler acknowledges and counts them.
