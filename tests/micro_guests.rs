@@ -200,10 +200,14 @@ fn start_virtio(test: &str, arguments: &[&str]) -> Child {
 
 const SECTOR: usize = 512;
 
+fn low_byte(number: usize) -> u8 {
+    number.to_le_bytes()[0]
+}
+
 /// Sectors as the guests write them, from one on: each byte is the sector's number plus its place.
 fn sectors(first: usize, count: usize) -> Vec<u8> {
     (first..first + count)
-        .flat_map(|sector| (0..SECTOR).map(move |place| (sector + place) as u8))
+        .flat_map(|sector| (0..SECTOR).map(move |place| low_byte(sector + place)))
         .collect()
 }
 
@@ -348,7 +352,7 @@ fn an_independent_driver_sends_back_what_comes_through_its_sockets() {
     let vsock = format!("--vsock=cid=9,path={}", path.display());
     let echoes = |stream: &mut UnixStream| {
         for len in [1, 255, 256, 1000] {
-            let sent: Vec<u8> = (0..len).map(|place| place as u8).collect();
+            let sent: Vec<u8> = (0..len).map(low_byte).collect();
             stream.write_all(&sent).unwrap();
             let mut received = vec![0; len];
             stream.read_exact(&mut received).unwrap();

@@ -232,15 +232,23 @@ fn host_faults(machine: &mut Machine, vmm: &str) -> Result<()> {
 /// A shell on hvc0, whose size is the terminal's.
 fn console(machine: &mut Machine, vmm: &str) -> Result<()> {
     let command = format!(
-        "stty rows 33 cols 99; {vmm} --console --serial=file=/tmp/serial; \
+        "tty=$(tty); stty rows 33 cols 99; \
+         (until grep -q resize /tmp/flag; do sleep 0.2; done; stty -F $tty rows 40 cols 100) & \
+         {vmm} --console --serial=file=/tmp/serial --blk=/tmp/flag; \
          status=$?; stty rows 0 cols 0; cat /tmp/serial; (exit $status)"
     );
     let dialogue = [
         ("# ", "stty size; cat /sys/class/tty/console/active; tty\r"),
-        ("/dev/hvc0\n", "poweroff -f\r"),
+        (
+            "/dev/hvc0\n",
+            "echo resize | dd of=/dev/vda conv=fsync; \
+             until [ \"$(stty size)\" = '40 100' ]; do sleep 0.2; done; echo resized; \
+             poweroff -f\r",
+        ),
     ];
     case(machine, "virtio console", &command, &dialogue, |output| {
         expect(output.contains("33 99\n"), "the terminal's size")?;
+        expect(output.contains("resized\n"), "the terminal's new size")?;
         expect(
             output.contains("@guest ready"),
             "the serial console beside it",

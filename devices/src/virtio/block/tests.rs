@@ -305,6 +305,26 @@ fn a_disk_has_one_writer_or_many_readers() {
 }
 
 #[test]
+fn r18_what_looks_like_another_format_is_as_raw_as_anything() {
+    for engine in engines() {
+        let mut bench = bench(engine, false);
+        // The head of a qcow2 image that names a backing file, written by the guest.
+        bench
+            .driver
+            .put(DATA_AT, *b"QFI\xfb\0\0\0\x03\0\0\0\0\0\0\0\x20");
+        assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 0, 512, false), (OK, 1));
+        let before = bench.content();
+        let file = bench.file;
+        let again = Block::open(&options(file.path(), false));
+        assert!(matches!(again, Err(BlockError::InUse)));
+        drop(bench.disk);
+        let disk = Block::open(&options(file.path(), false)).unwrap();
+        assert_eq!(disk.sectors, SECTORS);
+        assert_eq!(before[..4], *b"QFI\xfb");
+    }
+}
+
+#[test]
 fn what_is_no_disk_is_refused() {
     let open = |path: &str, read_only| Block::open(&options(Path::new(path), read_only));
     assert!(matches!(open("/dev/null", false), Err(BlockError::Kind)));
