@@ -152,12 +152,13 @@ pub(crate) fn signal(child: &Child, signal: &str) {
 pub(crate) fn read_until(stream: &mut impl Read, text: &str) {
     let mut seen = Vec::new();
     let mut byte = [0];
-    while !String::from_utf8_lossy(&seen).contains(text) {
-        assert_eq!(
-            stream.read(&mut byte).unwrap(),
-            1,
-            "only {seen:?} before the end"
-        );
+    loop {
+        let said = String::from_utf8_lossy(&seen);
+        if said.contains(text) {
+            return;
+        }
+        let len = stream.read(&mut byte).unwrap();
+        assert_eq!(len, 1, "{text:?} did not come before the end of: {said}");
         seen.push(byte[0]);
     }
 }

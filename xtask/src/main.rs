@@ -47,6 +47,9 @@ enum Command {
         /// Every combination of kernel format, vCPUs and memory, not only a few
         #[arg(long)]
         full: bool,
+        /// Only the cases with this text in their name; some need others before them
+        #[arg(long, value_name = "TEXT")]
+        only: Option<String>,
     },
 }
 
@@ -58,10 +61,10 @@ fn run(command: Command) -> step::Result<()> {
         Command::Test { no_lab } => test::run(!no_lab),
         Command::Dist => dist::run(),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
-        Command::Lab { arch, full } => ARCHITECTURES
+        Command::Lab { arch, full, only } => ARCHITECTURES
             .iter()
             .filter(|row| row.name == arch)
-            .try_for_each(|row| lab::run(row, full)),
+            .try_for_each(|row| lab::run(row, full, only.as_deref())),
     }
 }
 

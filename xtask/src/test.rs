@@ -97,7 +97,7 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
     fuzz::run(None, FUZZ_SECONDS)?;
     if with_lab {
         for arch in ARCHITECTURES {
-            lab::run(arch, false)?;
+            lab::run(arch, false, None)?;
         }
     } else {
         println!("==> the lab was left out (--no-lab)");

@@ -11,13 +11,14 @@ mod uring;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::RawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, FallocateFlags, FlockOperation, StatxFlags, fallocate, fdatasync, flock, statx,
 };
+use rustix::io::Errno;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
     VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -44,10 +45,6 @@ const HEADER: usize = 16;
 const ID: usize = 20;
 /// A range to discard or to zero: sector, number of sectors, flags.
 const RANGE: usize = 16;
-/// Ranges of one request.
-const MAX_RANGES: u32 = 32;
-/// Sectors of one range.
-const MAX_RANGE_SECTORS: u32 = 1 << 22;
 /// Flag of a range to zero: it may become a hole.
 const UNMAP: u32 = 1;
 
@@ -230,10 +227,13 @@ impl Block {
         let queues = self.queues.to_le_bytes();
         config.extend([0, 0, queues[0], queues[1]]);
         // Discard: most sectors, most ranges, alignment. Zeroes: most sectors, most ranges, holes.
-        let per_block = self.alignment / SECTOR_BYTES;
-        word(&mut config, &[MAX_RANGE_SECTORS, MAX_RANGES, per_block]);
-        let holes = u32::from(self.discard);
-        word(&mut config, &[MAX_RANGE_SECTORS, MAX_RANGES, holes]);
+        let (sectors, ranges) = Erase::Discard.limits();
+        word(
+            &mut config,
+            &[sectors, ranges, self.alignment / SECTOR_BYTES],
+        );
+        let (sectors, ranges) = Erase::Zero.limits();
+        word(&mut config, &[sectors, ranges, self.discard.into()]);
         config
     }
 
@@ -382,20 +382,8 @@ impl Block {
                 return Ok(Parsed::Job(Job::Flush, 0));
             }
             VIRTIO_BLK_T_GET_ID => self.identify(ram)?,
-            VIRTIO_BLK_T_DISCARD if self.discard => self.ranges(ram, |_| {
-                FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
-            })?,
-            VIRTIO_BLK_T_WRITE_ZEROES => {
-                let may_unmap = self.discard;
-                self.ranges(ram, |flags| {
-                    let how = if flags & UNMAP == 0 || !may_unmap {
-                        FallocateFlags::ZERO_RANGE
-                    } else {
-                        FallocateFlags::PUNCH_HOLE
-                    };
-                    how | FallocateFlags::KEEP_SIZE
-                })?
-            }
+            VIRTIO_BLK_T_DISCARD if self.discard => self.ranges(ram, Erase::Discard)?,
+            VIRTIO_BLK_T_WRITE_ZEROES => self.ranges(ram, Erase::Zero)?,
             _ => return Err(Refusal::Unsupported),
         };
         Ok(Parsed::Done(done))
@@ -459,46 +447,88 @@ impl Block {
     }
 
     /// Discards or zeroes ranges of the disk.
-    fn ranges(
-        &mut self,
-        ram: &GuestRam,
-        how: impl Fn(u32) -> FallocateFlags,
-    ) -> Result<u32, Refusal> {
+    fn ranges(&mut self, ram: &GuestRam, erase: Erase) -> Result<u32, Refusal> {
         self.writable()?;
-        for _ in 0..MAX_RANGES {
-            if self.chain.readable().iter().all(|buffer| buffer.len == 0) {
+        let (_, most) = erase.limits();
+        for _ in 0..most {
+            if self.chain.readable_len() == 0 {
                 return Ok(0);
             }
             let mut range = [0; RANGE];
             if !self.chain.read(ram, &mut range)? {
                 return Err(failed("a range is cut off"));
             }
-            self.range(words(range), &how)?;
+            self.range(words(range), erase)?;
         }
-        if self.chain.readable().iter().any(|buffer| buffer.len > 0) {
+        if self.chain.readable_len() > 0 {
             return Err(failed("too many ranges in one request"));
         }
         Ok(0)
     }
 
-    fn range(
-        &self,
-        [low, high, count, flags]: [u32; 4],
-        how: impl Fn(u32) -> FallocateFlags,
-    ) -> Result<(), Refusal> {
-        let sector = u64::from(low) | u64::from(high) << 32;
-        let end = sector.checked_add(count.into());
-        if flags & !UNMAP != 0 {
+    fn range(&self, [low, high, count, flags]: [u32; 4], erase: Erase) -> Result<(), Refusal> {
+        let known = match erase {
+            Erase::Discard => 0,
+            Erase::Zero => UNMAP,
+        };
+        if flags & !known != 0 {
             return Err(Refusal::Unsupported);
         }
-        if count > MAX_RANGE_SECTORS || end.is_none_or(|end| end > self.sectors) {
+        let sector = u64::from(low) | u64::from(high) << 32;
+        let end = sector.checked_add(count.into());
+        if count > erase.limits().0 || end.is_none_or(|end| end > self.sectors) {
             return Err(failed("a range leaves the disk, or is too large"));
         }
-        if count > 0 {
-            let len = u64::from(count) * SECTOR;
-            fallocate(&self.file, how(flags), sector * SECTOR, len).map_err(io::Error::from)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let (offset, len) = (sector * SECTOR, u64::from(count) * SECTOR);
+        let hole = erase == Erase::Discard || self.discard && flags & UNMAP != 0;
+        let how = if hole {
+            FallocateFlags::PUNCH_HOLE
+        } else {
+            FallocateFlags::ZERO_RANGE
+        };
+        match fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len) {
+            // The file system has no holes, or no zeroing: a discard is a hint, zeroes are not.
+            Err(Errno::OPNOTSUPP) if erase == Erase::Discard => {}
+            Err(Errno::OPNOTSUPP) => self.write_zeroes(offset, len)?,
+            result => result.map_err(io::Error::from)?,
+        }
+        if self.write_through {
+            fdatasync(&self.file).map_err(io::Error::from)?;
         }
         Ok(())
+    }
+
+    fn write_zeroes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+        static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+        // Not bound to any alignment.
+        let file = self.buffered.as_ref().unwrap_or(&self.file);
+        while len > 0 {
+            let part = usize::try_from(len).map_or(ZEROES.len(), |len| len.min(ZEROES.len()));
+            file.write_all_at(ZEROES.get(..part).unwrap_or_default(), offset)?;
+            offset += part as u64;
+            len -= part as u64;
+        }
+        Ok(())
+    }
+}
+
+/// How ranges lose their content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Erase {
+    Discard,
+    Zero,
+}
+
+impl Erase {
+    /// The most sectors of a range, and the most ranges of a request: zeroes may have to be written.
+    fn limits(self) -> (u32, u32) {
+        match self {
+            Self::Discard => (1 << 22, 32),
+            Self::Zero => (1 << 15, 1),
+        }
     }
 }
 

@@ -26,11 +26,13 @@ pub(crate) struct Machine {
     log: String,
     /// What [`Machine::expect`] has passed.
     seen: usize,
+    /// A part of the names of the cases that are wanted.
+    only: Option<String>,
 }
 
 impl Machine {
     /// Starts the machine and waits for its shell.
-    pub(crate) fn start(arch: &Architecture, images: &Images) -> Result<Self> {
+    pub(crate) fn start(arch: &Architecture, images: &Images, only: Option<&str>) -> Result<Self> {
         let mut child = Command::new(arch.qemu)
             .args(arch.qemu_arguments.split_whitespace())
             .args("-nodefaults -nographic -no-reboot -serial stdio".split(' '))
@@ -60,12 +62,18 @@ impl Machine {
             output,
             log: String::new(),
             seen: 0,
+            only: only.map(str::to_owned),
         };
         let start = machine.expect("@@ready\n")?;
         if start.contains("@@failed") || !start.contains("/dev/kvm") {
             return Err(machine.failure("the machine has no /dev/kvm"));
         }
         Ok(machine)
+    }
+
+    /// Whether a case of this name is wanted.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| name.contains(only))
     }
 
     /// Runs a command line in the machine; of each pair, waits for the first text, then types the
