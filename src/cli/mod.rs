@@ -182,6 +182,9 @@ pub(crate) fn main() -> ExitCode {
             LogLevel::Debug => log::LevelFilter::Debug,
             LogLevel::Trace => log::LevelFilter::Trace,
         })
+        // It logs every wrong value that a guest writes to a queue's registers, without a limit; our
+        // own messages about queues have one.
+        .filter_module("virtio_queue", log::LevelFilter::Off)
         .format_timestamp(None)
         .format_target(false)
         .init();
