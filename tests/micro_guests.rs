@@ -239,6 +239,7 @@ fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
                 "serial micro-1",
                 "4 sectors read, told by interrupts",
                 "written, read back and flushed",
+                "the driver ended and began again",
                 "the second one is read-only",
             ]
         );
@@ -401,12 +402,13 @@ fn peak_kib(child: &Child) -> u64 {
 #[test]
 #[cfg(feature = "virtio-blk")]
 fn r1_r7_r10_to_r14_r16_r17_r19_r23_to_r26_r38_r40_a_hostile_driver_harms_nobody_but_itself() {
-    const CASES: [&str; 17] = [
+    const CASES: [&str; 18] = [
         "r7 queue and features while the device runs",
         "r7 nonsense before it runs",
         "r10 queues that are not there",
         "r11 one head many times in flight",
         "r12 reset with reads in flight",
+        "r12 a queue taken back with reads in flight",
         "r12 reset with writes in flight",
         "r13 a queue that never is empty",
         "r14 r1 buffers beyond RAM",

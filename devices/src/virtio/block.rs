@@ -685,6 +685,15 @@ impl VirtioDevice for Block {
         Ok(more)
     }
 
+    fn close(&mut self, _queue: usize, queues: &mut Queues) -> Result<(), QueueError> {
+        // Those of other queues end with it.
+        while let Some(uring) = self.uring.as_mut().filter(|uring| uring.is_busy()) {
+            uring.wait();
+            self.reap(queues)?;
+        }
+        queues.publish()
+    }
+
     fn stop(&mut self) {
         if let Some(uring) = &mut self.uring {
             uring.drain();

@@ -210,6 +210,7 @@ impl State {
                 self.interrupt.reasons.fetch_and(!value, Ordering::SeqCst);
             }
             STATUS => self.set_status(value),
+            QUEUE_READY if value == 0 => self.close_queue(),
             _ => self.set_up_queue(register, value),
         }
     }
@@ -323,14 +324,38 @@ impl State {
         self.connect_doorbells(true);
     }
 
-    /// A doorbell that cannot be connected still rings: its writes then come as exits.
     fn connect_doorbells(&self, on: bool) {
-        for ((number, queue), doorbell) in (0u16..).zip(&self.queues).zip(&self.doorbells) {
-            if queue.ready()
-                && let Err(error) = (self.connect)(number, doorbell, on)
-            {
-                log::debug!("virtio queue {number}: no ioeventfd: {error}");
+        for (number, queue) in (0u16..).zip(&self.queues) {
+            if queue.ready() {
+                self.connect_doorbell(number, on);
             }
+        }
+    }
+
+    /// A doorbell that cannot be connected still rings: its writes then come as exits.
+    fn connect_doorbell(&self, number: u16, on: bool) {
+        if let Some(doorbell) = self.doorbells.get(usize::from(number))
+            && let Err(error) = (self.connect)(number, doorbell, on)
+        {
+            log::debug!("virtio queue {number}: no ioeventfd: {error}");
+        }
+    }
+
+    /// The driver takes the selected queue back, and waits until it is no longer ready (4.2.2.2). It
+    /// cannot set it up again before a reset, once the device runs.
+    fn close_queue(&mut self) {
+        let Some(number) = u16::try_from(self.queue_sel)
+            .ok()
+            .filter(|_| self.queue().is_some_and(QueueT::ready))
+        else {
+            return;
+        };
+        if let Stage::Running(worker) = &self.stage {
+            self.connect_doorbell(number, false);
+            worker.close(number.into());
+        }
+        if let Some(queue) = self.queues.get_mut(usize::from(number)) {
+            queue.set_ready(false);
         }
     }
 

@@ -102,6 +102,16 @@ pub trait VirtioDevice: Debug + Send {
     /// When the driver broke a rule of a queue.
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError>;
 
+    /// The driver takes a queue back: whatever is in flight of it ends, and is answered, before this
+    /// returns. The queue is gone afterwards.
+    ///
+    /// # Errors
+    /// When the driver broke a rule of a queue.
+    fn close(&mut self, queue: usize, queues: &mut Queues) -> Result<(), QueueError> {
+        let _ = (queue, queues);
+        Ok(())
+    }
+
     /// The driver resets the device: whatever is in flight ends before this returns, and nothing
     /// touches guest memory afterwards.
     fn stop(&mut self) {}

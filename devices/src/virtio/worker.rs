@@ -80,6 +80,13 @@ impl Queues {
         self.rings.get_mut(queue)?.as_mut()
     }
 
+    /// Nobody uses a queue any more.
+    fn close(&mut self, queue: usize) {
+        if let Some(ring) = self.rings.get_mut(queue) {
+            *ring = None;
+        }
+    }
+
     /// Shows the driver what was completed in all queues, with one interrupt if it wants any.
     ///
     /// # Errors
@@ -159,6 +166,9 @@ impl Wanted {
 #[derive(Debug)]
 pub(crate) struct Worker {
     stop: EventFd,
+    /// Queues to close, and whom to tell when they are.
+    closing: mpsc::Sender<(usize, mpsc::Sender<()>)>,
+    close: EventFd,
     thread: JoinHandle<Option<Box<dyn VirtioDevice>>>,
 }
 
@@ -175,17 +185,19 @@ impl Worker {
         let (sender, receiver) = mpsc::channel();
         let prepared = (|| {
             let (stop, again) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
+            let close = EventFd::new(EFD_NONBLOCK)?;
             let events =
                 EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
-            let for_thread = stop.try_clone()?;
+            let for_thread = (stop.try_clone()?, close.try_clone()?);
             let thread = thread::Builder::new()
                 .name(device.name().to_owned())
                 .spawn(move || run(events, receiver.recv().ok()?))?;
-            Ok((stop, for_thread, again, thread))
+            Ok((stop, close, for_thread, again, thread))
         })();
         match prepared {
-            Ok((stop, for_thread, again, thread)) => {
+            Ok((stop, close, for_thread, again, thread)) => {
                 device.start(features);
+                let (closing, to_close) = mpsc::channel();
                 // It waits for nothing else.
                 let _ = sender.send(Service {
                     device,
@@ -193,12 +205,30 @@ impl Worker {
                     doorbells,
                     left_over: Wanted::default(),
                     again,
-                    stop: for_thread,
+                    stop: for_thread.0,
                     stopped: false,
+                    to_close,
+                    close: for_thread.1,
                 });
-                Ok(Self { stop, thread })
+                Ok(Self {
+                    stop,
+                    closing,
+                    close,
+                    thread,
+                })
             }
             Err(error) => Err((device, error)),
+        }
+    }
+
+    /// Takes a queue from the device; returns when nothing uses it any more.
+    pub(crate) fn close(&self, queue: usize) {
+        let (sender, closed) = mpsc::channel();
+        // A thread that is gone uses no queue either.
+        if self.closing.send((queue, sender)).is_ok() {
+            // A full counter means that it wakes anyway.
+            let _ = self.close.write(1);
+            let _ = closed.recv();
         }
     }
 
@@ -231,6 +261,7 @@ fn run(mut events: EventManager<Service>, service: Service) -> Option<Box<dyn Vi
 /// What an event is about: the bit of an [`Event`], or one of these.
 const STOP: u32 = 64;
 const AGAIN: u32 = 65;
+const CLOSE: u32 = 66;
 /// How often what an event leaves over is served before other events are looked at.
 const ROUNDS: usize = 8;
 
@@ -244,9 +275,23 @@ struct Service {
     again: EventFd,
     stop: EventFd,
     stopped: bool,
+    to_close: mpsc::Receiver<(usize, mpsc::Sender<()>)>,
+    close: EventFd,
 }
 
 impl Service {
+    /// Closes the queues that the driver has taken back.
+    fn close(&mut self) -> Result<(), QueueError> {
+        let mut result = Ok(());
+        while let Ok((queue, closed)) = self.to_close.try_recv() {
+            result = result.and(self.device.close(queue, &mut self.queues));
+            self.queues.close(queue);
+            // The driver waits, unless its machine ends.
+            let _ = closed.send(());
+        }
+        result
+    }
+
     fn serve(&mut self, mut wanted: Wanted) -> Result<(), QueueError> {
         for _ in 0..ROUNDS {
             let mut more = Wanted::default();
@@ -288,6 +333,7 @@ impl Service {
         let own = [
             (self.stop.as_raw_fd(), STOP),
             (self.again.as_raw_fd(), AGAIN),
+            (self.close.as_raw_fd(), CLOSE),
         ];
         doorbells.chain(sources).chain(own).collect()
     }
@@ -295,19 +341,26 @@ impl Service {
 
 impl MutEventSubscriber for Service {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        let mut wanted = Wanted::default();
-        match events.data() {
+        let result = match events.data() {
             STOP => {
                 self.stopped = true;
                 return;
             }
-            AGAIN => wanted = std::mem::take(&mut self.left_over),
-            bit => wanted.add(Wanted::event(bit)),
-        }
-        if let Err(error) = self.serve(wanted) {
+            CLOSE => self.close(),
+            AGAIN => {
+                let wanted = std::mem::take(&mut self.left_over);
+                self.serve(wanted)
+            }
+            bit => {
+                let mut wanted = Wanted::default();
+                wanted.add(Wanted::event(bit));
+                self.serve(wanted)
+            }
+        };
+        if let Err(error) = result {
             self.left_over = Wanted::default();
             for (fd, data) in self.watched() {
-                if data != STOP {
+                if !matches!(data, STOP | CLOSE) {
                     let _ = ops.remove(Events::empty_raw(fd));
                 }
             }

@@ -439,6 +439,22 @@ fn r11_a_head_that_is_in_flight_twice_is_answered_twice() {
 }
 
 #[test]
+fn r12_what_is_in_flight_of_a_queue_that_is_taken_back_is_answered_first() {
+    for engine in engines() {
+        let mut bench = bench(engine, false);
+        bench.header(VIRTIO_BLK_T_IN, 5);
+        for _ in 0..3 {
+            bench
+                .driver
+                .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
+            bench.disk.pull(0, &mut bench.queues).unwrap();
+        }
+        bench.disk.close(0, &mut bench.queues).unwrap();
+        assert_eq!(bench.driver.used().len(), 3);
+    }
+}
+
+#[test]
 fn r12_nothing_is_in_flight_when_the_device_has_stopped() {
     if !engines().contains(&BlkEngine::IoUring) {
         return;

@@ -139,17 +139,28 @@ impl Uring {
     /// Waits until nothing is in flight.
     pub(super) fn drain(&mut self) {
         let mut vectors = Vectors::default();
-        while self.free.len() < self.slots.len() {
+        while self.is_busy() {
             while self.take_ended(&mut vectors).is_some() {}
-            if self.free.len() < self.slots.len()
-                && let Err(error) = self.ring.submit_and_wait(1)
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                // The kernel refuses for want of memory: there will be some.
-                std::thread::yield_now();
+            if self.is_busy() {
+                self.wait();
             }
         }
         self.waiting = false;
+    }
+
+    /// Whether anything is in flight.
+    pub(super) fn is_busy(&self) -> bool {
+        self.free.len() < self.slots.len()
+    }
+
+    /// Waits until something that is in flight has ended.
+    pub(super) fn wait(&mut self) {
+        if let Err(error) = self.ring.submit_and_wait(1)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            // The kernel refuses for want of memory: there will be some.
+            std::thread::yield_now();
+        }
     }
 }
 

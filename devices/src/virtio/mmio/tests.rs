@@ -188,7 +188,8 @@ fn r7_queues_are_frozen_while_the_device_runs() {
     let mut bench = bench();
     bench.start();
     for (register, value) in [
-        (QUEUE_READY, 0),
+        (QUEUE_READY, 1),
+        (QUEUE_READY, 2),
         (QUEUE_SIZE, 2),
         (QUEUE_DESC_LOW, 0xdead_0000),
     ] {
@@ -196,6 +197,28 @@ fn r7_queues_are_frozen_while_the_device_runs() {
     }
     bench.write(DRIVER_FEATURES, u32::MAX);
     assert_eq!(bench.read(QUEUE_READY), 1);
+    bench.works();
+}
+
+#[test]
+fn a_queue_that_the_driver_takes_back_is_not_served_until_the_next_reset() {
+    let mut bench = bench();
+    bench.start();
+    bench.works();
+    bench.write(QUEUE_READY, 0);
+    assert_eq!(bench.read(QUEUE_READY), 0);
+    let used: u16 = bench.driver.get(0x3002);
+    bench.write(QUEUE_READY, 1);
+    bench.driver.request(&[(DATA, 1, true)]);
+    bench.write(QUEUE_NOTIFY, 0);
+    assert_eq!(bench.read(QUEUE_READY), 0);
+    bench.write(STATUS, 0);
+    assert_eq!(bench.driver.get::<u16>(0x3002), used);
+    assert_eq!(
+        bench.connected.try_iter().collect::<Vec<_>>(),
+        [(0, true), (0, false)]
+    );
+    bench.start();
     bench.works();
 }
 

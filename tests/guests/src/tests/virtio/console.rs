@@ -32,5 +32,4 @@ pub fn run() {
         }
     }
     println!("the console echoed");
-    device.reset();
 }

@@ -66,12 +66,6 @@ impl Device {
         self.registers.transport()
     }
 
-    /// Resets the device. Drivers are dropped after it: they take their queues away one by one,
-    /// which a running device does not allow.
-    fn reset(self) {
-        self.registers.reset();
-    }
-
     /// Lets interrupts of this device in, and of no other. The handler acknowledges and counts them.
     fn route(self) {
         INTERRUPTING.store(self.registers.address(), Ordering::Relaxed);

@@ -50,5 +50,4 @@ pub fn run() {
         echoed += 1;
     }
     println!("{echoed} frames echoed");
-    device.reset();
 }

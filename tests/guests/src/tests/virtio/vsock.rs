@@ -51,5 +51,4 @@ pub fn run() {
             _ => {}
         }
     }
-    device.reset();
 }

@@ -3,6 +3,7 @@
 use guest::machine::ticks;
 use guest::user;
 
+use super::super::registers::{QUEUE_NOTIFY, QUEUE_READY, Registers};
 use super::Disks;
 use super::driver::*;
 
@@ -41,8 +42,8 @@ pub fn r11(disks: &mut Disks) {
     }
 }
 
-/// Offers as many long requests as there is room for, tells the device, and resets it.
-fn interrupt(disk: &mut Disk, kind: u32, sector: u64) {
+/// Offers as many long requests as there is room for, and tells the device.
+fn begin_long(disk: &mut Disk, kind: u32, sector: u64) {
     let flags = if kind == IN { WRITE } else { 0 };
     disk.ask(kind, sector);
     for number in 0..MANY {
@@ -52,16 +53,33 @@ fn interrupt(disk: &mut Disk, kind: u32, sector: u64) {
         disk.offer(3 * number);
     }
     disk.notify();
-    disk.registers.reset();
 }
 
-/// Once the device says that it is reset, it writes nothing: neither data nor rings.
+/// Once the device says that it is reset, it writes nothing.
 pub fn r12_reads(disks: &mut Disks) {
+    ended_by(&mut disks.disk, Registers::reset);
+}
+
+/// Nor once it says that a queue is no longer ready.
+pub fn r12_queue(disks: &mut Disks) {
+    ended_by(&mut disks.disk, |registers| {
+        registers.write(QUEUE_READY, 0);
+        wait("the end of a queue", || {
+            (registers.read(QUEUE_READY) == 0).then_some(())
+        });
+        // It does not begin again before a reset.
+        registers.write(QUEUE_READY, 1);
+        registers.write(QUEUE_NOTIFY, 0);
+    });
+}
+
+/// Has long reads in flight ended in a way, after which neither data nor rings may be written.
+fn ended_by(disk: &mut Disk, end: fn(Registers)) {
     const MINE: u64 = 0x5a5a_5a5a_5a5a_5a5a;
-    let disk = &mut disks.disk;
     for _ in 0..ROUNDS {
         disk.begin();
-        interrupt(disk, IN, 0);
+        begin_long(disk, IN, 0);
+        end(disk.registers);
         let all = u64::from(MANY) * u64::from(LONG);
         fill(disk.data(), all, MINE);
         let [_, _, used] = disk.places();
@@ -71,11 +89,7 @@ pub fn r12_reads(disks: &mut Disks) {
         while ticks() - start < 1 << 20 {}
         user(|| {
             for place in (disk.data()..disk.data() + all).step_by(WORD as usize) {
-                assert_eq!(
-                    get::<u64>(place),
-                    MINE,
-                    "written at {place:#x} after the reset"
-                );
+                assert_eq!(get::<u64>(place), MINE, "written at {place:#x} afterwards");
             }
         });
         assert_eq!(get::<[u64; 2]>(used), [MINE; 2]);
@@ -92,7 +106,8 @@ pub fn r12_writes(disks: &mut Disks) {
     for _ in 0..ROUNDS {
         disk.begin();
         fill(disk.data(), all, BEFORE);
-        interrupt(disk, OUT, SCRATCH);
+        begin_long(disk, OUT, SCRATCH);
+        disk.registers.reset();
         fill(disk.data(), all, AFTER);
         disk.begin();
         let outcome = disk.request(IN, SCRATCH, &[(disk.data(), LONG, WRITE)]);

@@ -20,7 +20,7 @@ struct Disks {
 
 type Case = (&'static str, fn(&mut Disks));
 
-const CASES: [Case; 17] = [
+const CASES: [Case; 18] = [
     (
         "r7 queue and features while the device runs",
         setup::r7_running,
@@ -29,6 +29,10 @@ const CASES: [Case; 17] = [
     ("r10 queues that are not there", setup::r10),
     ("r11 one head many times in flight", chains::r11),
     ("r12 reset with reads in flight", chains::r12_reads),
+    (
+        "r12 a queue taken back with reads in flight",
+        chains::r12_queue,
+    ),
     ("r12 reset with writes in flight", chains::r12_writes),
     ("r13 a queue that never is empty", chains::r13),
     ("r14 r1 buffers beyond RAM", chains::r14_beyond_ram),
