@@ -249,6 +249,71 @@ pub fn r14_malformed(disks: &mut Disks) {
     assert_eq!(disk.serve(), Outcome::NeedsReset);
 }
 
+/// Keeps the device at work on one chain while `change` makes something wrong and right again, at
+/// full speed, until the device needs a reset or for a while. `change` gets the index of the used
+/// ring.
+fn meanwhile(disk: &mut Disk, change: fn(&Disk, u16, bool)) {
+    const CHANGES: u32 = 400_000;
+    const QUIET: u32 = 1 << 16;
+    let available = disk.places()[1];
+    for slot in 0..u64::from(SIZE) {
+        put(available + 4 + 2 * slot, 0u16);
+    }
+    put(disk.status().0, UNTOUCHED);
+    user(|| {
+        let (mut seen, mut quiet) = (0, 0);
+        for _ in 0..CHANGES {
+            let used = disk.used_index();
+            put(available + 2, used.wrapping_add(SIZE));
+            if quiet % 1024 == 0 {
+                disk.notify();
+            }
+            change(disk, used, true);
+            change(disk, used, false);
+            quiet = if used == seen { quiet + 1 } else { 1 };
+            seen = used;
+            if quiet == QUIET {
+                break;
+            }
+        }
+    });
+}
+
+/// What the driver changes while the device looks: a request is done as it was once, or refused.
+pub fn r8_r15(disks: &mut Disks) {
+    const TRIES: u32 = 3;
+    /// Sector, type, address, length and next descriptor, index of the available ring.
+    const CHANGES: [fn(&Disk, u16, bool); 6] = [
+        |disk, _, wrong| put(disk.header().0 + 8, if wrong { u64::MAX } else { 3 }),
+        |disk, _, wrong| put(disk.header().0, if wrong { u32::MAX } else { IN }),
+        |disk, _, wrong| put(disk.area + 16, if wrong { !0 } else { disk.data() }),
+        |disk, _, wrong| put(disk.area + 24, if wrong { u32::MAX } else { SECTOR }),
+        |disk, _, wrong| put(disk.area + 30, if wrong { 1u16 } else { 2 }),
+        |disk, used, wrong| {
+            let ahead = if wrong { 0x4000 } else { SIZE };
+            put(disk.places()[1] + 2, used.wrapping_add(ahead));
+        },
+    ];
+    let disk = &mut disks.disk;
+    let data = disk.data();
+    for change in CHANGES {
+        for _ in 0..TRIES {
+            disk.begin();
+            disk.ask(IN, 3);
+            let buffers = [disk.header(), (data, SECTOR, WRITE), disk.status()];
+            Disk::chain(disk.area, 0, &buffers);
+            meanwhile(disk, change);
+            let status: u8 = get(disk.status().0);
+            assert!([OK, IO_ERROR, UNSUPPORTED, UNTOUCHED].contains(&status));
+            for entry in 0..SIZE.min(disk.used_index()) {
+                let (_, len) = disk.used_entry(entry);
+                // A chain may have gone through the data several times.
+                assert_eq!(len % SECTOR, 1, "{len} bytes written");
+            }
+        }
+    }
+}
+
 /// Ranges: sector, number of sectors, flags.
 fn ranges(disk: &mut Disk, kind: u32, ranges: &[(u64, u32, u32)], len: u32) -> Outcome {
     let place = disk.data();

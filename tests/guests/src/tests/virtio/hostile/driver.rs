@@ -232,15 +232,21 @@ impl Disk {
         get(self.area + USED + 2)
     }
 
+    /// An entry of the used ring: a head, and what was written.
+    pub fn used_entry(&self, index: u16) -> (u32, u32) {
+        let place = self.area + USED + 4 + 8 * u64::from(index % SIZE);
+        (get(place), get(place + 4))
+    }
+
     /// The next chain that the device gives back: its head and what was written; `None` when the
     /// device needs a reset.
     pub fn ended(&mut self) -> Option<(u32, u32)> {
         let mut looks = 0u32;
         wait("the end of a request", || {
             if self.used_index() != self.used {
-                let place = self.area + USED + 4 + 8 * u64::from(self.used % SIZE);
+                let entry = self.used_entry(self.used);
                 self.used = self.used.wrapping_add(1);
-                return Some(Some((get(place), get(place + 4))));
+                return Some(Some(entry));
             }
             looks += 1;
             // Looking at memory costs nothing; asking the device does.

@@ -20,12 +20,13 @@ struct Disks {
 
 type Case = (&'static str, fn(&mut Disks));
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 19] = [
     (
         "r7 queue and features while the device runs",
         setup::r7_running,
     ),
     ("r7 nonsense before it runs", setup::r7_before),
+    ("r8 r15 changes while the device looks", chains::r8_r15),
     ("r10 queues that are not there", setup::r10),
     ("r11 one head many times in flight", chains::r11),
     ("r12 reset with reads in flight", chains::r12_reads),
