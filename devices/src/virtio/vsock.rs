@@ -7,26 +7,23 @@
 //! loop of the device's own, whose descriptor is its one source: only for what can go on, so that
 //! nothing spins. The data passes through one buffer of ours: a packet's header lies in front of it.
 
+mod listener;
 mod packet;
 mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::net::{
-    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with,
-};
+use rustix::net::{RecvFlags, recv};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
+pub use self::listener::VsockError;
+use self::listener::{Listener, connect_to};
 use self::packet::{HEADER, HOST, Header, STREAM, op};
 use self::stream::{BUFFER, Broken, Ports, Stream, answer};
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
@@ -52,71 +49,11 @@ const FIRST_PORT: u32 = 1 << 30;
 /// What the inner event loop says of the listener; streams and clients have numbers above.
 const LISTENER: u64 = 0;
 
-/// Why there are no sockets.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum VsockError {
-    /// Another program listens there.
-    #[error("another program listens there")]
-    InUse,
-    /// A file of another kind has that name.
-    #[error("there is a file of that name which is no socket")]
-    NoSocket,
-    /// The host refused it.
-    #[error(transparent)]
-    Host(#[from] io::Error),
-}
-
 /// A client of the host, before it has said where to connect.
 #[derive(Debug)]
 struct Client {
     socket: UnixStream,
     line: Vec<u8>,
-}
-
-/// The socket file, which goes with the device.
-#[derive(Debug)]
-struct Listener {
-    socket: UnixListener,
-    path: PathBuf,
-    /// Device and number of the file.
-    file: (u64, u64),
-}
-
-impl Listener {
-    fn bind(path: &Path) -> Result<Self, VsockError> {
-        match fs::symlink_metadata(path) {
-            Ok(found) if !found.file_type().is_socket() => return Err(VsockError::NoSocket),
-            Ok(_) => match UnixStream::connect(path) {
-                // Nobody listens any more.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    fs::remove_file(path)?;
-                }
-                Err(error) => return Err(error.into()),
-                Ok(_) => return Err(VsockError::InUse),
-            },
-            Err(_) => {}
-        }
-        let socket = UnixListener::bind(path)?;
-        socket.set_nonblocking(true)?;
-        let metadata = fs::symlink_metadata(path)?;
-        Ok(Self {
-            socket,
-            path: path.to_owned(),
-            file: (metadata.dev(), metadata.ino()),
-        })
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Not one that somebody else has made since.
-        if fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.file)
-        {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// Sockets between host and guest.
@@ -297,18 +234,10 @@ impl Vsock {
         if self.streams.len() >= MAX_STREAMS {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let mut path = self.listener.path.as_os_str().as_bytes().to_vec();
-        path.extend(format!("_{}", ports.host).as_bytes());
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        // A full backlog is an error, not a wait.
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
-        self.add(Stream::new(
-            socket.into(),
-            ports,
-            op::RESPONSE,
-            Some(request),
-        ));
+        let mut path = self.listener.path.as_os_str().to_owned();
+        path.push(format!("_{}", ports.host));
+        let socket = connect_to(path.as_encoded_bytes())?;
+        self.add(Stream::new(socket, ports, op::RESPONSE, Some(request)));
         Ok(())
     }
 

@@ -1,5 +1,8 @@
+use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress};
@@ -29,6 +32,8 @@ struct Guest {
     /// What the guest says about its own buffer.
     buffer: u32,
     taken: u32,
+    /// It keeps the buffers that it gets back.
+    held: bool,
     got: VecDeque<(Header, Vec<u8>)>,
 }
 
@@ -59,6 +64,7 @@ fn guest() -> Guest {
         folder,
         buffer: 1 << 20,
         taken: 0,
+        held: false,
         got: VecDeque::new(),
     }
 }
@@ -127,11 +133,12 @@ impl Guest {
                 let (header, data) = bytes.split_first_chunk().unwrap();
                 let header = Header::parse(header);
                 assert_eq!(header.len as usize, data.len());
-                assert_eq!((header.src_cid, header.dst_cid), (HOST, CID));
-                assert_eq!(header.kind, STREAM);
+                assert_eq!(header.dst_cid, CID);
                 self.taken = self.taken.wrapping_add(header.len);
                 self.got.push_back((header, data.to_vec()));
-                self.receive.offer(u16::try_from(head).unwrap());
+                if !self.held {
+                    self.receive.offer(u16::try_from(head).unwrap());
+                }
             }
             self.serve(Event::Queue(RECEIVE));
         }
@@ -139,6 +146,12 @@ impl Guest {
 
     /// The next packet; waits for it.
     fn next(&mut self) -> (Header, Vec<u8>) {
+        let packet = self.next_of_anybody();
+        assert_eq!((packet.0.src_cid, packet.0.kind), (HOST, STREAM));
+        packet
+    }
+
+    fn next_of_anybody(&mut self) -> (Header, Vec<u8>) {
         loop {
             self.collect();
             if let Some(packet) = self.got.pop_front() {
@@ -455,7 +468,7 @@ fn packets_for_nobody_are_refused_once() {
         },
     ] {
         guest.send_header(&header, &[]);
-        assert_eq!(guest.next_op(), op::RST);
+        assert_eq!(guest.next_of_anybody().0.op, op::RST);
     }
     // A second request for the same ports ends the first.
     let _server = guest.connect_from_guest();
@@ -537,6 +550,29 @@ fn the_socket_s_file_is_taken_over_when_nobody_listens_and_goes_with_the_device(
     fs::write(&path, "mine").unwrap();
     assert!(matches!(Vsock::open(&config), Err(VsockError::NoSocket)));
     assert_eq!(fs::read(&path).unwrap(), b"mine");
+}
+
+#[test]
+fn a_socket_with_a_full_queue_of_callers_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v");
+    let listener = UnixListener::bind(&path).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let name = path.as_os_str().as_encoded_bytes();
+    let callers: Vec<_> = std::iter::from_fn(|| connect_to(name).ok()).collect();
+    assert!(!callers.is_empty());
+    let config = VsockConfig { cid: 3, path };
+    assert!(matches!(Vsock::open(&config), Err(VsockError::InUse)));
+}
+
+#[test]
+fn the_socket_s_file_stays_when_it_is_somebody_else_s() {
+    let guest = guest();
+    let path = guest.path();
+    fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    drop(guest.device);
+    assert!(UnixStream::connect(&path).is_ok());
 }
 
 #[test]

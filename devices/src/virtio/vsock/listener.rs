@@ -1,0 +1,81 @@
+//! The socket files of the host: the device's own, and those that the guest connects to.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+/// Why there are no sockets.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VsockError {
+    /// Another program listens there.
+    #[error("another program listens there")]
+    InUse,
+    /// A file of another kind has that name.
+    #[error("there is a file of that name which is no socket")]
+    NoSocket,
+    /// The host refused it.
+    #[error(transparent)]
+    Host(#[from] io::Error),
+}
+
+/// Connects without waiting: a program that has too many callers already is an error.
+pub(super) fn connect_to(path: &[u8]) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
+/// The device's socket file, which goes with the device.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: UnixListener,
+    pub(super) path: PathBuf,
+    /// Device and number of the file.
+    file: (u64, u64),
+}
+
+impl Listener {
+    /// Takes the place of a socket that nobody listens on any more, and of nothing else.
+    pub(super) fn bind(path: &Path) -> Result<Self, VsockError> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => return Err(VsockError::NoSocket),
+            Ok(_) => match connect_to(path.as_os_str().as_encoded_bytes()) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path)?;
+                }
+                // Its queue of callers is full.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(VsockError::InUse);
+                }
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Err(VsockError::InUse),
+            },
+            Err(_) => {}
+        }
+        let socket = UnixListener::bind(path)?;
+        socket.set_nonblocking(true)?;
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(Self {
+            socket,
+            path: path.to_owned(),
+            file: (metadata.dev(), metadata.ino()),
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Not one that somebody else has made since.
+        if fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.file)
+        {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
