@@ -255,12 +255,6 @@ impl Ring {
         self.size
     }
 
-    /// Whether the last look found nothing.
-    #[must_use]
-    pub fn is_dry(&self) -> bool {
-        self.dry
-    }
-
     fn load(&self, base: u64, offset: u64) -> Result<u16, QueueError> {
         let address = GuestAddress(base.wrapping_add(offset));
         Ok(u16::from_le(self.ram.load(address, Ordering::Relaxed)?))

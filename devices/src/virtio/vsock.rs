@@ -4,8 +4,9 @@
 //!
 //! Everything that grows has a bound: streams, clients that have not said what they want, bytes that
 //! wait for a socket (by credit), answers that wait for the driver. Sockets are watched by an event
-//! loop of the device's own, whose descriptor is its one source: only for what can go on, so that
-//! nothing spins. The data passes through one buffer of ours: a packet's header lies in front of it.
+//! loop of the device's own, whose descriptor is its one source: for what can go on, else for their
+//! end, so that nothing spins. They take turns with the room that the guest has. The data passes
+//! through one buffer of ours: a packet's header lies in front of it.
 
 mod listener;
 mod packet;
@@ -25,7 +26,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 pub use self::listener::VsockError;
 use self::listener::{Listener, connect_to};
 use self::packet::{HEADER, HOST, Header, STREAM, op};
-use self::stream::{BUFFER, Broken, Ports, Stream, answer};
+use self::stream::{BUFFER, Broken, Ports, Stream};
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
 use crate::config::VsockConfig;
 
@@ -36,12 +37,12 @@ const TRANSMIT: usize = 1;
 const MAX_STREAMS: usize = 1023;
 /// Clients of the host that have not said yet where to connect.
 const MAX_CLIENTS: usize = 64;
-/// Resets that wait for the driver.
+/// Resets that wait for the driver before its packets do too; those of streams that break come on top.
 const MAX_RESETS: usize = 256;
 /// The longest line of a client: `CONNECT 4294967295` and some blanks.
 const MAX_LINE: usize = 32;
-/// Events of one look.
-const EVENTS: usize = 64;
+/// Events of one look: all that there can be, so that the order of turns is ours.
+const EVENTS: usize = MAX_STREAMS + MAX_CLIENTS + 1;
 /// Packets of a stream before it is the next one's turn.
 const TURN: usize = 16;
 /// The first port of the host's end of a connection that the host began.
@@ -68,8 +69,10 @@ pub struct Vsock {
     clients: BTreeMap<u64, Client>,
     /// Streams that owe the guest a packet, in the order of their turns.
     owing: VecDeque<u64>,
-    /// Answers to what belongs to no stream.
-    resets: VecDeque<Ports>,
+    /// For what belongs to no stream, or no longer.
+    resets: VecDeque<Header>,
+    /// The stream that sent last: the others come before it.
+    last: u64,
     next_number: u64,
     next_port: u32,
     chain: Chain,
@@ -95,6 +98,7 @@ impl Vsock {
             clients: BTreeMap::new(),
             owing: VecDeque::new(),
             resets: VecDeque::new(),
+            last: 0,
             next_number: LISTENER + 1,
             next_port: FIRST_PORT,
             chain: Chain::default(),
@@ -123,9 +127,9 @@ impl Vsock {
         };
         let watched = result.and_then(|()| watch(&self.epoll, number, stream));
         if watched == Err(Broken) {
-            let ports = stream.ports;
+            // Each stream that the guest knows has room for this: new ones come when there is.
+            self.resets.extend(stream.farewell(self.cid));
             self.remove(number);
-            self.reset(ports);
         } else if stream.owes() && !std::mem::replace(&mut stream.queued, true) {
             self.owing.push_back(number);
         }
@@ -139,23 +143,19 @@ impl Vsock {
         }
     }
 
-    /// Tells the guest that there is no such stream. A guest that takes no answers gets some only.
-    fn reset(&mut self, ports: Ports) {
-        if self.resets.len() < MAX_RESETS {
-            self.resets.push_back(ports);
-        }
-    }
-
     // From the guest.
 
-    /// Serves the packets of the guest. Says whether there may be more.
+    /// Serves the packets of the guest. Says whether there may be more, or room has to come first.
     fn transmit(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
         let Some(ring) = queues.ring(TRANSMIT) else {
             return Ok(false);
         };
         for _ in 0..ring.size() {
             // Answers have to have a place first: the guest sends faster than it takes them.
-            if self.resets.len() >= MAX_RESETS || !ring.pop(&mut self.chain)? {
+            if self.resets.len() >= MAX_RESETS {
+                return Ok(true);
+            }
+            if !ring.pop(&mut self.chain)? {
                 return Ok(false);
             }
             let mut bytes = [0; HEADER];
@@ -187,25 +187,27 @@ impl Vsock {
             host: header.dst_port,
             guest: header.src_port,
         };
-        let number = self.by_ports.get(&ports).copied();
         let fits = header.dst_cid == HOST && header.kind == STREAM;
-        let (Some(len), true) = (len, fits) else {
-            return match number {
-                Some(number) if fits => self.settle(number, Err(Broken)),
-                _ if header.op != op::RST => self.reset(ports),
-                _ => {}
+        let number = self.by_ports.get(&ports).filter(|_| fits);
+        let Some((&number, stream)) = number.and_then(|number| {
+            let stream = self.streams.get_mut(number)?;
+            Some((number, stream))
+        }) else {
+            let answered = match header.op {
+                op::RST => true,
+                op::REQUEST if fits && len.is_some() => self.connect(ports, header).is_ok(),
+                _ => false,
             };
-        };
-        let Some(number) = number else {
-            match header.op {
-                op::RST => {}
-                op::REQUEST if self.connect(ports, header).is_ok() => {}
-                _ => self.reset(ports),
+            if !answered {
+                self.resets.push_back(header.refusal());
             }
             return;
         };
-        let Some(stream) = self.streams.get_mut(&number) else {
-            return;
+        if header.op == op::RST {
+            return self.remove(number);
+        }
+        let Some(len) = len else {
+            return self.settle(number, Err(Broken));
         };
         stream.update_credit(header);
         let data = self.buffer.get(..len).unwrap_or_default();
@@ -223,7 +225,6 @@ impl Vsock {
                 stream.ask_for_update();
                 Ok(())
             }
-            op::RST => return self.remove(number),
             _ => Err(Broken),
         };
         self.settle(number, result);
@@ -254,32 +255,36 @@ impl Vsock {
             // A signal; whatever was there is there still.
             return Ok(true);
         };
+        let next = self.last.wrapping_add(1);
+        events.sort_unstable_by_key(|event| event.data.u64().wrapping_sub(next));
+        let mut left = queues.ring(RECEIVE).map_or(0, |ring| ring.size());
         let mut more = false;
-        let many = events.len() == EVENTS;
         for event in events {
             let (number, flags) = (event.data.u64(), event.flags);
             if number == LISTENER {
-                self.accept();
+                more |= self.accept();
             } else if self.clients.contains_key(&number) {
                 self.hear(number);
             } else {
-                more |= self.stream_event(number, flags, queues)?;
+                more |= self.stream_event(number, flags, &mut left, queues)?;
             }
         }
-        // Without buffers of the driver, only the driver can make a difference.
-        let starved = queues.ring(RECEIVE).is_none_or(|ring| ring.is_dry());
-        Ok(more || many && !starved)
+        Ok(more)
     }
 
-    fn accept(&mut self) {
-        for _ in 0..EVENTS {
+    /// Takes new clients. Says whether there may be more.
+    fn accept(&mut self) -> bool {
+        for _ in 0..MAX_CLIENTS {
             // None left, or none for want of descriptors: the next event tries again.
             let Ok((socket, _)) = self.listener.socket.accept() else {
-                return;
+                return false;
             };
-            if self.clients.len() >= MAX_CLIENTS {
-                // The one that has been silent for longest.
-                self.clients.pop_first();
+            if self.clients.len() >= MAX_CLIENTS
+                && let Some(oldest) = self.clients.keys().next().copied()
+            {
+                // Unless it has spoken meanwhile, it has been silent for longest.
+                self.hear(oldest);
+                self.clients.remove(&oldest);
             }
             let number = self.number();
             let data = EventData::new_u64(number);
@@ -290,6 +295,7 @@ impl Vsock {
                 self.clients.insert(number, Client { socket, line });
             }
         }
+        true
     }
 
     /// A client says where to connect. Not a byte beyond its line is read.
@@ -349,6 +355,7 @@ impl Vsock {
         &mut self,
         number: u64,
         flags: EventFlags,
+        left: &mut u16,
         queues: &mut Queues,
     ) -> Result<bool, QueueError> {
         let Some(stream) = self.streams.get_mut(&number) else {
@@ -358,20 +365,23 @@ impl Vsock {
         if flags.contains(EventFlags::OUT) {
             result = stream.flush();
         }
+        let gone = flags.intersects(EventFlags::HUP | EventFlags::ERR);
         let mut more = false;
         if stream.watched.contains(EventFlags::IN) {
-            let gone = flags.intersects(EventFlags::HUP | EventFlags::ERR);
-            more = self.receive(number, gone, queues)?;
+            more = self.receive(number, gone, left, queues)?;
+        } else if gone {
+            result = result.and_then(|()| stream.host_gone());
         }
         self.settle(number, result);
         Ok(more)
     }
 
-    /// Moves bytes of a stream to the guest, as far as it has room.
+    /// Moves bytes of a stream to the guest, as far as it has room, in so many packets at most.
     fn receive(
         &mut self,
         number: u64,
         gone: bool,
+        left: &mut u16,
         queues: &mut Queues,
     ) -> Result<bool, QueueError> {
         let (Some(stream), Some(ring)) = (self.streams.get_mut(&number), queues.ring(RECEIVE))
@@ -380,9 +390,13 @@ impl Vsock {
         };
         for _ in 0..TURN {
             let credit = stream.credit() as usize;
+            if credit > 0 && *left == 0 {
+                return Ok(true);
+            }
             if credit == 0 || !ring.pop(&mut self.chain)? {
                 return Ok(false);
             }
+            *left -= 1;
             let room = self.chain.writable_len().saturating_sub(HEADER as u64);
             let room = usize::try_from(room).unwrap_or(usize::MAX);
             if room == 0 {
@@ -398,6 +412,7 @@ impl Vsock {
                     let len = u32::try_from(len).unwrap_or(BUFFER);
                     let header = stream.packet(self.cid, op::RW, 0, len).bytes();
                     stream.count_sent(len);
+                    self.last = number;
                     let mut written = self.chain.write(ring.ram(), &header)?;
                     written += self.chain.write(ring.ram(), data)?;
                     ring.complete(self.chain.head(), written)?;
@@ -424,8 +439,8 @@ impl Vsock {
         };
         while !(self.resets.is_empty() && self.owing.is_empty()) && ring.pop(&mut self.chain)? {
             let header = loop {
-                if let Some(ports) = self.resets.pop_front() {
-                    break Some(answer(self.cid, ports, op::RST));
+                if let Some(reset) = self.resets.pop_front() {
+                    break Some(reset);
                 }
                 let Some(number) = self.owing.pop_front() else {
                     break None;
@@ -501,14 +516,14 @@ impl VirtioDevice for Vsock {
     }
 
     fn serve(&mut self, _: Event, queues: &mut Queues) -> Result<bool, QueueError> {
-        let mut more = false;
         // Answers first: they make room for what the guest sends.
         self.pay(queues)?;
-        more |= self.transmit(queues)?;
-        more |= self.look(queues)?;
+        let packets = self.transmit(queues)?;
+        let bytes = self.look(queues)?;
         self.pay(queues)?;
         queues.publish()?;
-        Ok(more)
+        // Without room for answers, the driver's buffers wake it.
+        Ok(bytes || packets && self.resets.len() < MAX_RESETS)
     }
 
     fn stop(&mut self) {

@@ -62,6 +62,19 @@ impl Header {
         }
     }
 
+    /// The reset that goes back to where this came from, whatever that wanted to reach.
+    pub(super) fn refusal(&self) -> Self {
+        Self {
+            src_cid: self.dst_cid,
+            dst_cid: self.src_cid,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            kind: self.kind,
+            op: op::RST,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn bytes(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         let fields = [

@@ -108,15 +108,25 @@ impl Stream {
         self.peer_buffer.saturating_sub(under_way)
     }
 
+    /// Whether bytes of the host's socket may still go to the guest.
+    fn is_readable(&self) -> bool {
+        (self.host_done & NO_SEND) | (self.guest_done & NO_RECEIVE) == 0
+    }
+
     /// What is worth waking for.
     pub(super) fn interest(&self) -> EventFlags {
         let mut flags = EventFlags::empty();
-        let may_send = (self.host_done & NO_SEND) | (self.guest_done & NO_RECEIVE) == 0;
-        if may_send && !self.connecting && self.credit() > 0 {
+        // Both sides know of the connection before there are bytes.
+        let open = !self.connecting && self.owed.greeting.is_none();
+        if self.is_readable() && open && self.credit() > 0 {
             flags |= EventFlags::IN;
         }
         if !self.waiting.is_empty() {
             flags |= EventFlags::OUT;
+        }
+        if flags.is_empty() && self.host_done != NO_RECEIVE | NO_SEND {
+            // That the socket is gone, once: there may be nobody who asks.
+            flags = EventFlags::ET;
         }
         flags
     }
@@ -137,7 +147,7 @@ impl Stream {
         } else {
             0
         };
-        self.waiting.extend(bytes.iter().skip(taken));
+        self.waiting.extend(bytes.get(taken..).unwrap_or_default());
         Ok(())
     }
 
@@ -200,8 +210,27 @@ impl Stream {
     /// The host's socket sends no more, or is gone altogether.
     pub(super) fn host_ended(&mut self, gone: bool) {
         let done = if gone { NO_RECEIVE | NO_SEND } else { NO_SEND };
-        self.owed.shutdown |= done & !self.host_done;
-        self.host_done |= done;
+        if done & !self.host_done != 0 {
+            self.host_done |= done;
+            self.owed.shutdown = self.host_done;
+        }
+    }
+
+    /// The host's socket is gone, while nothing is read from it.
+    pub(super) fn host_gone(&mut self) -> Result<(), Broken> {
+        if self.connecting {
+            return Err(Broken);
+        }
+        // What it has left comes first, when the guest has room.
+        if !self.is_readable() {
+            self.host_ended(true);
+        }
+        Ok(())
+    }
+
+    /// What the guest is told when the stream breaks; nothing if it has not heard of it.
+    pub(super) fn farewell(&self, cid: u64) -> Option<Header> {
+        (self.owed.greeting != Some(op::REQUEST)).then(|| answer(cid, self.ports, op::RST))
     }
 
     /// Bytes went to the guest.
@@ -256,8 +285,8 @@ impl Stream {
     }
 }
 
-/// A packet to the guest that belongs to no stream.
-pub(super) fn answer(cid: u64, ports: Ports, op: u16) -> Header {
+/// A packet to the guest without data, credit and flags.
+fn answer(cid: u64, ports: Ports, op: u16) -> Header {
     Header {
         src_cid: HOST,
         dst_cid: cid,
