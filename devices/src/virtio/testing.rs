@@ -3,7 +3,9 @@
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -41,7 +43,11 @@ pub(crate) fn queue() -> Queue {
 
 /// Queues of a running device, all but the first without a driver of its own.
 pub(crate) fn queues(ram: &GuestRam, count: usize) -> Queues {
-    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    queues_with(ram, count, EventFd::new(EFD_NONBLOCK).unwrap())
+}
+
+/// Queues that raise this interrupt.
+pub(crate) fn queues_with(ram: &GuestRam, count: usize, line: EventFd) -> Queues {
     let rings = (0..count).map(|number| {
         let mut queue = queue();
         let offset = u32::try_from(number).unwrap() * QUEUE;
@@ -112,6 +118,8 @@ impl Driver {
             head,
         );
         self.offered = self.offered.wrapping_add(1);
+        // The device may be looking already.
+        fence(Ordering::Release);
         self.put(self.base + AVAILABLE + 2, self.offered);
     }
 
@@ -149,6 +157,7 @@ impl Driver {
     /// What came back since the last call: heads and lengths.
     pub(crate) fn used(&mut self) -> Vec<(u32, u32)> {
         let index: u16 = self.get(self.base + USED + 2);
+        fence(Ordering::Acquire);
         let mut used = Vec::new();
         while self.seen != index {
             let [head, len]: [u32; 2] =
@@ -162,11 +171,15 @@ impl Driver {
 
 /// Waits until one of a device's sources is ready.
 pub(crate) fn wait(device: &dyn VirtioDevice) {
-    // SAFETY: the descriptors stay open while the device lives.
-    let sources: Vec<_> = device
-        .sources()
-        .into_iter()
-        .map(|fd| unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
+    wait_for(&device.sources());
+}
+
+/// Waits until one of these is ready; the caller keeps them open.
+pub(crate) fn wait_for(sources: &[RawFd]) {
+    // SAFETY: the descriptors stay open meanwhile.
+    let sources: Vec<_> = sources
+        .iter()
+        .map(|fd| unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) })
         .collect();
     let mut fds: Vec<_> = sources
         .iter()

@@ -585,4 +585,5 @@ fn the_guest_s_number_is_in_the_configuration() {
     assert_eq!(config, [5, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
+mod running;
 mod unlucky;
