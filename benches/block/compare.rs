@@ -68,6 +68,8 @@ pub(crate) struct Sample {
     pub(crate) seconds: f64,
     /// Seconds of the measured thread.
     pub(crate) cpu: f64,
+    /// Seconds that it was kept from a processor.
+    pub(crate) waited: f64,
     /// What the guest said besides.
     pub(crate) said: BTreeMap<String, f64>,
 }
@@ -137,7 +139,7 @@ fn measure(case: &Case, vmms: &[Vmm], path: &Path, rate: f64) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "\n{} depth {}\n{:20} {:>10} {:>9} {:>8} {:>6} {:>8} {:>6} {:>8}",
+        "\n{} depth {}\n{:20} {:>10} {:>9} {:>8} {:>6} {:>8} {:>6} {:>8} {:>7}",
         case.bench,
         case.depth,
         "",
@@ -147,7 +149,8 @@ fn measure(case: &Case, vmms: &[Vmm], path: &Path, rate: f64) -> Result<()> {
         "ratio",
         "CPU µs",
         "ratio",
-        "notified"
+        "notified",
+        "waited",
     )?;
     let count = f64::from(case.count);
     let seconds = |samples: &[Sample]| median(samples, |sample| sample.seconds);
@@ -162,7 +165,7 @@ fn measure(case: &Case, vmms: &[Vmm], path: &Path, rate: f64) -> Result<()> {
         };
         write!(
             out,
-            "{name:20} {:10.0} {:9.0} {:8.2} {:6.2} {:8.2} {:6.2} {:8.3}",
+            "{name:20} {:10.0} {:9.0} {:8.2} {:6.2} {:8.2} {:6.2} {:8.3} {:6.0}%",
             count / time,
             count * f64::from(case.len) / time / MIB as f64,
             time / count * 1e6,
@@ -170,6 +173,7 @@ fn measure(case: &Case, vmms: &[Vmm], path: &Path, rate: f64) -> Result<()> {
             busy / count * 1e6,
             busy / cpu(&floor),
             said("notifications") / count,
+            median(samples, |sample| sample.waited / sample.seconds) * 100.0,
         )?;
         if said("median") > 0.0 {
             let micros = |name| said(name) / rate * 1e6;

@@ -10,11 +10,34 @@ use io_uring::{IoUring, opcode};
 
 use super::compare::{Case, Places, Result, Sample};
 
-/// Nanoseconds that a thread has run, from its schedstat (kernel Documentation/scheduler/sched-stats).
-pub(crate) fn cpu_time(task: &Path) -> Result<u64> {
-    let text = fs::read_to_string(task.join("schedstat"))?;
-    let first = text.split(' ').next().ok_or("an empty schedstat")?;
-    Ok(first.parse()?)
+/// What a thread has had of its processors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cpu {
+    ran: u64,
+    waited: u64,
+}
+
+impl Cpu {
+    /// Of a thread's folder below /proc: nanoseconds on a processor, and ready but without one
+    /// (kernel Documentation/scheduler/sched-stats).
+    pub(crate) fn of(task: &Path) -> Result<Self> {
+        let text = fs::read_to_string(task.join("schedstat"))?;
+        let mut numbers = text.split(' ').map(str::parse);
+        let (Some(ran), Some(waited)) = (numbers.next(), numbers.next()) else {
+            return Err(format!("a schedstat of {text:?}").into());
+        };
+        let (ran, waited) = (ran?, waited?);
+        Ok(Self { ran, waited })
+    }
+
+    /// Seconds since then, of both.
+    pub(crate) fn since(self, then: Self) -> (f64, f64) {
+        let seconds = |now: u64, then| now.saturating_sub(then) as f64 / 1e9;
+        (
+            seconds(self.ran, then.ran),
+            seconds(self.waited, then.waited),
+        )
+    }
 }
 
 /// The places that the guest reads too.
@@ -56,14 +79,16 @@ pub(crate) fn run(case: &Case, path: &Path) -> Result<Sample> {
     // The first tenth warms up.
     read(&mut ring, buffers, case, case.count / 10, &mut walk)?;
     let task = Path::new("/proc/thread-self");
-    let (start, cpu) = (Instant::now(), cpu_time(task)?);
+    let (start, cpu) = (Instant::now(), Cpu::of(task)?);
     read(&mut ring, buffers, case, case.count, &mut walk)?;
     // The time of a running thread is brought up to date when it stops.
     let elapsed = start.elapsed();
     std::thread::yield_now();
+    let (cpu, waited) = Cpu::of(task)?.since(cpu);
     Ok(Sample {
         seconds: elapsed.as_secs_f64(),
-        cpu: (cpu_time(task)? - cpu) as f64 / 1e9,
+        cpu,
+        waited,
         ..Sample::default()
     })
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::common::{binary, signal};
 use crate::compare::{Case, Result, Sample};
-use crate::floor::cpu_time;
+use crate::floor::Cpu;
 
 /// No run takes longer.
 const WATCHDOG: Duration = Duration::from_secs(180);
@@ -146,10 +146,10 @@ impl Vmm {
                 Watch::Cpu => None,
                 Watch::Calls => Some(Tracer::attach(&task, &self.disk.with_extension("calls"))?),
             };
-            let before = cpu_time(&task)?;
+            let before = Cpu::of(&task)?;
             input.write_all(b"\n")?;
             let result = wait_for(&mut output, "RESULT")?;
-            let cpu = (cpu_time(&task)? - before) as f64 / 1e9;
+            let (cpu, waited) = Cpu::of(&task)?.since(before);
             let calls = tracer.map_or(Ok(Calls::new()), Tracer::detach)?;
             input.write_all(b"\n")?;
             let said = numbers(&result);
@@ -157,6 +157,7 @@ impl Vmm {
             let sample = Sample {
                 seconds: ticks / rate,
                 cpu,
+                waited,
                 said,
             };
             Ok((sample, calls))

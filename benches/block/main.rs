@@ -3,7 +3,11 @@
 //! A guest (`tests/guests/src/bench`) reads a file that is in the page cache, in user mode and with
 //! interrupts off, so that little but the device is measured; the floor is a thread of this program
 //! that reads the same places of the same file with io_uring. All run in turn; medians and ratios
-//! are printed: `cargo bench --bench block`. CPU is that of the device's thread, and of the floor's.
+//! are printed: `cargo bench --bench block`.
+//!
+//! "CPU" is that of the device's thread, and of the floor's; "waited" is the part of the time in
+//! which that thread was ready but had no processor. Much of it means that the machine had other
+//! work, and that the other numbers say little.
 //!
 //! Then the system calls of the device's thread are counted, in runs of their own, with strace.
 //!
