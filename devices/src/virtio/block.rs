@@ -413,7 +413,7 @@ impl Block {
             direction,
             offset,
             file: u32::from(!aligned),
-            durable: self.write_through,
+            durable: self.write_through && direction == Direction::Write,
         };
         Ok(Parsed::Job(job, len))
     }
