@@ -25,7 +25,6 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
 use crate::control::VmHandle;
-use crate::vcpu::VcpuThreads;
 
 /// Input kept for a guest that does not read, in bytes.
 const PENDING: usize = 4096;
@@ -249,12 +248,13 @@ impl fmt::Debug for Port {
     }
 }
 
-/// Runs the VM's main loop until the VM ends, then writes out what the guest printed.
+/// Runs the VM's main loop until the VM ends, then writes out what the guest printed. `running` is
+/// what prints: it is stopped, by dropping it, before the last of the output goes out.
 pub(crate) fn main_loop(
     consoles: Vec<(Console, Port)>,
     stop: Option<OwnedFd>,
     handle: VmHandle,
-    vcpus: VcpuThreads,
+    running: impl Sized,
 ) -> Result<(), Error> {
     let failed = |error: event_manager::Error| {
         Error::host("the main loop failed")(io::Error::other(error.to_string()))
@@ -277,8 +277,8 @@ pub(crate) fn main_loop(
             Err(error) => return Err(failed(error)),
         }
     }
-    // No vCPU prints any more when the rings are drained.
-    drop(vcpus);
+    // Nobody prints any more when the rings are drained.
+    drop(running);
     let ended = events.remove_subscriber(id).map_err(failed)?;
     ended.lines.into_iter().for_each(Line::drain);
     Ok(())
@@ -366,11 +366,15 @@ impl Line {
         }
     }
 
-    fn terminal_resized(&mut self) {
+    fn terminal_resized(&mut self, ops: &mut EventOps<'_>) {
         let mut buffer = [0; 64];
         if let Some(resized) = &mut self.resized {
             // However many there were, the size is looked at once.
-            let _ = read_now(resized, &mut buffer);
+            if matches!(read_now(resized, &mut buffer), Ok(0)) {
+                // Whoever tells is gone, and the descriptor stays ready.
+                let _ = ops.remove(Events::empty(resized));
+                self.resized = None;
+            }
         }
         self.tell_size();
     }
@@ -571,7 +575,7 @@ impl MutEventSubscriber for MainLoop {
             OUTPUT => line.write_output(ops),
             ROOM => line.guest_has_room(ops),
             INPUT => line.read_input(ops),
-            RESIZED => line.terminal_resized(),
+            RESIZED => line.terminal_resized(ops),
             _ => {}
         }
     }

@@ -227,8 +227,12 @@ impl<P: KvmPlatform> Machine<P> {
             .into_iter()
             .filter_map(|(console, port)| Some((console, port?)))
             .collect();
-        let result = crate::console::main_loop(lines, stop, handle.clone(), threads);
-        drop((chip, vm));
+        // Guest memory outlives the devices and the VM.
+        let ram = shared.ram.clone();
+        // vCPUs first, then the devices.
+        let running = (threads, shared);
+        let result = crate::console::main_loop(lines, stop, handle.clone(), running);
+        drop((chip, vm, ram));
         result?;
         handle.take().unwrap_or(Ok(ExitReason::Stopped))
     }

@@ -141,7 +141,9 @@ fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
         field: "vsock",
         value: config.path.display().to_string(),
         cause: error.to_string(),
-        cure: "name a socket that does not exist yet, in a folder that can be written".to_owned(),
+        cure: "name a socket that does not exist yet, with a short path, in a folder that can be \
+               written"
+            .to_owned(),
     })?;
     Ok(Box::new(vsock))
 }

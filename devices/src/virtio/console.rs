@@ -116,32 +116,33 @@ impl VirtioConsole {
         ConsolePort(Arc::clone(&self.shared))
     }
 
-    /// Gives waiting input to the driver, as far as it has room.
-    fn receive(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+    /// Gives waiting input to the driver, as far as it has room. Says whether there may be more.
+    fn receive(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
         let mut input = lock(&self.shared.input);
         if std::mem::take(&mut input.resized) {
             queues.config_changed();
         }
         let Some(ring) = queues.ring(RECEIVE) else {
-            return Ok(());
+            return Ok(false);
         };
         let before = input.bytes.len();
-        while !input.bytes.is_empty() && ring.pop(&mut self.chain)? {
+        let mut more = true;
+        for _ in 0..ring.size() {
+            more = !input.bytes.is_empty() && ring.pop(&mut self.chain)?;
+            if !more {
+                break;
+            }
             let written = self
                 .chain
                 .write(ring.ram(), input.bytes.make_contiguous())?;
             input.bytes.drain(..(written as usize).min(before));
             ring.complete(self.chain.head(), written)?;
-            if written == 0 {
-                // A buffer without room: the next wake looks for more.
-                break;
-            }
         }
         if input.bytes.len() < before && std::mem::take(&mut input.refused) {
             // A full counter means that the sender knows.
             let _ = self.shared.room.write(1);
         }
-        Ok(())
+        Ok(more)
     }
 
     fn transmit(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
@@ -191,10 +192,7 @@ impl VirtioDevice for VirtioConsole {
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
         let more = match event {
             Event::Queue(TRANSMIT) => self.transmit(queues)?,
-            _ => {
-                self.receive(queues)?;
-                false
-            }
+            _ => self.receive(queues)?,
         };
         queues.publish()?;
         Ok(more)
@@ -264,11 +262,15 @@ mod tests {
         assert_eq!(driver.get::<u8>(DATA + 99), 7);
         bench.room.read().unwrap();
         assert_eq!(port.receive(&[8; 5000]), 100);
-        // A chain without room takes nothing and loses nothing.
+        // A chain without room takes nothing and loses nothing, and the next one has its turn.
+        driver.descriptor(1, DATA, 100, crate::virtio::testing::WRITE, 0);
+        driver.offer(1);
         driver.request(&[(DATA, 100, false)]);
+        driver.offer(1);
         let used = driver.serve(&mut bench.device, &mut bench.queues);
-        assert_eq!(used, [(0, 0)]);
-        assert_eq!(lock(&bench.device.shared.input).bytes.len(), WAITING);
+        assert_eq!(used, [(1, 100), (0, 0), (1, 100)]);
+        let waiting = lock(&bench.device.shared.input).bytes.len();
+        assert_eq!(waiting, WAITING - 200);
     }
 
     #[test]

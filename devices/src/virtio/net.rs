@@ -40,8 +40,11 @@ const NUM_BUFFERS: u64 = 10;
 const LARGEST: u64 = 65535 + 14 + HEADER as u64;
 /// What a frame has besides its packet: ours, the Ethernet header with a VLAN tag.
 const AROUND: u64 = HEADER as u64 + 18;
-/// Buffers of a queue that hold the largest frame in any case.
-const LARGE_QUEUE: u16 = 64;
+/// Entries of a queue that holds the largest frame in any case. Linux gives a buffer for each entry,
+/// of [`BUFFER`] bytes at least, and new ones when half of them are used.
+const LARGE_QUEUE: u16 = 128;
+/// What a usual frame takes.
+const BUFFER: u64 = DEFAULT_MTU as u64 + AROUND;
 /// Where the configuration has its parts (5.1.4).
 const STATUS_AT: usize = 6;
 
@@ -60,6 +63,9 @@ pub enum NetError {
     /// The descriptor given cannot be used.
     #[error("{0}")]
     Fd(String),
+    /// The driver might never offer buffers for a frame.
+    #[error("an MTU of {0} is too much for queues of {1} entries")]
+    Mtu(u16, u16),
     /// The host refused something else.
     #[error(transparent)]
     Host(#[from] io::Error),
@@ -107,6 +113,7 @@ impl NetError {
         match self {
             Self::Tap { cure, .. } => cure,
             Self::Fd(_) => "give the number of an open tap device with IFF_NO_PI and IFF_VNET_HDR",
+            Self::Mtu(..) => "give queue-size=128, or a smaller mtu",
             Self::Host(_) => "see the cause",
         }
     }
@@ -143,8 +150,10 @@ impl Waiting {
     /// Fetches chains until a frame of `need` bytes fits, or one chain if a frame may not have
     /// several.
     fn fill(&mut self, ring: &mut Ring, need: u64, mergeable: bool) -> Result<(), QueueError> {
-        while self.len < need && (mergeable || self.chains.is_empty()) {
-            if !ring.pop(&mut self.scratch)? {
+        // A driver has no more chains than its ring has entries, unless it gives one twice.
+        for _ in self.chains.len()..ring.size().into() {
+            let full = self.len >= need || !mergeable && !self.chains.is_empty();
+            if full || !ring.pop(&mut self.scratch)? {
                 break;
             }
             let chain = &self.scratch;
@@ -208,6 +217,8 @@ pub struct Net {
     pairs: Vec<Pair>,
     queue_size: u16,
     has_mtu: bool,
+    /// For messages.
+    name: String,
     /// What the host can leave to a receiver.
     offload: u32,
     config: Arc<ConfigSpace>,
@@ -234,8 +245,14 @@ impl Net {
     /// Finds out whether a device can be opened, without opening it.
     ///
     /// # Errors
-    /// When the descriptor is none of a tap device.
+    /// When the descriptor is none of a tap device, or the MTU does not fit the queues.
     pub fn check(config: &NetConfig) -> Result<(), NetError> {
+        // A queue of two entries has room for a usual frame.
+        let room = BUFFER * u64::from(config.queue_size / 2);
+        let mtu = config.mtu.unwrap_or(DEFAULT_MTU);
+        if config.queue_size < LARGE_QUEUE && u64::from(mtu) + AROUND > room {
+            return Err(NetError::Mtu(mtu, config.queue_size));
+        }
         config.fd.map_or(Ok(()), |fd| Tap::inherit(fd).map(drop))
     }
 
@@ -244,6 +261,7 @@ impl Net {
     /// # Errors
     /// See [`NetError`].
     pub fn open(config: &NetConfig) -> Result<Self, NetError> {
+        Self::check(config)?;
         let taps = match (config.fd, &config.tap) {
             (Some(fd), _) => vec![Tap::inherit(fd)?],
             (None, name) => {
@@ -292,6 +310,7 @@ impl Net {
                 .collect(),
             queue_size: config.queue_size,
             has_mtu: config.mtu.is_some(),
+            name: config.to_string(),
             config: Arc::new(ConfigSpace::new(space, 0..0)),
             mergeable: false,
             need: LARGEST,
@@ -307,11 +326,18 @@ impl Net {
     }
 
     /// Which kinds of frames the tap may leave uncut, as the driver agreed.
-    fn negotiate_offload(&self, features: u64) -> u32 {
-        GUEST_OFFLOADS
+    fn negotiate_offload(features: u64) -> u32 {
+        let uso = offload::USO4 | offload::USO6;
+        let agreed = GUEST_OFFLOADS
             .iter()
             .filter(|(bit, _)| features & 1 << bit != 0)
-            .fold(0, |all, (_, offload)| all | offload)
+            .fold(0, |all, (_, offload)| all | offload);
+        // A tap has both or none.
+        if agreed & uso == uso {
+            agreed
+        } else {
+            agreed & !uso
+        }
     }
 
     /// Moves frames from the tap to the driver. Says whether there may be more.
@@ -404,22 +430,28 @@ impl Net {
                     queues.config_changed();
                 }
             }
-            _ => {
+            errno => {
                 if let Some(times) = self.errors.again() {
-                    log::warn!("a network frame was dropped, {times} times so far: {error}");
+                    let name = &self.name;
+                    let cure = match errno {
+                        Some(libc::EIO) => format!("; is {name} down? `ip link set {name} up`"),
+                        _ => String::new(),
+                    };
+                    log::warn!("a network frame was dropped, {times} times so far: {error}{cure}");
                 }
             }
         }
     }
 
-    /// Serves the control queue: how many pairs of queues the driver uses.
-    fn command(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+    /// Serves the control queue: how many pairs of queues the driver uses. Says whether there may be
+    /// more.
+    fn command(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
         let Some(ring) = queues.ring(self.control) else {
-            return Ok(());
+            return Ok(false);
         };
         for _ in 0..ring.size() {
             if !ring.pop(&mut self.chain)? {
-                break;
+                return Ok(false);
             }
             let mut command = [0; 4];
             let whole = self.chain.read(ring.ram(), &mut command)?;
@@ -433,7 +465,7 @@ impl Net {
             let written = self.chain.write(ring.ram(), &[answer])?;
             ring.complete(self.chain.head(), written)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Frames come to the first `count` pairs only.
@@ -550,7 +582,7 @@ impl VirtioDevice for Net {
     }
 
     fn start(&mut self, features: u64) {
-        let offload = self.negotiate_offload(features);
+        let offload = Self::negotiate_offload(features);
         self.mergeable = features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0;
         self.need = if offload & !offload::CSUM == 0 {
             u64::from(self.mtu.max(DEFAULT_MTU)) + AROUND
@@ -562,6 +594,8 @@ impl VirtioDevice for Net {
         for pair in &self.pairs {
             if let Err(error) = pair.tap.set_offload(offload) {
                 log::warn!("the tap device does not take the driver's features: {error}");
+                // Frames as any driver takes them; a device that is gone fails later.
+                let _ = pair.tap.set_offload(0);
             }
         }
         // Until the driver says otherwise it uses one pair.
@@ -570,10 +604,7 @@ impl VirtioDevice for Net {
 
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
         let more = match event {
-            Event::Queue(queue) if queue == self.control => {
-                self.command(queues)?;
-                false
-            }
+            Event::Queue(queue) if queue == self.control => self.command(queues)?,
             Event::Queue(queue) if queue % 2 == RECEIVE => self.receive(queue / 2, queues)?,
             Event::Queue(queue) => self.transmit(queue / 2, queues)?,
             Event::Source(source) if source < self.pairs.len() => self.receive(source, queues)?,

@@ -7,8 +7,9 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::GuestRam;
 
-/// Lets the host take the pages of a range; the guest finds zeros when it touches them again. Does
-/// nothing for what is not RAM, or not whole pages of the host.
+/// Lets the host take the pages of a range; the guest finds zeros when it touches them again. The
+/// host's pages may be larger than the guest's: those that are not wholly in the range stay. Does
+/// nothing for what is not RAM.
 ///
 /// # Errors
 /// When the host refuses.
@@ -18,10 +19,12 @@ pub(super) fn release(ram: &GuestRam, address: GuestAddress, len: usize) -> io::
     };
     let page = rustix::param::page_size();
     let start = slice.ptr_guard_mut().as_ptr();
-    if len == 0 || !start.addr().is_multiple_of(page) || !len.is_multiple_of(page) {
+    let skipped = start.addr().next_multiple_of(page) - start.addr();
+    let len = len.saturating_sub(skipped) / page * page;
+    if len == 0 {
         return Ok(());
     }
     // SAFETY: the range is guest RAM, a private anonymous mapping that `ram` keeps. Its content may
     // change at any time as far as this process knows, and that is all this does.
-    unsafe { madvise(start.cast(), len, Advice::LinuxDontNeed) }.map_err(Into::into)
+    unsafe { madvise(start.add(skipped).cast(), len, Advice::LinuxDontNeed) }.map_err(Into::into)
 }

@@ -55,8 +55,10 @@ impl VirtioDevice for Rng {
         let Some(ring) = queues.ring(queue) else {
             return Ok(false);
         };
+        let mut more = true;
         for _ in 0..ring.size() {
-            if !ring.pop(&mut self.chain)? {
+            more = ring.pop(&mut self.chain)?;
+            if !more {
                 break;
             }
             let wanted = self.chain.writable_len().min(MOST as u64);
@@ -69,7 +71,7 @@ impl VirtioDevice for Rng {
             ring.complete(self.chain.head(), written)?;
         }
         queues.publish()?;
-        Ok(false)
+        Ok(more)
     }
 }
 

@@ -138,7 +138,9 @@ impl Vsock {
     /// Forgets a stream. Closing its socket ends its watch.
     fn remove(&mut self, number: u64) {
         if let Some(stream) = self.streams.remove(&number) {
-            self.by_ports.remove(&stream.ports);
+            if self.by_ports.get(&stream.ports) == Some(&number) {
+                self.by_ports.remove(&stream.ports);
+            }
             self.owing.retain(|owing| *owing != number);
         }
     }
@@ -204,7 +206,12 @@ impl Vsock {
             return;
         };
         if header.op == op::RST {
-            return self.remove(number);
+            if !stream.outlives_guest() {
+                return self.remove(number);
+            }
+            // The guest may use its port again.
+            self.by_ports.remove(&ports);
+            return self.settle(number, Ok(()));
         }
         let Some(len) = len else {
             return self.settle(number, Err(Broken));
@@ -527,6 +534,10 @@ impl VirtioDevice for Vsock {
     }
 
     fn stop(&mut self) {
+        for stream in self.streams.values_mut() {
+            // What a socket does not take now is lost with the guest that sent it.
+            let _ = stream.flush();
+        }
         self.streams.clear();
         self.by_ports.clear();
         self.clients.clear();

@@ -344,3 +344,56 @@ fn every_failure_of_a_tap_says_which_command_to_run() {
     assert!(command(false, 1, libc::EINVAL).contains("link del vm7"));
     assert!(command(true, 1, libc::ENOENT).contains("modprobe tun"));
 }
+
+#[test]
+fn packets_larger_than_small_queues_hold_are_refused() {
+    let check = |mtu, queue_size| {
+        Net::check(&NetConfig {
+            mtu,
+            queue_size,
+            ..NetConfig::default()
+        })
+    };
+    // A usual packet fits any queue, the largest one those that are large.
+    for (mtu, queue_size) in [
+        (None, 2),
+        (Some(1500), 2),
+        (Some(9000), 16),
+        (Some(65535), 128),
+    ] {
+        check(mtu, queue_size).unwrap();
+    }
+    for (mtu, queue_size) in [(1501, 2), (9000, 8), (65535, 64)] {
+        let error = check(Some(mtu), queue_size).unwrap_err();
+        assert!(matches!(error, NetError::Mtu(..)), "{error}");
+        assert!(error.cure().contains("queue-size=128"));
+    }
+}
+
+#[test]
+fn a_tap_leaves_datagrams_uncut_for_both_protocols_or_none() {
+    let (v4, v6) = (1 << VIRTIO_NET_F_GUEST_USO4, 1 << VIRTIO_NET_F_GUEST_USO6);
+    assert_eq!(Net::negotiate_offload(v4), 0);
+    assert_eq!(Net::negotiate_offload(v6), 0);
+    let both = offload::USO4 | offload::USO6;
+    assert_eq!(Net::negotiate_offload(v4 | v6), both);
+}
+
+/// A driver that never gives more chains than half of a ring before it has some back, as Linux: every
+/// frame comes, whatever the queue's size.
+#[test]
+fn r2_half_a_ring_of_usual_buffers_is_enough_for_the_next_frame() {
+    let Some(mut bench) = bench(|config| config.queue_size = 16) else {
+        return;
+    };
+    assert_eq!(bench.device.features() & 1 << VIRTIO_NET_F_GUEST_TSO4, 0);
+    bench.device.start(1 << VIRTIO_NET_F_MRG_RXBUF);
+    let mut driver = Driver::of_queue(&bench.ram, RECEIVE);
+    for index in 0..8u16 {
+        let at = DATA + 0x600 * u64::from(index);
+        driver.descriptor(index, at, 1530, crate::virtio::testing::WRITE, 0);
+        driver.offer(index);
+    }
+    bench.send(&frame(9, 1514));
+    assert_eq!(bench.wait_used(&mut driver), [(0, 1526)]);
+}

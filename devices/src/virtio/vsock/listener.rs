@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
+/// The longest path: a socket's address has 108 bytes (unix(7)), one of them the end, and the
+/// guest's side connects to this path with `_4294967295` behind it.
+const LONGEST: usize = 108 - 1 - 11;
+
 /// Why there are no sockets.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -18,6 +22,9 @@ pub enum VsockError {
     /// A file of another kind has that name.
     #[error("there is a file of that name which is no socket")]
     NoSocket,
+    /// No room for `_PORT` behind it.
+    #[error("the path has more than {LONGEST} bytes, with which a port would not fit behind it")]
+    TooLong,
     /// The host refused it.
     #[error(transparent)]
     Host(#[from] io::Error),
@@ -43,6 +50,9 @@ pub(super) struct Listener {
 impl Listener {
     /// Takes the place of a socket that nobody listens on any more, and of nothing else.
     pub(super) fn bind(path: &Path) -> Result<Self, VsockError> {
+        if path.as_os_str().len() > LONGEST {
+            return Err(VsockError::TooLong);
+        }
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => return Err(VsockError::NoSocket),
             Ok(_) => match connect_to(path.as_os_str().as_encoded_bytes()) {

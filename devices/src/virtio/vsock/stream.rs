@@ -41,6 +41,8 @@ pub(super) struct Stream {
     pub(super) ports: Ports,
     /// The guest has yet to answer.
     pub(super) connecting: bool,
+    /// The guest has forgotten it: what waits for the socket is all that is left.
+    orphaned: bool,
     owed: Owed,
     /// It waits for its turn to get what it is owed.
     pub(super) queued: bool,
@@ -78,6 +80,7 @@ impl Stream {
             socket,
             ports,
             connecting: greeting == op::REQUEST,
+            orphaned: false,
             owed: Owed {
                 greeting: Some(greeting),
                 ..Owed::default()
@@ -166,12 +169,19 @@ impl Stream {
         self.finish()
     }
 
-    /// Hands bytes to the socket; says how many it took.
+    /// Hands bytes to the socket; says how many it took. A program that no longer reads takes all
+    /// of them: it may have written before, and that the guest shall get.
     fn push(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
         let taken = match self.send(bytes) {
             Ok(taken) => taken,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(Broken),
+            Err(_) => {
+                if self.host_done & NO_RECEIVE == 0 {
+                    self.host_done |= NO_RECEIVE;
+                    self.owed.shutdown = self.host_done;
+                }
+                bytes.len()
+            }
         };
         let len = u32::try_from(taken).map_err(|_| Broken)?;
         self.forwarded = self.forwarded.wrapping_add(len);
@@ -228,9 +238,19 @@ impl Stream {
         Ok(())
     }
 
-    /// What the guest is told when the stream breaks; nothing if it has not heard of it.
+    /// The guest resets the stream: it waits for nothing. Whether the stream stays because of what
+    /// the guest had sent before it closed its end.
+    pub(super) fn outlives_guest(&mut self) -> bool {
+        self.orphaned = self.guest_done & NO_SEND != 0 && !self.waiting.is_empty();
+        self.guest_done = NO_RECEIVE | NO_SEND;
+        self.owed = Owed::default();
+        self.orphaned
+    }
+
+    /// What the guest is told when the stream breaks; nothing if it does not know it.
     pub(super) fn farewell(&self, cid: u64) -> Option<Header> {
-        (self.owed.greeting != Some(op::REQUEST)).then(|| answer(cid, self.ports, op::RST))
+        let known = !self.orphaned && self.owed.greeting != Some(op::REQUEST);
+        known.then(|| answer(cid, self.ports, op::RST))
     }
 
     /// Bytes went to the guest.
@@ -261,6 +281,9 @@ impl Stream {
     }
 
     pub(super) fn owes(&self) -> bool {
+        if self.orphaned {
+            return false;
+        }
         let Owed {
             greeting,
             credit_update,

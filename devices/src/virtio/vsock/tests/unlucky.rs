@@ -277,3 +277,92 @@ fn r15_a_header_that_changes_is_read_once() {
         stop.store(true, Ordering::Relaxed);
     });
 }
+
+#[test]
+fn a_slow_program_gets_what_the_guest_sent_before_it_closed_for_good() {
+    let mut guest = guest();
+    let mut server = guest.connect_from_guest();
+    let (mut sent, mut credit, mut forwarded) = (0usize, BUFFER, 0u32);
+    // Until the socket takes no more, and then some.
+    while credit >= 1000 {
+        guest.send(PORT, OWN, op::RW, &[7; 1000]);
+        sent += 1000;
+        credit -= 1000;
+        while let Some((header, _)) = guest.got.pop_front() {
+            credit += header.fwd_cnt.wrapping_sub(forwarded);
+            forwarded = header.fwd_cnt;
+        }
+    }
+    guest.shut_down(PORT, OWN, NO_RECEIVE | NO_SEND);
+    // A guest does not wait for ever, and then uses its port again.
+    guest.send(PORT, OWN, op::RST, &[]);
+    let mut second = guest.connect_from_guest();
+    guest.send(PORT, OWN, op::RW, b"second");
+    assert_eq!(read(&mut second, 6), b"second");
+    assert_eq!(guest.device.streams.len(), 2);
+    let mut got = 0;
+    while got < sent {
+        got += server.read(&mut [0; 5000]).unwrap();
+        guest.serve(Event::Source(0));
+    }
+    assert_eq!(server.read(&mut [0; 8]).unwrap(), 0, "then the end");
+    assert!(guest.is_quiet());
+    assert_eq!(guest.device.streams.len(), 1);
+    guest.send(PORT, OWN, op::RW, b"more");
+    assert_eq!(read(&mut second, 4), b"more");
+}
+
+#[test]
+fn a_reset_drops_what_waits_unless_the_guest_had_closed() {
+    let mut guest = guest();
+    let _server = guest.connect_from_guest();
+    for _ in 0..BUFFER / 1000 {
+        guest.send(PORT, OWN, op::RW, &[7; 1000]);
+    }
+    guest.send(PORT, OWN, op::RST, &[]);
+    assert!(guest.device.streams.is_empty());
+}
+
+#[test]
+fn a_program_that_stops_reading_is_still_heard() {
+    let mut guest = guest();
+    let mut server = guest.connect_from_guest();
+    server.write_all(b"goodbye").unwrap();
+    server.shutdown(Shutdown::Read).unwrap();
+    guest.send(PORT, OWN, op::RW, b"too late");
+    let mut got = (Vec::new(), 0);
+    while got.0.is_empty() || got.1 == 0 {
+        let (header, data) = guest.next();
+        assert_ne!(header.op, op::RST);
+        got.0.extend(data);
+        got.1 |= header.flags;
+    }
+    assert_eq!(got, (b"goodbye".to_vec(), NO_RECEIVE));
+    // More is as good as read.
+    for _ in 0..2 * BUFFER / 1000 {
+        guest.send(PORT, OWN, op::RW, &[1; 1000]);
+    }
+    drop(server);
+    let (end, _) = loop {
+        let packet = guest.next();
+        if packet.0.op == op::SHUTDOWN {
+            break packet;
+        }
+    };
+    assert_eq!(end.flags, NO_RECEIVE | NO_SEND);
+}
+
+#[test]
+fn a_path_that_leaves_no_room_for_a_port_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let of_len = |len: usize| {
+        let mut path = folder.path().join("v").into_os_string();
+        path.push("v".repeat(len - path.len()));
+        PathBuf::from(path)
+    };
+    drop(Listener::bind(&of_len(96)).unwrap());
+    let longest = of_len(96).into_os_string().len() + "_4294967295".len();
+    assert!(rustix::net::SocketAddrUnix::new(vec![b'x'; longest]).is_ok());
+    let refused = Listener::bind(&of_len(97));
+    assert!(matches!(refused, Err(VsockError::TooLong)));
+}
