@@ -166,14 +166,6 @@ impl VmConfig {
     /// # Errors
     /// When a value is refused whatever the platform.
     pub fn machine(&self) -> Result<MachineConfig, Error> {
-        if self.on_reboot == OnReboot::Restart {
-            return Err(Error::Config {
-                field: "on-reboot",
-                value: "restart".to_owned(),
-                cause: "not available yet".to_owned(),
-                cure: "use --on-reboot=exit and start the VMM again".to_owned(),
-            });
-        }
         for (field, text) in [("cmdline", &self.cmdline), ("append", &self.append)] {
             if let Some(text) = text
                 && text.contains('\0')
@@ -394,7 +386,7 @@ pub enum OnReboot {
     /// The VM ends.
     #[default]
     Exit,
-    /// The VM starts again (not available yet).
+    /// The VM starts again, with fresh memory and the same disks and devices.
     Restart,
 }
 

@@ -248,14 +248,22 @@ impl fmt::Debug for Port {
     }
 }
 
-/// Runs the VM's main loop until the VM ends, then writes out what the guest printed. `running` is
-/// what prints: it is stopped, by dropping it, before the last of the output goes out.
-pub(crate) fn main_loop(
+/// What the main loop gives back at the VM's end.
+pub(crate) struct Ended<T> {
+    pub(crate) lines: Vec<(Console, Port)>,
+    pub(crate) stop: Option<OwnedFd>,
+    /// What became of what ran.
+    pub(crate) rest: T,
+}
+
+/// Runs the VM's main loop until the VM ends, then writes out what the guest printed. `end_all` ends
+/// all that prints, before the last of the output goes out.
+pub(crate) fn main_loop<T>(
     consoles: Vec<(Console, Port)>,
     stop: Option<OwnedFd>,
     handle: VmHandle,
-    running: impl Sized,
-) -> Result<(), Error> {
+    end_all: impl FnOnce() -> T,
+) -> Result<Ended<T>, Error> {
     let failed = |error: event_manager::Error| {
         Error::host("the main loop failed")(io::Error::other(error.to_string()))
     };
@@ -277,11 +285,13 @@ pub(crate) fn main_loop(
             Err(error) => return Err(failed(error)),
         }
     }
-    // Nobody prints any more when the rings are drained.
-    drop(running);
+    let rest = end_all();
     let ended = events.remove_subscriber(id).map_err(failed)?;
-    ended.lines.into_iter().for_each(Line::drain);
-    Ok(())
+    Ok(Ended {
+        lines: ended.lines.into_iter().map(Line::drain).collect(),
+        stop: ended.stop,
+        rest,
+    })
 }
 
 /// What an event of the main loop is about.
@@ -528,8 +538,9 @@ impl Line {
             .is_none_or(|output| wait_writable(output, &Timespec::default()))
     }
 
-    /// At the end: everything the guest printed goes out, unless the reader stalls.
-    fn drain(mut self) {
+    /// At the end: everything the guest printed goes out, unless the reader stalls. Gives the ends
+    /// of the line back.
+    fn drain(mut self) -> (Console, Port) {
         while !self.port.output.ring.is_empty() {
             let ready = self
                 .output
@@ -548,6 +559,14 @@ impl Line {
         if dropped > 0 {
             log::warn!("{dropped} bytes of console output were dropped: the reader was too slow");
         }
+        let console = Console {
+            input: self.input,
+            output: self.output,
+            escape: self.escape.keys,
+            empty_first: false,
+            resized: self.resized,
+        };
+        (console, self.port)
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a VM ends: the first reason given wins, whoever gives it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -23,9 +23,16 @@ pub enum ExitReason {
 
 pub(crate) type Outcome = Result<ExitReason, Error>;
 
+#[derive(Debug, Default)]
+struct State {
+    outcome: Option<Outcome>,
+    /// Somebody outside wants the VM to end, whatever the guest does.
+    stop: bool,
+}
+
 #[derive(Debug)]
 struct Shared {
-    outcome: Mutex<Option<Outcome>>,
+    state: Mutex<State>,
     ended: AtomicBool,
     event: EventFd,
 }
@@ -38,7 +45,7 @@ impl VmHandle {
     pub(crate) fn new() -> Result<Self, Error> {
         let event = EventFd::new(EFD_NONBLOCK).map_err(Error::host("cannot create an eventfd"))?;
         Ok(Self(Arc::new(Shared {
-            outcome: Mutex::new(None),
+            state: Mutex::default(),
             ended: AtomicBool::new(false),
             event,
         })))
@@ -46,19 +53,39 @@ impl VmHandle {
 
     /// Asks the VM to end now, with [`ExitReason::Stopped`] unless it has ended already.
     pub fn request_stop(&self) {
+        self.state().stop = true;
         self.end(Ok(ExitReason::Stopped));
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn end(&self, outcome: Outcome) {
-        let mut slot = self
-            .0
-            .outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if !self.0.ended.swap(true, Ordering::AcqRel) {
-            *slot = Some(outcome);
+            state.outcome = Some(outcome);
             // The counter cannot overflow: this is its only write.
             let _ = self.0.event.write(1);
+        }
+    }
+
+    /// After the guest's reset: the VM goes on. Not when somebody wants it to end.
+    pub(crate) fn restart(&self) -> bool {
+        let mut state = self.state();
+        match state.outcome {
+            Some(Ok(ExitReason::Reset)) if state.stop => {
+                state.outcome = Some(Ok(ExitReason::Stopped));
+                false
+            }
+            Some(Ok(ExitReason::Reset)) => {
+                state.outcome = None;
+                // Reading only resets the counter.
+                let _ = self.0.event.read();
+                self.0.ended.store(false, Ordering::Release);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -71,10 +98,6 @@ impl VmHandle {
     }
 
     pub(crate) fn take(&self) -> Option<Outcome> {
-        self.0
-            .outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.state().outcome.take()
     }
 }

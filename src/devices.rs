@@ -11,12 +11,31 @@ use crate::console::Port;
 use crate::dispatch::IoSpaces;
 use crate::{Error, VmConfig};
 
+/// A device that the guest's restart leaves as it is on the host's side: disks stay locked, taps and
+/// sockets open.
+#[cfg(feature = "virtio")]
+pub(crate) type Lasting = Box<dyn ::devices::virtio::VirtioDevice>;
+/// There are none without virtio.
+#[cfg(not(feature = "virtio"))]
+pub(crate) type Lasting = std::convert::Infallible;
+/// Resets such a device and gives it back; `None` when it is lost.
+pub(crate) type TakeBack = Box<dyn FnOnce() -> Option<Lasting> + Send>;
+
+/// What a restart keeps of the devices.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// In the order of the plan; none at the first start.
+    pub(crate) lasting: Vec<Lasting>,
+    pub(crate) virtio_console: Option<Port>,
+}
+
 /// The devices of a VM.
-#[derive(Debug)]
 pub(crate) struct Devices {
     pub(crate) spaces: IoSpaces,
     pub(crate) serial: Option<Port>,
     pub(crate) virtio_console: Option<Port>,
+    /// In the order of the plan.
+    pub(crate) lasting: Vec<TakeBack>,
 }
 
 impl Devices {
@@ -27,18 +46,21 @@ impl Devices {
     }
 }
 
-/// Creates every device of the plan and wires its interrupt.
+/// Creates every device of the plan, but for those that were kept, and wires its interrupt.
 pub(crate) fn create(
     plan: &[DevicePlan],
     config: &VmConfig,
+    kept: Kept,
     vm: &Arc<VmFd>,
     ram: &GuestRam,
 ) -> Result<Devices, Error> {
     let mut serial = None;
     #[cfg(feature = "virtio")]
-    let mut maker = crate::virtio::Maker::new(config);
+    let mut maker = crate::virtio::Maker::new(config, kept);
     #[cfg(not(feature = "virtio"))]
-    let _ = (config, ram);
+    let _ = (config, kept, ram);
+    #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
+    let mut lasting = Vec::new();
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
     for planned in plan {
         let device: Arc<dyn BusDevice> = match planned.kind {
@@ -53,7 +75,11 @@ pub(crate) fn create(
             DeviceKind::Pl031 => Arc::new(Pl031::default()),
             #[cfg(feature = "virtio")]
             DeviceKind::VirtioMmio(kind) => match maker.make(kind)? {
-                Some(device) => crate::virtio::carry(device, planned, vm, ram)?,
+                Some(device) => {
+                    let (device, take_back) = crate::virtio::carry(device, planned, vm, ram)?;
+                    lasting.push(take_back);
+                    device
+                }
                 // The plan comes from the same configuration.
                 None => continue,
             },
@@ -77,6 +103,7 @@ pub(crate) fn create(
             pio: freeze(pio)?,
         },
         serial,
+        lasting,
         #[cfg(feature = "virtio")]
         virtio_console: maker.console,
         #[cfg(not(feature = "virtio"))]

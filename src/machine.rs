@@ -14,8 +14,10 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::console::Port;
+use crate::config::OnReboot;
+use crate::console::{Console, Port};
 use crate::control::{ExitReason, VmHandle};
+use crate::devices::{Kept, TakeBack};
 use crate::vcpu::{Shared, VcpuThreads};
 use crate::{Consoles, Error, VmConfig, devices as model, image, memory};
 
@@ -75,6 +77,20 @@ pub fn device_tree(
     Ok(bytes)
 }
 
+/// What a machine is built from.
+struct Source {
+    config: VmConfig,
+    hello: Option<&'static [u8]>,
+}
+
+/// What a machine has outside of the VM; a restart keeps it.
+struct Outside {
+    consoles: Consoles,
+    stop: Option<OwnedFd>,
+    handle: VmHandle,
+    devices: Kept,
+}
+
 /// A VM that is ready to run.
 pub struct Machine<P: KvmPlatform> {
     // Fields drop in this order: vCPUs before the chip and the VM, the devices and then guest RAM
@@ -85,9 +101,11 @@ pub struct Machine<P: KvmPlatform> {
     consoles: Consoles,
     serial: Option<Port>,
     virtio_console: Option<Port>,
+    lasting: Vec<TakeBack>,
     stop: Option<OwnedFd>,
     plan: MachinePlan,
     shared: Arc<Shared<P>>,
+    source: Source,
 }
 
 impl<P: KvmPlatform> fmt::Debug for Machine<P> {
@@ -112,8 +130,24 @@ impl<P: KvmPlatform> Machine<P> {
     ) -> Result<Self, Error> {
         let kvm = crate::host::open_kvm()?;
         let platform = P::probe(&kvm)?;
-        let plan = plan(&platform, config)?;
-        let (mut image, name) = image::kernel(config, hello, plan.ram_size())?;
+        let source = Source {
+            config: config.clone(),
+            hello,
+        };
+        let outside = Outside {
+            consoles: consoles.into(),
+            stop: None,
+            handle: VmHandle::new()?,
+            devices: Kept::default(),
+        };
+        Self::build(&kvm, Arc::new(platform), source, outside)
+    }
+
+    /// The start-up line.
+    fn build(kvm: &Kvm, platform: Arc<P>, source: Source, outside: Outside) -> Result<Self, Error> {
+        let config = &source.config;
+        let plan = plan(&*platform, config)?;
+        let (mut image, name) = image::kernel(config, source.hello, plan.ram_size())?;
         let boot = |source| Error::Boot {
             field: "kernel",
             value: name.clone(),
@@ -122,7 +156,7 @@ impl<P: KvmPlatform> Machine<P> {
         let header = KernelHeader::identify(&image).map_err(boot)?;
 
         // All memslots come straight after the VM: a later one waits for a grace period.
-        let vm = Arc::new(create_vm(&kvm, platform.vm_type(&plan))?);
+        let vm = Arc::new(create_vm(kvm, platform.vm_type(&plan))?);
         let ram = memory::map_ram(&plan)?;
         memory::set_memslots(&vm, &ram)?;
         platform.prepare_vm(&vm)?;
@@ -137,7 +171,7 @@ impl<P: KvmPlatform> Machine<P> {
             .collect::<Result<Vec<_>, _>>()?;
         chip.activate(&vm)?;
 
-        let devices = model::create(&plan.devices, config, &vm, &ram)?;
+        let devices = model::create(&plan.devices, config, outside.devices, &vm, &ram)?;
 
         let kernel = platform
             .load_kernel(&mut image, &header, &plan, &ram)
@@ -163,13 +197,12 @@ impl<P: KvmPlatform> Machine<P> {
         let run_size = kvm
             .get_vcpu_mmap_size()
             .map_err(KvmError::of("KVM_GET_VCPU_MMAP_SIZE"))?;
-        let handle = VmHandle::new()?;
         let output = devices.output();
         let shared = Shared {
             platform,
             spaces: devices.spaces,
             output,
-            handle,
+            handle: outside.handle,
             run_size,
             ram,
         };
@@ -177,12 +210,14 @@ impl<P: KvmPlatform> Machine<P> {
             vcpus,
             chip,
             vm,
-            consoles: consoles.into(),
+            consoles: outside.consoles,
             serial: devices.serial,
             virtio_console: devices.virtio_console,
-            stop: None,
+            lasting: devices.lasting,
+            stop: outside.stop,
             plan,
             shared: Arc::new(shared),
+            source,
         })
     }
 
@@ -204,12 +239,29 @@ impl<P: KvmPlatform> Machine<P> {
         self.stop = Some(fd);
     }
 
-    /// Runs the VM to its end on this thread (plus one thread per vCPU, all joined on return).
+    /// Runs the VM to its end on this thread (plus one thread per vCPU and per device that the guest
+    /// uses, all joined on return). With [`OnReboot::Restart`] a reset is not the end: the machine is
+    /// built again, from the kernel's file on, with fresh memory, and keeps its disks, network
+    /// devices, sockets and consoles.
     ///
     /// # Errors
     /// [`Error::Vcpu`] when a vCPU could not go on, with a report; [`Error::Host`] when the host
-    /// refused a thread or an event.
-    pub fn run(self) -> Result<ExitReason, Error> {
+    /// refused a thread or an event; after a reset, those of [`Machine::with_hello`] too.
+    pub fn run(mut self) -> Result<ExitReason, Error> {
+        loop {
+            let may_restart = self.source.config.on_reboot == OnReboot::Restart;
+            let (platform, source, outside) = self.run_once()?;
+            let handle = &outside.handle;
+            if !may_restart || !handle.restart() {
+                return handle.take().unwrap_or(Ok(ExitReason::Stopped));
+            }
+            log::info!("the guest restarts");
+            self = Self::build(&crate::host::open_kvm()?, platform, source, outside)?;
+        }
+    }
+
+    /// Runs the VM until its guest ends; gives what is left of it.
+    fn run_once(self) -> Result<(Arc<P>, Source, Outside), Error> {
         let Self {
             vcpus,
             chip,
@@ -217,24 +269,49 @@ impl<P: KvmPlatform> Machine<P> {
             consoles,
             serial,
             virtio_console,
+            lasting,
             stop,
             shared,
-            ..
+            source,
+            plan: _,
         } = self;
         let handle = shared.handle.clone();
+        // Guest memory outlives the devices and the VM.
+        let ram = shared.ram.clone();
         let threads = VcpuThreads::start(vcpus, &shared)?;
+        let platform = Arc::clone(&shared.platform);
+        let end_all = || {
+            drop(threads);
+            let devices: Option<_> = lasting.into_iter().map(|take_back| take_back()).collect();
+            drop(shared);
+            devices
+        };
+        let has_serial = serial.is_some();
         let lines = [(consoles.serial, serial), (consoles.virtio, virtio_console)]
             .into_iter()
             .filter_map(|(console, port)| Some((console, port?)))
             .collect();
-        // Guest memory outlives the devices and the VM.
-        let ram = shared.ram.clone();
-        // vCPUs first, then the devices.
-        let running = (threads, shared);
-        let result = crate::console::main_loop(lines, stop, handle.clone(), running);
+        let ended = crate::console::main_loop(lines, stop, handle.clone(), end_all)?;
         drop((chip, vm, ram));
-        result?;
-        handle.take().unwrap_or(Ok(ExitReason::Stopped))
+        let mut lines = ended.lines.into_iter();
+        // The serial device is made anew, the virtio console lasts.
+        let serial = if has_serial { lines.next() } else { None };
+        let (virtio, virtio_console) = lines.next().unzip();
+        // When one is lost, all are made anew.
+        let devices = ended.rest.map_or_else(Kept::default, |lasting| Kept {
+            lasting,
+            virtio_console,
+        });
+        let outside = Outside {
+            consoles: Consoles {
+                serial: serial.map_or_else(Console::null, |(console, _)| console),
+                virtio: virtio.unwrap_or_else(Console::null),
+            },
+            stop: ended.stop,
+            handle,
+            devices,
+        };
+        Ok((platform, source, outside))
     }
 }
 

@@ -11,7 +11,7 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{Killable, unblock_signal};
 
 use crate::Error;
-use crate::control::VmHandle;
+use crate::control::{ExitReason, VmHandle};
 use crate::dispatch::{Flow, IoSpaces, dispatch};
 use crate::exit::decode;
 use crate::kick::{Kicker, kick_signal};
@@ -26,7 +26,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 /// What every vCPU thread of a VM shares.
 #[derive(Debug)]
 pub(crate) struct Shared<P> {
-    pub(crate) platform: P,
+    pub(crate) platform: Arc<P>,
     pub(crate) spaces: IoSpaces,
     /// What the guest printed, on each of its consoles.
     pub(crate) output: Vec<OutputRing>,
@@ -73,7 +73,7 @@ impl Drop for VcpuThreads {
     fn drop(&mut self) {
         // A thread that is kicked without an end goes back to the guest. An end that came before
         // stands.
-        self.handle.request_stop();
+        self.handle.end(Ok(ExitReason::Stopped));
         for (kicker, thread) in &self.threads {
             kicker.request_exit();
             // It fails only when the thread has ended, which is what we want.
@@ -129,7 +129,7 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
         match flow {
             Flow::Continue => {}
             Flow::End(reason) => {
-                if reason == crate::ExitReason::Crashed {
+                if reason == ExitReason::Crashed {
                     log::warn!("the guest crashed\n{}", report(&vcpu, shared));
                 }
                 return shared.handle.end(Ok(reason));

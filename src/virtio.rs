@@ -22,6 +22,7 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::Port;
+use crate::devices::{Kept, Lasting, TakeBack};
 use crate::{Error, VmConfig};
 
 /// Makes the devices that a configuration asks for, of each kind in order. Kinds that were left out
@@ -30,17 +31,20 @@ pub(crate) struct Maker<'a> {
     config: &'a VmConfig,
     disks: std::slice::Iter<'a, BlkConfig>,
     nets: std::slice::Iter<'a, NetConfig>,
+    /// Devices that are there already, all of them or none.
+    kept: std::vec::IntoIter<Lasting>,
     /// The host's end of the console, once it is made.
     pub(crate) console: Option<Port>,
 }
 
 impl<'a> Maker<'a> {
-    pub(crate) fn new(config: &'a VmConfig) -> Self {
+    pub(crate) fn new(config: &'a VmConfig, kept: Kept) -> Self {
         Self {
             config,
             disks: config.blk.iter(),
             nets: config.net.iter(),
-            console: None,
+            kept: kept.lasting.into_iter(),
+            console: kept.virtio_console,
         }
     }
 
@@ -49,6 +53,9 @@ impl<'a> Maker<'a> {
         &mut self,
         kind: VirtioKind,
     ) -> Result<Option<Box<dyn VirtioDevice>>, Error> {
+        if let Some(device) = self.kept.next() {
+            return Ok(Some(device));
+        }
         match kind {
             #[cfg(feature = "virtio-blk")]
             VirtioKind::Block => self.disks.next().map(disk).transpose(),
@@ -148,13 +155,13 @@ fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
     Ok(Box::new(vsock))
 }
 
-/// Puts a device behind the transport that was planned for it.
+/// Puts a device behind the transport that was planned for it. Says how to have it back.
 pub(crate) fn carry(
     device: Box<dyn VirtioDevice>,
     planned: &DevicePlan,
     vm: &Arc<VmFd>,
     ram: &GuestRam,
-) -> Result<Arc<dyn BusDevice>, Error> {
+) -> Result<(Arc<dyn BusDevice>, TakeBack), Error> {
     let line = crate::devices::interrupt(planned, vm)?;
     let address = IoEventAddress::Mmio(planned.range.base + VirtioMmio::NOTIFY);
     let vm = Arc::clone(vm);
@@ -169,5 +176,7 @@ pub(crate) fn carry(
     });
     let transport = VirtioMmio::new(device, ram.clone(), line, connect)
         .map_err(Error::host("cannot make a virtio device"))?;
-    Ok(Arc::new(transport))
+    let transport = Arc::new(transport);
+    let carrier = Arc::clone(&transport);
+    Ok((transport, Box::new(move || carrier.take_device())))
 }

@@ -109,10 +109,7 @@ fn vcpus_and_options_are_checked() {
         &["--vcpus=100000"],
         &["--vcpus=100000", "this host offers 1 to"],
     );
-    refused(
-        &["--on-reboot=restart"],
-        &["--on-reboot=restart", "not available yet"],
-    );
+    refused(&["--on-reboot=maybe"], &["--on-reboot", "exit, restart"]);
     refused(&["--serial=tty"], &["--serial", "stdio, null or file=PATH"]);
     refused(
         &["--serial=file=/nonexistent/x"],

@@ -477,3 +477,51 @@ fn the_built_in_guest_says_what_it_found_and_powers_off() {
         assert!(ended.stdout.ends_with(" a=b\n"), "{ended:?}");
     }
 }
+
+/// What a process has: threads, descriptors, and its own memory in KiB.
+fn resources(child: &Child) -> (usize, usize, u64) {
+    let folder = format!("/proc/{}", child.id());
+    let count = |what| {
+        std::fs::read_dir(format!("{folder}/{what}"))
+            .unwrap()
+            .count()
+    };
+    let rollup = std::fs::read_to_string(format!("{folder}/smaps_rollup")).unwrap();
+    let dirty = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Private_Dirty:"))
+        .and_then(|text| text.trim().strip_suffix(" kB"))
+        .unwrap();
+    (count("task"), count("fd"), dirty.parse().unwrap())
+}
+
+#[test]
+#[cfg(all(feature = "virtio-blk", feature = "virtio-rng"))]
+fn a_guest_that_reboots_starts_afresh_with_the_same_disk_and_leaks_nothing() {
+    if !is_pc() {
+        return;
+    }
+    const STARTS: usize = 12;
+    let disk = disk(&[0; 8 * SECTOR]);
+    let blk = format!("--blk={}", disk.path().display());
+    let arguments = [blk.as_str(), "--on-reboot=restart", "--vcpus=2"];
+    let places = virtio_places(&arguments);
+    let test = format!("reboots starts={STARTS} {places}");
+    let mut child = start(&test, &arguments);
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut seen = Vec::new();
+    for number in 1..=STARTS {
+        read_until(&mut stdout, &format!("start {number}\n"));
+        seen.push(resources(&child));
+        // Somebody else's disk it is not, at any time.
+        assert!(!vmm(&[&blk]).output().unwrap().status.success());
+        stdin.write_all(b"x").unwrap();
+    }
+    read_until(&mut stdout, "EXIT 0");
+    assert_eq!(wait(&mut child).code(), Some(0));
+    // The first start has not yet used what the following ones share.
+    let (second, last) = (seen[1], seen[STARTS - 1]);
+    assert_eq!((second.0, second.1), (last.0, last.1), "{seen:?}");
+    assert!(last.2 < second.2 + 256, "{seen:?}");
+    assert_eq!(usize::from(std::fs::read(disk.path()).unwrap()[0]), STARTS);
+}

@@ -112,7 +112,8 @@ struct VmArgs {
     /// Random bytes of the host for the guest (virtio-rng)
     #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = on_or_off)]
     rng: bool,
-    /// What a guest's reset does (restart: not available yet)
+    /// What a guest's reset does: end the VM, or start it again with fresh memory and the same
+    /// disks and devices
     #[arg(long, value_enum, default_value = "exit", value_name = "ACTION")]
     on_reboot: Reboot,
 }

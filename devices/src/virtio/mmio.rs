@@ -143,6 +143,19 @@ impl VirtioMmio {
     }
 }
 
+impl VirtioMmio {
+    /// Resets the device and gives it back, for another transport: nothing is behind this one any
+    /// more. `None` when the device is lost.
+    pub fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {
+        let mut state = lock(&self.0);
+        state.reset();
+        match std::mem::replace(&mut state.stage, Stage::Lost) {
+            Stage::Idle(device) => Some(device),
+            Stage::Running(_) | Stage::Lost => None,
+        }
+    }
+}
+
 /// The half of a 64-bit field that a selector chooses; there is nothing beyond the second.
 fn half(value: u64, selector: u32) -> u32 {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();

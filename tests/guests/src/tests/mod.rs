@@ -11,11 +11,12 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use guest::{apic, interrupts, println, smp, user};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 15] = [
+pub const ALL: [(&str, fn()); 16] = [
     ("chatter", serial::chatter),
     ("io_widths", io_widths::run),
     ("memory_map", memory_map::run),
     ("reset", endings::reset),
+    ("reboots", virtio::reboots::run),
     ("serial_echo", serial::echo),
     ("smp", smp),
     ("spin", endings::spin),

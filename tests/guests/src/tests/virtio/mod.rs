@@ -6,6 +6,7 @@ pub mod console;
 mod hal;
 pub mod hostile;
 pub mod net;
+pub mod reboots;
 mod registers;
 pub mod rng;
 pub mod vsock;
