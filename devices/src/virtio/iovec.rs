@@ -43,6 +43,14 @@ impl Vectors {
     /// # Errors
     /// When it is not RAM.
     pub(crate) fn add(&mut self, ram: &GuestRam, buffer: Buffer) -> Result<(), QueueError> {
+        if buffer.len == 0 {
+            // It may be nowhere, also because all of it was used: it might end where RAM does.
+            self.0.push(libc::iovec {
+                iov_base: std::ptr::null_mut(),
+                iov_len: 0,
+            });
+            return Ok(());
+        }
         let slice = ram.get_slice(buffer.address, buffer.len as usize)?;
         self.0.push(libc::iovec {
             iov_base: slice.ptr_guard_mut().as_ptr().cast(),

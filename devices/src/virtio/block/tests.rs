@@ -555,3 +555,26 @@ fn zeroes_are_written_where_the_file_system_cannot_make_them() {
     let sectors: Vec<_> = content.chunks(512).map(|sector| sector[100]).collect();
     assert_eq!(sectors, [1, 0, 1, 0, 1, 1, 1, 1]);
 }
+
+#[test]
+fn r38_empty_buffers_may_lie_anywhere() {
+    let end = crate::virtio::testing::RAM as u64;
+    for engine in engines() {
+        let mut bench = bench(engine, false);
+        bench.header(VIRTIO_BLK_T_OUT, 3);
+        // A header at the very end of RAM, and buffers without a byte that are nowhere.
+        let header: [u32; 4] = bench.driver.get(HEADER_AT);
+        bench.driver.put(end - 16, header);
+        bench.driver.put(DATA_AT, [0xaaaa_aaaa_u32; 32]);
+        let buffers = [
+            (u64::MAX, 0, false),
+            (end - 16, 16, false),
+            (0x7_0000_0000, 0, false),
+            (DATA_AT, 512, false),
+            (STATUS_AT, 1, true),
+            (end, 0, true),
+        ];
+        assert_eq!(bench.run(&buffers), (OK, 1));
+        assert_eq!(bench.content()[3 * 512..3 * 512 + 128], [0xaa; 128]);
+    }
+}
