@@ -115,6 +115,8 @@ pub struct Block {
     queue_size: u16,
     config: Arc<ConfigSpace>,
     limiter: Option<Limiter>,
+    /// The queue whose turn it is first when there is room again.
+    turn: usize,
     /// The driver knows no flush: every write has to reach the disk.
     write_through: bool,
     chain: Chain,
@@ -197,6 +199,7 @@ impl Block {
             queue_size: config.queue_size.max(2),
             config: Arc::new(ConfigSpace::new(Vec::new(), 0..0)),
             limiter: Limiter::new(&config.limits)?,
+            turn: 0,
             write_through: false,
             chain: Chain::default(),
             vectors: Vectors::default(),
@@ -250,6 +253,7 @@ impl Block {
                 return Ok(false);
             }
             self.begin(queue, ring)?;
+            self.turn = queue + 1;
         }
         Ok(true)
     }
@@ -671,7 +675,10 @@ impl VirtioDevice for Block {
                 if let Some(limiter) = &mut self.limiter {
                     limiter.woken();
                 }
-                for queue in 0..self.queues.into() {
+                // The first may take all there is, and then it is the next one's turn.
+                let count = usize::from(self.queues);
+                let first = self.turn.min(count);
+                for queue in (first..count).chain(0..first) {
                     more |= self.pull(queue, queues)?;
                 }
             }

@@ -578,3 +578,47 @@ fn r38_empty_buffers_may_lie_anywhere() {
         assert_eq!(bench.content()[3 * 512..3 * 512 + 128], [0xaa; 128]);
     }
 }
+
+#[test]
+fn a_limit_is_shared_by_all_queues() {
+    for engine in engines() {
+        let mut bench = bench_with(|config| BlkConfig {
+            engine,
+            queues: 2,
+            limits: crate::config::Limits {
+                iops: Some(200),
+                iops_burst: Some(1),
+                ..Default::default()
+            },
+            ..config
+        });
+        bench.queues = queues(&bench.driver.ram, 2);
+        bench.header(VIRTIO_BLK_T_IN, 5);
+        let mut drivers = [0, 1].map(|queue| Driver::of_queue(&bench.driver.ram, queue));
+        let buffers = [(HEADER_AT, 16, false), (DATA_AT, 513, true)];
+        for driver in &mut drivers {
+            driver.request(&buffers);
+        }
+        let mut answers = [0, 0];
+        // The doorbells have rung.
+        let mut more = true;
+        while answers[0] + answers[1] < 10 {
+            if !more {
+                crate::virtio::testing::wait(&bench.disk);
+            }
+            more = false;
+            for source in 0..bench.disk.sources().len() {
+                let event = Event::Source(source);
+                more |= bench.disk.serve(event, &mut bench.queues).unwrap();
+            }
+            // The first never runs dry.
+            for (driver, answers) in drivers.iter_mut().zip(&mut answers) {
+                for _ in driver.used() {
+                    *answers += 1;
+                    driver.request(&buffers);
+                }
+            }
+        }
+        assert!(answers[1] > 2, "{engine:?}: {answers:?}");
+    }
+}
