@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FlockOperation, StatxFlags, fallocate, fdatasync, flock, statx,
+    AtFlags, FallocateFlags, FlockOperation, OFlags, StatxFlags, fallocate, fcntl_getfl,
+    fcntl_setfl, fdatasync, flock, statx,
 };
 use rustix::io::Errno;
 use virtio_bindings::virtio_blk::{
@@ -115,6 +116,8 @@ pub struct Block {
     queue_size: u16,
     config: Arc<ConfigSpace>,
     limiter: Option<Limiter>,
+    /// Bytes of zeroes that the request had to write itself.
+    zeroed: u64,
     /// The queue whose turn it is first when there is room again.
     turn: usize,
     /// The driver knows no flush: every write has to reach the disk.
@@ -164,7 +167,9 @@ impl Block {
             .direct
             .then(|| open(&config.path, config.read_only, false))
             .transpose()?;
-        let capacity = usize::from(config.queues) * usize::from(config.queue_size);
+        let queues = config.queues.max(1);
+        let queue_size = config.queue_size.max(2);
+        let capacity = usize::from(queues) * usize::from(queue_size);
         let uring = match config.engine {
             BlkEngine::Sync => None,
             engine => {
@@ -195,10 +200,11 @@ impl Block {
             discard: config.discard,
             path: config.path.clone(),
             serial: config.serial.clone(),
-            queues: config.queues.max(1),
-            queue_size: config.queue_size.max(2),
+            queues,
+            queue_size,
             config: Arc::new(ConfigSpace::new(Vec::new(), 0..0)),
             limiter: Limiter::new(&config.limits)?,
+            zeroed: 0,
             turn: 0,
             write_through: false,
             chain: Chain::default(),
@@ -265,11 +271,12 @@ impl Block {
         let Some(status) = self.chain.take_last_byte() else {
             return ring.complete(head, 0);
         };
+        self.zeroed = 0;
         let parsed = self.parse(ring.ram());
         if let Some(limiter) = &mut self.limiter {
             limiter.charge(match parsed {
                 Ok(Parsed::Job(_, len)) => len.into(),
-                _ => 0,
+                _ => self.zeroed,
             });
         }
         let result = match parsed {
@@ -470,7 +477,7 @@ impl Block {
         Ok(0)
     }
 
-    fn range(&self, [low, high, count, flags]: [u32; 4], erase: Erase) -> Result<(), Refusal> {
+    fn range(&mut self, [low, high, count, flags]: [u32; 4], erase: Erase) -> Result<(), Refusal> {
         let known = match erase {
             Erase::Discard => 0,
             Erase::Zero => UNMAP,
@@ -505,8 +512,9 @@ impl Block {
         Ok(())
     }
 
-    fn write_zeroes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+    fn write_zeroes(&mut self, mut offset: u64, mut len: u64) -> io::Result<()> {
         static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+        self.zeroed += len;
         // Not bound to any alignment.
         let file = self.buffered.as_ref().unwrap_or(&self.file);
         while len > 0 {
@@ -570,11 +578,13 @@ fn open(path: &Path, read_only: bool, direct: bool) -> Result<File, BlockError> 
         .custom_flags(libc::O_NONBLOCK | direct)
         .open(path)?;
     let kind = file.metadata()?.file_type();
-    if kind.is_file() || kind.is_block_device() {
-        Ok(file)
-    } else {
-        Err(BlockError::Kind)
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(BlockError::Kind);
     }
+    // On file systems that cannot promise not to block, io_uring would refuse with EAGAIN.
+    let flags = fcntl_getfl(&file).map_err(io::Error::from)?;
+    fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(io::Error::from)?;
+    Ok(file)
 }
 
 /// What direct I/O asks of memory, places and sizes, in bytes. Where the kernel does not say (before

@@ -550,6 +550,8 @@ fn zeroes_are_written_where_the_file_system_cannot_make_them() {
         bench.driver.put(DATA_AT, [first, 0, 1, flags]);
         let kind = VIRTIO_BLK_T_WRITE_ZEROES;
         assert_eq!(bench.request(kind, 0, 16, false), (OK, 1), "{flags}");
+        // What had to be written counts; a hole costs nothing.
+        assert_eq!(bench.disk.zeroed, if flags == UNMAP { 0 } else { SECTOR });
     }
     let content = std::fs::read(file.path()).unwrap();
     let sectors: Vec<_> = content.chunks(512).map(|sector| sector[100]).collect();
@@ -620,5 +622,29 @@ fn a_limit_is_shared_by_all_queues() {
             }
         }
         assert!(answers[1] > 2, "{engine:?}: {answers:?}");
+    }
+}
+
+#[test]
+fn disks_wait_for_their_files() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let disk = open(file.path(), false, false).unwrap();
+    let flags = fcntl_getfl(&disk).unwrap();
+    assert!(!flags.contains(OFlags::NONBLOCK), "io_uring would not wait");
+    assert!(flags.contains(OFlags::RDWR));
+}
+
+#[test]
+fn a_disk_of_no_queues_has_one() {
+    for engine in engines() {
+        let mut bench = bench_with(|config| BlkConfig {
+            engine,
+            queues: 0,
+            queue_size: 0,
+            ..config
+        });
+        assert_eq!(bench.disk.queue_sizes(), [2]);
+        assert!(bench.disk.uring.as_ref().is_none_or(Uring::has_room));
+        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
     }
 }
