@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use arch::{Cmdline, MachineConfig, VirtioKind};
+use arch::{Cmdline, MachineConfig, Transport, VirtioKind};
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, VsockConfig, parse_size};
 use serde::{Deserialize, Serialize};
 
@@ -194,6 +194,7 @@ impl VmConfig {
             },
             serial: cfg!(feature = "serial"),
             virtio: self.virtio(),
+            transport: Transport::Mmio,
         })
     }
 

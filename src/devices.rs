@@ -85,6 +85,8 @@ pub(crate) fn create(
             },
             #[cfg(not(feature = "virtio"))]
             DeviceKind::VirtioMmio(_) => continue,
+            // No configuration asks for the PCI transport so far.
+            DeviceKind::PciEcam | DeviceKind::PciPorts | DeviceKind::VirtioPci { .. } => continue,
         };
         let (base, len) = (planned.range.base, planned.range.len);
         match planned.space {

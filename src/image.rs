@@ -160,6 +160,7 @@ mod tests {
             kernel_window: AddressRange::new(1 << 20, 63 << 20),
             mmio_window: AddressRange::new(1 << 32, 1 << 20),
             devices: Vec::new(),
+            pci: None,
             vcpus: 1,
             cmdline: String::new(),
         };

@@ -10,7 +10,8 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_reference::arch::kernel::Protocol;
 use vmm_reference::arch::{
     AddressRange, BootError, BootInfo, BootRequest, DeviceKind, DevicePlan, Gsi, GuestRam,
-    IrqModel, MachineConfig, MachinePlan, Placed, PlanError, Platform, Space, VcpuId, contract,
+    IrqModel, MachineConfig, MachinePlan, Placed, PlanError, Platform, Space, VcpuId, WiredRoute,
+    contract,
 };
 use vmm_reference::{VmConfig, plan};
 
@@ -47,6 +48,10 @@ struct Lines;
 impl IrqModel for Lines {
     fn lines(&self) -> Range<Gsi> {
         LINES
+    }
+
+    fn wired_routes(&self) -> Vec<WiredRoute> {
+        Vec::new()
     }
 }
 
@@ -130,6 +135,7 @@ impl Platform for Fake {
             ),
             mmio_window: AddressRange::new(0x1_0000, 0x1_0000),
             devices,
+            pci: None,
             vcpus,
             cmdline: cmdline.text(if config.serial { "console=fake" } else { "" }),
         })

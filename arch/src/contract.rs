@@ -8,7 +8,8 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::kernel::Protocol;
 use crate::{
     AddressRange, BootError, BootInfo, BootRequest, Cmdline, DeviceKind, GuestRam, IrqModel,
-    LoadedKernel, MachineConfig, MachinePlan, PlanError, Platform, SEED, Space, VirtioKind,
+    LoadedKernel, MachineConfig, MachinePlan, PlanError, Platform, SEED, Space, Transport,
+    VirtioKind,
 };
 
 const MIB: u64 = 1 << 20;
@@ -63,6 +64,7 @@ fn config(memory: u64, vcpus: u32) -> MachineConfig {
         },
         serial: true,
         virtio: vec![VirtioKind::Block; 4],
+        transport: Transport::Mmio,
     }
 }
 

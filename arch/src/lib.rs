@@ -19,10 +19,10 @@ pub use error::{BootError, KvmError, PlanError};
 pub use kvm::{KvmIrqChip, KvmPlatform};
 pub use plan::{
     AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan,
-    Reserved, Space, VirtioKind, size_text,
+    PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, size_text,
 };
 pub use platform::{
     BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform, SEED,
-    VcpuId,
+    VcpuId, WiredRoute,
 };
 pub use resources::Resources;

@@ -23,6 +23,20 @@ pub struct MachineConfig {
     /// Its virtio devices, in order.
     #[serde(default)]
     pub virtio: Vec<VirtioKind>,
+    /// How they reach the guest.
+    #[serde(default)]
+    pub transport: Transport,
+}
+
+/// How virtio devices reach the guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Each as a device of its own, with registers and a wired interrupt (VIRTIO 1.3, 4.2).
+    #[default]
+    Mmio,
+    /// As functions of one PCI bus, with MSI-X (VIRTIO 1.3, 4.1).
+    Pci,
 }
 
 /// An amount of memory as the command line takes it: `1024M`, `5K`; bytes where no unit fits.
@@ -95,6 +109,14 @@ impl Limits {
                 value: config.vcpus.to_string(),
                 cause: format!("this host offers 1 to {} vCPUs", self.max_vcpus),
                 cure: "choose a number in between".to_owned(),
+            });
+        }
+        if config.transport == Transport::Pci {
+            return Err(PlanError::Config {
+                field: "transport",
+                value: "pci".to_owned(),
+                cause: "not available yet".to_owned(),
+                cure: "leave it at mmio".to_owned(),
             });
         }
         Ok(())
@@ -204,6 +226,34 @@ pub enum DeviceKind {
     Pl031,
     /// A virtio device behind the MMIO transport.
     VirtioMmio(VirtioKind),
+    /// The memory-mapped configuration space of PCI bus 0 (ECAM), host bridge in slot 0 included.
+    PciEcam,
+    /// The same by way of an address and a data port (PCI Local Bus Specification 3.0, 3.2.2.3.2).
+    PciPorts,
+    /// A virtio device behind the PCI transport. Its range is where BAR 0, a 32-bit memory BAR of
+    /// [`VIRTIO_PCI_BAR`] bytes, is at first; the guest may move it. It has no wired interrupt.
+    VirtioPci {
+        /// What it is.
+        kind: VirtioKind,
+        /// Its device number on bus 0, from 1 on; function 0.
+        slot: u8,
+    },
+}
+
+/// Bytes of the one BAR of a virtio PCI device.
+pub const VIRTIO_PCI_BAR: u64 = 0x8000;
+
+impl fmt::Display for VirtioKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Block => "virtio block device",
+            Self::Net => "virtio network device",
+            Self::Vsock => "virtio sockets",
+            Self::Console => "virtio console",
+            Self::Rng => "virtio entropy source",
+            Self::Balloon => "virtio memory balloon",
+        })
+    }
 }
 
 impl fmt::Display for DeviceKind {
@@ -215,12 +265,10 @@ impl fmt::Display for DeviceKind {
             Self::AcpiPower => "ACPI sleep control and reset",
             Self::Pl011 => "PL011 UART (serial console)",
             Self::Pl031 => "PL031 real-time clock",
-            Self::VirtioMmio(VirtioKind::Block) => "virtio block device",
-            Self::VirtioMmio(VirtioKind::Net) => "virtio network device",
-            Self::VirtioMmio(VirtioKind::Vsock) => "virtio sockets",
-            Self::VirtioMmio(VirtioKind::Console) => "virtio console",
-            Self::VirtioMmio(VirtioKind::Rng) => "virtio entropy source",
-            Self::VirtioMmio(VirtioKind::Balloon) => "virtio memory balloon",
+            Self::VirtioMmio(kind) => return kind.fmt(f),
+            Self::PciEcam => "PCI configuration space, host bridge at 00:00.0",
+            Self::PciPorts => "PCI configuration ports",
+            Self::VirtioPci { kind, slot } => return write!(f, "{kind} at 00:{slot:02x}.0"),
         })
     }
 }
@@ -248,6 +296,21 @@ pub struct Reserved {
     pub range: AddressRange,
 }
 
+/// The PCI bus of a machine: segment 0, bus 0, no bridges but the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciPlan {
+    /// The configuration space of the bus, 4 KiB per function: the range of
+    /// [`DeviceKind::PciEcam`].
+    pub ecam: AddressRange,
+    /// Guest physical addresses below 4 GiB for the BARs of the bus, the same as seen from it.
+    pub window32: AddressRange,
+    /// More of them above RAM, where the guest's address bits leave room.
+    pub window64: Option<AddressRange>,
+    /// The first GSI that is no line of the interrupt chip: from here on they stand for messages
+    /// (MSI-X), as KVM_SET_GSI_ROUTING maps them.
+    pub first_msi_gsi: Gsi,
+}
+
 /// The whole machine, computed before anything is created.
 ///
 /// `devices` is the one source of truth: the same slice is what the core puts on the bus and what
@@ -266,6 +329,9 @@ pub struct MachinePlan {
     pub mmio_window: AddressRange,
     /// The emulated devices.
     pub devices: Vec<DevicePlan>,
+    /// The PCI bus, on machines whose transport is [`Transport::Pci`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pci: Option<PciPlan>,
     /// Number of vCPUs.
     pub vcpus: u32,
     /// The complete kernel command line.

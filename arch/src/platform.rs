@@ -16,6 +16,21 @@ pub type VcpuId = u32;
 pub trait IrqModel: Debug + Clone + PartialEq + Send + Sync {
     /// The GSIs that devices may raise.
     fn lines(&self) -> std::ops::Range<Gsi>;
+
+    /// Where KVM routes every line of a new chip. KVM_SET_GSI_ROUTING replaces the whole table, so
+    /// whoever adds messages to it repeats these.
+    fn wired_routes(&self) -> Vec<WiredRoute>;
+}
+
+/// A GSI that is wired to a pin of an interrupt chip in the kernel. One GSI may have several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WiredRoute {
+    /// The line.
+    pub gsi: Gsi,
+    /// The chip, as KVM_SET_GSI_ROUTING numbers those of the architecture.
+    pub chip: u32,
+    /// The chip's pin.
+    pub pin: u32,
 }
 
 /// A kernel in guest memory.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 
 use arch::kernel::{KernelHeader, KernelImage};
-use arch::{BootRequest, Cmdline, GuestRam, KvmPlatform, MachineConfig, Platform};
+use arch::{BootRequest, Cmdline, GuestRam, KvmPlatform, MachineConfig, Platform, Transport};
 use arch_x86_64::X86_64;
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -25,6 +25,7 @@ fuzz_target!(|data: &[u8]| {
         cmdline: Cmdline::default(),
         serial: true,
         virtio: Vec::new(),
+        transport: Transport::Mmio,
     };
     let plan = platform
         .setup_memory_layout(&config)

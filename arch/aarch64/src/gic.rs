@@ -1,6 +1,6 @@
 //! The interrupt controller as a model: a GICv3 with one redistributor per vCPU and an ITS.
 
-use arch::{AddressRange, Gsi, IrqModel};
+use arch::{AddressRange, Gsi, IrqModel, WiredRoute};
 
 use crate::layout;
 
@@ -40,5 +40,14 @@ impl GicV3 {
 impl IrqModel for GicV3 {
     fn lines(&self) -> std::ops::Range<Gsi> {
         0..self.intids - FIRST_SPI
+    }
+
+    fn wired_routes(&self) -> Vec<WiredRoute> {
+        let route = |gsi| WiredRoute {
+            gsi,
+            chip: 0,
+            pin: gsi,
+        };
+        self.lines().map(route).collect()
     }
 }

@@ -70,6 +70,7 @@ pub(crate) fn plan(facts: &Aarch64, config: &MachineConfig) -> Result<MachinePla
         kernel_window: AddressRange::new(window, ram.end().saturating_sub(window)),
         mmio_window: MMIO_WINDOW,
         devices: devices(config)?,
+        pci: None,
         vcpus: config.vcpus,
         cmdline: config.cmdline.text(default),
     })

@@ -62,7 +62,7 @@ fn push(entries: &mut Vec<E820Entry>, start: u64, end: u64, kind: E820Type) {
 
 #[cfg(test)]
 mod tests {
-    use arch::{Cmdline, MachineConfig, Platform};
+    use arch::{Cmdline, MachineConfig, Platform, Transport};
 
     use super::*;
     use crate::{X86_64, layout};
@@ -74,6 +74,7 @@ mod tests {
             cmdline: Cmdline::default(),
             serial: true,
             virtio: Vec::new(),
+            transport: Transport::Mmio,
         };
         let plan = X86_64::typical().setup_memory_layout(&config).unwrap();
         e820(&plan)

@@ -1,6 +1,6 @@
 //! The interrupt chip as a model: KVM's in-kernel PIC and I/O APIC.
 
-use arch::{Gsi, IrqModel};
+use arch::{Gsi, IrqModel, WiredRoute};
 
 use crate::layout;
 
@@ -8,6 +8,13 @@ use crate::layout;
 /// their interrupts through with the processor's exception vectors, to a kernel that does not use
 /// PICs and so never touches them.
 pub const PIC_MASK: u8 = 0xff;
+
+/// Pins of one PIC.
+const PIC_PINS: u32 = 8;
+/// The chips of KVM_SET_GSI_ROUTING (KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE, _IOAPIC).
+const PIC_MASTER: u32 = 0;
+const PIC_SLAVE: u32 = 1;
+const IO_APIC: u32 = 2;
 
 /// The I/O APIC of the in-kernel interrupt chip; the local APICs and the PICs come with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,5 +43,45 @@ impl IoApic {
 impl IrqModel for IoApic {
     fn lines(&self) -> std::ops::Range<Gsi> {
         0..self.pins
+    }
+
+    fn wired_routes(&self) -> Vec<WiredRoute> {
+        let pic = |gsi| WiredRoute {
+            gsi,
+            chip: if gsi < PIC_PINS {
+                PIC_MASTER
+            } else {
+                PIC_SLAVE
+            },
+            pin: gsi % PIC_PINS,
+        };
+        let io_apic = |gsi| WiredRoute {
+            gsi,
+            chip: IO_APIC,
+            pin: gsi,
+        };
+        let pics = (0..2 * PIC_PINS).map(pic);
+        pics.chain(self.lines().map(io_apic)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_sixteen_lines_reach_a_pic_too() {
+        let routes = IoApic::new(1).wired_routes();
+        let of = |gsi| {
+            let of_line = routes.iter().filter(|route| route.gsi == gsi);
+            of_line
+                .map(|route| (route.chip, route.pin))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(4), [(0, 4), (2, 4)]);
+        assert_eq!(of(8), [(1, 0), (2, 8)]);
+        assert_eq!(of(15), [(1, 7), (2, 15)]);
+        assert_eq!(of(23), [(2, 23)]);
+        assert_eq!(routes.len(), 16 + 24);
     }
 }

@@ -127,6 +127,7 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         kernel_window: AddressRange::new(HIGH_MEMORY, low_end.saturating_sub(HIGH_MEMORY)),
         mmio_window: MMIO_WINDOW,
         devices: devices(config)?,
+        pci: None,
         vcpus: config.vcpus,
         cmdline: config.cmdline.text(default),
     })

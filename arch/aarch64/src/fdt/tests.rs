@@ -3,7 +3,9 @@ use std::process::Command;
 
 use ::fdt::Fdt;
 use arch::kernel::Protocol;
-use arch::{AddressRange, Cmdline, LoadedKernel, MachineConfig, Platform, SEED, VirtioKind};
+use arch::{
+    AddressRange, Cmdline, LoadedKernel, MachineConfig, Platform, SEED, Transport, VirtioKind,
+};
 
 use super::*;
 
@@ -17,6 +19,7 @@ fn tree_of(facts: &Aarch64, memory: usize, vcpus: u32, initrd: Option<AddressRan
         },
         serial: true,
         virtio: vec![VirtioKind::Block; 2],
+        transport: Transport::Mmio,
     };
     let plan = facts.setup_memory_layout(&config).unwrap();
     let irq_chip = facts.irq_chip(&plan).unwrap();

@@ -1,4 +1,4 @@
-use arch::Cmdline;
+use arch::{Cmdline, Transport};
 
 use super::*;
 
@@ -9,6 +9,7 @@ fn config(memory: u64, vcpus: u32) -> MachineConfig {
         cmdline: Cmdline::default(),
         serial: true,
         virtio: Vec::new(),
+        transport: Transport::Mmio,
     }
 }
 

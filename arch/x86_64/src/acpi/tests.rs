@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiHandler, AcpiTables as Parsed, PhysicalMapping};
-use arch::{AddressRange, Cmdline, MachineConfig, Platform, VirtioKind};
+use arch::{AddressRange, Cmdline, MachineConfig, Platform, Transport, VirtioKind};
 
 use super::*;
 use crate::X86_64;
@@ -17,6 +17,7 @@ fn devices() -> Vec<DevicePlan> {
         cmdline: Cmdline::default(),
         serial: true,
         virtio: vec![VirtioKind::Block; 2],
+        transport: Transport::Mmio,
     };
     X86_64::typical()
         .setup_memory_layout(&config)

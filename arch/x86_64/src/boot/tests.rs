@@ -1,4 +1,4 @@
-use arch::{Cmdline, LoadedKernel, MachineConfig, Platform};
+use arch::{Cmdline, LoadedKernel, MachineConfig, Platform, Transport};
 
 use super::*;
 use crate::e820;
@@ -67,6 +67,7 @@ fn boot_with(
         },
         serial: true,
         virtio: Vec::new(),
+        transport: Transport::Mmio,
     };
     let plan = facts.setup_memory_layout(&config).unwrap();
     let irq_chip = facts.irq_chip(&plan).unwrap();

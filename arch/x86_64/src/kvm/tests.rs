@@ -3,7 +3,7 @@ use std::io::Cursor;
 #[cfg(feature = "bzimage")]
 use arch::kernel::BzImage;
 use arch::kernel::{Elf, Protocol};
-use arch::{BootInfo, Cmdline, MachineConfig, Platform};
+use arch::{BootInfo, Cmdline, MachineConfig, Platform, Transport};
 
 use super::*;
 
@@ -14,6 +14,7 @@ fn config() -> MachineConfig {
         cmdline: Cmdline::default(),
         serial: true,
         virtio: Vec::new(),
+        transport: Transport::Mmio,
     }
 }
 

@@ -1,4 +1,4 @@
-use arch::Cmdline;
+use arch::{Cmdline, Transport};
 use proptest::prelude::*;
 
 use super::*;
@@ -10,6 +10,7 @@ fn config(memory: u64) -> MachineConfig {
         cmdline: Cmdline::default(),
         serial: true,
         virtio: Vec::new(),
+        transport: Transport::Mmio,
     }
 }
 

@@ -1,4 +1,4 @@
-use arch::{Cmdline, MachineConfig, Platform};
+use arch::{Cmdline, MachineConfig, Platform, Transport};
 
 use super::*;
 use crate::X86_64;
@@ -123,6 +123,7 @@ fn only_the_boot_vcpu_gets_boot_registers() {
         cmdline: Cmdline::default(),
         serial: true,
         virtio: Vec::new(),
+        transport: Transport::Mmio,
     };
     let plan = facts.setup_memory_layout(&config).unwrap();
     let info = boot(Protocol::Linux64);
