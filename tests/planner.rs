@@ -10,8 +10,8 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_reference::arch::kernel::Protocol;
 use vmm_reference::arch::{
     AddressRange, BootError, BootInfo, BootRequest, DeviceKind, DevicePlan, Gsi, GuestRam,
-    IrqModel, MachineConfig, MachinePlan, Placed, PlanError, Platform, Space, VcpuId, WiredRoute,
-    contract,
+    IrqModel, MachineConfig, MachinePlan, PciPlan, Placed, PlanError, Platform, Space, Transport,
+    VcpuId, WiredRoute, contract,
 };
 use vmm_reference::{VmConfig, plan};
 
@@ -30,6 +30,13 @@ enum Flaw {
     InterruptBeyondTheChip,
     WindowOutsideRam,
     IgnoresAppend,
+    UnwiredLine,
+    IgnoresTheTransport,
+    BarOutsideTheWindow,
+    SharedSlot,
+    PciWindowInRam,
+    MessagesOnLines,
+    EndlessBus,
     AcceptsNoVcpus,
     ChangesItsMind,
     WritesElsewhere,
@@ -43,7 +50,8 @@ enum Flaw {
 struct Fake(Flaw);
 
 #[derive(Debug, Clone, PartialEq)]
-struct Lines;
+/// Whether every line goes somewhere.
+struct Lines(bool);
 
 impl IrqModel for Lines {
     fn lines(&self) -> Range<Gsi> {
@@ -51,13 +59,44 @@ impl IrqModel for Lines {
     }
 
     fn wired_routes(&self) -> Vec<WiredRoute> {
-        Vec::new()
+        let wired = if self.0 {
+            LINES
+        } else {
+            LINES.start + 1..LINES.end
+        };
+        let route = |gsi| WiredRoute {
+            gsi,
+            chip: 0,
+            pin: gsi - LINES.start,
+        };
+        wired.map(route).collect()
     }
 }
 
 impl Fake {
     fn has(&self, flaw: Flaw) -> bool {
         self.0 == flaw
+    }
+
+    fn pci(&self, memory: u64) -> PciPlan {
+        let above_ram = (RAM + memory).max(1 << 32);
+        PciPlan {
+            ecam: AddressRange::new(0x100_0000, PciPlan::ECAM_LEN),
+            window32: AddressRange::new(0x200_0000, 0x100_0000),
+            window64: Some(AddressRange::new(
+                if self.has(Flaw::PciWindowInRam) {
+                    above_ram.min(RAM + memory) - 1
+                } else {
+                    above_ram
+                },
+                1 << 30,
+            )),
+            first_msi_gsi: if self.has(Flaw::MessagesOnLines) {
+                LINES.end - 1
+            } else {
+                LINES.end
+            },
+        }
     }
 }
 
@@ -108,7 +147,30 @@ impl Platform for Fake {
             }),
         }];
         devices.extend(config.serial.then_some(uart));
-        for (number, kind) in (0u32..).zip(&config.virtio) {
+        let pci = (config.transport == Transport::Pci && !self.has(Flaw::IgnoresTheTransport))
+            .then(|| self.pci(memory));
+        if let Some(pci) = &pci {
+            let most = if self.has(Flaw::EndlessBus) {
+                31
+            } else {
+                usize::MAX
+            };
+            let kinds = &config.virtio[..config.virtio.len().min(most)];
+            let mut functions = pci.devices(kinds, None)?;
+            match (self.0, functions.last_mut()) {
+                (Flaw::BarOutsideTheWindow, Some(last)) => last.range.base = 0x20_0000,
+                (Flaw::SharedSlot, Some(last)) => {
+                    last.kind = DeviceKind::VirtioPci {
+                        kind: *kinds.last().unwrap(),
+                        slot: 1,
+                    }
+                }
+                _ => {}
+            }
+            devices.extend(functions);
+        }
+        let mmio = config.virtio.iter().filter(|_| pci.is_none());
+        for (number, kind) in (0u32..).zip(mmio) {
             devices.push(DevicePlan {
                 kind: DeviceKind::VirtioMmio(*kind),
                 space: Space::Mmio,
@@ -135,14 +197,14 @@ impl Platform for Fake {
             ),
             mmio_window: AddressRange::new(0x1_0000, 0x1_0000),
             devices,
-            pci: None,
+            pci,
             vcpus,
             cmdline: cmdline.text(if config.serial { "console=fake" } else { "" }),
         })
     }
 
     fn irq_chip(&self, _: &MachinePlan) -> Result<Lines, PlanError> {
-        Ok(Lines)
+        Ok(Lines(!self.has(Flaw::UnwiredLine)))
     }
 
     fn build_boot_info(
@@ -212,13 +274,24 @@ fn the_contract_finds_every_flaw() {
     let boot = move |fake: Fake| contract::boot_information_is_placed_well(&fake, &protocols);
     let vcpus = move |fake: Fake| contract::every_vcpu_can_be_configured(&fake, &protocols);
     type Check<'a> = &'a dyn Fn(Fake);
-    let checks: [(Flaw, Check<'_>, &str); 12] = [
+    let checks: [(Flaw, Check<'_>, &str); 19] = [
         (Flaw::LosesAPage, &plans, "RAM of"),
         (Flaw::DeviceInRam, &plans, "overlaps devices"),
         (Flaw::SharedInterrupt, &plans, "interrupts are shared"),
         (Flaw::InterruptBeyondTheChip, &plans, "interrupts outside"),
         (Flaw::WindowOutsideRam, &plans, "window lies outside RAM"),
         (Flaw::ChangesItsMind, &plans, "left == right"),
+        (Flaw::UnwiredLine, &plans, "a line goes nowhere"),
+        (Flaw::IgnoresTheTransport, &plans, "Mmio devices of"),
+        (Flaw::BarOutsideTheWindow, &plans, "is not in"),
+        (Flaw::SharedSlot, &plans, "slots are shared"),
+        (Flaw::PciWindowInRam, &plans, "overlaps the PCI bus"),
+        (Flaw::MessagesOnLines, &plans, "messages from 63 on"),
+        (
+            Flaw::EndlessBus,
+            &refusals,
+            "32 devices on one PCI bus gave",
+        ),
         (Flaw::IgnoresAppend, &configuration, "contract base"),
         (Flaw::AcceptsNoVcpus, &refusals, "0 vCPUs gave"),
         (Flaw::WritesElsewhere, &boot, "is in no block"),

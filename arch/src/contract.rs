@@ -7,9 +7,9 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::kernel::Protocol;
 use crate::{
-    AddressRange, BootError, BootInfo, BootRequest, Cmdline, DeviceKind, GuestRam, IrqModel,
-    LoadedKernel, MachineConfig, MachinePlan, PlanError, Platform, SEED, Space, Transport,
-    VirtioKind,
+    AddressRange, BootError, BootInfo, BootRequest, Cmdline, DeviceKind, DevicePlan, GuestRam,
+    IrqModel, LoadedKernel, MachineConfig, MachinePlan, PlanError, Platform, SEED, Space,
+    Transport, VIRTIO_PCI_BAR, VirtioKind,
 };
 
 const MIB: u64 = 1 << 20;
@@ -19,6 +19,15 @@ const BASE: &str = "contract base";
 const APPEND: &str = "contract append=1";
 /// The I/O ports of the architectures that have them.
 const PORTS: AddressRange = AddressRange::new(0, 0x1_0000);
+/// The virtio devices of every machine here.
+const VIRTIO: [VirtioKind; 4] = [
+    VirtioKind::Block,
+    VirtioKind::Net,
+    VirtioKind::Block,
+    VirtioKind::Rng,
+];
+/// Bytes of the configuration space of one PCI bus.
+const ECAM: u64 = MIB;
 /// What the stand-ins for kernel and initrd are made of.
 const PATTERN: u8 = 0xa5;
 
@@ -63,8 +72,16 @@ fn config(memory: u64, vcpus: u32) -> MachineConfig {
             append: Some(APPEND.to_owned()),
         },
         serial: true,
-        virtio: vec![VirtioKind::Block; 4],
+        virtio: VIRTIO.to_vec(),
         transport: Transport::Mmio,
+    }
+}
+
+/// The same machine with its virtio devices on a PCI bus.
+fn with_pci(config: MachineConfig) -> MachineConfig {
+    MachineConfig {
+        transport: Transport::Pci,
+        ..config
     }
 }
 
@@ -98,18 +115,21 @@ pub fn plans_hold_over_all_sizes<P: Platform>(platform: &P) {
     for memory in memory_sizes() {
         for vcpus in [1, 2, 3, 8, 64, 254, 255, 256] {
             let config = config(memory, vcpus);
-            match platform.setup_memory_layout(&config) {
-                Ok(plan) => {
-                    check(platform, &config, &plan);
-                    assert_eq!(Ok(plan), platform.setup_memory_layout(&config));
-                    planned += 1;
+            for config in [config.clone(), with_pci(config)] {
+                match platform.setup_memory_layout(&config) {
+                    Ok(plan) => {
+                        check(platform, &config, &plan);
+                        assert_eq!(Ok(plan), platform.setup_memory_layout(&config));
+                        planned += 1;
+                    }
+                    // A host may be too small for this machine; then it says which value is too
+                    // large.
+                    Err(PlanError::Config { field, .. }) => {
+                        assert!(["guest-memory", "vcpus"].contains(&field), "{field}");
+                        assert!(memory > GIB || vcpus > 8, "{config:?} is refused");
+                    }
+                    Err(error) => panic!("{config:?}: {error}"),
                 }
-                // A host may be too small for this machine; then it says which value is too large.
-                Err(PlanError::Config { field, .. }) => {
-                    assert!(["guest-memory", "vcpus"].contains(&field), "{field}");
-                    assert!(memory > GIB || vcpus > 8, "{config:?} is refused");
-                }
-                Err(error) => panic!("{config:?}: {error}"),
             }
         }
     }
@@ -149,10 +169,33 @@ fn check<P: Platform>(platform: &P, config: &MachineConfig, plan: &MachinePlan) 
             Space::Pio => assert!(ranges.iter().all(|range| PORTS.contains(range))),
         }
     }
-    let lines = match platform.irq_chip(plan) {
-        Ok(chip) => chip.lines(),
+    check_interrupts(platform, plan);
+    for transport in [Transport::Mmio, Transport::Pci] {
+        let wanted = if config.transport == transport {
+            &config.virtio[..]
+        } else {
+            &[]
+        };
+        assert_eq!(
+            virtio_devices(plan, transport),
+            wanted,
+            "{transport:?} devices of {plan:?}"
+        );
+    }
+    assert_eq!(
+        plan.pci.is_some(),
+        config.transport == Transport::Pci,
+        "PCI bus of {plan:?}"
+    );
+    check_pci(plan, &reserved);
+}
+
+fn check_interrupts<P: Platform>(platform: &P, plan: &MachinePlan) {
+    let chip = match platform.irq_chip(plan) {
+        Ok(chip) => chip,
         Err(error) => panic!("no interrupt chip for {plan:?}: {error}"),
     };
+    let lines = chip.lines();
     let mut gsis: Vec<_> = plan
         .devices
         .iter()
@@ -166,6 +209,80 @@ fn check<P: Platform>(platform: &P, config: &MachineConfig, plan: &MachinePlan) 
     gsis.sort_unstable();
     gsis.dedup();
     assert_eq!(gsis.len(), count, "interrupts are shared: {plan:?}");
+
+    let routes: Vec<_> = chip.wired_routes().iter().map(|route| route.gsi).collect();
+    let unwired = lines.clone().find(|line| !routes.contains(line));
+    assert_eq!(unwired, None, "a line goes nowhere");
+    assert!(routes.iter().all(|gsi| lines.contains(gsi)), "{routes:?}");
+    if let Some(pci) = &plan.pci {
+        let first = pci.first_msi_gsi;
+        assert!(
+            first >= lines.end,
+            "messages from {first} on, lines to {lines:?}"
+        );
+    }
+}
+
+/// The virtio devices behind a transport, in order.
+fn virtio_devices(plan: &MachinePlan, transport: Transport) -> Vec<VirtioKind> {
+    let kind = |device: &DevicePlan| match (device.kind, transport) {
+        (DeviceKind::VirtioMmio(kind), Transport::Mmio)
+        | (DeviceKind::VirtioPci { kind, .. }, Transport::Pci) => Some(kind),
+        _ => None,
+    };
+    plan.devices.iter().filter_map(kind).collect()
+}
+
+/// The bus lies where nothing else does, and its devices lie in its window.
+fn check_pci(plan: &MachinePlan, reserved: &[AddressRange]) {
+    let (mut slots, mut others) = (Vec::new(), Vec::new());
+    let mut bars = Vec::new();
+    let mut ecam = None;
+    for device in &plan.devices {
+        match device.kind {
+            DeviceKind::PciEcam => ecam = Some(device.range),
+            DeviceKind::VirtioPci { slot, .. } => {
+                slots.push(slot);
+                bars.push(device.range);
+            }
+            _ if device.space == Space::Mmio => others.push(device.range),
+            _ => {}
+        }
+    }
+    assert_eq!(ecam, plan.pci.map(|pci| pci.ecam), "ECAM of {plan:?}");
+    let Some(pci) = &plan.pci else {
+        return;
+    };
+    let parts: Vec<_> = [pci.ecam, pci.window32]
+        .into_iter()
+        .chain(pci.window64)
+        .collect();
+    disjoint("the PCI bus", &parts);
+    for (name, ranges) in [
+        ("RAM", &plan.ram[..]),
+        ("reserved", reserved),
+        ("other devices", &others),
+    ] {
+        apart(name, ranges, "the PCI bus", &parts);
+    }
+    assert!(
+        pci.ecam.len >= ECAM && pci.ecam.base.is_multiple_of(ECAM),
+        "{pci:x?}"
+    );
+    assert!(pci.window32.end() <= 4 * GIB, "{pci:x?}");
+    assert!(parts.iter().all(|part| part.len > 0), "{pci:x?}");
+    for bar in bars {
+        let natural = bar.len == VIRTIO_PCI_BAR && bar.base.is_multiple_of(bar.len);
+        assert!(
+            natural && pci.window32.contains(&bar),
+            "the BAR {bar:x?} is not in {pci:x?}"
+        );
+    }
+    assert!(slots.iter().all(|slot| (1..32).contains(slot)), "{slots:?}");
+    let count = slots.len();
+    slots.sort_unstable();
+    slots.dedup();
+    assert_eq!(slots.len(), count, "slots are shared: {plan:?}");
 }
 
 #[track_caller]
@@ -213,14 +330,9 @@ pub fn the_configuration_is_in_the_plan<P: Platform>(platform: &P) {
     };
     let silent = plan(platform, &silent);
     assert!(!silent.cmdline.contains("console="), "{:?}", silent.cmdline);
-    let disks = |plan: &MachinePlan| {
-        let kind = DeviceKind::VirtioMmio(VirtioKind::Block);
-        plan.devices
-            .iter()
-            .filter(|device| device.kind == kind)
-            .count()
-    };
-    assert_eq!((disks(&full), disks(&silent)), (4, 4), "virtio devices");
+    for plan in [&full, &silent] {
+        assert_eq!(virtio_devices(plan, Transport::Mmio), VIRTIO);
+    }
     assert!(
         silent.devices.len() < full.devices.len(),
         "no serial console, one device less"
@@ -250,6 +362,14 @@ pub fn bad_values_are_refused_by_name<P: Platform>(platform: &P) {
                 other => panic!("memory {memory}, {vcpus} vCPUs gave {other:?}"),
             }
         }
+    }
+    let crowd = MachineConfig {
+        virtio: vec![VirtioKind::Block; 32],
+        ..with_pci(config(256 * MIB, 1))
+    };
+    match platform.setup_memory_layout(&crowd) {
+        Err(PlanError::Config { field, .. }) => assert_eq!(field, "transport"),
+        other => panic!("32 devices on one PCI bus gave {other:?}"),
     }
 }
 
@@ -338,11 +458,14 @@ pub fn boot_information_is_placed_well<P: Platform>(platform: &P, protocols: &[P
     for &protocol in protocols {
         for memory in [16 * MIB, 256 * MIB, 5 * GIB] {
             for (vcpus, with_initrd) in [(1, true), (8, false)] {
-                let mut loaded = Loaded::new(platform, &config(memory, vcpus), protocol);
-                if !with_initrd {
-                    loaded.initrd = None;
+                let config = config(memory, vcpus);
+                for config in [config.clone(), with_pci(config)] {
+                    let mut loaded = Loaded::new(platform, &config, protocol);
+                    if !with_initrd {
+                        loaded.initrd = None;
+                    }
+                    placed_well(platform, &loaded);
                 }
-                placed_well(platform, &loaded);
             }
         }
         let mut long = config(256 * MIB, 1);

@@ -11,6 +11,7 @@ pub mod contract;
 mod error;
 pub mod kernel;
 mod kvm;
+mod pci;
 mod plan;
 mod platform;
 mod resources;

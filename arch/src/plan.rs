@@ -111,14 +111,6 @@ impl Limits {
                 cure: "choose a number in between".to_owned(),
             });
         }
-        if config.transport == Transport::Pci {
-            return Err(PlanError::Config {
-                field: "transport",
-                value: "pci".to_owned(),
-                cause: "not available yet".to_owned(),
-                cure: "leave it at mmio".to_owned(),
-            });
-        }
         Ok(())
     }
 }

@@ -135,6 +135,10 @@ fn write_text(out: &mut String, plan: &MachinePlan) -> std::fmt::Result {
         "  {}  window for devices",
         range(&plan.mmio_window, 18)
     )?;
+    let windows = plan.pci.map(|pci| [Some(pci.window32), pci.window64]);
+    for window in windows.into_iter().flatten().flatten() {
+        writeln!(out, "  {}  window for PCI BARs", range(&window, 18))?;
+    }
     for reserved in &plan.reserved {
         writeln!(out, "  {}  {}", range(&reserved.range, 18), reserved.name)?;
     }

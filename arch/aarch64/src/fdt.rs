@@ -4,7 +4,7 @@
 //! Everything comes from the plan, the interrupt controller's model and the facts; equal input
 //! gives equal bytes.
 
-use arch::{BootError, BootRequest, DeviceKind, DevicePlan};
+use arch::{AddressRange, BootError, BootRequest, DeviceKind, DevicePlan, PciPlan};
 use vm_fdt::{Error, FdtWriter};
 
 use crate::gic::GicV3;
@@ -28,6 +28,12 @@ const FIRST_PPI: u32 = 16;
 const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 /// The rate that PL011 drivers are told; there is no wire, so no rate is wrong.
 const CLOCK_HZ: u32 = 24_000_000;
+/// Address spaces of a PCI bus (PCI Bus Binding to IEEE 1275, 2.2.1.1): memory that 32-bit BARs
+/// reach, memory for 64-bit ones.
+const PCI_MEMORY32: u32 = 0x0200_0000;
+const PCI_MEMORY64: u32 = 0x0300_0000;
+/// Functions of one bus, each with an ITS device id of its own: its device and function number.
+const PCI_FUNCTIONS: u32 = 0x100;
 /// Bytes of the request's seed that become `kaslr-seed`; the rest is `rng-seed`.
 const KASLR_SEED: usize = 8;
 
@@ -73,6 +79,9 @@ fn tree(facts: &Aarch64, request: &BootRequest<'_, Aarch64>) -> Result<Vec<u8>, 
     fdt.end_node(clock)?;
     for device in &plan.devices {
         describe(&mut fdt, device)?;
+    }
+    if let Some(pci) = &plan.pci {
+        host_bridge(&mut fdt, pci)?;
     }
     fdt.end_node(root)?;
     fdt.finish()
@@ -159,6 +168,44 @@ fn interrupt_controller(fdt: &mut FdtWriter, gic: &GicV3) -> Result<(), Error> {
     fdt.property_phandle(ITS)?;
     fdt.end_node(its)?;
     fdt.end_node(node)
+}
+
+/// The PCI bus. Its devices are found by asking it; their only interrupts are messages to the ITS,
+/// which knows each by its bus, device and function number.
+fn host_bridge(fdt: &mut FdtWriter, pci: &PciPlan) -> Result<(), Error> {
+    let node = fdt.begin_node(&format!("pcie@{:x}", pci.ecam.base))?;
+    fdt.property_string("compatible", "pci-host-ecam-generic")?;
+    fdt.property_string("device_type", "pci")?;
+    fdt.property_array_u64("reg", &[pci.ecam.base, pci.ecam.len])?;
+    fdt.property_array_u32("bus-range", &[0, 0])?;
+    fdt.property_u32("#address-cells", 3)?;
+    fdt.property_u32("#size-cells", 2)?;
+    let windows = [
+        (PCI_MEMORY32, Some(pci.window32)),
+        (PCI_MEMORY64, pci.window64),
+    ];
+    let ranges: Vec<_> = windows
+        .into_iter()
+        .filter_map(|(space, window)| Some(pci_range(space, &window?)))
+        .flatten()
+        .collect();
+    fdt.property_array_u32("ranges", &ranges)?;
+    fdt.property_array_u32("msi-map", &[0, ITS, 0, PCI_FUNCTIONS])?;
+    fdt.property_null("dma-coherent")?;
+    fdt.end_node(node)
+}
+
+/// An entry of `ranges`: space and address on the bus, the same address outside, length.
+fn pci_range(space: u32, window: &AddressRange) -> [u32; 7] {
+    let [high, low] = halves(window.base);
+    let [len_high, len_low] = halves(window.len);
+    [space, high, low, high, low, len_high, len_low]
+}
+
+/// A number as two cells.
+#[allow(clippy::cast_possible_truncation)] // The point of it.
+fn halves(value: u64) -> [u32; 2] {
+    [(value >> 32) as u32, value as u32]
 }
 
 fn node_name(device: &DevicePlan) -> String {

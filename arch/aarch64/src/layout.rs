@@ -4,8 +4,8 @@
 //! The device tree is at the start of RAM; kernel and initrd follow in the kernel window.
 
 use arch::{
-    AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PlanError,
-    Reserved, Resources, Space,
+    AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
+    PlanError, Reserved, Resources, Space, Transport,
 };
 
 use crate::Aarch64;
@@ -27,7 +27,10 @@ pub const DEVICE_WINDOW: AddressRange = AddressRange::new(0x0900_0000, 0x0700_00
 /// The redistributors of all vCPUs there can be.
 pub const GIC_REDISTRIBUTORS: AddressRange =
     AddressRange::new(0x1000_0000, REDISTRIBUTOR * MAX_VCPUS as u64);
-/// Where virtio devices and PCI get their addresses.
+/// The configuration space of the PCI bus.
+pub const PCI_ECAM: AddressRange = AddressRange::new(0x3000_0000, PciPlan::ECAM_LEN);
+/// Where virtio devices get their addresses: all of it is the window of 32-bit BARs on a machine
+/// with a PCI bus.
 pub const MMIO_WINDOW: AddressRange = AddressRange::new(0x4000_0000, 0x4000_0000);
 /// The start of RAM.
 pub const RAM_BASE: u64 = 0x8000_0000;
@@ -51,6 +54,13 @@ pub(crate) fn plan(facts: &Aarch64, config: &MachineConfig) -> Result<MachinePla
     };
     limits.check(config)?;
     let ram = AddressRange::new(RAM_BASE, config.memory);
+    // RAM may have all addresses: the upper window is made of what it leaves.
+    let pci = (config.transport == Transport::Pci).then(|| PciPlan {
+        ecam: PCI_ECAM,
+        window32: MMIO_WINDOW,
+        window64: PciPlan::window64_above(ram.end(), facts.ipa_bits),
+        first_msi_gsi: LAST_GSI + 1,
+    });
     let default = if config.serial {
         "console=ttyAMA0 panic=-1"
     } else {
@@ -69,14 +79,14 @@ pub(crate) fn plan(facts: &Aarch64, config: &MachineConfig) -> Result<MachinePla
         .to_vec(),
         kernel_window: AddressRange::new(window, ram.end().saturating_sub(window)),
         mmio_window: MMIO_WINDOW,
-        devices: devices(config)?,
-        pci: None,
+        devices: devices(config, pci.as_ref())?,
+        pci,
         vcpus: config.vcpus,
         cmdline: config.cmdline.text(default),
     })
 }
 
-fn devices(config: &MachineConfig) -> Result<Vec<DevicePlan>, PlanError> {
+fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePlan>, PlanError> {
     let (own, virtio) = (0..=FIRST_VIRTIO_GSI - 1, FIRST_VIRTIO_GSI..=LAST_GSI);
     let mut resources = Resources::new(Space::Mmio, DEVICE_WINDOW, own)?;
     let mut devices = Vec::new();
@@ -84,6 +94,10 @@ fn devices(config: &MachineConfig) -> Result<Vec<DevicePlan>, PlanError> {
         devices.push(resources.device(DeviceKind::Pl011, DEVICE_REGISTERS)?);
     }
     devices.push(resources.device(DeviceKind::Pl031, DEVICE_REGISTERS)?);
+    if let Some(pci) = pci {
+        devices.extend(pci.devices(&config.virtio, None)?);
+        return Ok(devices);
+    }
     let mut resources = Resources::new(Space::Mmio, MMIO_WINDOW, virtio)?;
     for kind in &config.virtio {
         let kind = DeviceKind::VirtioMmio(*kind);

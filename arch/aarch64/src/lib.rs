@@ -61,7 +61,9 @@ impl Aarch64 {
     /// default of 40 where that is possible and enough.
     #[must_use]
     pub fn machine_type(&self, plan: &MachinePlan) -> u64 {
-        let last = plan.ram.last().map_or(0, |range| range.end() - 1);
+        let window = plan.pci.as_ref().and_then(|pci| pci.window64.as_ref());
+        let last = plan.ram.iter().chain(window).map(|range| range.end() - 1);
+        let last = last.max().unwrap_or(0);
         let needed = (u64::BITS - last.leading_zeros()).max(32);
         match u32::from(self.ipa_bits) {
             40.. if needed <= 40 => 0,

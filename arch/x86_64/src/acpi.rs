@@ -1,4 +1,4 @@
-//! ACPI tables (ACPI Specification 6.5): root pointer, XSDT, FADT, MADT, DSDT.
+//! ACPI tables (ACPI Specification 6.5): root pointer, XSDT, FADT, MADT, DSDT; MCFG with a PCI bus.
 //!
 //! Everything comes from the planned devices and the number of vCPUs. The machine is
 //! hardware-reduced: no PM timer, no SCI, no legacy PIC or PIT in the guest's view. Power-off and
@@ -11,10 +11,12 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
-use arch::{BootError, DeviceKind, DevicePlan, Space};
+use arch::{BootError, DeviceKind, DevicePlan, MachinePlan, Space};
 
 use crate::irqchip::IoApic;
 use crate::layout;
+
+mod pci;
 
 const OEM_ID: [u8; 6] = *b"VMMREF";
 const OEM_TABLE_ID: [u8; 8] = *b"VMMREFER";
@@ -58,14 +60,18 @@ pub struct AcpiTables {
 ///
 /// # Errors
 /// [`BootError::TooLarge`] when they do not fit their area.
-pub fn build(devices: &[DevicePlan], vcpus: u32, chip: &IoApic) -> Result<AcpiTables, BootError> {
+pub fn build(plan: &MachinePlan, chip: &IoApic) -> Result<AcpiTables, BootError> {
+    let (devices, vcpus) = (&plan.devices, plan.vcpus);
     let mut tables = Vec::new();
-    let dsdt = append(&mut tables, &dsdt(devices, vcpus)?);
+    let dsdt = append(&mut tables, &dsdt(plan)?);
     let fadt = append(&mut tables, &fadt(devices, dsdt));
     let madt = append(&mut tables, &madt(vcpus, chip)?);
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if let Some(pci) = &plan.pci {
+        xsdt.add_entry(append(&mut tables, &pci::mcfg(pci)));
+    }
     let xsdt = append(&mut tables, &bytes(&xsdt));
     let size = tables.len() as u64;
     if size > layout::ACPI_TABLES.len {
@@ -201,14 +207,15 @@ fn madt(vcpus: u32, chip: &IoApic) -> Result<Vec<u8>, BootError> {
     Ok(table(*b"APIC", 5, &body))
 }
 
-fn dsdt(devices: &[DevicePlan], vcpus: u32) -> Result<Vec<u8>, BootError> {
+fn dsdt(plan: &MachinePlan) -> Result<Vec<u8>, BootError> {
+    let devices = &plan.devices;
     let mut body = Vec::new();
     Name::new(
         Path::new("_S5_"),
         &Package::new(vec![&S5_TYPE, &aml::ZERO, &aml::ZERO, &aml::ZERO]),
     )
     .to_aml_bytes(&mut body);
-    Cpus(vcpus).to_aml_bytes(&mut body);
+    Cpus(plan.vcpus).to_aml_bytes(&mut body);
     for (name, hid, kind) in [
         ("COM", "PNP0501", DeviceKind::Uart16550),
         ("RTC", "PNP0B00", DeviceKind::Cmos),
@@ -226,6 +233,9 @@ fn dsdt(devices: &[DevicePlan], vcpus: u32) -> Result<Vec<u8>, BootError> {
         .filter(|device| matches!(device.kind, DeviceKind::VirtioMmio(_)));
     for (uid, device) in (0u8..).zip(virtio) {
         virtio_device(uid, device)?.to_aml_bytes(&mut body);
+    }
+    if let Some(pci) = &plan.pci {
+        pci::describe(pci, devices, &mut body)?;
     }
     Ok(table(*b"DSDT", 2, &body))
 }

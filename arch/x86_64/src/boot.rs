@@ -61,7 +61,7 @@ fn write_tables(
     ram: &GuestRam,
 ) -> Result<Vec<Placed>, BootError> {
     let (plan, chip) = (request.plan, request.irq_chip);
-    let acpi = acpi::build(&plan.devices, plan.vcpus, chip)?;
+    let acpi = acpi::build(plan, chip)?;
     let mut placed = vec![
         write(ram, "ACPI root pointer", layout::RSDP_AREA, &acpi.rsdp)?,
         write(ram, "ACPI tables", layout::ACPI_TABLES, &acpi.tables)?,

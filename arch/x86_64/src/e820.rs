@@ -21,11 +21,13 @@ pub struct E820Entry {
     pub kind: E820Type,
 }
 
-/// The memory map of a plan: RAM without the reserved ranges, and the reserved ranges. Ascending,
-/// not overlapping, neighbours of one kind merged.
+/// The memory map of a plan: RAM without the reserved ranges, and the reserved ranges, among them
+/// the configuration space of PCI, which Linux uses only where firmware reserves it. Ascending, not
+/// overlapping, neighbours of one kind merged.
 #[must_use]
 pub fn e820(plan: &MachinePlan) -> Vec<E820Entry> {
-    let mut holes: Vec<AddressRange> = plan.reserved.iter().map(|entry| entry.range).collect();
+    let reserved = plan.reserved.iter().map(|entry| entry.range);
+    let mut holes: Vec<AddressRange> = reserved.chain(plan.pci.map(|pci| pci.ecam)).collect();
     holes.sort_unstable();
     let mut entries: Vec<E820Entry> = Vec::new();
     for ram in &plan.ram {
@@ -68,13 +70,17 @@ mod tests {
     use crate::{X86_64, layout};
 
     fn map(memory: u64) -> Vec<(u64, u64, E820Type)> {
+        map_with(memory, Transport::Mmio)
+    }
+
+    fn map_with(memory: u64, transport: Transport) -> Vec<(u64, u64, E820Type)> {
         let config = MachineConfig {
             memory,
             vcpus: 1,
             cmdline: Cmdline::default(),
             serial: true,
             virtio: Vec::new(),
-            transport: Transport::Mmio,
+            transport,
         };
         let plan = X86_64::typical().setup_memory_layout(&config).unwrap();
         e820(&plan)
@@ -91,6 +97,13 @@ mod tests {
         assert_eq!(map[2], (0x10_0000, 128 << 20, E820Type::Ram));
         assert!(map[3..].iter().all(|entry| entry.2 == E820Type::Reserved));
         assert!(map[3..].iter().all(|entry| entry.0 >= layout::HOLE.base));
+    }
+
+    #[test]
+    fn the_configuration_space_of_pci_is_reserved() {
+        let ecam = (0xE000_0000, 0xE010_0000, E820Type::Reserved);
+        assert!(map_with(128 << 20, Transport::Pci).contains(&ecam));
+        assert!(!map(128 << 20).contains(&ecam));
     }
 
     #[test]

@@ -12,9 +12,9 @@ pub const PIC_MASK: u8 = 0xff;
 /// Pins of one PIC.
 const PIC_PINS: u32 = 8;
 /// The chips of KVM_SET_GSI_ROUTING (KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE, _IOAPIC).
-const PIC_MASTER: u32 = 0;
-const PIC_SLAVE: u32 = 1;
-const IO_APIC: u32 = 2;
+pub(crate) const PIC_MASTER: u32 = 0;
+pub(crate) const PIC_SLAVE: u32 = 1;
+pub(crate) const IO_APIC: u32 = 2;
 
 /// The I/O APIC of the in-kernel interrupt chip; the local APICs and the PICs come with it.
 #[derive(Debug, Clone, PartialEq, Eq)]

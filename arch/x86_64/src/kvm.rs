@@ -5,20 +5,27 @@ use std::fmt::Write;
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, MachinePlan};
 use kvm_bindings::{
-    CpuId, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
-    KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2, kvm_dtable, kvm_fpu, kvm_irqchip,
-    kvm_lapic_state, kvm_msr_entry, kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs,
+    CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2, kvm_dtable, kvm_fpu,
+    kvm_irqchip, kvm_lapic_state, kvm_msr_entry, kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs,
 };
 use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::cpuid::CpuidEntry;
-use crate::irqchip::{IoApic, PIC_MASK};
+use crate::irqchip::{IO_APIC, IoApic, PIC_MASK, PIC_MASTER, PIC_SLAVE};
 use crate::paging::{PagingState, translate};
 use crate::registers::{
     BootRegisters, DeliveryMode, DescriptorTable, Fpu, Msr, Segment, SegmentMode, VcpuSetup,
 };
 use crate::{X86_64, layout, load};
+
+// The numbers of the pure half are KVM's.
+const _: () = assert!(
+    PIC_MASTER == KVM_IRQCHIP_PIC_MASTER
+        && PIC_SLAVE == KVM_IRQCHIP_PIC_SLAVE
+        && IO_APIC == KVM_IRQCHIP_IOAPIC
+);
 
 /// KVM's PIC, I/O APIC and PIT; complete as soon as they are created.
 #[derive(Debug)]

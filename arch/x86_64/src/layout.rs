@@ -5,8 +5,8 @@
 //! that only matters until the kernel runs lies in low RAM and is not reserved.
 
 use arch::{
-    AddressRange, DeviceKind, DevicePlan, Limits, MachineConfig, MachinePlan, PlanError, Reserved,
-    Resources, Space,
+    AddressRange, DeviceKind, DevicePlan, Limits, MachineConfig, MachinePlan, PciPlan, PlanError,
+    Reserved, Resources, Space, Transport,
 };
 
 use crate::X86_64;
@@ -23,6 +23,10 @@ pub const HOLE: AddressRange = AddressRange::new(0xC000_0000, 0x4000_0000);
 /// Where memory-mapped devices get their addresses: the hole up to the I/O APIC.
 pub const MMIO_WINDOW: AddressRange =
     AddressRange::new(HOLE.base, IOAPIC.base.wrapping_sub(HOLE.base));
+/// Where 32-bit BARs of PCI devices may be.
+pub const PCI_WINDOW: AddressRange = AddressRange::new(HOLE.base, 0x2000_0000);
+/// The configuration space of the PCI bus.
+pub const PCI_ECAM: AddressRange = AddressRange::new(0xE000_0000, PciPlan::ECAM_LEN);
 /// The I/O APIC (KVM's IOAPIC_DEFAULT_BASE_ADDRESS).
 pub const IOAPIC: AddressRange = AddressRange::new(0xFEC0_0000, PAGE_SIZE);
 /// Input pins of KVM's I/O APIC (KVM_IOAPIC_NUM_PINS).
@@ -74,6 +78,8 @@ pub const COM1_IRQ: u32 = 4;
 pub const I8042: AddressRange = AddressRange::new(0x60, 5);
 /// The real-time clock: index and data port.
 pub const CMOS: AddressRange = AddressRange::new(0x70, 2);
+/// The address port and the data port of the PCI configuration space.
+pub const PCI_PORTS: AddressRange = AddressRange::new(0xCF8, 8);
 /// Ports for devices whose place the guest learns from a table.
 pub const PORT_WINDOW: AddressRange = AddressRange::new(0x600, 0x100);
 /// Ports of the ACPI power registers: sleep control, sleep status, reset.
@@ -114,6 +120,14 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
     };
     limits.check(config)?;
     let ram = ram(config.memory);
+    // RAM may have all addresses: the upper window is made of what it leaves.
+    let ram_end = ram.last().map_or(0, AddressRange::end);
+    let pci = (config.transport == Transport::Pci).then(|| PciPlan {
+        ecam: PCI_ECAM,
+        window32: PCI_WINDOW,
+        window64: PciPlan::window64_above(ram_end, facts.address_bits),
+        first_msi_gsi: IOAPIC_PINS,
+    });
     let low_end = config.memory.min(HOLE.base);
     let default = if config.serial {
         "console=ttyS0 reboot=k panic=-1"
@@ -126,8 +140,8 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         reserved: RESERVED.to_vec(),
         kernel_window: AddressRange::new(HIGH_MEMORY, low_end.saturating_sub(HIGH_MEMORY)),
         mmio_window: MMIO_WINDOW,
-        devices: devices(config)?,
-        pci: None,
+        devices: devices(config, pci.as_ref())?,
+        pci,
         vcpus: config.vcpus,
         cmdline: config.cmdline.text(default),
     })
@@ -142,7 +156,7 @@ fn ram(memory: u64) -> Vec<AddressRange> {
     }
 }
 
-fn devices(config: &MachineConfig) -> Result<Vec<DevicePlan>, PlanError> {
+fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePlan>, PlanError> {
     let mut ports = Resources::new(Space::Pio, PORT_WINDOW, 0..=0)?;
     let port_device = |kind, range, irq| DevicePlan {
         kind,
@@ -158,6 +172,10 @@ fn devices(config: &MachineConfig) -> Result<Vec<DevicePlan>, PlanError> {
     devices.push(port_device(DeviceKind::Cmos, CMOS, None));
     let power = ports.range(ACPI_POWER_PORTS)?;
     devices.push(port_device(DeviceKind::AcpiPower, power, None));
+    if let Some(pci) = pci {
+        devices.extend(pci.devices(&config.virtio, Some(PCI_PORTS))?);
+        return Ok(devices);
+    }
     let mut virtio = Resources::new(Space::Mmio, MMIO_WINDOW, VIRTIO_GSIS)?;
     for kind in &config.virtio {
         let kind = DeviceKind::VirtioMmio(*kind);

@@ -4,12 +4,18 @@ use std::process::Command;
 use ::fdt::Fdt;
 use arch::kernel::Protocol;
 use arch::{
-    AddressRange, Cmdline, LoadedKernel, MachineConfig, Platform, SEED, Transport, VirtioKind,
+    AddressRange, Cmdline, LoadedKernel, MachineConfig, MachinePlan, Platform, SEED, Transport,
+    VirtioKind,
 };
 
 use super::*;
 
 fn tree_of(facts: &Aarch64, memory: usize, vcpus: u32, initrd: Option<AddressRange>) -> Vec<u8> {
+    let plan = plan_of(facts, memory, vcpus, Transport::Mmio);
+    tree(facts, &plan, initrd)
+}
+
+fn plan_of(facts: &Aarch64, memory: usize, vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
         memory: memory as u64,
         vcpus,
@@ -19,10 +25,13 @@ fn tree_of(facts: &Aarch64, memory: usize, vcpus: u32, initrd: Option<AddressRan
         },
         serial: true,
         virtio: vec![VirtioKind::Block; 2],
-        transport: Transport::Mmio,
+        transport,
     };
-    let plan = facts.setup_memory_layout(&config).unwrap();
-    let irq_chip = facts.irq_chip(&plan).unwrap();
+    facts.setup_memory_layout(&config).unwrap()
+}
+
+fn tree(facts: &Aarch64, plan: &MachinePlan, initrd: Option<AddressRange>) -> Vec<u8> {
+    let irq_chip = facts.irq_chip(plan).unwrap();
     let kernel = LoadedKernel {
         entry: plan.kernel_window.base,
         range: AddressRange::new(plan.kernel_window.base, 4096),
@@ -31,7 +40,7 @@ fn tree_of(facts: &Aarch64, memory: usize, vcpus: u32, initrd: Option<AddressRan
         setup_header: Vec::new(),
     };
     let request = BootRequest {
-        plan: &plan,
+        plan,
         irq_chip: &irq_chip,
         kernel: &kernel,
         initrd,
@@ -99,10 +108,70 @@ fn what_the_host_lacks_is_not_described() {
 }
 
 #[test]
+fn the_pci_bus_is_described_as_it_was_planned() {
+    for (ipa_bits, high) in [(44, true), (32, false)] {
+        let facts = Aarch64 {
+            ipa_bits,
+            ..Aarch64::typical()
+        };
+        let plan = plan_of(&facts, 1 << 30, 1, Transport::Pci);
+        let pci = plan.pci.unwrap();
+        assert_eq!(pci.window64.is_some(), high);
+        let bytes = tree(&facts, &plan, None);
+        let tree = Fdt::new(&bytes).unwrap();
+        assert!(tree.find_compatible(&["virtio,mmio"]).is_none());
+        let bus = tree.find_compatible(&["pci-host-ecam-generic"]).unwrap();
+        let ecam = bus.reg().unwrap().next().unwrap();
+        assert_eq!(ecam.starting_address as u64, pci.ecam.base);
+        assert_eq!(ecam.size.map(|size| size as u64), Some(pci.ecam.len));
+        let cells = |name| -> Vec<u64> {
+            let value = bus.property(name).unwrap().value.chunks_exact(4);
+            let cell = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap()).into();
+            value.map(cell).collect()
+        };
+        assert_eq!(cells("bus-range"), [0, 0]);
+        let windows: Vec<_> = cells("ranges")
+            .chunks_exact(7)
+            .map(|cells| {
+                let pair = |at: usize| cells[at] << 32 | cells[at + 1];
+                assert_eq!(pair(1), pair(3), "the bus sees the same addresses");
+                (cells[0], AddressRange::new(pair(3), pair(5)))
+            })
+            .collect();
+        let planned = [(0x0200_0000, pci.window32)].into_iter();
+        let planned = planned.chain(pci.window64.map(|window| (0x0300_0000, window)));
+        assert_eq!(windows, planned.collect::<Vec<_>>());
+        let its = tree.find_compatible(&["arm,gic-v3-its"]).unwrap();
+        let phandle = its.property("phandle").unwrap().as_usize().unwrap();
+        assert_eq!(cells("msi-map"), [0, phandle as u64, 0, 0x100]);
+    }
+}
+
+#[test]
 fn dtc_takes_the_tree_without_a_remark_and_gives_the_golden_text() {
-    let bytes = tree_of(&Aarch64::typical(), 256 << 20, 2, None);
+    let text = decompiled(&tree_of(&Aarch64::typical(), 256 << 20, 2, None));
+    let golden = include_str!("golden.dts");
+    assert_eq!(
+        text, golden,
+        "the tree has changed; if it should, update golden.dts"
+    );
+    // A machine with a PCI bus has that in the place of its virtio devices.
+    let facts = Aarch64::typical();
+    let plan = plan_of(&facts, 256 << 20, 2, Transport::Pci);
+    let text = decompiled(&tree(&facts, &plan, None));
+    let (before, _) = golden.split_once("\tvirtio_mmio").unwrap();
+    let bus = text.strip_prefix(before).unwrap();
+    assert_eq!(
+        bus,
+        include_str!("golden-pci.dts"),
+        "the bus has changed; if it should, update golden-pci.dts"
+    );
+}
+
+/// What dtc makes of a tree, if it has no remarks.
+fn decompiled(tree: &[u8]) -> String {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(&bytes).unwrap();
+    file.write_all(tree).unwrap();
     let output = Command::new("dtc")
         .args(["-I", "dtb", "-O", "dts"])
         .arg(file.path())
@@ -110,10 +179,5 @@ fn dtc_takes_the_tree_without_a_remark_and_gives_the_golden_text() {
         .expect("dtc is needed (Debian: device-tree-compiler)");
     let remarks = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && remarks.is_empty(), "{remarks}");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let golden = include_str!("golden.dts");
-    assert_eq!(
-        text, golden,
-        "the tree has changed; if it should, update golden.dts"
-    );
+    String::from_utf8(output.stdout).unwrap()
 }

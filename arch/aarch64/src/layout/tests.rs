@@ -24,6 +24,7 @@ fn fixed_ranges_do_not_touch() {
         GIC_ITS,
         DEVICE_WINDOW,
         GIC_REDISTRIBUTORS,
+        PCI_ECAM,
         MMIO_WINDOW,
         DEVICE_TREE,
     ];
@@ -64,16 +65,27 @@ fn every_vcpu_has_a_redistributor() {
 
 #[test]
 fn the_machine_type_names_address_bits_only_where_the_default_does_not_do() {
-    let with = |ipa_bits, memory| {
+    let with = |ipa_bits, memory, transport| {
         let facts = Aarch64 {
             ipa_bits,
             ..Aarch64::typical()
         };
-        facts.machine_type(&plan(&facts, &config(memory, 1)).unwrap())
+        let config = MachineConfig {
+            transport,
+            ..config(memory, 1)
+        };
+        facts.machine_type(&plan(&facts, &config).unwrap())
     };
-    assert_eq!(with(40, 1 << 30), 0);
-    assert_eq!(with(48, 1 << 30), 0);
-    assert_eq!(with(48, 1 << 40), 41);
-    assert_eq!(with(36, 1 << 30), 32);
-    assert_eq!(with(36, 1 << 35), 36);
+    let mmio = |ipa_bits, memory| with(ipa_bits, memory, Transport::Mmio);
+    assert_eq!(mmio(40, 1 << 30), 0);
+    assert_eq!(mmio(48, 1 << 30), 0);
+    assert_eq!(mmio(48, 1 << 40), 41);
+    assert_eq!(mmio(36, 1 << 30), 32);
+    assert_eq!(mmio(36, 1 << 35), 36);
+    // BARs in the window above RAM need their bits too.
+    let pci = |ipa_bits, memory| with(ipa_bits, memory, Transport::Pci);
+    assert_eq!(pci(48, 1 << 30), 0);
+    assert_eq!(pci(48, (1 << 40) - (4 << 30)), 41);
+    assert_eq!(pci(36, 1 << 30), 36);
+    assert_eq!(pci(32, 1 << 30), 32);
 }

@@ -4,29 +4,27 @@ use std::ptr::NonNull;
 
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
+use acpi::mcfg::Mcfg;
 use acpi::{AcpiHandler, AcpiTables as Parsed, PhysicalMapping};
 use arch::{AddressRange, Cmdline, MachineConfig, Platform, Transport, VirtioKind};
 
 use super::*;
 use crate::X86_64;
 
-fn devices() -> Vec<DevicePlan> {
+fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
         memory: 256 << 20,
-        vcpus: 1,
+        vcpus,
         cmdline: Cmdline::default(),
         serial: true,
         virtio: vec![VirtioKind::Block; 2],
-        transport: Transport::Mmio,
+        transport,
     };
-    X86_64::typical()
-        .setup_memory_layout(&config)
-        .unwrap()
-        .devices
+    X86_64::typical().setup_memory_layout(&config).unwrap()
 }
 
-fn tables(vcpus: u32) -> AcpiTables {
-    build(&devices(), vcpus, &IoApic::new(vcpus)).unwrap()
+fn tables(plan: &MachinePlan) -> AcpiTables {
+    build(plan, &IoApic::new(plan.vcpus)).unwrap()
 }
 
 /// Serves physical addresses from the bytes that the guest would find there.
@@ -56,8 +54,8 @@ impl AcpiHandler for Memory {
     fn unmap_physical_region<T>(_region: &PhysicalMapping<Self, T>) {}
 }
 
-fn parse(vcpus: u32) -> Parsed<Memory> {
-    let AcpiTables { rsdp, tables } = tables(vcpus);
+fn parse(plan: &MachinePlan) -> Parsed<Memory> {
+    let AcpiTables { rsdp, tables } = tables(plan);
     let memory = vec![(layout::RSDP, rsdp), (layout::ACPI_TABLES.base, tables)];
     let memory = Memory(Box::leak(memory.into_boxed_slice()));
     let rsdp = usize::try_from(layout::RSDP).unwrap();
@@ -68,7 +66,7 @@ fn parse(vcpus: u32) -> Parsed<Memory> {
 #[test]
 fn an_independent_parser_finds_every_processor_and_the_io_apic() {
     for vcpus in [1, 4, 254, 255, 300, 1024] {
-        let parsed = parse(vcpus);
+        let parsed = parse(&plan(vcpus, Transport::Mmio));
         let madt = parsed.find_table::<Madt>().unwrap();
         let (mut ids, mut io_apics) = (Vec::new(), 0);
         for entry in madt.get().entries() {
@@ -86,9 +84,10 @@ fn an_independent_parser_finds_every_processor_and_the_io_apic() {
 
 #[test]
 fn the_fadt_announces_the_planned_power_registers() {
-    let parsed = parse(1);
+    let plan = plan(1, Transport::Mmio);
+    let parsed = parse(&plan);
     let fadt = parsed.find_table::<Fadt>().unwrap();
-    let power = *find(&devices(), DeviceKind::AcpiPower).unwrap();
+    let power = find(&plan.devices, DeviceKind::AcpiPower).unwrap();
     assert_eq!(fadt.reset_register().unwrap().address, power.range.base + 2);
     assert_eq!(
         fadt.sleep_control_register().unwrap().unwrap().address,
@@ -99,29 +98,55 @@ fn the_fadt_announces_the_planned_power_registers() {
 }
 
 #[test]
-fn every_table_sums_to_zero() {
-    let AcpiTables { rsdp, tables } = tables(300);
-    let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-    assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
-    let mut rest = &tables[..];
-    let mut seen = 0;
-    while rest.len() >= 36 {
-        if rest[0] == 0 {
-            rest = &rest[1..];
-            continue;
-        }
-        let len = u32::from_le_bytes(rest[4..8].try_into().unwrap()) as usize;
-        assert_eq!(sum(&rest[..len]), 0, "{:?}", &rest[..4]);
-        rest = &rest[len..];
-        seen += 1;
-    }
-    assert_eq!(seen, 4);
+fn the_mcfg_names_the_planned_configuration_space_of_bus_0() {
+    let plan = plan(1, Transport::Pci);
+    let parsed = parse(&plan);
+    let mcfg = parsed.find_table::<Mcfg>().unwrap();
+    let mcfg = mcfg.get();
+    let [entry] = mcfg.entries() else {
+        panic!("one bus, one entry");
+    };
+    let ecam = find(&plan.devices, DeviceKind::PciEcam).unwrap().range;
+    let (base, segment) = (entry.base_address, entry.pci_segment_group);
+    assert_eq!((base, segment), (ecam.base, 0));
+    assert_eq!((entry.bus_number_start, entry.bus_number_end), (0, 0));
+    let fadt = parsed.find_table::<Fadt>().unwrap();
+    assert!(!{ fadt.iapc_boot_arch }.dont_enable_msi());
 }
 
 #[test]
-fn iasl_disassembles_and_reassembles_the_tables_without_a_remark() {
-    let folder = std::env::temp_dir().join(format!("vmm-reference-acpi-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
+fn a_machine_without_a_bus_describes_none() {
+    let plan = plan(1, Transport::Mmio);
+    assert!(parse(&plan).find_table::<Mcfg>().is_err());
+    let dsdt = dsdt(&plan).unwrap();
+    assert!(!dsdt.windows(4).any(|name| name == b"PCI0"));
+}
+
+#[test]
+fn every_table_sums_to_zero() {
+    for (transport, count) in [(Transport::Mmio, 4), (Transport::Pci, 5)] {
+        let AcpiTables { rsdp, tables } = tables(&plan(300, transport));
+        let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
+        let mut rest = &tables[..];
+        let mut seen = 0;
+        while rest.len() >= 36 {
+            if rest[0] == 0 {
+                rest = &rest[1..];
+                continue;
+            }
+            let len = u32::from_le_bytes(rest[4..8].try_into().unwrap()) as usize;
+            assert_eq!(sum(&rest[..len]), 0, "{:?}", &rest[..4]);
+            rest = &rest[len..];
+            seen += 1;
+        }
+        assert_eq!(seen, count);
+    }
+}
+
+/// Disassembles and reassembles every table of a machine with iasl, and gives the DSDT's text.
+fn reassembled(plan: &MachinePlan) -> String {
+    let folder = tempfile::tempdir().unwrap();
     let iasl = |arguments: &[&str]| {
         let output = Command::new("iasl")
             .current_dir(&folder)
@@ -133,14 +158,14 @@ fn iasl_disassembles_and_reassembles_the_tables_without_a_remark() {
         assert!(output.status.success(), "{text}");
         text
     };
-    fs::write(folder.join("dsdt.aml"), dsdt(&devices(), 5).unwrap()).unwrap();
-    fs::write(folder.join("apic.aml"), madt(5, &IoApic::new(5)).unwrap()).unwrap();
-    fs::write(
-        folder.join("facp.aml"),
-        fadt(&devices(), layout::ACPI_TABLES.base),
-    )
-    .unwrap();
-    for name in ["dsdt", "apic", "facp"] {
+    let mut tables = vec![
+        ("dsdt", dsdt(plan).unwrap()),
+        ("apic", madt(plan.vcpus, &IoApic::new(plan.vcpus)).unwrap()),
+        ("facp", fadt(&plan.devices, layout::ACPI_TABLES.base)),
+    ];
+    tables.extend(plan.pci.iter().map(|bus| ("mcfg", pci::mcfg(bus))));
+    for (name, bytes) in tables {
+        fs::write(folder.path().join(format!("{name}.aml")), bytes).unwrap();
         iasl(&["-d", &format!("{name}.aml")]);
         let text = iasl(&["-p", &format!("{name}-again"), &format!("{name}.dsl")]);
         assert!(
@@ -148,7 +173,12 @@ fn iasl_disassembles_and_reassembles_the_tables_without_a_remark() {
             "{name}: {text}"
         );
     }
-    let dsl = fs::read_to_string(folder.join("dsdt.dsl")).unwrap();
+    fs::read_to_string(folder.path().join("dsdt.dsl")).unwrap()
+}
+
+#[test]
+fn iasl_disassembles_and_reassembles_the_tables_without_a_remark() {
+    let dsl = reassembled(&plan(5, Transport::Mmio));
     for part in [
         "PNP0501",
         "0x03F8",
@@ -164,5 +194,31 @@ fn iasl_disassembles_and_reassembles_the_tables_without_a_remark() {
         assert!(dsl.contains(part), "{part}: {dsl}");
     }
     assert!(!dsl.contains("C005"));
-    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn iasl_reads_the_pci_bus_as_it_was_planned() {
+    let plan = plan(2, Transport::Pci);
+    let dsl = reassembled(&plan);
+    let pci = plan.pci.unwrap();
+    let high = pci.window64.unwrap();
+    let numbers = [
+        format!("0x{:08X}", pci.ecam.base),
+        format!("0x{:08X}", pci.window32.base),
+        format!("0x{:08X}", pci.window32.end() - 1),
+        format!("0x{:016X}", high.base),
+        format!("0x{:016X}", high.end() - 1),
+    ];
+    for part in numbers.iter().map(String::as_str).chain([
+        "PNP0C02",
+        "PNP0A08",
+        "PNP0A03",
+        "WordBusNumber",
+        "0x0CF8",
+        "33db4d5b-1ff7-401c-9657-7441c03dd766",
+        "_OSC",
+    ]) {
+        assert!(dsl.contains(part), "{part}: {dsl}");
+    }
+    assert!(!dsl.contains("LNRO0005"));
 }

@@ -210,6 +210,31 @@ fn devices_do_not_share_ports_and_the_power_registers_come_from_the_window() {
     assert_eq!(power.range.len, 3);
 }
 
+#[test]
+fn the_upper_pci_window_is_made_of_what_ram_leaves() {
+    let with = |memory| {
+        let config = MachineConfig {
+            transport: Transport::Pci,
+            ..config(memory)
+        };
+        plan(&X86_64::typical(), &config).unwrap().pci.unwrap()
+    };
+    let gib = |gib: u64| gib << 30;
+    let window = with(gib(1)).window64.unwrap();
+    assert_eq!(window, AddressRange::new(FOUR_GIB, gib(32)));
+    assert_eq!(with(gib(8)).window64.unwrap().base, gib(9));
+    let most = (1 << 46) - HOLE.len;
+    assert_eq!(with(most).window64, None);
+    assert_eq!(with(most - gib(2)).window64.unwrap().len, gib(2));
+}
+
+#[test]
+fn pci_lies_in_the_hole_and_keeps_to_itself() {
+    assert!(MMIO_WINDOW.contains(&PCI_WINDOW) && MMIO_WINDOW.contains(&PCI_ECAM));
+    assert!(!PCI_WINDOW.overlaps(&PCI_ECAM));
+    assert!(!PCI_PORTS.overlaps(&PORT_WINDOW));
+}
+
 proptest! {
     #[test]
     fn no_size_breaks_the_layout(pages in any::<u64>()) {
