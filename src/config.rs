@@ -37,6 +37,8 @@ pub struct VmConfig {
     pub serial: ConsoleTarget,
     /// What a guest's reset does.
     pub on_reboot: OnReboot,
+    /// How virtio devices reach the guest.
+    pub transport: Transport,
     /// Disks, in order.
     pub blk: Vec<BlkConfig>,
     /// Network devices, in order.
@@ -63,6 +65,7 @@ impl Default for VmConfig {
             vcpus: 1,
             serial: ConsoleTarget::Stdio,
             on_reboot: OnReboot::Exit,
+            transport: Transport::default(),
             blk: Vec::new(),
             net: Vec::new(),
             vsock: None,
@@ -194,7 +197,7 @@ impl VmConfig {
             },
             serial: cfg!(feature = "serial"),
             virtio: self.virtio(),
-            transport: Transport::Mmio,
+            transport: self.transport,
         })
     }
 
@@ -240,6 +243,14 @@ impl VmConfig {
                     cure: format!("build with the feature virtio-{field}"),
                 });
             }
+        }
+        if self.transport == Transport::Pci && !cfg!(feature = "pci") {
+            return Err(Error::Config {
+                field: "transport",
+                value: "pci".to_owned(),
+                cause: "this build has no PCI bus".to_owned(),
+                cure: "use mmio, or build with the feature pci".to_owned(),
+            });
         }
         if let (Some(Some(target)), Some(value)) = (target, balloon)
             && target > self.guest_memory.bytes()

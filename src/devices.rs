@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arch::{DeviceKind, DevicePlan, GuestRam, KvmError, Space};
+use arch::{DeviceKind, DevicePlan, GuestRam, KvmError, MachinePlan, Space, WiredRoute};
 use devices::{AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -22,6 +22,7 @@ pub(crate) type Lasting = std::convert::Infallible;
 pub(crate) type TakeBack = Box<dyn FnOnce() -> Option<Lasting> + Send>;
 
 /// What a restart keeps of the devices.
+#[cfg_attr(not(feature = "virtio"), allow(dead_code))]
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     /// In the order of the plan; none at the first start.
@@ -48,7 +49,8 @@ impl Devices {
 
 /// Creates every device of the plan, but for those that were kept, and wires its interrupt.
 pub(crate) fn create(
-    plan: &[DevicePlan],
+    plan: &MachinePlan,
+    wired: &dyn Fn() -> Vec<WiredRoute>,
     config: &VmConfig,
     kept: Kept,
     vm: &Arc<VmFd>,
@@ -61,8 +63,15 @@ pub(crate) fn create(
     let _ = (config, kept, ram);
     #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
     let mut lasting = Vec::new();
+    #[cfg(feature = "pci")]
+    let mut pci = plan.pci.as_ref().map(|pci| crate::pci::PciBus {
+        routes: crate::msi::MsiRoutes::new(Arc::clone(vm), wired(), pci.first_msi_gsi),
+        functions: Vec::new(),
+    });
+    #[cfg(not(feature = "pci"))]
+    let _ = wired;
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
-    for planned in plan {
+    for planned in &plan.devices {
         let device: Arc<dyn BusDevice> = match planned.kind {
             DeviceKind::Uart16550 | DeviceKind::Pl011 => {
                 let (device, port) = uart(planned, vm)?;
@@ -85,14 +94,28 @@ pub(crate) fn create(
             },
             #[cfg(not(feature = "virtio"))]
             DeviceKind::VirtioMmio(_) => continue,
-            // No configuration asks for the PCI transport so far.
-            DeviceKind::PciEcam | DeviceKind::PciPorts | DeviceKind::VirtioPci { .. } => continue,
+            #[cfg(feature = "pci")]
+            DeviceKind::VirtioPci { kind, slot } => {
+                if let (Some(device), Some(bus)) = (maker.make(kind)?, &mut pci) {
+                    lasting.push(bus.add(device, planned, slot, vm, ram)?);
+                }
+                continue;
+            }
+            // They come with the bus, when all of its functions are there; without the feature no
+            // configuration asks for them.
+            DeviceKind::PciEcam | DeviceKind::PciPorts => continue,
+            #[cfg(not(feature = "pci"))]
+            DeviceKind::VirtioPci { .. } => continue,
         };
         let (base, len) = (planned.range.base, planned.range.len);
         match planned.space {
             Space::Mmio => mmio.push(BusEntry { base, len, device }),
             Space::Pio => pio.push(BusEntry { base, len, device }),
         }
+    }
+    #[cfg(feature = "pci")]
+    if let Some(bus) = pci {
+        bus.finish(plan, &mut mmio, &mut pio);
     }
     let freeze = |entries| {
         Bus::new(entries).map_err(|error| {

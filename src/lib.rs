@@ -31,6 +31,10 @@ mod image;
 mod kick;
 mod machine;
 mod memory;
+#[cfg(feature = "pci")]
+mod msi;
+#[cfg(feature = "pci")]
+mod pci;
 #[cfg(feature = "packed-kernels")]
 mod unpack;
 mod vcpu;
@@ -41,6 +45,7 @@ pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
 pub use arch;
+pub use arch::Transport;
 pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::{ExitReason, VmHandle};

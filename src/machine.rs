@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use arch::kernel::{KernelHeader, Protocol};
 use arch::{
-    AddressRange, BootError, BootRequest, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
-    MachinePlan, Planner, Platform, SEED,
+    AddressRange, BootError, BootRequest, IrqModel, KvmError, KvmIrqChip, KvmPlatform,
+    LoadedKernel, MachinePlan, Planner, Platform, SEED,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -171,7 +171,8 @@ impl<P: KvmPlatform> Machine<P> {
             .collect::<Result<Vec<_>, _>>()?;
         chip.activate(&vm)?;
 
-        let devices = model::create(&plan.devices, config, outside.devices, &vm, &ram)?;
+        let wired = || irq_chip.wired_routes();
+        let devices = model::create(&plan, &wired, config, outside.devices, &vm, &ram)?;
 
         let kernel = platform
             .load_kernel(&mut image, &header, &plan, &ram)

@@ -9,6 +9,8 @@ mod cmos;
 pub mod config;
 mod i8042;
 mod output;
+#[cfg(feature = "pci")]
+pub mod pci;
 #[cfg(feature = "serial")]
 mod pl011;
 mod pl031;

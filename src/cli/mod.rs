@@ -12,8 +12,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmm_reference::{
-    BalloonConfig, BlkConfig, ConsoleTarget, Error, MemorySize, NetConfig, OnReboot, VmConfig,
-    VsockConfig,
+    BalloonConfig, BlkConfig, ConsoleTarget, Error, MemorySize, NetConfig, OnReboot, Transport,
+    VmConfig, VsockConfig,
 };
 
 /// The VM could not be run: the host or KVM failed.
@@ -116,6 +116,15 @@ struct VmArgs {
     /// disks and devices
     #[arg(long, value_enum, default_value = "exit", value_name = "ACTION")]
     on_reboot: Reboot,
+    /// How virtio devices reach the guest: as registers of their own, or on a PCI bus
+    #[arg(long, value_enum, default_value = "mmio", value_name = "TRANSPORT")]
+    transport: Carrier,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Carrier {
+    Mmio,
+    Pci,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -158,6 +167,10 @@ impl From<VmArgs> for VmConfig {
             on_reboot: match args.on_reboot {
                 Reboot::Exit => OnReboot::Exit,
                 Reboot::Restart => OnReboot::Restart,
+            },
+            transport: match args.transport {
+                Carrier::Mmio => Transport::Mmio,
+                Carrier::Pci => Transport::Pci,
             },
             blk: args.blk,
         }

@@ -76,6 +76,7 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
         "host,elf",
         "cli,elf",
         "cli,serial,elf",
+        "cli,pci",
         "cli,virtio-balloon",
         "cli,virtio-blk",
         "cli,virtio-console",

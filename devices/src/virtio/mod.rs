@@ -22,6 +22,8 @@ mod limit;
 mod mmio;
 #[cfg(feature = "virtio-net")]
 mod net;
+#[cfg(feature = "pci")]
+mod pci;
 mod queue;
 #[cfg(feature = "virtio-balloon")]
 mod release;
@@ -30,6 +32,7 @@ mod rng;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;
+mod transport;
 #[cfg(feature = "virtio-vsock")]
 mod vsock;
 mod worker;
@@ -45,12 +48,15 @@ pub use block::{Block, BlockError};
 pub use config_space::ConfigSpace;
 #[cfg(feature = "virtio-console")]
 pub use console::{ConsolePort, VirtioConsole};
-pub use mmio::{Connect, VirtioMmio};
+pub use mmio::VirtioMmio;
 #[cfg(feature = "virtio-net")]
 pub use net::{Net, NetError};
+#[cfg(feature = "pci")]
+pub use pci::{ConnectAt, VirtioPci};
 pub use queue::{Buffer, Chain, GuestRam, QueueError, Ring};
 #[cfg(feature = "virtio-rng")]
 pub use rng::Rng;
+pub use transport::Connect;
 #[cfg(feature = "virtio-vsock")]
 pub use vsock::{Vsock, VsockError};
 pub use worker::{Interrupt, Queues};

@@ -27,19 +27,37 @@ pub struct Interrupt {
     pub(crate) reasons: AtomicU32,
     /// The driver broke a rule: the device waits for a reset.
     pub(crate) needs_reset: AtomicBool,
-    /// Raises the interrupt.
-    line: EventFd,
+    way: Way,
     failures: Rare,
+}
+
+/// How an interrupt reaches the guest.
+#[derive(Debug)]
+enum Way {
+    /// One line for everything, pulsed.
+    Line(EventFd),
+    /// Messages, of which the driver has chosen one for each queue and one for the configuration.
+    #[cfg(feature = "pci")]
+    Messages(Arc<super::pci::Choice>),
 }
 
 impl Interrupt {
     /// `line` is pulsed.
     #[must_use]
     pub fn new(line: EventFd) -> Self {
+        Self::on(Way::Line(line))
+    }
+
+    #[cfg(feature = "pci")]
+    pub(crate) fn by_messages(choice: Arc<super::pci::Choice>) -> Self {
+        Self::on(Way::Messages(choice))
+    }
+
+    fn on(way: Way) -> Self {
         Self {
             reasons: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
-            line,
+            way,
             failures: Rare::default(),
         }
     }
@@ -50,13 +68,28 @@ impl Interrupt {
             log::warn!("a virtio device needs a reset, {times} times so far: {cause}");
         }
         self.needs_reset.store(true, Ordering::SeqCst);
-        self.raise(CONFIG_CHANGE);
+        self.config_changed();
     }
 
-    fn raise(&self, reason: u32) {
-        self.reasons.fetch_or(reason, Ordering::SeqCst);
-        // A full counter means that the interrupt is on its way.
-        let _ = self.line.write(1);
+    fn config_changed(&self) {
+        self.reasons.fetch_or(CONFIG_CHANGE, Ordering::SeqCst);
+        match &self.way {
+            // A full counter means that the interrupt is on its way.
+            Way::Line(line) => drop(line.write(1)),
+            #[cfg(feature = "pci")]
+            Way::Messages(choice) => choice.raise_config(),
+        }
+    }
+
+    /// Something was completed in these queues, a bit each.
+    #[cfg_attr(not(feature = "pci"), allow(unused_variables))]
+    fn used(&self, queues: u32) {
+        self.reasons.fetch_or(USED_BUFFER, Ordering::SeqCst);
+        match &self.way {
+            Way::Line(line) => drop(line.write(1)),
+            #[cfg(feature = "pci")]
+            Way::Messages(choice) => choice.raise_queues(queues),
+        }
     }
 }
 
@@ -87,24 +120,29 @@ impl Queues {
         }
     }
 
-    /// Shows the driver what was completed in all queues, with one interrupt if it wants any.
+    /// Shows the driver what was completed in all queues, with one interrupt if it wants any, or one
+    /// for each of its messages.
     ///
     /// # Errors
     /// When a ring cannot be accessed.
     pub fn publish(&mut self) -> Result<(), QueueError> {
-        let mut wanted = false;
-        for ring in self.rings.iter_mut().flatten() {
-            wanted |= ring.publish()?;
+        let mut wanted = 0;
+        for (number, ring) in self.rings.iter_mut().enumerate() {
+            if let Some(ring) = ring
+                && ring.publish()?
+            {
+                wanted |= 1u32.unbounded_shl(u32::try_from(number).unwrap_or(u32::MAX));
+            }
         }
-        if wanted {
-            self.interrupt.raise(USED_BUFFER);
+        if wanted != 0 {
+            self.interrupt.used(wanted);
         }
         Ok(())
     }
 
     /// Tells the driver that the configuration space has changed.
     pub fn config_changed(&self) {
-        self.interrupt.raise(CONFIG_CHANGE);
+        self.interrupt.config_changed();
     }
 
     #[cfg(test)]
@@ -166,6 +204,8 @@ impl Wanted {
 #[derive(Debug)]
 pub(crate) struct Worker {
     stop: EventFd,
+    /// Seen between one event and the next, whatever else is ready.
+    stopping: Arc<AtomicBool>,
     /// Queues to close, and whom to tell when they are.
     closing: mpsc::Sender<(usize, mpsc::Sender<()>)>,
     close: EventFd,
@@ -197,6 +237,7 @@ impl Worker {
         match prepared {
             Ok((stop, close, for_thread, again, thread)) => {
                 device.start(features);
+                let stopping = Arc::new(AtomicBool::new(false));
                 let (closing, to_close) = mpsc::channel();
                 // It waits for nothing else.
                 let _ = sender.send(Service {
@@ -206,12 +247,13 @@ impl Worker {
                     left_over: Wanted::default(),
                     again,
                     stop: for_thread.0,
-                    stopped: false,
+                    stopping: Arc::clone(&stopping),
                     to_close,
                     close: for_thread.1,
                 });
                 Ok(Self {
                     stop,
+                    stopping,
                     closing,
                     close,
                     thread,
@@ -234,6 +276,7 @@ impl Worker {
 
     /// Stops the thread and gives the device back; `None` when the thread panicked.
     pub(crate) fn stop(self) -> Option<Box<dyn VirtioDevice>> {
+        self.stopping.store(true, Ordering::SeqCst);
         // The counter cannot overflow: this is its only write.
         let _ = self.stop.write(1);
         self.thread.join().ok().flatten()
@@ -249,7 +292,7 @@ fn run(mut events: EventManager<Service>, service: Service) -> Option<Box<dyn Vi
             // It cannot fail otherwise; a device that cannot listen is as good as stopped.
             Err(_) => break,
         }
-        if events.subscriber_mut(id).ok()?.stopped {
+        if events.subscriber_mut(id).ok()?.is_stopping() {
             break;
         }
     }
@@ -274,12 +317,16 @@ struct Service {
     /// Wakes for what is left over.
     again: EventFd,
     stop: EventFd,
-    stopped: bool,
+    stopping: Arc<AtomicBool>,
     to_close: mpsc::Receiver<(usize, mpsc::Sender<()>)>,
     close: EventFd,
 }
 
 impl Service {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
     /// Closes the queues that the driver has taken back.
     fn close(&mut self) -> Result<(), QueueError> {
         let mut result = Ok(());
@@ -296,6 +343,9 @@ impl Service {
         for _ in 0..ROUNDS {
             let mut more = Wanted::default();
             while let Some(event) = wanted.take() {
+                if self.is_stopping() {
+                    return Ok(());
+                }
                 if self.device.serve(event, &mut self.queues)? {
                     more.add(event);
                 }
@@ -342,10 +392,8 @@ impl Service {
 impl MutEventSubscriber for Service {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         let result = match events.data() {
-            STOP => {
-                self.stopped = true;
-                return;
-            }
+            // The loop itself looks.
+            STOP => return,
             CLOSE => self.close(),
             AGAIN => {
                 let wanted = std::mem::take(&mut self.left_over);

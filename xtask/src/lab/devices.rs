@@ -4,21 +4,46 @@ use super::machine::Machine;
 use super::{Architecture, case, expect};
 use crate::step::Result;
 
-/// Runs every device's cases.
+/// How the guest is started, and the start of its cases' names.
+struct Guest {
+    command: String,
+    transport: &'static str,
+}
+
+impl Guest {
+    fn named(&self, case: &str) -> String {
+        format!("{}: {case}", self.transport)
+    }
+}
+
+/// Runs every device's cases on PCI, and those of disks by registers of their own too; the full lab
+/// runs all of them on both.
 pub(super) fn run(machine: &mut Machine, arch: &Architecture, full: bool) -> Result<()> {
     let (kernel, _) = arch.guest_kernels.first().ok_or("no kernel")?;
-    let vmm = format!("/vmm-reference --kernel=/{kernel} --initrd=/initrd --append=quiet");
-    disks(machine, &vmm, full)?;
-    network(machine, &vmm)?;
-    sockets(machine, &vmm)?;
-    memory(machine, &vmm)?;
-    host_faults(machine, &vmm)?;
-    console(machine, &vmm)
+    for transport in ["pci", "mmio"] {
+        let guest = Guest {
+            command: format!(
+                "/vmm-reference --kernel=/{kernel} --initrd=/initrd --append=quiet \
+                 --transport={transport}"
+            ),
+            transport,
+        };
+        disks(machine, &guest, full)?;
+        if full || transport == "pci" {
+            network(machine, &guest)?;
+            sockets(machine, &guest)?;
+            memory(machine, &guest)?;
+            host_faults(machine, &guest)?;
+            console(machine, &guest)?;
+        }
+    }
+    Ok(())
 }
 
 /// A guest writes to a file system, on several queues, and to two more disks through either engine;
 /// the host checks the file system; the next guest reads it on a disk that it cannot write.
-fn disks(machine: &mut Machine, vmm: &str, full: bool) -> Result<()> {
+fn disks(machine: &mut Machine, guest: &Guest, full: bool) -> Result<()> {
+    let vmm = &guest.command;
     let seconds = if full { 60 } else { 5 };
     let prepare = "cp /disk.ext4 /tmp/disk; truncate -s 64M /tmp/uring /tmp/sync; \
         du -k /tmp/disk; seq 1 200000 | md5sum";
@@ -46,7 +71,7 @@ fn disks(machine: &mut Machine, vmm: &str, full: bool) -> Result<()> {
     let dialogue = [("@guest ready\n", write.as_str())];
     case(
         machine,
-        "disks: write, trim, verify",
+        &guest.named("disks: write, trim, verify"),
         &command,
         &dialogue,
         |output| {
@@ -64,7 +89,7 @@ fn disks(machine: &mut Machine, vmm: &str, full: bool) -> Result<()> {
     let check = "e2fsck -fp /tmp/disk; e2fsck -fn /tmp/disk && du -k /tmp/disk | sed s/^/used:/";
     case(
         machine,
-        "disks: file system as the host sees it",
+        &guest.named("disks: file system as the host sees it"),
         check,
         &[],
         |output| {
@@ -81,19 +106,26 @@ fn disks(machine: &mut Machine, vmm: &str, full: bool) -> Result<()> {
     let read = "mount -o ro -t ext4 /dev/vda /mnt; md5sum /mnt/data; cat /sys/block/vda/ro \
         /sys/block/vda/serial; echo x > /dev/vda; poweroff -f\r";
     let dialogue = [("@guest ready\n", read)];
-    case(machine, "disks: read only", &command, &dialogue, |output| {
-        expect(output.contains(&digest), "the digest of what was written")?;
-        let settings = "\n1\nlab-disk";
-        expect(
-            output.contains(settings),
-            "a read-only disk with a serial number",
-        )?;
-        expect(output.contains("Operation not permitted"), "no writing")
-    })
+    case(
+        machine,
+        &guest.named("disks: read only"),
+        &command,
+        &dialogue,
+        |output| {
+            expect(output.contains(&digest), "the digest of what was written")?;
+            let settings = "\n1\nlab-disk";
+            expect(
+                output.contains(settings),
+                "a read-only disk with a serial number",
+            )?;
+            expect(output.contains("Operation not permitted"), "no writing")
+        },
+    )
 }
 
 /// Data through a tap in both directions, in a network namespace of its own.
-fn network(machine: &mut Machine, vmm: &str) -> Result<()> {
+fn network(machine: &mut Machine, guest: &Guest) -> Result<()> {
+    let vmm = &guest.command;
     const BYTES: u64 = 1_000_000;
     let command = format!(
         "unshare -n sh -c 'ip link set lo up; \
@@ -109,22 +141,29 @@ fn network(machine: &mut Machine, vmm: &str) -> Result<()> {
          agent check tcp:10.9.0.1:5000 {BYTES}; agent echo tcp:0.0.0.0:5001; sleep 1; poweroff -f\r"
     );
     let dialogue = [("@guest ready\n", talk.as_str())];
-    case(machine, "network", &command, &dialogue, |output| {
-        for text in [
-            "02:00:00:00:00:09\n1400\n".to_owned(),
-            "queues 2\n".to_owned(),
-            "2 packets received".to_owned(),
-            format!("@agent checked tcp:10.9.0.1:5000 {BYTES}\n"),
-            format!("@agent checked tcp:10.9.0.2:5001 {BYTES}\n"),
-        ] {
-            expect(output.contains(&text), &text)?;
-        }
-        Ok(())
-    })
+    case(
+        machine,
+        &guest.named("network"),
+        &command,
+        &dialogue,
+        |output| {
+            for text in [
+                "02:00:00:00:00:09\n1400\n".to_owned(),
+                "queues 2\n".to_owned(),
+                "2 packets received".to_owned(),
+                format!("@agent checked tcp:10.9.0.1:5000 {BYTES}\n"),
+                format!("@agent checked tcp:10.9.0.2:5001 {BYTES}\n"),
+            ] {
+                expect(output.contains(&text), &text)?;
+            }
+            Ok(())
+        },
+    )
 }
 
 /// Data through sockets of the host and of the guest; a client that goes away in the middle.
-fn sockets(machine: &mut Machine, vmm: &str) -> Result<()> {
+fn sockets(machine: &mut Machine, guest: &Guest) -> Result<()> {
+    let vmm = &guest.command;
     const BYTES: u64 = 1_000_000;
     let command = format!(
         "agent echo unix:/tmp/v_5000 & agent check hybrid:/tmp/v:5001 {BYTES} & \
@@ -135,23 +174,30 @@ fn sockets(machine: &mut Machine, vmm: &str) -> Result<()> {
          agent refused vsock:2:5002; sleep 1; poweroff -f\r"
     );
     let dialogue = [("@guest ready\n", talk.as_str())];
-    case(machine, "sockets", &command, &dialogue, |output| {
-        for text in [
-            format!("@agent checked vsock:2:5000 {BYTES}\n"),
-            format!("@agent echoed {BYTES}\n"),
-            format!("@agent checked hybrid:/tmp/v:5001 {BYTES}\n"),
-            "@agent refused by vsock:2:5002\n".to_owned(),
-            "ls: /tmp/v: No such file".to_owned(),
-        ] {
-            expect(output.contains(&text), &text)?;
-        }
-        Ok(())
-    })
+    case(
+        machine,
+        &guest.named("sockets"),
+        &command,
+        &dialogue,
+        |output| {
+            for text in [
+                format!("@agent checked vsock:2:5000 {BYTES}\n"),
+                format!("@agent echoed {BYTES}\n"),
+                format!("@agent checked hybrid:/tmp/v:5001 {BYTES}\n"),
+                "@agent refused by vsock:2:5002\n".to_owned(),
+                "ls: /tmp/v: No such file".to_owned(),
+            ] {
+                expect(output.contains(&text), &text)?;
+            }
+            Ok(())
+        },
+    )
 }
 
 /// The balloon takes what is above its target, what the guest frees goes back to the host, and
 /// random bytes come.
-fn memory(machine: &mut Machine, vmm: &str) -> Result<()> {
+fn memory(machine: &mut Machine, guest: &Guest) -> Result<()> {
+    let vmm = &guest.command;
     let command = format!(
         "(sleep 1; while pid=$(pidof vmm-reference); do \
           grep VmRSS /proc/$pid/status; sleep 1; done > /tmp/resident) & \
@@ -166,7 +212,7 @@ fn memory(machine: &mut Machine, vmm: &str) -> Result<()> {
     let dialogue = [("@guest ready\n", use_and_free)];
     case(
         machine,
-        "balloon and entropy",
+        &guest.named("balloon and entropy"),
         &command,
         &dialogue,
         |output| {
@@ -192,7 +238,8 @@ fn memory(machine: &mut Machine, vmm: &str) -> Result<()> {
 
 /// R44: the host's disk is full, a disk's file shrinks, a tap is deleted: the guest sees errors, the
 /// log names them, and both go on.
-fn host_faults(machine: &mut Machine, vmm: &str) -> Result<()> {
+fn host_faults(machine: &mut Machine, guest: &Guest) -> Result<()> {
+    let vmm = &guest.command;
     // The guest says through a disk when the host shall do its part.
     let command = format!(
         "mkdir -p /small; mount -t tmpfs -o size=4M none /small; \
@@ -209,7 +256,7 @@ fn host_faults(machine: &mut Machine, vmm: &str) -> Result<()> {
     let dialogue = [("@guest ready\n", provoke)];
     case(
         machine,
-        "r44: faults of the host",
+        &guest.named("r44: faults of the host"),
         &command,
         &dialogue,
         |output| {
@@ -230,7 +277,8 @@ fn host_faults(machine: &mut Machine, vmm: &str) -> Result<()> {
 }
 
 /// A shell on hvc0, whose size is the terminal's.
-fn console(machine: &mut Machine, vmm: &str) -> Result<()> {
+fn console(machine: &mut Machine, guest: &Guest) -> Result<()> {
+    let vmm = &guest.command;
     let command = format!(
         "tty=$(tty); stty rows 33 cols 99; \
          (until grep -q resize /tmp/flag; do sleep 0.2; done; stty -F $tty rows 40 cols 100) & \
@@ -246,12 +294,18 @@ fn console(machine: &mut Machine, vmm: &str) -> Result<()> {
              poweroff -f\r",
         ),
     ];
-    case(machine, "virtio console", &command, &dialogue, |output| {
-        expect(output.contains("33 99\n"), "the terminal's size")?;
-        expect(output.contains("resized\n"), "the terminal's new size")?;
-        expect(
-            output.contains("@guest ready"),
-            "the serial console beside it",
-        )
-    })
+    case(
+        machine,
+        &guest.named("virtio console"),
+        &command,
+        &dialogue,
+        |output| {
+            expect(output.contains("33 99\n"), "the terminal's size")?;
+            expect(output.contains("resized\n"), "the terminal's new size")?;
+            expect(
+                output.contains("@guest ready"),
+                "the serial console beside it",
+            )
+        },
+    )
 }

@@ -4,53 +4,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::virtio::testing::{DATA, Driver, NEXT, SIZE, ram};
-use crate::virtio::{Chain, Event, QueueError};
+use crate::virtio::testing::{DATA, Driver, FEATURE, NEXT, SIZE, Sink, ram};
 
-const FEATURE: u64 = 1 << 3;
 /// Every status bit up to and including this one.
 const UP_TO_DRIVER: u32 = 3;
 const UP_TO_FEATURES: u32 = 11;
 const UP_TO_RUNNING: u32 = 15;
-
-/// Completes every chain with the number of bytes it could write.
-#[derive(Debug, Default)]
-struct Sink(Chain);
-
-impl VirtioDevice for Sink {
-    fn id(&self) -> u32 {
-        42
-    }
-
-    fn features(&self) -> u64 {
-        FEATURE
-    }
-
-    fn queue_sizes(&self) -> Vec<u16> {
-        vec![SIZE, SIZE]
-    }
-
-    fn name(&self) -> &'static str {
-        "sink"
-    }
-
-    fn config(&self) -> Arc<ConfigSpace> {
-        Arc::new(ConfigSpace::new(b"config".to_vec(), 0..0))
-    }
-
-    fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
-        if let Event::Queue(number) = event
-            && let Some(ring) = queues.ring(number)
-        {
-            while ring.pop(&mut self.0)? {
-                let len = self.0.writable().iter().map(|buffer| buffer.len).sum();
-                ring.complete(self.0.head(), len)?;
-            }
-        }
-        queues.publish()?;
-        Ok(false)
-    }
-}
 
 struct Bench {
     device: VirtioMmio,

@@ -1,0 +1,318 @@
+//! What the transports have in common: the state of a device as its driver sees it (VIRTIO 1.3, 2.1
+//! to 2.5, 3.1), and the way of the device to its worker and back.
+//!
+//! A transport decodes registers and says where notifications come from; which changes are allowed
+//! when is decided here, once for all.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
+    VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
+    VIRTIO_F_VERSION_1,
+};
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_queue::{Queue, QueueT};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::worker::Worker;
+use super::{ConfigSpace, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
+
+/// Features of queues and transport.
+const COMMON_FEATURES: u64 =
+    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+
+/// Connects a queue's notifications to an event, or disconnects them: the number of the queue, the
+/// event, whether to connect.
+pub type Connect = Box<dyn Fn(u16, &EventFd, bool) -> io::Result<()> + Send>;
+
+/// Where the device is.
+enum Stage {
+    /// Not running; the driver may set queues up.
+    Idle(Box<dyn VirtioDevice>),
+    Running(Worker),
+    /// Its worker panicked, or it was taken away: nothing is left to run.
+    Lost,
+}
+
+pub(crate) struct Transport {
+    ram: GuestRam,
+    connect: Connect,
+    interrupt: Arc<Interrupt>,
+    stage: Stage,
+    status: u32,
+    /// What the device and its queues offer, and what the driver took.
+    offered: u64,
+    accepted: u64,
+    queues: Vec<Queue>,
+    doorbells: Vec<EventFd>,
+    id: u32,
+    config: Arc<ConfigSpace>,
+}
+
+/// The half of a 64-bit field that a selector chooses; there is nothing beyond the second.
+fn half(value: u64, selector: u32) -> u32 {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    match selector {
+        0 => u32::from_le_bytes([a, b, c, d]),
+        1 => u32::from_le_bytes([e, f, g, h]),
+        _ => 0,
+    }
+}
+
+impl Transport {
+    /// # Errors
+    /// When no events can be made, or a queue's size is none.
+    pub(crate) fn new(
+        device: Box<dyn VirtioDevice>,
+        ram: GuestRam,
+        interrupt: Interrupt,
+        connect: Connect,
+    ) -> io::Result<Self> {
+        let sizes = device.queue_sizes();
+        let queues = sizes
+            .iter()
+            .map(|size| Queue::new(*size).map_err(|error| io::Error::other(error.to_string())))
+            .collect::<io::Result<_>>()?;
+        let doorbells = sizes
+            .iter()
+            .map(|_| EventFd::new(EFD_NONBLOCK))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            ram,
+            connect,
+            interrupt: Arc::new(interrupt),
+            status: 0,
+            offered: device.features() | COMMON_FEATURES,
+            accepted: 0,
+            queues,
+            doorbells,
+            id: device.id(),
+            config: device.config(),
+            stage: Stage::Idle(device),
+        })
+    }
+
+    /// The device's type.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(crate) fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    pub(crate) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
+    /// A half of the features that are offered.
+    pub(crate) fn offered(&self, selector: u32) -> u32 {
+        half(self.offered, selector)
+    }
+
+    /// A half of the features that the driver took.
+    #[cfg(feature = "pci")]
+    pub(crate) fn accepted(&self, selector: u32) -> u32 {
+        half(self.accepted, selector)
+    }
+
+    pub(crate) fn queue(&self, number: u32) -> Option<&Queue> {
+        self.queues.get(number as usize)
+    }
+
+    /// A queue, while the driver may change it: before DRIVER_OK, and not once it is ready.
+    pub(crate) fn queue_to_set_up(&mut self, number: u32) -> Option<&mut Queue> {
+        let set_up = VIRTIO_CONFIG_S_FEATURES_OK;
+        if self.status & (set_up | VIRTIO_CONFIG_S_DRIVER_OK) != set_up {
+            return None;
+        }
+        let queue = self.queues.get_mut(number as usize);
+        queue.filter(|queue| !queue.ready())
+    }
+
+    pub(crate) fn status(&self) -> u32 {
+        if self.interrupt.needs_reset.load(Ordering::SeqCst) {
+            self.status | VIRTIO_CONFIG_S_NEEDS_RESET
+        } else {
+            self.status
+        }
+    }
+
+    /// Rings a queue's doorbell, where no ioeventfd does.
+    pub(crate) fn notify(&self, queue: u32) {
+        if let Some(doorbell) = self.doorbells.get(queue as usize) {
+            // A full counter means that it rings anyway.
+            let _ = doorbell.write(1);
+        }
+    }
+
+    /// The driver takes a half of the features, until it says that it has all.
+    pub(crate) fn accept(&mut self, selector: u32, value: u32) {
+        let negotiating = VIRTIO_CONFIG_S_DRIVER;
+        if self.status & (negotiating | VIRTIO_CONFIG_S_FEATURES_OK) != negotiating || selector > 1
+        {
+            return;
+        }
+        let shift = selector * 32;
+        let kept = self.accepted & !(u64::from(u32::MAX) << shift);
+        self.accepted = kept | u64::from(value) << shift;
+    }
+
+    /// The driver sets bits one after the other and never clears one, except all by a reset.
+    pub(crate) fn set_status(&mut self, value: u32) {
+        if value == 0 {
+            return self.reset();
+        }
+        let new = value & !self.status;
+        if self.status & !value & !VIRTIO_CONFIG_S_NEEDS_RESET != 0 {
+            return;
+        }
+        if new & VIRTIO_CONFIG_S_FAILED != 0 {
+            self.status |= VIRTIO_CONFIG_S_FAILED;
+        }
+        let steps = [
+            VIRTIO_CONFIG_S_ACKNOWLEDGE,
+            VIRTIO_CONFIG_S_DRIVER,
+            VIRTIO_CONFIG_S_FEATURES_OK,
+            VIRTIO_CONFIG_S_DRIVER_OK,
+        ];
+        let mut before = true;
+        for step in steps {
+            let wanted = new & step != 0;
+            if wanted && before {
+                match step {
+                    // What was not offered is not accepted, and then this bit does not stick.
+                    VIRTIO_CONFIG_S_FEATURES_OK if !self.features_are_fine() => return,
+                    VIRTIO_CONFIG_S_DRIVER_OK => self.activate(),
+                    _ => {}
+                }
+                self.status |= step;
+            }
+            before = self.status & step != 0;
+        }
+    }
+
+    fn features_are_fine(&self) -> bool {
+        self.accepted & !self.offered == 0 && self.accepted & 1 << VIRTIO_F_VERSION_1 != 0
+    }
+
+    /// The driver is ready: the device and the queues that are set up go to a worker.
+    fn activate(&mut self) {
+        let event_idx = self.accepted & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let (mut rings, mut doorbells) = (Vec::new(), Vec::new());
+        for (queue, doorbell) in self.queues.iter_mut().zip(&self.doorbells) {
+            queue.set_event_idx(event_idx);
+            let captured = if queue.ready() {
+                Ring::new(queue, self.ram.clone())
+                    .map_err(|error| error.to_string())
+                    .and_then(|ring| {
+                        let doorbell = doorbell.try_clone().map_err(|error| error.to_string())?;
+                        Ok((Some(ring), Some(doorbell)))
+                    })
+            } else {
+                Ok((None, None))
+            };
+            match captured {
+                Ok((ring, doorbell)) => {
+                    rings.push(ring);
+                    doorbells.push(doorbell);
+                }
+                Err(error) => return self.interrupt.fail(&error),
+            }
+        }
+        let Stage::Idle(device) = std::mem::replace(&mut self.stage, Stage::Lost) else {
+            return self.interrupt.fail("it runs already");
+        };
+        let queues = Queues::new(rings, Arc::clone(&self.interrupt));
+        match Worker::start(device, queues, doorbells, self.accepted) {
+            Ok(worker) => self.stage = Stage::Running(worker),
+            Err((device, error)) => {
+                self.stage = Stage::Idle(device);
+                return self.interrupt.fail(&error.to_string());
+            }
+        }
+        self.connect_doorbells(true);
+    }
+
+    pub(crate) fn connect_doorbells(&self, on: bool) {
+        for (number, queue) in (0u16..).zip(&self.queues) {
+            if queue.ready() {
+                self.connect_doorbell(number, on);
+            }
+        }
+    }
+
+    /// A doorbell that cannot be connected still rings: its writes then come as exits.
+    fn connect_doorbell(&self, number: u16, on: bool) {
+        if let Some(doorbell) = self.doorbells.get(usize::from(number))
+            && let Err(error) = (self.connect)(number, doorbell, on)
+        {
+            log::debug!("virtio queue {number}: no ioeventfd: {error}");
+        }
+    }
+
+    /// The driver takes a queue back. It cannot set it up again before a reset, once the device runs.
+    pub(crate) fn close_queue(&mut self, number: u32) {
+        let ready = self.queue(number).is_some_and(QueueT::ready);
+        let Some(number) = u16::try_from(number).ok().filter(|_| ready) else {
+            return;
+        };
+        if let Stage::Running(worker) = &self.stage {
+            self.connect_doorbell(number, false);
+            worker.close(number.into());
+        }
+        if let Some(queue) = self.queues.get_mut(usize::from(number)) {
+            queue.set_ready(false);
+        }
+    }
+
+    /// Stops the worker, if there is one; returns when the device is back.
+    fn stop(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Running(worker) => {
+                self.connect_doorbells(false);
+                if let Some(device) = worker.stop() {
+                    self.stage = Stage::Idle(device);
+                }
+            }
+            stage => self.stage = stage,
+        }
+    }
+
+    fn reset(&mut self) {
+        self.stop();
+        (self.status, self.accepted) = (0, 0);
+        self.queues.iter_mut().for_each(QueueT::reset);
+        for doorbell in &self.doorbells {
+            // Reading only resets the counter.
+            let _ = doorbell.read();
+        }
+        self.interrupt.reasons.store(0, Ordering::SeqCst);
+        // A device whose worker is gone stays unusable.
+        let lost = matches!(self.stage, Stage::Lost);
+        self.interrupt.needs_reset.store(lost, Ordering::SeqCst);
+    }
+
+    /// Resets the device and gives it back; `None` when it is lost.
+    pub(crate) fn take_device(&mut self) -> Option<Box<dyn VirtioDevice>> {
+        self.reset();
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Idle(device) => Some(device),
+            Stage::Running(_) | Stage::Lost => None,
+        }
+    }
+
+    #[cfg(feature = "pci")]
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running(_))
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
