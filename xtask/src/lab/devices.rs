@@ -35,6 +35,7 @@ pub(super) fn run(machine: &mut Machine, arch: &Architecture, full: bool) -> Res
             memory(machine, &guest)?;
             host_faults(machine, &guest)?;
             console(machine, &guest)?;
+            restart(machine, &guest)?;
         }
     }
     Ok(())
@@ -306,6 +307,48 @@ fn console(machine: &mut Machine, guest: &Guest) -> Result<()> {
                 output.contains("@guest ready"),
                 "the serial console beside it",
             )
+        },
+    )
+}
+
+/// A guest with every device reboots: it starts again in the same process and finds its disk, its
+/// network device and its console; nothing is left over of the starts before.
+fn restart(machine: &mut Machine, guest: &Guest) -> Result<()> {
+    const STARTS: usize = 3;
+    let vmm = &guest.command;
+    let command = format!(
+        "truncate -s 1M /tmp/flag; \
+         {vmm} --on-reboot=restart --blk=/tmp/flag --net=vm0 --vsock=cid=7,path=/tmp/v --balloon"
+    );
+    // What the process has, as the guest's disk tells the host when to look.
+    let look = "(for n in 1 2 3; do until head -c 1 /tmp/flag | grep -q $n; do sleep 0.2; done; \
+        pid=$(pidof vmm-reference); echo has:$(ls /proc/$pid/fd | wc -l):$(ls /proc/$pid/task | wc -l); \
+        done) & ";
+    let boots: Vec<String> = (1..=STARTS)
+        .map(|start| {
+            let end = if start < STARTS { "reboot" } else { "poweroff" };
+            format!(
+                "ip link set eth0 up && echo {start} | dd of=/dev/vda conv=fsync && sleep 2; {end} -f\r"
+            )
+        })
+        .collect();
+    let dialogue: Vec<_> = boots
+        .iter()
+        .map(|text| ("@guest ready\n", text.as_str()))
+        .collect();
+    let command = format!("{look}{command}");
+    case(
+        machine,
+        &guest.named("restart"),
+        &command,
+        &dialogue,
+        |output| {
+            let has: Vec<_> = output
+                .lines()
+                .filter_map(|line| line.strip_prefix("has:"))
+                .collect();
+            expect(has.len() == STARTS, "a look at each start")?;
+            expect(has.windows(2).all(|pair| pair[0] == pair[1]), "no leaks")
         },
     )
 }
