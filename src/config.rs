@@ -37,6 +37,8 @@ pub struct VmConfig {
     pub serial: ConsoleTarget,
     /// What a guest's reset does.
     pub on_reboot: OnReboot,
+    /// How long a guest that was asked to power off may take, in seconds; 0: it is not asked.
+    pub shutdown_timeout: u32,
     /// How virtio devices reach the guest.
     pub transport: Transport,
     /// Disks, in order.
@@ -65,6 +67,7 @@ impl Default for VmConfig {
             vcpus: 1,
             serial: ConsoleTarget::Stdio,
             on_reboot: OnReboot::Exit,
+            shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
             transport: Transport::default(),
             blk: Vec::new(),
             net: Vec::new(),
@@ -274,6 +277,9 @@ impl VmConfig {
         Ok(())
     }
 }
+
+/// As long as a container's tools wait before they kill, times three.
+pub(crate) const DEFAULT_SHUTDOWN_TIMEOUT: u32 = 30;
 
 /// An amount of memory. As text, a plain number means MiB; the suffixes `K`, `M`, `G` and `T`
 /// (powers of 1024) name another unit.

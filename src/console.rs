@@ -13,6 +13,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use devices::OutputRing;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -248,10 +249,19 @@ impl fmt::Debug for Port {
     }
 }
 
+/// Descriptors by which somebody outside wants the VM to end.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    /// Readable when it shall end at once.
+    pub(crate) end: Option<OwnedFd>,
+    /// Readable when the guest shall power off, and how long it may take.
+    pub(crate) shutdown: Option<(File, Duration)>,
+}
+
 /// What the main loop gives back at the VM's end.
 pub(crate) struct Ended<T> {
     pub(crate) lines: Vec<(Console, Port)>,
-    pub(crate) stop: Option<OwnedFd>,
+    pub(crate) stop: Requests,
     /// What became of what ran.
     pub(crate) rest: T,
 }
@@ -260,7 +270,7 @@ pub(crate) struct Ended<T> {
 /// all that prints, before the last of the output goes out.
 pub(crate) fn main_loop<T>(
     consoles: Vec<(Console, Port)>,
-    stop: Option<OwnedFd>,
+    stop: Requests,
     handle: VmHandle,
     end_all: impl FnOnce() -> T,
 ) -> Result<Ended<T>, Error> {
@@ -297,6 +307,8 @@ pub(crate) fn main_loop<T>(
 /// What an event of the main loop is about.
 const END: u32 = u32::MAX;
 const STOP: u32 = u32::MAX - 1;
+const SHUTDOWN: u32 = u32::MAX - 2;
+const DEADLINE: u32 = u32::MAX - 3;
 /// Or one of these of a line, whose number is in the bits above.
 const RING: u32 = 0;
 const ROOM: u32 = 1;
@@ -307,9 +319,31 @@ const LINE_SHIFT: u32 = 3;
 
 struct MainLoop {
     lines: Vec<Line>,
-    /// Readable when the VM shall end.
-    stop: Option<OwnedFd>,
+    stop: Requests,
     handle: VmHandle,
+}
+
+impl MainLoop {
+    /// Somebody wants the guest to power off, once for each byte.
+    fn shut_down(&mut self, ops: &mut EventOps<'_>) {
+        let Some((file, patience)) = &mut self.stop.shutdown else {
+            return;
+        };
+        let mut buffer = [0; 8];
+        match read_now(file, &mut buffer) {
+            Ok(len @ 1..) => {
+                for _ in 0..len {
+                    self.handle.request_shutdown(*patience);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Nobody can ask any more.
+            Ok(_) | Err(_) => {
+                let _ = ops.remove(Events::empty(file));
+                self.stop.shutdown = None;
+            }
+        }
+    }
 }
 
 /// How an attempt to write went.
@@ -579,6 +613,14 @@ impl MutEventSubscriber for MainLoop {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         match events.data() {
             STOP => return self.handle.request_stop(),
+            SHUTDOWN => return self.shut_down(ops),
+            DEADLINE => {
+                let mut expirations = [0; 8];
+                if rustix::io::read(self.handle.deadline(), &mut expirations).is_ok() {
+                    self.handle.deadline_passed();
+                }
+                return;
+            }
             // The loop itself looks at the handle.
             END => return,
             _ => {}
@@ -608,8 +650,12 @@ impl MutEventSubscriber for MainLoop {
             }
         };
         add(self.handle.event().as_raw_fd(), END);
-        if let Some(stop) = &self.stop {
+        add(self.handle.deadline().as_raw_fd(), DEADLINE);
+        if let Some(stop) = &self.stop.end {
             add(stop.as_raw_fd(), STOP);
+        }
+        if let Some((shutdown, _)) = &self.stop.shutdown {
+            add(shutdown.as_raw_fd(), SHUTDOWN);
         }
         for line in &self.lines {
             add(line.port.output.wake.as_raw_fd(), line.data(RING));

@@ -1,8 +1,17 @@
 //! How a VM ends: the first reason given wins, whoever gives it.
 
+use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use std::time::Duration;
+
+use devices::PowerButton;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::Error;
@@ -23,18 +32,36 @@ pub enum ExitReason {
 
 pub(crate) type Outcome = Result<ExitReason, Error>;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     outcome: Option<Outcome>,
     /// Somebody outside wants the VM to end, whatever the guest does.
     stop: bool,
+    /// What asks the guest to power itself off, on machines that have such a thing.
+    button: Option<Arc<dyn PowerButton>>,
+    /// The button was pressed, and the guest has so much time.
+    shutdown: Option<Duration>,
 }
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("outcome", &self.outcome)
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a guest does about its power button shows within this time, if it has a driver.
+const NOTICE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     ended: AtomicBool,
     event: EventFd,
+    /// Runs out when a guest that was asked to power itself off has had its time.
+    deadline: OwnedFd,
 }
 
 /// Stops a running VM from any thread; clones refer to the same VM.
@@ -48,6 +75,8 @@ impl VmHandle {
             state: Mutex::default(),
             ended: AtomicBool::new(false),
             event,
+            deadline: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)
+                .map_err(|errno| Error::host("cannot create a timer")(errno.into()))?,
         })))
     }
 
@@ -55,6 +84,82 @@ impl VmHandle {
     pub fn request_stop(&self) {
         self.state().stop = true;
         self.end(Ok(ExitReason::Stopped));
+    }
+
+    /// Presses the guest's power button: a guest with a driver for it powers itself off in order. Ends
+    /// the VM, as [`Self::request_stop`] does, when there is no button, when it is the second request,
+    /// when the guest takes no notice within 3 s, and when it has not ended after `patience`.
+    pub fn request_shutdown(&self, patience: Duration) {
+        let mut state = self.state();
+        let first = state.shutdown.is_none();
+        match &state.button {
+            Some(button) if first && !patience.is_zero() => {
+                button.press();
+                self.arm(patience.min(NOTICE));
+                state.shutdown = Some(patience);
+                log::warn!(
+                    "the guest is asked to power off; another request, or {} s, end the VM",
+                    patience.as_secs()
+                );
+            }
+            _ => {
+                drop(state);
+                self.request_stop();
+            }
+        }
+    }
+
+    /// The guest's time is over, or it was the time to look whether it has taken notice.
+    pub(crate) fn deadline_passed(&self) {
+        let mut state = self.state();
+        let noticed = state
+            .button
+            .as_ref()
+            .is_some_and(|button| button.was_noticed());
+        match state.shutdown {
+            Some(patience) if noticed && patience > NOTICE => {
+                state.shutdown = Some(Duration::ZERO);
+                self.arm(patience.saturating_sub(NOTICE));
+            }
+            _ => {
+                log::warn!(
+                    "{}; the VM ends",
+                    if noticed {
+                        "the guest has not powered off in time"
+                    } else {
+                        "the guest takes no notice of its power button"
+                    }
+                );
+                drop(state);
+                self.request_stop();
+            }
+        }
+    }
+
+    fn arm(&self, after: Duration) {
+        let once = Itimerspec {
+            it_interval: Timespec::default(),
+            // At least something: zero would switch it off.
+            it_value: after
+                .max(Duration::from_nanos(1))
+                .try_into()
+                .unwrap_or_default(),
+        };
+        // It cannot fail for a timer and times that are none of a calendar.
+        let _ = timerfd_settime(&self.0.deadline, TimerfdTimerFlags::empty(), &once);
+    }
+
+    pub(crate) fn deadline(&self) -> &OwnedFd {
+        &self.0.deadline
+    }
+
+    pub(crate) fn set_button(&self, button: Option<Arc<dyn PowerButton>>) {
+        let mut state = self.state();
+        // A guest that starts again has not heard of it.
+        if let (Some(_), Some(button)) = (state.shutdown, &button) {
+            button.press();
+        }
+        state.button = button;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

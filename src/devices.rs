@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arch::{DeviceKind, DevicePlan, GuestRam, KvmError, MachinePlan, Space, WiredRoute};
-use devices::{AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031};
+use devices::{AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031, PowerButton};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -35,6 +35,7 @@ pub(crate) struct Devices {
     pub(crate) spaces: IoSpaces,
     pub(crate) serial: Option<Port>,
     pub(crate) virtio_console: Option<Port>,
+    pub(crate) power_button: Option<Arc<dyn PowerButton>>,
     /// In the order of the plan.
     pub(crate) lasting: Vec<TakeBack>,
 }
@@ -57,6 +58,7 @@ pub(crate) fn create(
     ram: &GuestRam,
 ) -> Result<Devices, Error> {
     let mut serial = None;
+    let mut power_button: Option<Arc<dyn PowerButton>> = None;
     #[cfg(feature = "virtio")]
     let mut maker = crate::virtio::Maker::new(config, kept);
     #[cfg(not(feature = "virtio"))]
@@ -80,7 +82,11 @@ pub(crate) fn create(
             }
             DeviceKind::I8042 => Arc::new(I8042::default()),
             DeviceKind::Cmos => Arc::new(Cmos::default()),
-            DeviceKind::AcpiPower => Arc::new(AcpiPower),
+            DeviceKind::AcpiPower => {
+                let power = Arc::new(AcpiPower::new(interrupt(planned, vm)?));
+                power_button = Some(power.clone());
+                power
+            }
             DeviceKind::Pl031 => Arc::new(Pl031::default()),
             #[cfg(feature = "virtio")]
             DeviceKind::VirtioMmio(kind) => match maker.make(kind)? {
@@ -128,6 +134,7 @@ pub(crate) fn create(
             pio: freeze(pio)?,
         },
         serial,
+        power_button,
         lasting,
         #[cfg(feature = "virtio")]
         virtio_console: maker.console,
@@ -137,7 +144,6 @@ pub(crate) fn create(
 }
 
 /// An eventfd that raises the planned interrupt of a device.
-#[cfg_attr(not(any(feature = "serial", feature = "virtio")), allow(dead_code))]
 pub(crate) fn interrupt(planned: &DevicePlan, vm: &VmFd) -> Result<EventFd, Error> {
     let event = eventfd()?;
     if let Some(gsi) = planned.irq {

@@ -2,8 +2,10 @@
 //! architecture.
 
 use std::fmt;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arch::kernel::{KernelHeader, Protocol};
 use arch::{
@@ -15,7 +17,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::config::OnReboot;
-use crate::console::{Console, Port};
+use crate::console::{Console, Port, Requests};
 use crate::control::{ExitReason, VmHandle};
 use crate::devices::{Kept, TakeBack};
 use crate::vcpu::{Shared, VcpuThreads};
@@ -86,7 +88,7 @@ struct Source {
 /// What a machine has outside of the VM; a restart keeps it.
 struct Outside {
     consoles: Consoles,
-    stop: Option<OwnedFd>,
+    stop: Requests,
     handle: VmHandle,
     devices: Kept,
 }
@@ -102,7 +104,7 @@ pub struct Machine<P: KvmPlatform> {
     serial: Option<Port>,
     virtio_console: Option<Port>,
     lasting: Vec<TakeBack>,
-    stop: Option<OwnedFd>,
+    stop: Requests,
     plan: MachinePlan,
     shared: Arc<Shared<P>>,
     source: Source,
@@ -136,7 +138,7 @@ impl<P: KvmPlatform> Machine<P> {
         };
         let outside = Outside {
             consoles: consoles.into(),
-            stop: None,
+            stop: Requests::default(),
             handle: VmHandle::new()?,
             devices: Kept::default(),
         };
@@ -199,6 +201,7 @@ impl<P: KvmPlatform> Machine<P> {
             .get_vcpu_mmap_size()
             .map_err(KvmError::of("KVM_GET_VCPU_MMAP_SIZE"))?;
         let output = devices.output();
+        outside.handle.set_button(devices.power_button.clone());
         let shared = Shared {
             platform,
             spaces: devices.spaces,
@@ -237,7 +240,15 @@ impl<P: KvmPlatform> Machine<P> {
     /// Ends the VM, as [`VmHandle::request_stop`] does, when `fd` becomes readable: one end of a
     /// pipe that a signal handler writes to, a timerfd, a pidfd. A regular file cannot be watched.
     pub fn stop_on(&mut self, fd: OwnedFd) {
-        self.stop = Some(fd);
+        self.stop.end = Some(fd);
+    }
+
+    /// Asks the guest to power off, as [`VmHandle::request_shutdown`] does with the configured
+    /// patience, for each time that `fd` has bytes to read. They are read; one end of a socket pair
+    /// or pipe that a signal handler writes to is fine.
+    pub fn shutdown_on(&mut self, fd: OwnedFd) {
+        let patience = Duration::from_secs(self.source.config.shutdown_timeout.into());
+        self.stop.shutdown = Some((File::from(fd), patience));
     }
 
     /// Runs the VM to its end on this thread (plus one thread per vCPU and per device that the guest

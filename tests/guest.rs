@@ -251,7 +251,7 @@ fn a_start_that_fails_half_way_ends_with_an_error() {
         let mut child = through_shell(&format!("ulimit -n {files}"), &arguments);
         let mut seen = [0; 2];
         if child.stdout.as_mut().unwrap().read_exact(&mut seen).is_ok() {
-            signal(&child, "TERM");
+            signal(&child, "INT");
         }
         let ended = finish(child);
         let code = ended.status.code().unwrap();
@@ -337,4 +337,60 @@ fn two_vms_may_share_their_input() {
         signal(child, "TERM");
         assert_eq!(wait(child).code(), Some(0));
     }
+}
+
+/// A guest that prints `up`, waits for its power button and prints `button`.
+fn waits_for_the_button() -> Vec<u8> {
+    // mov dx, 0x603; in al, dx; test al, 1; jz back
+    let poll = vec![0x66, 0xba, 0x03, 0x06, 0xec, 0xa8, 0x01, 0x74, 0xfb];
+    [print("up"), poll, print("button")].concat()
+}
+
+#[test]
+fn sigterm_presses_the_power_button_and_the_guest_powers_off() {
+    // mov dx, 0x600; mov al, SLP_EN | S5; out dx, al
+    let power_off = vec![0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee];
+    let kernel = kernel(&[waits_for_the_button(), power_off].concat());
+    let mut child = vmm(&[&option("kernel", kernel.path())]).spawn().unwrap();
+    read_until(child.stdout.as_mut().unwrap(), "up");
+    signal(&child, "TERM");
+    let ended = finish(child);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(ended.stdout, "button");
+    assert!(ended.stderr.contains("asked to power off"), "{ended:?}");
+    assert!(!ended.stderr.contains("the VM ends"), "{ended:?}");
+}
+
+#[test]
+fn a_guest_that_does_not_power_off_has_a_bounded_time_and_a_second_signal_ends_it() {
+    let spin = vec![0xeb, 0xfe];
+    let notices = kernel(&[waits_for_the_button(), spin].concat());
+    let start = |timeout: &str| {
+        let timeout = format!("--shutdown-timeout={timeout}");
+        let mut child = vmm(&[&option("kernel", notices.path()), &timeout])
+            .spawn()
+            .unwrap();
+        read_until(child.stdout.as_mut().unwrap(), "up");
+        signal(&child, "TERM");
+        child
+    };
+    let says = |ended: &common::Ended, text| {
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        assert!(ended.stderr.contains(text), "{text}: {ended:?}");
+    };
+    says(&finish(start("4")), "the guest has not powered off in time");
+    // Its time would be longer than any test may take.
+    let mut child = start("100000");
+    read_until(child.stdout.as_mut().unwrap(), "button");
+    signal(&child, "TERM");
+    says(&finish(child), "the guest is asked to power off");
+    // Nobody is asked.
+    let ended = finish(start("0"));
+    assert!(!ended.stderr.contains("asked"), "{ended:?}");
+
+    let busy = kernel(&computing());
+    let mut child = vmm(&[&option("kernel", busy.path())]).spawn().unwrap();
+    read_until(child.stdout.as_mut().unwrap(), "up");
+    signal(&child, "TERM");
+    says(&finish(child), "takes no notice of its power button");
 }

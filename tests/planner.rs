@@ -138,7 +138,7 @@ impl Platform for Fake {
                 } else {
                     0x2000
                 },
-                3,
+                4,
             ),
             irq: Some(match self.0 {
                 Flaw::SharedInterrupt => 32,

@@ -27,7 +27,7 @@ pub use output::OutputRing;
 #[cfg(feature = "serial")]
 pub use pl011::Pl011;
 pub use pl031::Pl031;
-pub use power::AcpiPower;
+pub use power::{AcpiPower, PowerButton};
 #[cfg(feature = "serial")]
 pub use uart::Uart16550;
 

@@ -1,4 +1,9 @@
-//! ACPI sleep control, sleep status and reset registers (ACPI 6.5, sections 4.8.3.6 and 4.8.3.7).
+//! ACPI sleep control, sleep status and reset registers (ACPI 6.5, sections 4.8.3.6 and 4.8.3.7), and
+//! the events of a generic event device (5.6.9) with the machine's power button.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{ByteRegisters, Outcome};
 
@@ -12,15 +17,57 @@ const fn sleep_type(value: u8) -> u8 {
 const S5: u8 = 5;
 /// The value that the tables announce for the reset register.
 const RESET: u8 = 1;
+/// The register of events, and the power button's bit.
+const EVENTS: u8 = 3;
+const POWER_BUTTON: u8 = 1;
 
-/// Three one-byte registers: sleep control, sleep status, reset.
-#[derive(Debug, Default)]
-pub struct AcpiPower;
+/// Asks a guest to power itself off.
+pub trait PowerButton: Send + Sync {
+    /// Presses the button.
+    fn press(&self);
+
+    /// Whether the guest has taken notice since.
+    fn was_noticed(&self) -> bool;
+}
+
+/// Four one-byte registers: sleep control, sleep status, reset, and the events since it was last
+/// read.
+#[derive(Debug)]
+pub struct AcpiPower {
+    events: AtomicU8,
+    line: EventFd,
+}
+
+impl AcpiPower {
+    /// `line` is the interrupt, pulsed for an event.
+    #[must_use]
+    pub fn new(line: EventFd) -> Self {
+        Self {
+            events: AtomicU8::new(0),
+            line,
+        }
+    }
+}
+
+impl PowerButton for AcpiPower {
+    fn press(&self) {
+        self.events.fetch_or(POWER_BUTTON, Ordering::SeqCst);
+        // A full counter means that the interrupt is on its way.
+        let _ = self.line.write(1);
+    }
+
+    fn was_noticed(&self) -> bool {
+        self.events.load(Ordering::SeqCst) & POWER_BUTTON == 0
+    }
+}
 
 impl ByteRegisters for AcpiPower {
-    fn read_byte(&self, _register: u8) -> u8 {
-        // Sleep status: WAK_STS is never set, nothing wakes a machine that is off.
-        0
+    fn read_byte(&self, register: u8) -> u8 {
+        match register {
+            EVENTS => self.events.swap(0, Ordering::SeqCst),
+            // Sleep status: WAK_STS is never set, nothing wakes a machine that is off.
+            _ => 0,
+        }
     }
 
     fn write_byte(&self, register: u8, value: u8) -> Outcome {
@@ -33,9 +80,16 @@ impl ByteRegisters for AcpiPower {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
     use super::*;
     use crate::BusDevice;
+
+    fn power() -> AcpiPower {
+        AcpiPower::new(EventFd::new(EFD_NONBLOCK).unwrap())
+    }
 
     #[test]
     fn only_an_enabled_s5_powers_off() {
@@ -46,14 +100,34 @@ mod tests {
             } else {
                 Outcome::Continue
             };
-            assert_eq!(AcpiPower.write(0, &[value]), expected, "{value:#x}");
+            assert_eq!(power().write(0, &[value]), expected, "{value:#x}");
         }
     }
 
     #[test]
     fn the_reset_register_takes_one_value() {
-        assert_eq!(AcpiPower.write(2, &[1]), Outcome::Reset);
-        assert_eq!(AcpiPower.write(2, &[0]), Outcome::Continue);
-        assert_eq!(AcpiPower.write(1, &[1]), Outcome::Continue);
+        assert_eq!(power().write(2, &[1]), Outcome::Reset);
+        assert_eq!(power().write(2, &[0]), Outcome::Continue);
+        assert_eq!(power().write(1, &[1]), Outcome::Continue);
+    }
+
+    #[test]
+    fn the_button_is_an_event_that_is_read_once() {
+        let power = power();
+        let events = || {
+            let mut data = [0xaa];
+            power.read(3, &mut data);
+            data
+        };
+        assert_eq!(events(), [0]);
+        power.press();
+        power.press();
+        assert!(!power.was_noticed());
+        assert_eq!(power.line.read().unwrap(), 2);
+        assert_eq!(events(), [1]);
+        assert!(power.was_noticed());
+        assert_eq!(events(), [0]);
+        assert_eq!(power.write(3, &[0xff]), Outcome::Continue);
+        assert_eq!(events(), [0], "the guest causes none");
     }
 }

@@ -116,6 +116,10 @@ struct VmArgs {
     /// disks and devices
     #[arg(long, value_enum, default_value = "exit", value_name = "ACTION")]
     on_reboot: Reboot,
+    /// How long a guest that was asked to power off by SIGTERM may take; 0: SIGTERM ends the VM at
+    /// once
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    shutdown_timeout: u32,
     /// How virtio devices reach the guest: as registers of their own, or on a PCI bus
     #[arg(long, value_enum, default_value = "mmio", value_name = "TRANSPORT")]
     transport: Carrier,
@@ -168,6 +172,7 @@ impl From<VmArgs> for VmConfig {
                 Reboot::Exit => OnReboot::Exit,
                 Reboot::Restart => OnReboot::Restart,
             },
+            shutdown_timeout: args.shutdown_timeout,
             transport: match args.transport {
                 Carrier::Mmio => Transport::Mmio,
                 Carrier::Pci => Transport::Pci,

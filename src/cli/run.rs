@@ -1,5 +1,6 @@
 //! Runs a VM on the console that the configuration names.
 
+use std::ffi::c_int;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -32,7 +33,12 @@ pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
              `vmm-reference plan` shows the default"
         );
     }
-    vm.stop_on(signals().map_err(signal_error)?);
+    if let Some(signals) = signals(&[SIGINT, SIGHUP]).map_err(signal_error)? {
+        vm.stop_on(signals);
+    }
+    if let Some(signals) = signals(&[SIGTERM]).map_err(signal_error)? {
+        vm.shutdown_on(signals);
+    }
     // Restored when it goes out of scope: after the guest's end, an error or a panic.
     let _terminal = on_stdio.then(RawTerminal::enter);
     match vm.run()? {
@@ -83,18 +89,20 @@ fn ignore_file_size_signal() -> Result<(), Error> {
     Ok(())
 }
 
-/// SIGTERM, SIGINT and SIGHUP end the VM in order, so that the terminal is restored. Gives the end
-/// of a socket that is readable once one has come.
-fn signals() -> io::Result<OwnedFd> {
+/// SIGTERM asks the guest to power off; SIGINT and SIGHUP end the VM in order, so that the terminal is
+/// restored. Gives the end of a socket that has a byte for each that has come; `None` when all of
+/// them are ignored.
+fn signals(signals: &[c_int]) -> io::Result<Option<OwnedFd>> {
     let (receiver, sender) = UnixStream::pair()?;
     let ignored = ignored_signals();
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
+    let mut caught = None;
+    for &signal in signals {
         // nohup, and a shell's background jobs, start us with a signal ignored: so it stays.
         if ignored >> (signal - 1) & 1 == 0 {
-            pipe::register(signal, sender.try_clone()?)?;
+            caught = Some(pipe::register(signal, sender.try_clone()?)?);
         }
     }
-    Ok(receiver.into())
+    Ok(caught.map(|_| receiver.into()))
 }
 
 /// The end of a socket that is readable once the terminal has another size.

@@ -82,8 +82,10 @@ pub const CMOS: AddressRange = AddressRange::new(0x70, 2);
 pub const PCI_PORTS: AddressRange = AddressRange::new(0xCF8, 8);
 /// Ports for devices whose place the guest learns from a table.
 pub const PORT_WINDOW: AddressRange = AddressRange::new(0x600, 0x100);
-/// Ports of the ACPI power registers: sleep control, sleep status, reset.
-const ACPI_POWER_PORTS: u64 = 3;
+/// Ports of the ACPI power registers: sleep control, sleep status, reset, events.
+const ACPI_POWER_PORTS: u64 = 4;
+/// The interrupt of their events: on a PC that of a second parallel port.
+const ACPI_POWER_IRQ: u32 = 5;
 /// The register space of one virtio device.
 const VIRTIO_REGISTERS: u64 = PAGE_SIZE;
 /// Their interrupts: what a PC keeps for COM1 and the clock is below, the pins end there.
@@ -171,7 +173,11 @@ fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePl
     devices.push(port_device(DeviceKind::I8042, I8042, None));
     devices.push(port_device(DeviceKind::Cmos, CMOS, None));
     let power = ports.range(ACPI_POWER_PORTS)?;
-    devices.push(port_device(DeviceKind::AcpiPower, power, None));
+    devices.push(port_device(
+        DeviceKind::AcpiPower,
+        power,
+        Some(ACPI_POWER_IRQ),
+    ));
     if let Some(pci) = pci {
         devices.extend(pci.devices(&config.virtio, Some(PCI_PORTS))?);
         return Ok(devices);

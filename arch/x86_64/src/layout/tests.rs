@@ -207,7 +207,7 @@ fn devices_do_not_share_ports_and_the_power_registers_come_from_the_window() {
         .find(|device| device.kind == DeviceKind::AcpiPower)
         .unwrap();
     assert!(PORT_WINDOW.contains(&power.range));
-    assert_eq!(power.range.len, 3);
+    assert_eq!(power.range.len, 4);
 }
 
 #[test]
