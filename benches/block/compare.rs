@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use crate::common::guest_image;
 use crate::floor;
 use crate::guest::{Vmm, Watch};
-
-pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use crate::measure::{Result, ticks_per_second};
 
 const ROUNDS: usize = 5;
 const MIB: u64 = 1 << 20;
@@ -72,17 +70,6 @@ pub(crate) struct Sample {
     pub(crate) waited: f64,
     /// What the guest said besides.
     pub(crate) said: BTreeMap<String, f64>,
-}
-
-/// Ticks of the time stamp counter in a second. A guest's counter runs as the host's.
-fn ticks_per_second() -> f64 {
-    let ticks = || {
-        // SAFETY: every x86_64 processor has the counter.
-        unsafe { core::arch::x86_64::_rdtsc() }
-    };
-    let (start, first) = (Instant::now(), ticks());
-    std::thread::sleep(Duration::from_millis(200));
-    (ticks() - first) as f64 / start.elapsed().as_secs_f64()
 }
 
 /// A file with numbered blocks; writing it has brought it into the page cache.

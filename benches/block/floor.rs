@@ -1,6 +1,6 @@
 //! The floor: a thread that reads a file with io_uring and does nothing else.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Instant;
@@ -8,37 +8,8 @@ use std::time::Instant;
 use io_uring::types::Fixed;
 use io_uring::{IoUring, opcode};
 
-use super::compare::{Case, Places, Result, Sample};
-
-/// What a thread has had of its processors.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Cpu {
-    ran: u64,
-    waited: u64,
-}
-
-impl Cpu {
-    /// Of a thread's folder below /proc: nanoseconds on a processor, and ready but without one
-    /// (kernel Documentation/scheduler/sched-stats).
-    pub(crate) fn of(task: &Path) -> Result<Self> {
-        let text = fs::read_to_string(task.join("schedstat"))?;
-        let mut numbers = text.split(' ').map(str::parse);
-        let (Some(ran), Some(waited)) = (numbers.next(), numbers.next()) else {
-            return Err(format!("a schedstat of {text:?}").into());
-        };
-        let (ran, waited) = (ran?, waited?);
-        Ok(Self { ran, waited })
-    }
-
-    /// Seconds since then, of both.
-    pub(crate) fn since(self, then: Self) -> (f64, f64) {
-        let seconds = |now: u64, then| now.saturating_sub(then) as f64 / 1e9;
-        (
-            seconds(self.ran, then.ran),
-            seconds(self.waited, then.waited),
-        )
-    }
-}
+use crate::compare::{Case, Places, Sample};
+use crate::measure::{Cpu, Result};
 
 /// The places that the guest reads too.
 struct Walk {

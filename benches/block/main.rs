@@ -24,6 +24,9 @@ mod compare;
 mod floor;
 #[cfg(target_arch = "x86_64")]
 mod guest;
+#[cfg(target_arch = "x86_64")]
+#[path = "../common/measure.rs"]
+mod measure;
 
 #[cfg(target_arch = "x86_64")]
 fn main() -> ExitCode {

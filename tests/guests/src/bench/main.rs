@@ -1,8 +1,9 @@
-//! The guest of `benches/block.rs`: drives a virtio disk from user mode, with interrupts off, and
-//! says how long that took. It runs on any VMM that boots PVH kernels and has virtio-mmio.
+//! The guest of `benches/block` and `benches/net`: drives a virtio disk or network device from user
+//! mode, with interrupts off, and says how long that took. It runs on any VMM that boots PVH kernels
+//! and has virtio-mmio.
 //!
-//! On its command line: `bench=read4k|read1m|latency`, `count=N` requests, `depth=N` in flight, and
-//! where the disk is: `mmio=0xADDRESS`, or what Linux is told, `virtio_mmio.device=4K@0xADDRESS:IRQ`.
+//! On its command line: `bench=read4k|read1m|latency` (or `send|receive`, with `frame=N` bytes), `count=N` requests, `depth=N` in flight, and
+//! where the device is: `mmio=0xADDRESS`, or what Linux is told, `virtio_mmio.device=4K@0xADDRESS:IRQ`.
 //! It prints `READY`, waits for a byte of serial input, runs, prints `RESULT name=value…`, waits for
 //! another byte and resets the machine: between the two bytes it does nothing but the measured
 //! requests. Times are ticks of the time stamp counter.
@@ -11,11 +12,15 @@
 #![no_main]
 
 mod disk;
+mod net;
 mod registers;
+mod ring;
 
 use guest::machine::{halt, port_in, port_out, ticks};
 use guest::serial::{DATA, READY, STATUS};
 use guest::{option, println, user};
+
+use net::{Net, Way};
 
 use disk::{BLOCK, DEPTH_MAX, Disk, LATENCIES_MAX, Latencies};
 
@@ -150,11 +155,43 @@ fn wait_for_input() {
     port_in(DATA);
 }
 
+/// Passes frames: `bench=send|receive`, `frame=N` bytes. Those to receive come when the host likes.
+fn network(way: Way) {
+    let (frame, count) = (number("frame", 60).clamp(14, 1514), number("count", 10_000));
+    user(|| {
+        let mut net = Net::start(way, frame, number("depth", 1).max(1));
+        if way == Way::Out {
+            // Starts whatever the host starts late.
+            net.run(count / 10, frame);
+        }
+        println!("READY");
+        wait_for_input();
+        let (ticks, notifications) = net.run(count, frame);
+        println!("RESULT frames={count} ticks={ticks} notifications={notifications}");
+        wait_for_input();
+    });
+    reset()
+}
+
+/// A reset through the i8042, which every VMM has.
+fn reset() -> ! {
+    port_out(0x64, 0xfe);
+    halt()
+}
+
 fn main() {
+    match option("bench") {
+        Some("send") => network(Way::Out),
+        Some("receive") => network(Way::In),
+        _ => disk(),
+    }
+}
+
+fn disk() {
     let mut bench = Bench::from_command_line();
     let name = option("bench").unwrap_or_default();
     user(|| {
-        let mut disk = Disk::start(registers::find_disk());
+        let mut disk = Disk::start();
         let mut latencies = Latencies::take();
         bench.depth = bench.depth.min(disk.room(bench.len));
         // Maps the buffers, and starts whatever the host starts late.
@@ -174,7 +211,5 @@ fn main() {
         );
         wait_for_input();
     });
-    // A reset through the i8042, which every VMM has.
-    port_out(0x64, 0xfe);
-    halt()
+    reset()
 }

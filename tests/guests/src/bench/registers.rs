@@ -24,7 +24,6 @@ const QUEUE_DEVICE: u64 = 0x0a0;
 const CONFIG: u64 = 0x100;
 
 const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"virt");
-const DISK: u32 = 2;
 /// Status bits (2.1).
 const ACKNOWLEDGE: u32 = 1;
 const DRIVER: u32 = 2;
@@ -78,15 +77,15 @@ impl Registers {
         taken
     }
 
-    /// The largest size of the first queue.
-    pub fn queue_size_max(self) -> u32 {
-        self.write(QUEUE_SEL, 0);
+    /// The largest size of a queue.
+    pub fn queue_size_max(self, queue: u32) -> u32 {
+        self.write(QUEUE_SEL, queue);
         self.read(QUEUE_SIZE_MAX)
     }
 
-    /// Sets up the first queue and starts the device.
-    pub fn start(self, size: u16, descriptors: u64, available: u64, used: u64) {
-        self.write(QUEUE_SEL, 0);
+    /// Sets up a queue and starts the device.
+    pub fn start(self, queue: u32, size: u16, descriptors: u64, available: u64, used: u64) {
+        self.write(QUEUE_SEL, queue);
         self.write(QUEUE_SIZE, size.into());
         self.write_address(QUEUE_DESCRIPTORS, descriptors);
         self.write_address(QUEUE_DRIVER, available);
@@ -97,9 +96,9 @@ impl Registers {
         assert_eq!(self.read(STATUS), all, "the device does not start");
     }
 
-    /// Says that the first queue has something new.
-    pub fn notify(self) {
-        self.write(QUEUE_NOTIFY, 0);
+    /// Says that a queue has something new.
+    pub fn notify(self, queue: u32) {
+        self.write(QUEUE_NOTIFY, queue);
     }
 }
 
@@ -107,8 +106,8 @@ fn hex(text: &str) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
-/// The first disk that the command line knows.
-pub fn find_disk() -> Registers {
+/// The first device of a type that the command line knows.
+pub fn find(kind: u32) -> Registers {
     let ours = option("mmio").and_then(hex);
     let cmdline = core::str::from_utf8(info().cmdline).expect("the command line is not UTF-8");
     let linux = cmdline.split(' ').filter_map(|word| {
@@ -122,7 +121,7 @@ pub fn find_disk() -> Registers {
         .find(|device| {
             device.read(MAGIC) == MAGIC_VALUE
                 && device.read(VERSION) == 2
-                && device.read(DEVICE_ID) == DISK
+                && device.read(DEVICE_ID) == kind
         })
-        .expect("no mmio=0xADDRESS of a virtio disk")
+        .expect("no mmio=0xADDRESS of such a virtio device")
 }
