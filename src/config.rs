@@ -1,11 +1,12 @@
 //! What a user may ask for: plain data that a file can hold.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use arch::{Cmdline, MachineConfig, Transport, VirtioKind};
-use devices::config::{BalloonConfig, BlkConfig, NetConfig, VsockConfig, parse_size};
+use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, parse_size};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -247,6 +248,7 @@ impl VmConfig {
                 });
             }
         }
+        self.check_values()?;
         if self.transport == Transport::Pci && !cfg!(feature = "pci") {
             return Err(Error::Config {
                 field: "transport",
@@ -266,6 +268,64 @@ impl VmConfig {
                     .to_owned(),
             });
         }
+        self.check_consoles()
+    }
+
+    /// Every device's own limits, and what no two of them can have.
+    fn check_values(&self) -> Result<(), Error> {
+        let wrong = |field, value: String| {
+            move |error: OptionError| Error::Config {
+                field,
+                value,
+                cause: error.to_string(),
+                cure: "give a value that --help lists".to_owned(),
+            }
+        };
+        for disk in &self.blk {
+            let name = disk.path.display().to_string();
+            disk.check().map_err(wrong("blk", name))?;
+        }
+        for (place, net) in self.net.iter().enumerate() {
+            net.check().map_err(wrong("net", net.to_string()))?;
+            let before = self.net.iter().take(place);
+            if before
+                .clone()
+                .any(|other| (&other.tap, other.fd) == (&net.tap, net.fd))
+            {
+                return Err(Error::Config {
+                    field: "net",
+                    value: net.to_string(),
+                    cause: "another --net has it already".to_owned(),
+                    cure: "give each network device a tap or a descriptor of its own; for more \
+                           queues write tap=NAME,queues=N"
+                        .to_owned(),
+                });
+            }
+        }
+        if let Some(vsock) = &self.vsock {
+            let name = vsock.path.display().to_string();
+            vsock.check().map_err(wrong("vsock", name))?;
+        }
+        if let Some(balloon) = &self.balloon {
+            let target = balloon.target.map(arch::size_text).unwrap_or_default();
+            balloon.check().map_err(wrong("balloon", target))?;
+        }
+        Ok(())
+    }
+
+    /// The two consoles share neither the terminal nor a file.
+    fn check_consoles(&self) -> Result<(), Error> {
+        if let (ConsoleTarget::File(serial), Some(ConsoleTarget::File(console))) =
+            (&self.serial, &self.console)
+            && whole(serial) == whole(console)
+        {
+            return Err(Error::Config {
+                field: "console",
+                value: format!("file={}", console.display()),
+                cause: "the serial console writes to the same file".to_owned(),
+                cure: "name two files, or make one of them null".to_owned(),
+            });
+        }
         if self.serial == ConsoleTarget::Stdio && self.console == Some(ConsoleTarget::Stdio) {
             return Err(Error::Config {
                 field: "console",
@@ -280,6 +340,13 @@ impl VmConfig {
 
 /// As long as a container's tools wait before they kill, times three.
 pub(crate) const DEFAULT_SHUTDOWN_TIMEOUT: u32 = 30;
+
+/// A path by which the same file has the same name, whether it is there or not.
+fn whole(path: &Path) -> Option<PathBuf> {
+    fs::canonicalize(path)
+        .or_else(|_| std::path::absolute(path))
+        .ok()
+}
 
 /// An amount of memory. As text, a plain number means MiB; the suffixes `K`, `M`, `G` and `T`
 /// (powers of 1024) name another unit.
@@ -432,6 +499,62 @@ mod tests {
             assert!(text.parse::<MemorySize>().is_err(), "{text}");
         }
         assert!("99999999T".parse::<MemorySize>().is_err());
+    }
+
+    #[test]
+    fn what_a_program_or_a_file_gives_is_checked_too() {
+        let refused = |config: VmConfig, text: &str| {
+            let error = config.machine().unwrap_err().to_string();
+            assert!(error.contains(text), "{text}: {error}");
+        };
+        let config = VmConfig::default;
+        let disk = BlkConfig {
+            path: "a".into(),
+            queues: 0,
+            ..BlkConfig::default()
+        };
+        if cfg!(feature = "virtio-blk") {
+            refused(
+                config().with_disk(disk),
+                "--blk=a: queues=\"0\": it is 1 to 16",
+            );
+            refused(config().with_disk(BlkConfig::default()), "no file");
+        }
+        if cfg!(feature = "virtio-net") {
+            let net = |text: &str| text.parse::<NetConfig>().unwrap();
+            for name in ["vm0", "fd=7"] {
+                let twice = config().with_net(net(name)).with_net(net(name));
+                refused(twice, "another --net has it already");
+            }
+            let two = config().with_net(net("vm0")).with_net(net("vm1"));
+            assert!(two.machine().is_ok());
+        }
+        if cfg!(feature = "virtio-vsock") {
+            let vsock = VsockConfig {
+                cid: 2,
+                path: "v".into(),
+            };
+            refused(config().with_vsock(vsock), "cid=\"2\"");
+        }
+        if cfg!(feature = "virtio-balloon") {
+            let target = Some(0);
+            let balloon = BalloonConfig {
+                target,
+                ..BalloonConfig::default()
+            };
+            let balloon = VmConfig {
+                balloon: Some(balloon),
+                ..config()
+            };
+            refused(balloon, "left with no memory");
+        }
+        if cfg!(feature = "virtio-console") {
+            let both = VmConfig {
+                serial: ConsoleTarget::File("/tmp/./out".into()),
+                ..config().with_console(ConsoleTarget::File("/tmp/out".into()))
+            };
+            refused(both, "the same file");
+        }
     }
 
     #[test]

@@ -199,6 +199,53 @@ fn disks_are_checked_by_name() {
 }
 
 #[test]
+fn devices_that_cannot_be_are_refused() {
+    refused(
+        &["--balloon=target=0"],
+        &["--balloon", "left with no memory"],
+    );
+    refused(
+        &["--net=vm0", "--net=tap=vm0,queues=2"],
+        &["--net=vm0: another --net has it already", "cure:"],
+    );
+    refused(&["--net=fd=7", "--net=fd=7"], &["--net=fd=7: another"]);
+    refused(&["--net=vm%d"], &["--net", "no /, : or %"]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = format!("file={}", file.path().display());
+    refused(
+        &[&format!("--serial={path}"), &format!("--console={path}")],
+        &["the same file", "cure: name two files"],
+    );
+    let disk = crate::file(&[0; 512]);
+    let trailing = format!("--blk={},", disk.path().display());
+    let ended = finish(vmm(&["plan", &trailing]).spawn().unwrap());
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+#[test]
+fn a_console_that_the_kernel_does_not_use_is_said() {
+    let said = |arguments: &[&str]| {
+        let ended = finish(vmm(&[&["plan"], arguments].concat()).spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        ended.stderr
+    };
+    for quiet in [
+        &["--append=quiet"][..],
+        &["--console"],
+        &["--console", "--append=quiet console=hvc0"],
+        &["--console=null", "--cmdline=console=ttyS0"],
+    ] {
+        assert_eq!(said(quiet), "", "{quiet:?}");
+    }
+    let other = said(&["--console", "--append=console=ttyS0"]);
+    assert!(other.contains("console=ttyS0 last") && other.contains("write console=hvc0"));
+    let missing = said(&["--append=console=hvc0"]);
+    assert!(missing.contains("console=hvc0 last") && missing.contains("add --console"));
+    let none = said(&["--cmdline=quiet"]);
+    assert!(none.contains("has no console="), "{none}");
+}
+
+#[test]
 fn plan_shows_machines_of_every_architecture() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tree.dtb");

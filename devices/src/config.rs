@@ -1,6 +1,7 @@
 //! What a user may say about a device: plain data that a command line or a file can hold.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -21,10 +22,12 @@ pub enum OptionError {
     Value(&'static str, String, String),
 }
 
-/// Splits `first,key=value,flag`; what has no key in front has the key "".
+/// Splits `first,key=value,flag`; what has no key in front has the key "". A comma too many is no
+/// option.
 fn options(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.split(',')
         .enumerate()
+        .filter(|(_, option)| !option.is_empty())
         .map(|(place, option)| match option.split_once('=') {
             Some(pair) => pair,
             None if place == 0 => ("", option),
@@ -37,30 +40,28 @@ fn value<T: FromStr<Err: fmt::Display>>(key: &'static str, text: &str) -> Result
         .map_err(|error: T::Err| OptionError::Value(key, text.to_owned(), error.to_string()))
 }
 
-fn number<T>(
+/// Checks a value that a text, a file or a program has given.
+fn within<T: PartialOrd + fmt::Display>(
     key: &'static str,
-    text: &str,
-    range: std::ops::RangeInclusive<T>,
-) -> Result<T, OptionError>
-where
-    T: FromStr<Err: fmt::Display> + PartialOrd + fmt::Display,
-{
-    let found: T = value(key, text)?;
+    found: T,
+    range: RangeInclusive<T>,
+) -> Result<(), OptionError> {
     if range.contains(&found) {
-        return Ok(found);
+        return Ok(());
     }
     let cause = format!("it is {} to {}", range.start(), range.end());
-    Err(OptionError::Value(key, text.to_owned(), cause))
+    Err(OptionError::Value(key, found.to_string(), cause))
 }
 
 /// A queue's size: a power of two.
-fn queue_size(text: &str) -> Result<u16, OptionError> {
-    let size: u16 = number("queue-size", text, 2..=1024)?;
+fn queue_size(size: u16) -> Result<(), OptionError> {
+    const KEY: &str = "queue-size";
+    within(KEY, size, 2..=1024)?;
     if size.is_power_of_two() {
-        Ok(size)
+        Ok(())
     } else {
         let cause = "it is a power of two".to_owned();
-        Err(OptionError::Value("queue-size", text.to_owned(), cause))
+        Err(OptionError::Value(KEY, size.to_string(), cause))
     }
 }
 
@@ -114,24 +115,38 @@ pub struct Limits {
 impl Limits {
     /// Takes an option if it is one of these.
     fn take(&mut self, key: &str, text: &str) -> Result<bool, OptionError> {
-        let amount = |key, plain: &str| {
-            let amount = parse_size(plain, 0)
-                .map_err(|cause| OptionError::Value(key, plain.to_owned(), cause))?;
-            // Beyond that, a bucket's level would not fit; no device is as fast.
-            if (1..=1 << 50).contains(&amount) {
-                return Ok(Some(amount));
-            }
-            let cause = "it is 1 to 1024T".to_owned();
-            Err(OptionError::Value(key, plain.to_owned(), cause))
+        let amount = |key| {
+            let amount = parse_size(text, 0)
+                .map_err(|cause| OptionError::Value(key, text.to_owned(), cause))?;
+            Ok(Some(amount))
         };
         match key {
-            "bw" => self.bw = amount("bw", text)?,
-            "bw-burst" => self.bw_burst = amount("bw-burst", text)?,
-            "iops" => self.iops = amount("iops", text)?,
-            "iops-burst" => self.iops_burst = amount("iops-burst", text)?,
+            "bw" => self.bw = amount("bw")?,
+            "bw-burst" => self.bw_burst = amount("bw-burst")?,
+            "iops" => self.iops = amount("iops")?,
+            "iops-burst" => self.iops_burst = amount("iops-burst")?,
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Checks what is true of every device's limits.
+    fn check(&self) -> Result<(), OptionError> {
+        for (key, amount) in [
+            ("bw", self.bw),
+            ("bw-burst", self.bw_burst),
+            ("iops", self.iops),
+            ("iops-burst", self.iops_burst),
+        ] {
+            // Beyond that, a bucket's level would not fit; no device is as fast.
+            if let Some(amount) = amount
+                && !(1..=1 << 50).contains(&amount)
+            {
+                let cause = "it is 1 to 1024T".to_owned();
+                return Err(OptionError::Value(key, amount.to_string(), cause));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -211,6 +226,25 @@ impl Default for BlkConfig {
 /// The longest serial number of a disk (VIRTIO 1.3, 5.2.6).
 const MAX_SERIAL: usize = 20;
 
+impl BlkConfig {
+    /// Checks every value, whoever gave it.
+    ///
+    /// # Errors
+    /// Names the option and what it takes.
+    pub fn check(&self) -> Result<(), OptionError> {
+        if self.path.as_os_str().is_empty() {
+            return Err(OptionError::Missing("file", "PATH or path=PATH[,ro]…"));
+        }
+        if self.serial.len() > MAX_SERIAL {
+            let cause = format!("a serial number has {MAX_SERIAL} bytes at most");
+            return Err(OptionError::Value("serial", self.serial.clone(), cause));
+        }
+        within("queues", self.queues, 1..=16)?;
+        queue_size(self.queue_size)?;
+        self.limits.check()
+    }
+}
+
 impl FromStr for BlkConfig {
     type Err = OptionError;
 
@@ -220,15 +254,11 @@ impl FromStr for BlkConfig {
             match key {
                 "" | "path" => disk.path = text.into(),
                 "ro" if text.is_empty() => disk.read_only = true,
-                "serial" if text.len() <= MAX_SERIAL => text.clone_into(&mut disk.serial),
-                "serial" => {
-                    let cause = format!("a serial number has {MAX_SERIAL} bytes at most");
-                    return Err(OptionError::Value("serial", text.to_owned(), cause));
-                }
+                "serial" => text.clone_into(&mut disk.serial),
                 "engine" => disk.engine = value("engine", text)?,
                 "direct" => disk.direct = on_or_off("direct", text)?,
-                "queues" => disk.queues = number("queues", text, 1..=16)?,
-                "queue-size" => disk.queue_size = queue_size(text)?,
+                "queues" => disk.queues = value("queues", text)?,
+                "queue-size" => disk.queue_size = value("queue-size", text)?,
                 "discard" => disk.discard = on_or_off("discard", text)?,
                 _ if disk.limits.take(key, text)? => {}
                 _ => {
@@ -240,9 +270,7 @@ impl FromStr for BlkConfig {
                 }
             }
         }
-        if disk.path.as_os_str().is_empty() {
-            return Err(OptionError::Missing("file", "PATH or path=PATH[,ro]…"));
-        }
+        disk.check()?;
         Ok(disk)
     }
 }
@@ -266,10 +294,18 @@ impl FromStr for Mac {
         if parts.next().is_some() {
             return Err(WRONG);
         }
-        if mac[0] & 1 != 0 || mac == [0; 6] {
+        Self(mac).check()?;
+        Ok(Self(mac))
+    }
+}
+
+impl Mac {
+    /// An address that many stations share is none for a device.
+    fn check(self) -> Result<(), &'static str> {
+        if self.0[0] & 1 != 0 || self.0 == [0; 6] {
             return Err("it is no address of one station: the first number has to be even");
         }
-        Ok(Self(mac))
+        Ok(())
     }
 }
 
@@ -331,6 +367,59 @@ impl Default for NetConfig {
 /// The longest name of a network device of the host (IFNAMSIZ without the end).
 const MAX_TAP_NAME: usize = 15;
 
+impl NetConfig {
+    /// Checks every value, whoever gave it.
+    ///
+    /// # Errors
+    /// Names the option and what it takes.
+    pub fn check(&self) -> Result<(), OptionError> {
+        let wrong =
+            |key, value: String, cause: &str| Err(OptionError::Value(key, value, cause.to_owned()));
+        match (&self.tap, self.fd) {
+            (None, None) => {
+                return Err(OptionError::Missing("tap device", "NAME, tap=NAME or fd=N"));
+            }
+            (Some(name), Some(_)) => {
+                let cause = "there is fd= already; write one of the two";
+                return wrong("tap", name.clone(), cause);
+            }
+            (None, Some(fd)) => {
+                within("fd", fd, 0..=i32::MAX)?;
+                if self.queues > 1 {
+                    let cause = "a descriptor is one pair of queues";
+                    return wrong("queues", self.queues.to_string(), cause);
+                }
+            }
+            (Some(name), None) => tap_name(name)?,
+        }
+        if let Some(mac) = self.mac
+            && let Err(cause) = mac.check()
+        {
+            return wrong("mac", mac.to_string(), cause);
+        }
+        if let Some(mtu) = self.mtu {
+            // What IPv4 asks for at least (RFC 791).
+            within("mtu", mtu, 68..=u16::MAX)?;
+        }
+        within("queues", self.queues, 1..=8)?;
+        queue_size(self.queue_size)?;
+        self.limits.check()
+    }
+}
+
+/// What Linux takes as a name (`dev_valid_name`), without `%`, which it would replace by a number.
+fn tap_name(name: &str) -> Result<(), OptionError> {
+    let strange = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
+    let fits = (1..=MAX_TAP_NAME).contains(&name.len());
+    if !fits || name.contains(strange) || [".", ".."].contains(&name) {
+        let cause = format!(
+            "a name has 1 to {MAX_TAP_NAME} bytes, no blank and no /, : or %; it is not . or .."
+        );
+        return Err(OptionError::Value("tap", name.to_owned(), cause));
+    }
+    Ok(())
+}
+
 impl fmt::Display for NetConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.fd, &self.tap) {
@@ -347,20 +436,12 @@ impl FromStr for NetConfig {
         let mut net = Self::default();
         for (key, text) in options(text) {
             match key {
-                "" | "tap" => {
-                    let strange = |c: char| c.is_whitespace() || c.is_control() || c == '/';
-                    if text.len() > MAX_TAP_NAME || text.contains(strange) {
-                        let cause = format!("a name has {MAX_TAP_NAME} bytes, no blank and no /");
-                        return Err(OptionError::Value("tap", text.to_owned(), cause));
-                    }
-                    net.tap = Some(text.to_owned()).filter(|name| !name.is_empty());
-                }
-                "fd" => net.fd = Some(number("fd", text, 0..=i32::MAX)?),
+                "" | "tap" => net.tap = Some(text.to_owned()).filter(|name| !name.is_empty()),
+                "fd" => net.fd = Some(value("fd", text)?),
                 "mac" => net.mac = Some(value("mac", text)?),
-                // What IPv4 asks for at least (RFC 791).
-                "mtu" => net.mtu = Some(number("mtu", text, 68..=65535)?),
-                "queues" => net.queues = number("queues", text, 1..=8)?,
-                "queue-size" => net.queue_size = queue_size(text)?,
+                "mtu" => net.mtu = Some(value("mtu", text)?),
+                "queues" => net.queues = value("queues", text)?,
+                "queue-size" => net.queue_size = value("queue-size", text)?,
                 _ if net.limits.take(key, text)? => {}
                 _ => {
                     return Err(OptionError::Unknown(
@@ -371,18 +452,8 @@ impl FromStr for NetConfig {
                 }
             }
         }
-        match (&net.tap, net.fd) {
-            (None, None) => Err(OptionError::Missing("tap device", "NAME, tap=NAME or fd=N")),
-            (Some(name), Some(_)) => {
-                let cause = "there is fd= already; write one of the two".to_owned();
-                Err(OptionError::Value("tap", name.clone(), cause))
-            }
-            (None, Some(_)) if net.queues > 1 => {
-                let cause = "a descriptor is one pair of queues".to_owned();
-                Err(OptionError::Value("queues", net.queues.to_string(), cause))
-            }
-            _ => Ok(net),
-        }
+        net.check()?;
+        Ok(net)
     }
 }
 
@@ -401,25 +472,40 @@ impl FromStr for VsockConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        const FORM: &str = "cid=N,path=SOCKET";
         let (mut cid, mut path) = (None, None);
         for (key, text) in options(text) {
             match key {
-                // The numbers below are those of the hypervisor and the host, the last one of anybody.
-                "cid" => cid = Some(number("cid", text, 3..=u32::MAX - 1)?),
-                "path" if !text.is_empty() => path = Some(text.into()),
-                "path" => {}
-                "" if text.is_empty() => {}
+                "cid" => cid = Some(value("cid", text)?),
+                "path" => path = Some(text.into()),
                 _ => {
                     let key = if key.is_empty() { text } else { key };
                     return Err(OptionError::Unknown(key.to_owned(), "cid= and path="));
                 }
             }
         }
-        Ok(Self {
-            cid: cid.ok_or(OptionError::Missing("cid", FORM))?,
-            path: path.ok_or(OptionError::Missing("path", FORM))?,
-        })
+        let vsock = Self {
+            cid: cid.ok_or(OptionError::Missing("cid", VSOCK_FORM))?,
+            path: path.unwrap_or_default(),
+        };
+        vsock.check()?;
+        Ok(vsock)
+    }
+}
+
+const VSOCK_FORM: &str = "cid=N,path=SOCKET";
+
+impl VsockConfig {
+    /// Checks every value, whoever gave it.
+    ///
+    /// # Errors
+    /// Names the option and what it takes.
+    pub fn check(&self) -> Result<(), OptionError> {
+        // The numbers below are those of the hypervisor and the host, the last one of anybody.
+        within("cid", self.cid, 3..=u32::MAX - 1)?;
+        if self.path.as_os_str().is_empty() {
+            return Err(OptionError::Missing("path", VSOCK_FORM));
+        }
+        Ok(())
     }
 }
 
@@ -441,7 +527,7 @@ impl FromStr for BalloonConfig {
     fn from_str(text: &str) -> Result<Self, OptionError> {
         const MIB: u32 = 20;
         let mut balloon = Self::default();
-        for (key, text) in options(text).filter(|option| *option != ("", "")) {
+        for (key, text) in options(text) {
             // A flag may come first.
             let (key, text) = if key.is_empty() {
                 (text, "")
@@ -466,7 +552,26 @@ impl FromStr for BalloonConfig {
                 }
             }
         }
+        balloon.check()?;
         Ok(balloon)
+    }
+}
+
+impl BalloonConfig {
+    /// Checks every value, whoever gave it.
+    ///
+    /// # Errors
+    /// Names the option and what it takes.
+    pub fn check(&self) -> Result<(), OptionError> {
+        if self.target == Some(0) {
+            let cause = "the guest would be left with no memory; give what it may keep";
+            return Err(OptionError::Value(
+                "target",
+                "0".to_owned(),
+                cause.to_owned(),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -504,6 +609,46 @@ mod tests {
     }
 
     #[test]
+    fn a_comma_too_many_is_no_option() {
+        for (text, read_only) in [
+            ("a.img,", false),
+            ("a.img,,ro", true),
+            (",path=a.img", false),
+        ] {
+            let disk: BlkConfig = text.parse().unwrap();
+            assert_eq!((disk.path, disk.read_only), ("a.img".into(), read_only));
+        }
+        assert_eq!(
+            "vm0,".parse::<NetConfig>().unwrap().tap.as_deref(),
+            Some("vm0")
+        );
+    }
+
+    #[test]
+    fn what_a_program_gives_has_the_same_limits() {
+        let disk = |change: fn(&mut BlkConfig)| {
+            let mut disk: BlkConfig = "a".parse().unwrap();
+            change(&mut disk);
+            disk.check().unwrap_err().to_string()
+        };
+        assert!(disk(|disk| disk.path = PathBuf::new()).contains("PATH"));
+        assert!(disk(|disk| disk.queues = 17).contains("1 to 16"));
+        assert!(disk(|disk| disk.queue_size = 3).contains("power of two"));
+        assert!(disk(|disk| disk.limits.bw_burst = Some(0)).contains("bw-burst"));
+        assert!(disk(|disk| disk.serial = "x".repeat(21)).contains("20 bytes"));
+        let net = |change: fn(&mut NetConfig)| {
+            let mut net: NetConfig = "vm0".parse().unwrap();
+            change(&mut net);
+            net.check().unwrap_err().to_string()
+        };
+        assert!(net(|net| (net.tap, net.fd) = (None, Some(-1))).contains("fd=\"-1\""));
+        assert!(net(|net| net.tap = Some(String::new())).contains("1 to 15 bytes"));
+        assert!(net(|net| net.mac = Some(Mac([1, 0, 0, 0, 0, 0]))).contains("even"));
+        assert!(net(|net| net.mtu = Some(67)).contains("68 to"));
+        assert!(net(|net| net.limits.iops = Some(u64::MAX)).contains("1024T"));
+    }
+
+    #[test]
     fn a_network_device_is_a_tap_or_a_descriptor() {
         let net: NetConfig = "tap=vm0,mac=02:00:00:00:00:0a,mtu=9000,queues=2,queue-size=512,bw=1M"
             .parse()
@@ -517,6 +662,12 @@ mod tests {
             ("", "NAME"),
             ("a-name-that-is-too-long", "15 bytes"),
             ("a b", "no blank"),
+            ("vm%d", "no /, : or %"),
+            ("vm:0", "no /, : or %"),
+            (".", "not . or .."),
+            ("tap=..", "not . or .."),
+            ("fd=-1", "0 to"),
+            ("vm0,bw-burst=0", "bw-burst"),
             ("vm0,fd=3", "one of the two"),
             ("fd=3,queues=2", "one pair"),
             ("vm0,mac=1:2:3:4:5:6", "six hexadecimal"),
@@ -554,6 +705,8 @@ mod tests {
         assert_eq!(balloon.target, Some(64 << 20));
         assert!(balloon.deflate_on_oom && balloon.free_page_reporting);
         assert!(parse("size=1").is_err());
+        let nothing = parse("target=0").unwrap_err().to_string();
+        assert!(nothing.contains("left with no memory"), "{nothing}");
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub(super) fn print(config: &VmConfig, options: &Options) -> Result<ExitCode, Er
     config.check_images()?;
     let planner = choose(options)?;
     let plan = planner.plan(&config.machine()?)?;
+    super::run::warn_consoles(config, &plan.cmdline);
     if let Some(path) = &options.dump_dtb {
         let tree = device_tree(&*planner, &plan, config)?;
         write("dump-dtb", path, &tree)?;

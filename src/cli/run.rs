@@ -27,12 +27,7 @@ pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
     let mut vm = Vm::new(config, consoles)?;
     let on_stdio =
         [Some(&config.serial), config.console.as_ref()].contains(&Some(&ConsoleTarget::Stdio));
-    if on_stdio && !vm.plan().cmdline.contains("console=") {
-        log::warn!(
-            "the kernel command line has no console=, so a Linux guest prints nothing here; \
-             `vmm-reference plan` shows the default"
-        );
-    }
+    warn_consoles(config, &vm.plan().cmdline);
     if let Some(signals) = signals(&[SIGINT, SIGHUP]).map_err(signal_error)? {
         vm.stop_on(signals);
     }
@@ -47,6 +42,37 @@ pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
             Ok(CRASHED.into())
         }
         _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Says so when a Linux guest will be silent on the consoles that were asked for. Its /dev/console,
+/// where init and most logins are, is the last one that the command line names.
+pub(super) fn warn_consoles(config: &VmConfig, cmdline: &str) {
+    let last = cmdline
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix("console="))
+        .next_back();
+    let on_hvc = last.is_some_and(|name| name.starts_with("hvc"));
+    let shown = config
+        .console
+        .as_ref()
+        .is_some_and(|target| *target != ConsoleTarget::Null);
+    match last {
+        None if shown || config.serial == ConsoleTarget::Stdio => log::warn!(
+            "the kernel command line has no console=, so a Linux guest prints nothing here; \
+             `vmm-reference plan` shows the default"
+        ),
+        Some(name) if shown && !on_hvc => log::warn!(
+            "the kernel command line names console={name} last, so a Linux guest's main console is \
+             not the one of --console; write console=hvc0 last in --append or --cmdline, or leave \
+             --console away"
+        ),
+        Some(name) if config.console.is_none() && on_hvc => log::warn!(
+            "the kernel command line names console={name} last, and there is no such console; add \
+             --console, or name the serial console last (`vmm-reference plan` without --cmdline \
+             and --append shows its name)"
+        ),
+        _ => {}
     }
 }
 
