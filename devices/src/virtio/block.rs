@@ -118,6 +118,9 @@ pub struct Block {
     limiter: Option<Limiter>,
     /// Bytes of zeroes that the request had to write itself.
     zeroed: u64,
+    /// Bytes that io_uring has to move, and those that were moved without it so far.
+    in_flight: u64,
+    moved: u64,
     /// The queue whose turn it is first when there is room again.
     turn: usize,
     /// The driver knows no flush: every write has to reach the disk.
@@ -205,6 +208,8 @@ impl Block {
             config: Arc::new(ConfigSpace::new(Vec::new(), 0..0)),
             limiter: Limiter::new(&config.limits)?,
             zeroed: 0,
+            in_flight: 0,
+            moved: 0,
             turn: 0,
             write_through: false,
             chain: Chain::default(),
@@ -252,8 +257,13 @@ impl Block {
         let Some(ring) = queues.ring(queue) else {
             return Ok(false);
         };
+        let moved = self.moved;
         for _ in 0..ring.size() {
-            let room = self.uring.as_ref().is_none_or(Uring::has_room);
+            if self.moved.wrapping_sub(moved) > MOST_MOVED {
+                return Ok(true);
+            }
+            let room =
+                self.uring.as_ref().is_none_or(Uring::has_room) && self.in_flight < MOST_IN_FLIGHT;
             let allowed = self.limiter.as_mut().is_none_or(Limiter::allows);
             if !room || !allowed || !ring.pop(&mut self.chain)? {
                 return Ok(false);
@@ -292,6 +302,7 @@ impl Block {
                 if let Some(uring) = &mut self.uring
                     && uring.push(request, &mut self.vectors)
                 {
+                    self.in_flight += u64::from(len);
                     return Ok(());
                 }
                 self.perform(&request, 0)
@@ -315,6 +326,7 @@ impl Block {
                     Some(buffered) if file > 0 => buffered,
                     _ => &self.file,
                 };
+                self.moved = self.moved.wrapping_add(request.len.into());
                 self.vectors.transfer(file, offset, done, direction)?;
                 if durable {
                     fdatasync(file).map_err(io::Error::from)?;
@@ -355,6 +367,7 @@ impl Block {
             .as_mut()
             .and_then(|uring| uring.take_ended(&mut self.vectors))
         {
+            self.in_flight -= u64::from(request.len);
             let result = match result {
                 Ok(moved) if moved == request.len as usize => Ok(request.written()),
                 // Cut short, by a signal or at the end of the file: the rest will tell.
@@ -515,6 +528,7 @@ impl Block {
     fn write_zeroes(&mut self, mut offset: u64, mut len: u64) -> io::Result<()> {
         static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
         self.zeroed += len;
+        self.moved = self.moved.wrapping_add(len);
         // Not bound to any alignment.
         let file = self.buffered.as_ref().unwrap_or(&self.file);
         while len > 0 {
@@ -559,6 +573,10 @@ impl Request {
 
 /// Most requests at once.
 const MAX_IN_FLIGHT: usize = 1024;
+/// With so many bytes in flight no request begins: a reset waits for them.
+const MOST_IN_FLIGHT: u64 = 256 << 20;
+/// After so many bytes without io_uring other events have their turn, the end among them.
+const MOST_MOVED: u64 = 64 << 20;
 
 /// A request that was looked at.
 enum Parsed {

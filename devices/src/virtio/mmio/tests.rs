@@ -117,6 +117,19 @@ fn a_driver_recognises_the_device_and_uses_it() {
 }
 
 #[test]
+fn r37_packed_queues_are_not_offered_nor_accepted() {
+    let bench = bench();
+    bench.write(DEVICE_FEATURES_SEL, 1);
+    // VIRTIO_F_RING_PACKED is bit 34.
+    assert_eq!(bench.read(DEVICE_FEATURES) & 1 << 2, 0);
+    bench.write(STATUS, UP_TO_DRIVER);
+    bench.write(DRIVER_FEATURES_SEL, 1);
+    bench.write(DRIVER_FEATURES, 1 | 1 << 2);
+    bench.write(STATUS, UP_TO_FEATURES);
+    assert_eq!(bench.read(STATUS), UP_TO_DRIVER);
+}
+
+#[test]
 fn features_that_were_not_offered_do_not_stick() {
     for (low, high) in [(1, 1), (0, 0), (0, 3)] {
         let bench = bench();
