@@ -1,6 +1,8 @@
 //! Options, exit status and error messages.
 
 mod doctor;
+#[cfg(feature = "config-file")]
+mod file;
 mod plan;
 mod run;
 mod terminal;
@@ -67,6 +69,15 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct VmArgs {
+    /// A configuration in TOML or JSON, by the name's ending; options given here replace what it
+    /// says, --blk and --net all of its disks and network devices
+    #[cfg(feature = "config-file")]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Prints the configuration that all of this gives, as TOML, and ends
+    #[cfg(feature = "config-file")]
+    #[arg(long)]
+    dump_config: bool,
     /// Kernel image: bzImage or ELF, found by content [default: a built-in guest]
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
@@ -79,12 +90,12 @@ struct VmArgs {
     /// Text added to the kernel command line
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     append: Option<String>,
-    /// Guest RAM: MiB, or a number with K, M, G or T
-    #[arg(long, value_name = "SIZE", default_value = "256")]
-    guest_memory: MemorySize,
-    /// Number of vCPUs
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    vcpus: u32,
+    /// Guest RAM: MiB, or a number with K, M, G or T [default: 256]
+    #[arg(long, value_name = "SIZE")]
+    guest_memory: Option<MemorySize>,
+    /// Number of vCPUs [default: 1]
+    #[arg(long, value_name = "N")]
+    vcpus: Option<u32>,
     /// Serial console: stdio, null or file=PATH [default: stdio; null when --console is stdio]
     #[arg(long, value_name = "TARGET")]
     serial: Option<ConsoleTarget>,
@@ -109,20 +120,21 @@ struct VmArgs {
     /// with SIZE
     #[arg(long, value_name = "BALLOON", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     balloon: Option<BalloonConfig>,
-    /// Random bytes of the host for the guest (virtio-rng)
-    #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = on_or_off)]
-    rng: bool,
+    /// Random bytes of the host for the guest (virtio-rng) [default: on]
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    rng: Option<bool>,
     /// What a guest's reset does: end the VM, or start it again with fresh memory and the same
-    /// disks and devices
-    #[arg(long, value_enum, default_value = "exit", value_name = "ACTION")]
-    on_reboot: Reboot,
+    /// disks and devices [default: exit]
+    #[arg(long, value_enum, value_name = "ACTION")]
+    on_reboot: Option<Reboot>,
     /// How long a guest that was asked to power off by SIGTERM may take; 0: SIGTERM ends the VM at
-    /// once
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
-    shutdown_timeout: u32,
+    /// once [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    shutdown_timeout: Option<u32>,
     /// How virtio devices reach the guest: as registers of their own, or on a PCI bus
-    #[arg(long, value_enum, default_value = "mmio", value_name = "TRANSPORT")]
-    transport: Carrier,
+    /// [default: mmio]
+    #[arg(long, value_enum, value_name = "TRANSPORT")]
+    transport: Option<Carrier>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -147,38 +159,62 @@ enum LogLevel {
     Trace,
 }
 
-impl From<VmArgs> for VmConfig {
-    fn from(args: VmArgs) -> Self {
-        let on_stdio = args.console == Some(ConsoleTarget::Stdio);
-        let serial = if on_stdio {
-            ConsoleTarget::Null
-        } else {
-            ConsoleTarget::Stdio
+impl VmArgs {
+    /// What the file says, and over it what the command line says.
+    fn config(self) -> Result<VmConfig, Error> {
+        #[cfg(feature = "config-file")]
+        let (mut config, serial_named) = match &self.config {
+            Some(path) => file::read(path)?,
+            None => (VmConfig::default(), false),
         };
-        Self {
-            kernel: args.kernel,
-            initrd: args.initrd,
-            cmdline: args.cmdline,
-            append: args.append,
-            guest_memory: args.guest_memory,
-            vcpus: args.vcpus,
-            serial: args.serial.unwrap_or(serial),
-            console: args.console,
-            net: args.net,
-            vsock: args.vsock,
-            balloon: args.balloon,
-            rng: args.rng,
-            on_reboot: match args.on_reboot {
-                Reboot::Exit => OnReboot::Exit,
-                Reboot::Restart => OnReboot::Restart,
-            },
-            shutdown_timeout: args.shutdown_timeout,
-            transport: match args.transport {
-                Carrier::Mmio => Transport::Mmio,
-                Carrier::Pci => Transport::Pci,
-            },
-            blk: args.blk,
+        #[cfg(not(feature = "config-file"))]
+        let (mut config, serial_named) = (VmConfig::default(), false);
+        config.kernel = self.kernel.or(config.kernel);
+        config.initrd = self.initrd.or(config.initrd);
+        config.cmdline = self.cmdline.or(config.cmdline);
+        config.append = self.append.or(config.append);
+        config.guest_memory = self.guest_memory.unwrap_or(config.guest_memory);
+        config.vcpus = self.vcpus.unwrap_or(config.vcpus);
+        config.console = self.console.or(config.console);
+        if !self.blk.is_empty() {
+            config.blk = self.blk;
         }
+        if !self.net.is_empty() {
+            config.net = self.net;
+        }
+        config.vsock = self.vsock.or(config.vsock);
+        config.balloon = self.balloon.or(config.balloon);
+        config.rng = self.rng.unwrap_or(config.rng);
+        config.on_reboot = match self.on_reboot {
+            Some(Reboot::Exit) => OnReboot::Exit,
+            Some(Reboot::Restart) => OnReboot::Restart,
+            None => config.on_reboot,
+        };
+        config.shutdown_timeout = self.shutdown_timeout.unwrap_or(config.shutdown_timeout);
+        config.transport = match self.transport {
+            Some(Carrier::Mmio) => Transport::Mmio,
+            Some(Carrier::Pci) => Transport::Pci,
+            None => config.transport,
+        };
+        config.serial = match self.serial {
+            Some(target) => target,
+            None if serial_named => config.serial,
+            None if config.console == Some(ConsoleTarget::Stdio) => ConsoleTarget::Null,
+            None => ConsoleTarget::Stdio,
+        };
+        Ok(config)
+    }
+
+    /// Does something with the configuration, unless it is only to be printed.
+    fn then(
+        self,
+        act: impl FnOnce(&VmConfig) -> Result<ExitCode, Error>,
+    ) -> Result<ExitCode, Error> {
+        #[cfg(feature = "config-file")]
+        if self.dump_config {
+            return file::dump(&self.config()?);
+        }
+        act(&self.config()?)
     }
 }
 
@@ -208,8 +244,8 @@ pub(crate) fn main() -> ExitCode {
         .format_target(false)
         .init();
     let result = match cli.command {
-        None => run::run(&cli.vm.into()),
-        Some(Command::Plan { vm, what }) => plan::print(&(*vm).into(), &what),
+        None => cli.vm.then(run::run),
+        Some(Command::Plan { vm, what }) => vm.then(|config| plan::print(config, &what)),
         Some(Command::Doctor) => Ok(doctor::check()),
     };
     result.unwrap_or_else(|error| {

@@ -77,6 +77,7 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
         "cli,elf",
         "cli,serial,elf",
         "cli,pci",
+        "config-file",
         "cli,virtio-balloon",
         "cli,virtio-blk",
         "cli,virtio-console",
