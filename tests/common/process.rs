@@ -148,6 +148,27 @@ pub(crate) fn signal(child: &Child, signal: &str) {
     assert!(sent.success());
 }
 
+/// Those of these signals that this process was not started to ignore, and with it the VMM: as the
+/// background jobs of a shell are.
+pub(crate) fn not_ignored<const N: usize>(names: [&'static str; N]) -> Vec<&'static str> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+    let number = |name| match name {
+        "HUP" => 1,
+        "INT" => 2,
+        "TERM" => 15,
+        _ => panic!("no signal {name}"),
+    };
+    let (ignored, other): (Vec<_>, Vec<_>) = names
+        .into_iter()
+        .partition(|name| mask >> (number(*name) - 1) & 1 == 1);
+    if !ignored.is_empty() {
+        eprintln!("skipped: this process was started to ignore {ignored:?}");
+    }
+    other
+}
+
 /// Reads from a stream until `text` has come.
 pub(crate) fn read_until(stream: &mut impl Read, text: &str) {
     let mut seen = Vec::new();

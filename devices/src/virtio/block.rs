@@ -6,19 +6,17 @@
 //! Reads, writes and flushes go to the host's kernel straight on the guest's buffers, through
 //! io_uring or one by one; what is rare (discard, zeroes) is done at once.
 
+mod file;
 mod uring;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::RawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{
-    AtFlags, FallocateFlags, FlockOperation, OFlags, StatxFlags, fallocate, fcntl_getfl,
-    fcntl_setfl, fdatasync, flock, statx,
-};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock};
 use rustix::io::Errno;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
@@ -30,6 +28,8 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::{Bytes, GuestAddress};
 
+pub use self::file::BlockError;
+use self::file::{direct_alignment, open};
 use self::uring::Uring;
 use super::iovec::{Direction, Vectors};
 use super::limit::Limiter;
@@ -48,27 +48,6 @@ const ID: usize = 20;
 const RANGE: usize = 16;
 /// Flag of a range to zero: it may become a hole.
 const UNMAP: u32 = 1;
-
-/// Why a disk cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BlockError {
-    /// The file cannot be opened or its size is not known.
-    #[error(transparent)]
-    Open(#[from] io::Error),
-    /// Neither a regular file nor a block device.
-    #[error("neither a regular file nor a block device")]
-    Kind,
-    /// Another program, or another disk of this one, has it open for writing, or this one wants to.
-    #[error("it is in use as a disk already")]
-    InUse,
-    /// No whole block.
-    #[error("it has {0} bytes, less than a block of {1}")]
-    TooSmall(u64, u64),
-    /// The host has none, or forbids it.
-    #[error("the host refuses io_uring; engine=sync does without")]
-    Uring(#[source] io::Error),
-}
 
 /// What the host's kernel has to do for a request.
 #[derive(Debug, Clone, Copy)]
@@ -584,40 +563,6 @@ enum Parsed {
     Done(u32),
     /// It needs I/O of so many bytes.
     Job(Job, u32),
-}
-
-fn open(path: &Path, read_only: bool, direct: bool) -> Result<File, BlockError> {
-    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-    let direct = if direct { libc::O_DIRECT } else { 0 };
-    let file = File::options()
-        .read(true)
-        .write(!read_only)
-        // A FIFO must not block; a regular file does not care.
-        .custom_flags(libc::O_NONBLOCK | direct)
-        .open(path)?;
-    let kind = file.metadata()?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(BlockError::Kind);
-    }
-    // On file systems that cannot promise not to block, io_uring would refuse with EAGAIN.
-    let flags = fcntl_getfl(&file).map_err(io::Error::from)?;
-    fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(io::Error::from)?;
-    Ok(file)
-}
-
-/// What direct I/O asks of memory, places and sizes, in bytes. Where the kernel does not say (before
-/// 6.1), a page suits every file system.
-fn direct_alignment(file: &File) -> u32 {
-    const PAGE: u32 = 4096;
-    let asked = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
-    let asked = asked.map_or(0, |found| {
-        found.stx_dio_mem_align.max(found.stx_dio_offset_align)
-    });
-    if asked.is_power_of_two() && asked <= PAGE {
-        asked.max(SECTOR_BYTES)
-    } else {
-        PAGE
-    }
 }
 
 /// Why a request fails.
