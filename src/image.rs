@@ -68,7 +68,7 @@ fn kernel_file(path: &Path, limit: u64) -> Result<KernelImage, Error> {
     Ok(image)
 }
 
-fn kernel_error(path: &Path) -> impl FnOnce(BootError) -> Error {
+pub(crate) fn kernel_error(path: &Path) -> impl FnOnce(BootError) -> Error {
     move |source| Error::Boot {
         field: "kernel",
         value: path.display().to_string(),

@@ -28,6 +28,7 @@ mod error;
 mod exit;
 mod host;
 mod image;
+mod inspect;
 mod kick;
 mod machine;
 mod memory;
@@ -51,6 +52,7 @@ pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::{ExitReason, VmHandle};
 pub use error::Error;
 pub use host::{Check, diagnose, probe};
+pub use inspect::{KernelReport, inspect};
 pub use machine::{Machine, device_tree, plan};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.

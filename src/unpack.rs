@@ -33,6 +33,53 @@ pub(crate) fn unpack(mut image: KernelImage, limit: u64) -> Result<KernelImage, 
     Ok(image)
 }
 
+/// How what lies at `offset` is packed, by its first bytes (Linux lib/decompress.c); `None`: not, or in
+/// a way that nobody knows.
+pub(crate) fn packing(image: &KernelImage, offset: u64) -> Result<Option<&'static str>, BootError> {
+    let mut start = [0; 8];
+    let left = image
+        .size()
+        .map_err(BootError::Read)?
+        .saturating_sub(offset);
+    if left < start.len() as u64 {
+        return Ok(None);
+    }
+    let read = image.read_exact_at(&mut start, offset);
+    read.map_err(BootError::Read)?;
+    let known: [(&[u8], &str); 8] = [
+        (&GZIP, "gzip"),
+        (&ZSTD, "zstd"),
+        (b"MZ\0\0zimg", "EFI zboot"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"\x02!L\x18", "lz4"),
+        (b"\x89LZO", "lzo"),
+        (b"\x5d\0\0", "lzma"),
+        (b"BZh", "bzip2"),
+    ];
+    let found = known.iter().find(|(magic, _)| start.starts_with(magic));
+    Ok(found.map(|(_, name)| *name))
+}
+
+/// Unpacks a part of an image; `None` when it is packed in a way that is not known here.
+pub(crate) fn unpack_part(
+    image: &KernelImage,
+    offset: u64,
+    size: u64,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, BootError> {
+    let method = match packing(image, offset)? {
+        Some("gzip") => Method::Gzip,
+        Some("zstd") => Method::Zstd,
+        _ => return Ok(None),
+    };
+    let payload = Payload {
+        method,
+        offset,
+        size,
+    };
+    payload.unpack(image, limit).map(Some)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
     Gzip,

@@ -307,6 +307,46 @@ fn plan_takes_the_facts_of_another_host() {
 }
 
 #[test]
+fn inspect_says_what_a_kernel_is() {
+    let kernel = common::kernel(&common::RESET);
+    let path = kernel.path().to_str().unwrap();
+    let inspect = |arguments: &[&str]| {
+        let ended = finish(vmm(&[&["inspect"], arguments].concat()).spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        ended.stdout
+    };
+    let text = inspect(&[path]);
+    for line in [
+        "format        x86_64 ELF",
+        "entry         0x100000 (64-bit Linux)",
+        "no PVH note",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let here = std::env::consts::ARCH == "x86_64";
+    assert_eq!(text.contains("nothing in the file speaks against"), here);
+    let json: serde_json::Value = serde_json::from_str(&inspect(&[path, "--json"])).unwrap();
+    assert_eq!(json["architecture"], "x86_64");
+    assert_eq!(json["load-address"], 0x10_0000);
+
+    let mut riscv = vec![0; 4096];
+    riscv[56..60].copy_from_slice(b"RSC\x05");
+    let text = inspect(&[file(&riscv).path().to_str().unwrap()]);
+    assert!(text.contains("problem       it is for riscv64, and this host is"));
+    assert!(inspect(&[file(b"BZh9").path().to_str().unwrap()]).contains("bzip2-compressed file"));
+    refused(
+        &["inspect", "/nonexistent"],
+        &["/nonexistent: No such file", "cure:"],
+    );
+    let script = file(b"no kernel");
+    let path = script.path().to_str().unwrap();
+    refused(
+        &["inspect", path],
+        &[path, "no known kernel format", "cure:"],
+    );
+}
+
+#[test]
 fn doctor_finds_this_host_fit() {
     let ended = finish(vmm(&["doctor"]).spawn().unwrap());
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");

@@ -3,6 +3,7 @@
 mod doctor;
 #[cfg(feature = "config-file")]
 mod file;
+mod inspect;
 mod plan;
 mod run;
 mod terminal;
@@ -63,6 +64,8 @@ enum Command {
         #[command(flatten)]
         what: Box<plan::Options>,
     },
+    /// Says what a kernel file is, and what it lacks to boot here
+    Inspect(inspect::Options),
     /// Checks what this host offers and says what is missing
     Doctor,
 }
@@ -246,6 +249,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match cli.command {
         None => cli.vm.then(run::run),
         Some(Command::Plan { vm, what }) => vm.then(|config| plan::print(config, &what)),
+        Some(Command::Inspect(what)) => inspect::print(&what),
         Some(Command::Doctor) => Ok(doctor::check()),
     };
     result.unwrap_or_else(|error| {

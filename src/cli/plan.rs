@@ -51,7 +51,7 @@ pub(super) fn print(config: &VmConfig, options: &Options) -> Result<ExitCode, Er
     Ok(ExitCode::SUCCESS)
 }
 
-fn cannot_print(error: serde_json::Error) -> Error {
+pub(super) fn cannot_print(error: serde_json::Error) -> Error {
     Error::Host {
         what: "cannot print".to_owned(),
         source: error.into(),

@@ -100,3 +100,34 @@ fn parse_header(image: &Reader<'_>, start: &[u8]) -> Option<Result<KernelHeader,
         header: start.get(HEADER..end)?.to_vec(),
     })))
 }
+
+impl BzImage {
+    /// A field of the setup header, by its offset in the image.
+    fn at(&self, offset: usize) -> Option<&[u8]> {
+        self.header.get(offset.checked_sub(HEADER)?..)
+    }
+
+    /// The 64-bit entry, when it is loaded where it prefers.
+    #[must_use]
+    pub fn entry_64(&self) -> Option<u64> {
+        // xloadflags bit 0, XLF_KERNEL_64; the entry is 0x200 behind the start.
+        (self.xloadflags & 1 != 0).then(|| self.pref_address.saturating_add(0x200))
+    }
+
+    /// Where the version text stands in the image (`kernel_version`).
+    #[must_use]
+    pub fn version_offset(&self) -> Option<u64> {
+        let pointer = u64::from(u16_at(self.at(0x20e)?, 0)?);
+        let offset = pointer.checked_add(0x200)?;
+        (pointer != 0 && offset < self.setup_size).then_some(offset)
+    }
+
+    /// Offset and size of the packed kernel in the image (`payload_offset`, protocol 2.08).
+    #[must_use]
+    pub fn payload(&self) -> Option<(u64, u64)> {
+        let field = |offset| u32_at(self.at(offset)?, 0).map(u64::from);
+        let (start, size) = (field(0x248)?, field(0x24c)?);
+        let fits = self.version >= 0x0208 && start.checked_add(size)? <= self.kernel_size;
+        (fits && size > 0).then(|| Some((self.setup_size.checked_add(start)?, size)))?
+    }
+}

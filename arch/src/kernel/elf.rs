@@ -177,3 +177,15 @@ fn find_pvh(mut notes: &[u8]) -> Option<u64> {
         notes = rest.get(len.checked_next_multiple_of(4)?..)?;
     }
 }
+
+impl Elf {
+    /// The entry for the 64-bit Linux protocol; none when the header has a virtual address.
+    #[must_use]
+    pub fn entry_64(&self) -> Option<u64> {
+        let inside = self.segments.iter().any(|segment| {
+            let at = self.entry.checked_sub(segment.address);
+            at.is_some_and(|at| at < segment.memory_size)
+        });
+        inside.then_some(self.entry)
+    }
+}

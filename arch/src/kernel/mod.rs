@@ -209,6 +209,40 @@ impl KernelHeader {
         }
     }
 
+    /// The architecture it is for, as `uname -m` names it; `None` where the format does not say.
+    #[must_use]
+    pub fn architecture(&self) -> Option<&'static str> {
+        match self {
+            Self::BzImage(_) | Self::Elf(_) => Some("x86_64"),
+            Self::Image(image) => Some(match image.machine {
+                ImageMachine::Arm64 => "aarch64",
+                ImageMachine::Riscv64 => "riscv64",
+            }),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// How it can be entered, the best way first, and where: a guest physical address, when it is
+    /// loaded where it prefers; of a flat Image, from a 2 MiB boundary on.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(Protocol, u64)> {
+        match self {
+            Self::BzImage(image) => image
+                .entry_64()
+                .map(|entry| (Protocol::Linux64, entry))
+                .into_iter()
+                .collect(),
+            Self::Elf(elf) => elf
+                .pvh_entry
+                .map(|entry| (Protocol::Pvh, entry))
+                .into_iter()
+                .chain(elf.entry_64().map(|entry| (Protocol::Linux64, entry)))
+                .collect(),
+            Self::Image(image) => vec![(Protocol::DeviceTree, image.text_offset)],
+            Self::Other(_) => Vec::new(),
+        }
+    }
+
     /// The format in words, for messages.
     #[must_use]
     pub fn describe(&self) -> String {

@@ -88,6 +88,38 @@ fn a_bzimage_is_found_with_everything_its_header_says() {
 }
 
 #[test]
+fn a_header_tells_entries_version_and_payload() {
+    let mut image = bzimage();
+    put(&mut image, 0x20e, &0x100u16.to_le_bytes());
+    put(&mut image, 0x248, &0x80u32.to_le_bytes());
+    put(&mut image, 0x24c, &0x1000u32.to_le_bytes());
+    let parse = |image: &[u8]| match identify(image) {
+        Ok(KernelHeader::BzImage(found)) => found,
+        other => panic!("{other:?}"),
+    };
+    let found = parse(&image);
+    assert_eq!(found.version_offset(), Some(0x300));
+    assert_eq!(found.payload(), Some((2560 + 0x80, 0x1000)));
+    let header = KernelHeader::BzImage(found);
+    assert_eq!(header.entries(), [(Protocol::Linux64, 0x100_0200)]);
+    assert_eq!(header.architecture(), Some("x86_64"));
+    // Pointers that lead out of the image, and a kernel without a 64-bit entry.
+    put(&mut image, 0x20e, &u16::MAX.to_le_bytes());
+    put(&mut image, 0x248, &u32::MAX.to_le_bytes());
+    put(&mut image, 0x236, &[0]);
+    let found = parse(&image);
+    assert_eq!((found.version_offset(), found.payload()), (None, None));
+    assert_eq!(KernelHeader::BzImage(found).entries(), []);
+
+    let mut image = elf();
+    let entries = |image: &[u8]| identify(image).unwrap().entries();
+    let pvh = (Protocol::Pvh, 0x10_0040);
+    assert_eq!(entries(&image), [pvh, (Protocol::Linux64, 0x10_0000)]);
+    put(&mut image, 24, &0xffff_ffff_8020_0000u64.to_le_bytes());
+    assert_eq!(entries(&image), [pvh]);
+}
+
+#[test]
 fn r28_setup_sects_0_means_4_and_255_needs_the_bytes() {
     let mut image = bzimage();
     image[0x1f1] = 0;

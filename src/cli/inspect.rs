@@ -1,0 +1,73 @@
+//! `inspect`: what a kernel file is and whether it boots here.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use vmm_reference::{Error, KernelReport, inspect};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The kernel image
+    #[arg(value_name = "KERNEL")]
+    kernel: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn print(options: &Options) -> Result<ExitCode, Error> {
+    let report = inspect(&options.kernel)?;
+    let text = if options.json {
+        serde_json::to_string_pretty(&report).map_err(super::plan::cannot_print)?
+    } else {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = write_text(&mut text, &report);
+        text
+    };
+    // A reader that has seen enough is no failure.
+    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_text(out: &mut String, report: &KernelReport) -> std::fmt::Result {
+    writeln!(out, "format        {}", report.format)?;
+    if let Some(architecture) = report.architecture {
+        writeln!(out, "architecture  {architecture}")?;
+    }
+    if let Some(version) = &report.version {
+        writeln!(out, "version       {version}")?;
+    }
+    if !report.compression.is_empty() {
+        writeln!(out, "compression   {}", report.compression.join(", then "))?;
+    }
+    writeln!(out, "file          {} bytes", report.file_size)?;
+    if let Some(size) = report.memory_size {
+        writeln!(out, "memory        {size} bytes")?;
+    }
+    if let Some(address) = report.load_address {
+        writeln!(out, "load address  {address:#x}")?;
+    }
+    for (protocol, address) in &report.entries {
+        writeln!(out, "entry         {address:#x} ({protocol})")?;
+    }
+    if let Some(limit) = report.cmdline_limit {
+        writeln!(out, "command line  {limit} bytes at most")?;
+    }
+    for (option, value) in &report.options {
+        writeln!(out, "option        CONFIG_{option}={value}")?;
+    }
+    for note in &report.notes {
+        writeln!(out, "note          {note}")?;
+    }
+    for problem in &report.problems {
+        writeln!(out, "problem       {problem}")?;
+    }
+    if report.problems.is_empty() {
+        writeln!(out, "nothing in the file speaks against booting it here")?;
+    }
+    Ok(())
+}
