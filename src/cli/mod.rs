@@ -3,6 +3,8 @@
 mod doctor;
 #[cfg(feature = "config-file")]
 mod file;
+#[cfg(feature = "completions")]
+mod generate;
 mod inspect;
 mod plan;
 mod run;
@@ -230,6 +232,10 @@ fn on_or_off(text: &str) -> Result<bool, &'static str> {
 }
 
 pub(crate) fn main() -> ExitCode {
+    #[cfg(feature = "completions")]
+    if let Some(code) = generate::asked() {
+        return code;
+    }
     let cli = Cli::parse();
     env_logger::Builder::new()
         .filter_level(match cli.log_level {

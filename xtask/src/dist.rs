@@ -20,6 +20,14 @@ pub(crate) fn run() -> Result<()> {
         )?;
         lines.push(format!("{size:>9} bytes  target/dist/{name}"));
     }
+    // The same for every architecture, and no part of the programs.
+    let files = folder.join("files");
+    fs::create_dir_all(&files)?;
+    let files = files.display();
+    cargo(&format!(
+        "run --features=completions -- generate-files {files}"
+    ))?;
+    lines.push(format!("{files}: completions and man pages"));
     println!("{}", lines.join("\n"));
     Ok(())
 }

@@ -30,7 +30,8 @@ enum Command {
         #[arg(long)]
         no_lab: bool,
     },
-    /// Builds static, stripped binaries of every architecture into target/dist
+    /// Builds static, stripped binaries of every architecture, completions and man pages into
+    /// target/dist
     Dist,
     /// Runs the fuzz targets with libFuzzer
     Fuzz {

@@ -77,6 +77,7 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
         "cli,elf",
         "cli,serial,elf",
         "cli,pci",
+        "completions",
         "config-file",
         "cli,virtio-balloon",
         "cli,virtio-blk",
@@ -94,6 +95,7 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
     // The least that boots.
     cargo("test --no-default-features --features=host,elf --test library")?;
     cargo("test --workspace")?;
+    cargo("test --features=completions --test completions")?;
     // The aarch64 build's own unit tests, under QEMU's user-mode emulation.
     cargo(&format!("test --workspace --lib --target {AARCH64}"))?;
     fuzz::run(None, FUZZ_SECONDS)?;
