@@ -362,7 +362,7 @@ pub struct MemorySize(u64);
 
 /// Both forms that a configuration file may use: `512` and `"512M"`.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it is a number of MiB, or a text like \"512M\"")]
 enum MemorySizeText {
     Mib(u32),
     Text(String),

@@ -62,6 +62,7 @@ fn a_file_says_what_the_command_line_could() {
     assert_eq!((config.vcpus, config.blk.len()), (2, 2));
     // What was printed gives the same again, in either format.
     let ended = run(&[&file, "--dump-config"]);
+    assert!(ended.stdout.ends_with('\n'));
     let again = write(folder.path(), "again.toml", &ended.stdout);
     assert_eq!(dumped(&[&again]), config);
     let json = serde_json::to_string_pretty(&config).unwrap();
@@ -130,6 +131,16 @@ fn what_is_wrong_is_named_with_its_line() {
         ),
         ("e.toml", "vcpus = 1\n\nguest-memory = [", "line 3: "),
         ("f.toml", "guest-memory = \"lots\"", "not a number"),
+        (
+            "f2.toml",
+            "guest-memory = -1",
+            "line 1: it is a number of MiB, or a text like",
+        ),
+        (
+            "f3.toml",
+            "[balloon]\ntarget = -1",
+            "line 2: it is a number, or a text like",
+        ),
         (
             "g.json",
             "{\n\"cmdlin\": \"x\"}",

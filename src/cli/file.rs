@@ -65,7 +65,7 @@ pub(super) fn dump(config: &VmConfig) -> Result<ExitCode, Error> {
         cure: "TOML holds paths in UTF-8 only; give others on the command line".to_owned(),
     })?;
     // A reader that has seen enough is no failure.
-    let _ = write!(io::stdout(), "{text}");
+    let _ = writeln!(io::stdout(), "{}", text.trim_end());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -48,7 +48,7 @@ macro_rules! text_or_table {
 text_or_table!(BalloonConfig BlkConfig NetConfig VsockConfig);
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it is a number, or a text like \"512M\"")]
 enum Amount {
     Number(u64),
     Text(String),
