@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arch::{Gsi, WiredRoute};
 use devices::pci::{Message, MsiSink};
@@ -18,6 +18,13 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+/// By GSI: the device, and what it sends.
+type Messages = BTreeMap<Gsi, (u32, Message)>;
+
+fn lock(messages: &Mutex<Messages>) -> MutexGuard<'_, Messages> {
+    messages.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The routing table of a VM.
 pub(crate) struct MsiRoutes {
     vm: Arc<VmFd>,
@@ -25,8 +32,7 @@ pub(crate) struct MsiRoutes {
     /// Messages carry the number of their device.
     with_device: bool,
     next_gsi: AtomicU32,
-    /// By GSI.
-    messages: Mutex<BTreeMap<Gsi, (u32, Message)>>,
+    messages: Mutex<Messages>,
 }
 
 impl MsiRoutes {
@@ -64,8 +70,7 @@ impl MsiRoutes {
             entry.u.irqchip.pin = route.pin;
             entries.push(entry);
         }
-        let messages = self.messages.lock();
-        for (gsi, (device, message)) in &*messages.unwrap_or_else(PoisonError::into_inner) {
+        for (gsi, (device, message)) in &*lock(&self.messages) {
             let [a, b, c, d, e, f, g, h] = message.address.to_le_bytes();
             let mut msi = kvm_irq_routing_msi {
                 address_lo: u32::from_le_bytes([a, b, c, d]),
@@ -109,11 +114,7 @@ pub(crate) struct DeviceMessages {
 impl MsiSink for DeviceMessages {
     fn set(&mut self, vector: u16, event: &EventFd, message: Message) -> io::Result<()> {
         let gsi = self.first_gsi + u32::from(vector);
-        self.routes
-            .messages
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(gsi, (self.device, message));
+        lock(&self.routes.messages).insert(gsi, (self.device, message));
         if !self.connected.contains(&vector) {
             self.routes.vm.register_irqfd(event, gsi)?;
             self.connected.push(vector);
@@ -122,6 +123,12 @@ impl MsiSink for DeviceMessages {
     }
 
     fn commit(&mut self) -> io::Result<()> {
-        self.routes.commit()
+        let result = self.routes.commit();
+        if result.is_err() {
+            // What the guest wants of one device must not cost the others theirs.
+            let mut messages = lock(&self.routes.messages);
+            messages.retain(|_, (device, _)| *device != self.device);
+        }
+        result
     }
 }

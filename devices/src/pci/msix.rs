@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::Rare;
+
 /// Bytes of a table entry: address (8), data, control.
 pub(crate) const TABLE_ENTRY: u64 = 16;
 /// Bytes of 64 pending bits.
@@ -43,7 +45,7 @@ pub trait MsiSink: Send {
     /// Makes what was set before take effect.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// When the host refuses; then the device has no messages.
     fn commit(&mut self) -> io::Result<()>;
 }
 
@@ -101,6 +103,7 @@ pub(crate) struct Msix {
     known: Vec<Option<Message>>,
     control: u16,
     sink: Box<dyn MsiSink>,
+    errors: Rare,
 }
 
 impl Msix {
@@ -120,6 +123,7 @@ impl Msix {
             known: vec![None; count],
             control: 0,
             sink,
+            errors: Rare::default(),
         })
     }
 
@@ -204,8 +208,10 @@ impl Msix {
             Ok(true) => self.sink.commit(),
             other => other.map(drop),
         };
-        if let Err(error) = result {
-            log::error!("the host takes no message of a PCI device: {error}");
+        if let Err(error) = result
+            && let Some(times) = self.errors.again()
+        {
+            log::warn!("messages of a PCI device were refused, {times} times so far: {error}");
         }
         // Nothing goes the old way once the driver's write is done, nor before the new one is there.
         for (entry, vector) in self.table.iter().zip(&self.vectors.0) {

@@ -39,6 +39,9 @@ pub(super) fn run(machine: &mut Machine, arch: &Architecture, full: bool) -> Res
             host_faults(machine, &guest)?;
             console(machine, &guest)?;
             restart(machine, &guest)?;
+            if arch.has_button {
+                power_button(machine, &guest)?;
+            }
         }
     }
     Ok(())
@@ -373,4 +376,26 @@ fn restart(machine: &mut Machine, guest: &Guest) -> Result<()> {
             expect(has.windows(2).all(|pair| pair[0] == pair[1]), "no leaks")
         },
     )
+}
+
+/// SIGTERM presses the power button: the kernel's driver tells user space, which powers off.
+fn power_button(machine: &mut Machine, guest: &Guest) -> Result<()> {
+    // The guest says through its disk when it listens.
+    let command = format!(
+        "truncate -s 1M /tmp/flag; \
+         (until head -c 2 /tmp/flag | grep -q go; do sleep 0.2; done; \
+          kill -TERM $(pidof vmm-reference)) & {} --blk=/tmp/flag",
+        guest.command
+    );
+    let listen = "cat /sys/class/input/input0/name; \
+        (sleep 1; printf go | dd of=/dev/vda conv=fsync) & \
+        head -c 24 /dev/input/event0 | hexdump -v -e '/2 \"%u \"'; echo; poweroff -f\r";
+    let dialogue = [("@guest ready\n", listen)];
+    let name = guest.named("power button");
+    case(machine, &name, &command, &dialogue, |output| {
+        expect(output.contains("Power Button\n"), "a power button")?;
+        // Two times of 8 bytes, then type EV_KEY, code KEY_POWER, value 1.
+        expect(output.contains(" 1 116 1 0 "), "the key")?;
+        expect(output.contains("asked to power off"), "the log")
+    })
 }

@@ -61,7 +61,8 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
     install(&busybox, &root.join("bin/busybox"))?;
     install(Path::new("cross/lab/guest-init"), &root.join("init"))?;
     install(&agent, &root.join("bin/agent"))?;
-    install_modules(&unpacked, GUEST_MODULES, &root)?;
+    let modules = [GUEST_MODULES, arch.guest_modules].concat();
+    install_modules(&unpacked, &modules, &root)?;
     archive(&root, &guests.join("initrd"))?;
 
     let root = folder.join("l1-root");
