@@ -24,7 +24,7 @@ pub enum ExitReason {
     PoweredOff,
     /// The guest asked for a reset.
     Reset,
-    /// The guest crashed: a triple fault, or a crash event it sent.
+    /// The guest crashed: a triple fault, or a crash or panic that it told of.
     Crashed,
     /// [`VmHandle::request_stop`] was called.
     Stopped,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use arch::{DeviceKind, DevicePlan, GuestRam, KvmError, MachinePlan, Space, WiredRoute};
-use devices::{AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031, PowerButton};
+use devices::{
+    AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031, PowerButton, Pvpanic,
+};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -82,6 +84,7 @@ pub(crate) fn create(
             }
             DeviceKind::I8042 => Arc::new(I8042::default()),
             DeviceKind::Cmos => Arc::new(Cmos::default()),
+            DeviceKind::Pvpanic => Arc::new(Pvpanic),
             DeviceKind::AcpiPower => {
                 let power = Arc::new(AcpiPower::new(interrupt(planned, vm)?));
                 power_button = Some(power.clone());

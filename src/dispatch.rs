@@ -29,6 +29,7 @@ impl From<Outcome> for Flow {
             Outcome::Continue => Self::Continue,
             Outcome::PowerOff => Self::End(ExitReason::PoweredOff),
             Outcome::Reset => Self::End(ExitReason::Reset),
+            Outcome::Panic => Self::End(ExitReason::Crashed),
         }
     }
 }

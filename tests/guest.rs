@@ -58,6 +58,20 @@ fn r45_a_triple_fault_ends_with_status_3_and_a_report() {
 }
 
 #[test]
+fn a_panic_that_the_guest_tells_of_ends_with_status_3_and_what_it_said_last() {
+    // mov dx, 0x604; mov al, PANICKED; out dx, al; jmp $
+    let tell = vec![0x66, 0xba, 0x04, 0x06, 0xb0, 0x01, 0xee, 0xeb, 0xfe];
+    let ended = run_code(
+        &[print("last words"), tell].concat(),
+        &["--on-reboot=restart"],
+    );
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    for part in ["the guest crashed", "last words"] {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+}
+
+#[test]
 fn r25_string_output_prints_every_element() {
     let text = b"string output";
     let data = ENTRY + 26;

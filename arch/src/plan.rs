@@ -210,6 +210,8 @@ pub enum DeviceKind {
     I8042,
     /// The MC146818 real-time clock and its CMOS memory.
     Cmos,
+    /// The register by which a guest says that it has panicked.
+    Pvpanic,
     /// ACPI sleep control and status registers (one byte each), followed by the reset register and
     /// the register of the events that its interrupt tells of: bit 0 is the power button.
     AcpiPower,
@@ -255,6 +257,7 @@ impl fmt::Display for DeviceKind {
             Self::Uart16550 => "16550A UART (serial console)",
             Self::I8042 => "i8042 keyboard controller (reset)",
             Self::Cmos => "MC146818 clock and CMOS memory",
+            Self::Pvpanic => "pvpanic (the guest's panic)",
             Self::AcpiPower => "ACPI sleep control, reset and power button",
             Self::Pl011 => "PL011 UART (serial console)",
             Self::Pl031 => "PL031 real-time clock",

@@ -17,6 +17,8 @@ pub enum Outcome {
     PowerOff,
     /// The guest asked for a reset.
     Reset,
+    /// The guest's kernel says that it has panicked.
+    Panic,
 }
 
 /// A device on the bus. Offsets are relative to its first register; the bus never passes an access

@@ -15,6 +15,7 @@ pub mod pci;
 mod pl011;
 mod pl031;
 mod power;
+mod pvpanic;
 #[cfg(feature = "serial")]
 mod uart;
 #[cfg(feature = "virtio")]
@@ -28,6 +29,7 @@ pub use output::OutputRing;
 pub use pl011::Pl011;
 pub use pl031::Pl031;
 pub use power::{AcpiPower, PowerButton};
+pub use pvpanic::Pvpanic;
 #[cfg(feature = "serial")]
 pub use uart::Uart16550;
 

@@ -224,6 +224,8 @@ fn dsdt(plan: &MachinePlan) -> Result<Vec<u8>, BootError> {
     for (name, hid, kind) in [
         ("COM", "PNP0501", DeviceKind::Uart16550),
         ("RTC", "PNP0B00", DeviceKind::Cmos),
+        // Whoever is compatible with QEMU's device has this id.
+        ("PVP", "QEMU0001", DeviceKind::Pvpanic),
     ] {
         let found = devices
             .iter()
@@ -305,7 +307,12 @@ impl Aml for Rendered {
 }
 
 /// A device with its ports and its interrupt, an edge.
-fn port_device(path: &str, hid: &str, uid: u8, device: &DevicePlan) -> Result<Rendered, BootError> {
+fn port_device(
+    path: &str,
+    hid: &'static str,
+    uid: u8,
+    device: &DevicePlan,
+) -> Result<Rendered, BootError> {
     let beyond = |_| BootError::Kernel(format!("{path} lies outside the port space"));
     let base = u16::try_from(device.range.base).map_err(beyond)?;
     let len = u8::try_from(device.range.len).map_err(beyond)?;
@@ -317,10 +324,16 @@ fn port_device(path: &str, hid: &str, uid: u8, device: &DevicePlan) -> Result<Re
     if let Some(interrupt) = &interrupt {
         resources.push(interrupt);
     }
+    // Seven characters fit a number; others are a text.
+    let number = (hid.len() == 7).then(|| EISAName::new(hid));
+    let hid: &dyn Aml = match &number {
+        Some(number) => number,
+        None => &hid,
+    };
     Ok(Rendered(bytes(&Device::new(
         Path::new(path),
         vec![
-            &Name::new(Path::new("_HID"), &EISAName::new(hid)),
+            &Name::new(Path::new("_HID"), hid),
             &Name::new(Path::new("_UID"), &uid),
             &Name::new(Path::new("_CRS"), &ResourceTemplate::new(resources)),
         ],

@@ -178,6 +178,7 @@ fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePl
         power,
         Some(ACPI_POWER_IRQ),
     ));
+    devices.push(port_device(DeviceKind::Pvpanic, ports.range(1)?, None));
     if let Some(pci) = pci {
         devices.extend(pci.devices(&config.virtio, Some(PCI_PORTS))?);
         return Ok(devices);

@@ -39,8 +39,9 @@ pub(super) fn run(machine: &mut Machine, arch: &Architecture, full: bool) -> Res
             host_faults(machine, &guest)?;
             console(machine, &guest)?;
             restart(machine, &guest)?;
-            if arch.has_button {
+            if arch.has_acpi_events {
                 power_button(machine, &guest)?;
+                panic(machine, &guest)?;
             }
         }
     }
@@ -397,5 +398,17 @@ fn power_button(machine: &mut Machine, guest: &Guest) -> Result<()> {
         // Two times of 8 bytes, then type EV_KEY, code KEY_POWER, value 1.
         expect(output.contains(" 1 116 1 0 "), "the key")?;
         expect(output.contains("asked to power off"), "the log")
+    })
+}
+
+/// A kernel that panics ends the VM with the status for a crash, and the log has its last words.
+fn panic(machine: &mut Machine, guest: &Guest) -> Result<()> {
+    let command = format!("{}; [ $? = 3 ]", guest.command);
+    let dialogue = [("@guest ready\n", "echo c > /proc/sysrq-trigger\r")];
+    let name = guest.named("panic");
+    case(machine, &name, &command, &dialogue, |output| {
+        let report = output.split("the guest crashed").nth(1);
+        let last_words = report.is_some_and(|report| report.contains("Kernel panic"));
+        expect(last_words, "the panic in the report")
     })
 }

@@ -32,8 +32,8 @@ pub(crate) struct Architecture {
     modules: &'static [&'static str],
     /// What guests load besides, for this architecture's own devices.
     guest_modules: &'static [&'static str],
-    /// Whether the machine has a power button.
-    has_button: bool,
+    /// Whether the machine has a power button and hears of panics.
+    has_acpi_events: bool,
     /// The static build.
     pub(crate) target: &'static str,
     /// Target and package of the micro-guests.
@@ -54,8 +54,8 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         qemu_cmdline: "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable",
         kernel_package: "linux-image-cloud-amd64",
         modules: &["irqbypass", "kvm", "kvm-amd", "tun"],
-        guest_modules: &["button", "evdev"],
-        has_button: true,
+        guest_modules: &["button", "evdev", "pvpanic", "pvpanic-mmio"],
+        has_acpi_events: true,
         target: "x86_64-unknown-linux-musl",
         guests: ("x86_64-unknown-none", "micro-guest"),
         devices: &["ACPI0007:00", "PNP0501:00", "PNP0B00:00"],
@@ -72,7 +72,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         kernel_package: "linux-image-cloud-arm64",
         modules: &["tun"],
         guest_modules: &[],
-        has_button: false,
+        has_acpi_events: false,
         target: "aarch64-unknown-linux-musl",
         guests: ("aarch64-unknown-none-softfloat", "micro-guest-aarch64"),
         devices: &[
