@@ -17,7 +17,7 @@ use crate::exit::decode;
 use crate::kick::{Kicker, kick_signal};
 
 /// How much console output a crash report shows, in bytes.
-const REPORT_OUTPUT: usize = 1024;
+const REPORT_OUTPUT: usize = 4096;
 
 /// KVM_RUN may be refused this often in a row, with a pause in between.
 const MAX_REFUSED: u32 = 100;
