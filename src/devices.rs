@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arch::{DeviceKind, DevicePlan, GuestRam, KvmError, MachinePlan, Space, WiredRoute};
 use devices::{
-    AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031, PowerButton, Pvpanic,
+    AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031, Pl061, PowerButton,
+    Pvpanic,
 };
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -91,6 +92,11 @@ pub(crate) fn create(
                 power
             }
             DeviceKind::Pl031 => Arc::new(Pl031::default()),
+            DeviceKind::Pl061 => {
+                let gpio = Arc::new(Pl061::new(interrupt(planned, vm)?));
+                power_button = Some(gpio.clone());
+                gpio
+            }
             #[cfg(feature = "virtio")]
             DeviceKind::VirtioMmio(kind) => match maker.make(kind)? {
                 Some(device) => {

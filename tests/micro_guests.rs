@@ -135,6 +135,20 @@ fn r45_a_triple_fault_in_long_mode_ends_with_status_3() {
 }
 
 #[test]
+fn r45_a_panic_that_the_guest_tells_of_ends_with_status_3_and_its_last_words() {
+    let plan = plan(&[]);
+    let mut devices = plan["devices"].as_array().unwrap().iter();
+    let pvpanic = devices.find(|device| device["kind"] == "pvpanic").unwrap();
+    let register = pvpanic["range"]["base"].as_u64().unwrap();
+    let ended = finish(start(&format!("panic pvpanic={register:#x}"), &[]));
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    assert_eq!(ended.stdout, "telling of a panic\n");
+    for part in ["the guest crashed", "telling of a panic"] {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+}
+
+#[test]
 fn a_signal_ends_a_guest_that_computes_in_user_mode() {
     let mut child = start("spin", &["--vcpus=2"]);
     read_until(child.stdout.as_mut().unwrap(), "spinning\n");
@@ -172,13 +186,18 @@ fn a_guest_that_finds_a_fault_says_so() {
     }
 }
 
-/// Where the VMM puts the virtio devices, for the guest's command line.
-fn virtio_places(arguments: &[&str]) -> String {
+/// The machine that arguments give.
+fn plan(arguments: &[&str]) -> serde_json::Value {
     let output = vmm(&[&["plan", "--json"], arguments].concat())
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Where the VMM puts the virtio devices, for the guest's command line.
+fn virtio_places(arguments: &[&str]) -> String {
+    let plan = plan(arguments);
     let devices = plan["devices"].as_array().unwrap().iter();
     let places: Vec<_> = devices
         .filter(|device| device["kind"]["virtio-mmio"].is_string())

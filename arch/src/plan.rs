@@ -219,6 +219,8 @@ pub enum DeviceKind {
     Pl011,
     /// An Arm PrimeCell real-time clock.
     Pl031,
+    /// An Arm PrimeCell GPIO controller; line 3, high while it is pressed, is the power button.
+    Pl061,
     /// A virtio device behind the MMIO transport.
     VirtioMmio(VirtioKind),
     /// The memory-mapped configuration space of PCI bus 0 (ECAM), host bridge in slot 0 included.
@@ -261,6 +263,7 @@ impl fmt::Display for DeviceKind {
             Self::AcpiPower => "ACPI sleep control, reset and power button",
             Self::Pl011 => "PL011 UART (serial console)",
             Self::Pl031 => "PL031 real-time clock",
+            Self::Pl061 => "PL061 GPIO controller (power button)",
             Self::VirtioMmio(kind) => return kind.fmt(f),
             Self::PciEcam => "PCI configuration space, host bridge at 00:00.0",
             Self::PciPorts => "PCI configuration ports",

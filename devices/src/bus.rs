@@ -150,6 +150,27 @@ impl<T: ByteRegisters> BusDevice for T {
     }
 }
 
+/// Reads a register that is a word, at a byte `offset` that may lie inside it: a narrower or
+/// misaligned access sees that part of it, a wider one zeros behind it.
+pub(crate) fn read_word(word: u32, offset: u64, data: &mut [u8]) {
+    let skipped = usize::from(offset.to_le_bytes()[0] & 3);
+    let word = word.to_le_bytes();
+    let bytes = word.iter().skip(skipped).chain(std::iter::repeat(&0));
+    for (to, from) in data.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+}
+
+/// The word that such an access writes: zeros where it has nothing.
+pub(crate) fn written_word(offset: u64, data: &[u8]) -> u32 {
+    let mut word = [0; 4];
+    let skipped = usize::from(offset.to_le_bytes()[0] & 3);
+    for (to, from) in word.iter_mut().skip(skipped).zip(data) {
+        *to = *from;
+    }
+    u32::from_le_bytes(word)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

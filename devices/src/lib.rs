@@ -14,6 +14,7 @@ pub mod pci;
 #[cfg(feature = "serial")]
 mod pl011;
 mod pl031;
+mod pl061;
 mod power;
 mod pvpanic;
 #[cfg(feature = "serial")]
@@ -28,6 +29,7 @@ pub use output::OutputRing;
 #[cfg(feature = "serial")]
 pub use pl011::Pl011;
 pub use pl031::Pl031;
+pub use pl061::Pl061;
 pub use power::{AcpiPower, PowerButton};
 pub use pvpanic::Pvpanic;
 #[cfg(feature = "serial")]

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::bus::{BusDevice, Outcome};
+use crate::bus::{BusDevice, Outcome, read_word, written_word};
 use crate::lock;
 
 /// Register offsets (table 3-1).
@@ -291,24 +291,14 @@ impl BusDevice for Pl011 {
         if data.is_empty() {
             return;
         }
-        let word = lock(&self.0).read(offset & !3).to_le_bytes();
-        let skipped = usize::from(offset.to_le_bytes()[0] & 3);
-        let bytes = word.iter().skip(skipped).chain(std::iter::repeat(&0));
-        for (to, from) in data.iter_mut().zip(bytes) {
-            *to = *from;
-        }
+        read_word(lock(&self.0).read(offset & !3), offset, data);
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Outcome {
         if data.is_empty() {
             return Outcome::Continue;
         }
-        let mut word = [0; 4];
-        let skipped = usize::from(offset.to_le_bytes()[0] & 3);
-        for (to, from) in word.iter_mut().skip(skipped).zip(data) {
-            *to = *from;
-        }
-        lock(&self.0).write(offset & !3, u32::from_le_bytes(word));
+        lock(&self.0).write(offset & !3, written_word(offset, data));
         Outcome::Continue
     }
 }

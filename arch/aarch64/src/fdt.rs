@@ -15,6 +15,7 @@ use crate::{Aarch64, cache};
 const GIC: u32 = 1;
 const ITS: u32 = 2;
 const CLOCK: u32 = 3;
+const GPIO: u32 = 4;
 
 /// First cell of an interrupt: shared or private peripheral interrupt (arm,gic-v3.yaml).
 const SPI: u32 = 0;
@@ -28,6 +29,10 @@ const FIRST_PPI: u32 = 16;
 const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 /// The rate that PL011 drivers are told; there is no wire, so no rate is wrong.
 const CLOCK_HZ: u32 = 24_000_000;
+/// The GPIO controller's line that is the power button, active high, and the key that it stands for
+/// (KEY_POWER of input-event-codes.h).
+const POWER_BUTTON_LINE: u32 = 3;
+const KEY_POWER: u32 = 116;
 /// Address spaces of a PCI bus (PCI Bus Binding to IEEE 1275, 2.2.1.1): memory that 32-bit BARs
 /// reach, memory for 64-bit ones.
 const PCI_MEMORY32: u32 = 0x0200_0000;
@@ -77,6 +82,9 @@ fn tree(facts: &Aarch64, request: &BootRequest<'_, Aarch64>) -> Result<Vec<u8>, 
     fdt.property_u32("clock-frequency", CLOCK_HZ)?;
     fdt.property_phandle(CLOCK)?;
     fdt.end_node(clock)?;
+    if plan.device(DeviceKind::Pl061).is_some() {
+        power_button(&mut fdt)?;
+    }
     for device in &plan.devices {
         describe(&mut fdt, device)?;
     }
@@ -208,10 +216,24 @@ fn halves(value: u64) -> [u32; 2] {
     [(value >> 32) as u32, value as u32]
 }
 
+/// The key on a line of the GPIO controller.
+fn power_button(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let keys = fdt.begin_node("gpio-keys")?;
+    fdt.property_string("compatible", "gpio-keys")?;
+    let key = fdt.begin_node("power")?;
+    fdt.property_string("label", "Power Button")?;
+    fdt.property_u32("linux,code", KEY_POWER)?;
+    fdt.property_array_u32("gpios", &[GPIO, POWER_BUTTON_LINE, 0])?;
+    fdt.end_node(key)?;
+    fdt.end_node(keys)
+}
+
 fn node_name(device: &DevicePlan) -> String {
     let kind = match device.kind {
         DeviceKind::Pl011 => "serial",
         DeviceKind::Pl031 => "rtc",
+        DeviceKind::Pl061 => "gpio",
+        DeviceKind::Pvpanic => "pvpanic",
         DeviceKind::VirtioMmio(_) => "virtio_mmio",
         _ => "device",
     };
@@ -223,6 +245,8 @@ fn describe(fdt: &mut FdtWriter, device: &DevicePlan) -> Result<(), Error> {
     let (compatible, clocks): (&[&str], &[&str]) = match device.kind {
         DeviceKind::Pl011 => (&["arm,pl011", "arm,primecell"], &["uartclk", "apb_pclk"]),
         DeviceKind::Pl031 => (&["arm,pl031", "arm,primecell"], &["apb_pclk"]),
+        DeviceKind::Pl061 => (&["arm,pl061", "arm,primecell"], &["apb_pclk"]),
+        DeviceKind::Pvpanic => (&["qemu,pvpanic-mmio"], &[]),
         DeviceKind::VirtioMmio(_) => (&["virtio,mmio"], &[]),
         _ => return Ok(()),
     };
@@ -233,10 +257,19 @@ fn describe(fdt: &mut FdtWriter, device: &DevicePlan) -> Result<(), Error> {
     if let Some(gsi) = device.irq {
         fdt.property_array_u32("interrupts", &[SPI, gsi, EDGE])?;
     }
-    if clocks.is_empty() {
-        // Only a virtio device reads and writes memory by itself, through the caches.
+    // Only a virtio device reads and writes memory by itself, through the caches.
+    if let DeviceKind::VirtioMmio(_) = device.kind {
         fdt.property_null("dma-coherent")?;
-    } else {
+    }
+    if device.kind == DeviceKind::Pl061 {
+        fdt.property_null("gpio-controller")?;
+        fdt.property_u32("#gpio-cells", 2)?;
+        fdt.property_null("interrupt-controller")?;
+        fdt.property_u32("#address-cells", 0)?;
+        fdt.property_u32("#interrupt-cells", 2)?;
+        fdt.property_phandle(GPIO)?;
+    }
+    if !clocks.is_empty() {
         fdt.property_array_u32("clocks", &vec![CLOCK; clocks.len()])?;
         fdt.property_string_list("clock-names", texts(clocks))?;
     }

@@ -39,6 +39,8 @@ pub const DEVICE_TREE: AddressRange = AddressRange::new(RAM_BASE, 2 << 20);
 
 /// The register space of one device.
 const DEVICE_REGISTERS: u64 = PAGE_SIZE;
+/// What the binding of pvpanic has (Documentation/devicetree/bindings/misc/pvpanic-mmio.txt of Linux).
+const PVPANIC_REGISTERS: u64 = 2;
 /// The legacy devices have the interrupts before, virtio devices those from here on.
 const FIRST_VIRTIO_GSI: Gsi = 16;
 const LAST_GSI: Gsi = gic::INTIDS - gic::FIRST_SPI - 1;
@@ -94,6 +96,13 @@ fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePl
         devices.push(resources.device(DeviceKind::Pl011, DEVICE_REGISTERS)?);
     }
     devices.push(resources.device(DeviceKind::Pl031, DEVICE_REGISTERS)?);
+    devices.push(resources.device(DeviceKind::Pl061, DEVICE_REGISTERS)?);
+    devices.push(DevicePlan {
+        kind: DeviceKind::Pvpanic,
+        space: Space::Mmio,
+        range: resources.range(PVPANIC_REGISTERS)?,
+        irq: None,
+    });
     if let Some(pci) = pci {
         devices.extend(pci.devices(&config.virtio, None)?);
         return Ok(devices);

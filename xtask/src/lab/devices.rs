@@ -38,8 +38,8 @@ pub(super) fn run(machine: &mut Machine, arch: &Architecture, full: bool) -> Res
             host_faults(machine, &guest)?;
             console(machine, &guest)?;
             restart(machine, &guest)?;
-            if arch.has_acpi_events {
-                power_button(machine, &guest)?;
+            power_button(machine, &guest)?;
+            if arch.has_pvpanic {
                 panic(machine, &guest)?;
             }
         }
@@ -378,13 +378,11 @@ fn power_button(machine: &mut Machine, guest: &Guest) -> Result<()> {
           kill -TERM $(pidof vmm-reference)) & {} --blk=/tmp/flag",
         guest.command
     );
-    let listen = "cat /sys/class/input/input0/name; \
-        (sleep 1; printf go | dd of=/dev/vda conv=fsync) & \
+    let listen = "(sleep 1; printf go | dd of=/dev/vda conv=fsync) & \
         head -c 24 /dev/input/event0 | hexdump -v -e '/2 \"%u \"'; echo; poweroff -f\r";
     let dialogue = [("@guest ready\n", listen)];
     let name = guest.named("power button");
     case(machine, &name, &command, &dialogue, |output| {
-        expect(output.contains("Power Button\n"), "a power button")?;
         // Two times of 8 bytes, then type EV_KEY, code KEY_POWER, value 1.
         expect(output.contains(" 1 116 1 0 "), "the key")?;
         expect(output.contains("asked to power off"), "the log")

@@ -30,10 +30,10 @@ pub(crate) struct Architecture {
     kernel_package: &'static str,
     /// Modules that /dev/kvm and taps need, in order.
     modules: &'static [&'static str],
-    /// What guests load besides, for this architecture's own devices.
+    /// What guests load besides: this architecture's own devices, what its kernel has not built in.
     guest_modules: &'static [&'static str],
-    /// Whether the machine has a power button and hears of panics.
-    has_acpi_events: bool,
+    /// Whether the kernel has a driver that tells of panics.
+    has_pvpanic: bool,
     /// The static build.
     pub(crate) target: &'static str,
     /// Target and package of the micro-guests.
@@ -55,7 +55,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         kernel_package: "linux-image-cloud-amd64",
         modules: &["irqbypass", "kvm", "kvm-amd", "tun"],
         guest_modules: &["button", "evdev", "pvpanic", "pvpanic-mmio"],
-        has_acpi_events: true,
+        has_pvpanic: true,
         target: "x86_64-unknown-linux-musl",
         guests: ("x86_64-unknown-none", "micro-guest"),
         devices: &["ACPI0007:00", "PNP0501:00", "PNP0B00:00"],
@@ -69,10 +69,19 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         qemu_arguments: "-M virt,virtualization=on,gic-version=3 -accel tcg,thread=multi \
             -cpu max,pauth-impdef=on -smp 2 -m 2048",
         qemu_cmdline: "console=ttyAMA0 panic=-1 quiet",
-        kernel_package: "linux-image-cloud-arm64",
+        // Unlike the cloud kernel it has a driver for keys on GPIO lines.
+        kernel_package: "linux-image-arm64",
         modules: &["tun"],
-        guest_modules: &[],
-        has_acpi_events: false,
+        guest_modules: &[
+            "evdev",
+            "gpio_keys",
+            "crc16",
+            "crc32c_generic",
+            "mbcache",
+            "jbd2",
+            "ext4",
+        ],
+        has_pvpanic: false,
         target: "aarch64-unknown-linux-musl",
         guests: ("aarch64-unknown-none-softfloat", "micro-guest-aarch64"),
         devices: &[

@@ -8,10 +8,11 @@ use crate::machine::{register, set_register, ticks_per_second};
 use crate::{bindings, cpus, gic, option, println, serial, tree};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 8] = [
+pub const ALL: [(&str, fn()); 9] = [
     ("chatter", chatter),
     ("io_widths", io_widths),
     ("memory_map", memory_map),
+    ("panic", panic),
     ("reset", reset),
     ("serial_echo", serial_echo),
     ("smp", smp),
@@ -79,6 +80,23 @@ fn reset() {
     // SAFETY: ends the machine, which is the purpose.
     unsafe { asm!("hvc #0", in("x0") SYSTEM_RESET, options(nostack)) };
     panic!("still running after the reset");
+}
+
+/// Tells of a panic by the register that the device tree names.
+fn panic() {
+    let tree = tree();
+    let mut nodes = tree.nodes();
+    let node = nodes.find(|node| node.is_compatible(b"qemu,pvpanic-mmio"));
+    let place = node.and_then(|node| node.reg().next());
+    let address = place.expect("no pvpanic").base;
+    let events: u32;
+    // SAFETY: a register of a device.
+    unsafe { asm!("ldrb {:w}, [{}]", out(reg) events, in(reg) address, options(nostack)) };
+    assert_eq!(events, 1, "the events that are known");
+    println!("telling of a panic");
+    // SAFETY: ends the machine, which is the purpose.
+    unsafe { asm!("strb {:w}, [{}]", in(reg) events, in(reg) address, options(nostack)) };
+    panic!("still running after the panic");
 }
 
 /// Computes for ever.

@@ -11,10 +11,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use guest::{apic, interrupts, println, smp, user};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 16] = [
+pub const ALL: [(&str, fn()); 17] = [
     ("chatter", serial::chatter),
     ("io_widths", io_widths::run),
     ("memory_map", memory_map::run),
+    ("panic", endings::panic),
     ("reset", endings::reset),
     ("reboots", virtio::reboots::run),
     ("serial_echo", serial::echo),
