@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::console::Port;
 use crate::dispatch::IoSpaces;
+use crate::timeline::Timeline;
 use crate::{Error, VmConfig};
 
 /// A device that the guest's restart leaves as it is on the host's side: disks stay locked, taps and
@@ -57,15 +58,16 @@ pub(crate) fn create(
     wired: &dyn Fn() -> Vec<WiredRoute>,
     config: &VmConfig,
     kept: Kept,
+    timeline: &Timeline,
     vm: &Arc<VmFd>,
     ram: &GuestRam,
 ) -> Result<Devices, Error> {
     let mut serial = None;
     let mut power_button: Option<Arc<dyn PowerButton>> = None;
     #[cfg(feature = "virtio")]
-    let mut maker = crate::virtio::Maker::new(config, kept);
+    let mut maker = crate::virtio::Maker::new(config, kept, timeline);
     #[cfg(not(feature = "virtio"))]
-    let _ = (config, kept, ram);
+    let _ = (config, kept, timeline, ram);
     #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
     let mut lasting = Vec::new();
     #[cfg(feature = "pci")]

@@ -36,6 +36,7 @@ mod memory;
 mod msi;
 #[cfg(feature = "pci")]
 mod pci;
+mod timeline;
 #[cfg(feature = "packed-kernels")]
 mod unpack;
 mod vcpu;
@@ -54,6 +55,7 @@ pub use error::Error;
 pub use host::{Check, diagnose, probe};
 pub use inspect::{KernelReport, inspect};
 pub use machine::{Machine, device_tree, plan};
+pub use timeline::{Milestone, Timeline};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.
 #[cfg(feature = "host")]

@@ -20,6 +20,7 @@ use crate::config::OnReboot;
 use crate::console::{Console, Port, Requests};
 use crate::control::{ExitReason, VmHandle};
 use crate::devices::{Kept, TakeBack};
+use crate::timeline::{Milestone, Timeline};
 use crate::vcpu::{Shared, VcpuThreads};
 use crate::{Consoles, Error, VmConfig, devices as model, image, memory};
 
@@ -90,6 +91,7 @@ struct Outside {
     consoles: Consoles,
     stop: Requests,
     handle: VmHandle,
+    timeline: Timeline,
     devices: Kept,
 }
 
@@ -130,8 +132,11 @@ impl<P: KvmPlatform> Machine<P> {
         consoles: impl Into<Consoles>,
         hello: Option<&'static [u8]>,
     ) -> Result<Self, Error> {
+        let timeline = Timeline::default();
+        timeline.reach(Milestone::Begun);
         let kvm = crate::host::open_kvm()?;
         let platform = P::probe(&kvm)?;
+        timeline.reach(Milestone::Probed);
         let source = Source {
             config: config.clone(),
             hello,
@@ -140,6 +145,7 @@ impl<P: KvmPlatform> Machine<P> {
             consoles: consoles.into(),
             stop: Requests::default(),
             handle: VmHandle::new()?,
+            timeline,
             devices: Kept::default(),
         };
         Self::build(&kvm, Arc::new(platform), source, outside)
@@ -148,6 +154,7 @@ impl<P: KvmPlatform> Machine<P> {
     /// The start-up line.
     fn build(kvm: &Kvm, platform: Arc<P>, source: Source, outside: Outside) -> Result<Self, Error> {
         let config = &source.config;
+        let timeline = &outside.timeline;
         let plan = plan(&*platform, config)?;
         let (mut image, name) = image::kernel(config, source.hello, plan.ram_size())?;
         let boot = |source| Error::Boot {
@@ -156,12 +163,14 @@ impl<P: KvmPlatform> Machine<P> {
             source,
         };
         let header = KernelHeader::identify(&image).map_err(boot)?;
+        timeline.reach(Milestone::Planned);
 
         // All memslots come straight after the VM: a later one waits for a grace period.
         let vm = Arc::new(create_vm(kvm, platform.vm_type(&plan))?);
         let ram = memory::map_ram(&plan)?;
         memory::set_memslots(&vm, &ram)?;
         platform.prepare_vm(&vm)?;
+        timeline.reach(Milestone::Memory);
 
         let irq_chip = platform.irq_chip(&plan)?;
         let chip = platform.create_irq_chip(&vm, &irq_chip)?;
@@ -172,9 +181,12 @@ impl<P: KvmPlatform> Machine<P> {
             })
             .collect::<Result<Vec<_>, _>>()?;
         chip.activate(&vm)?;
+        timeline.reach(Milestone::Vcpus);
 
         let wired = || irq_chip.wired_routes();
-        let devices = model::create(&plan, &wired, config, outside.devices, &vm, &ram)?;
+        let kept = outside.devices;
+        let devices = model::create(&plan, &wired, config, kept, timeline, &vm, &ram)?;
+        timeline.reach(Milestone::Devices);
 
         let kernel = platform
             .load_kernel(&mut image, &header, &plan, &ram)
@@ -184,6 +196,7 @@ impl<P: KvmPlatform> Machine<P> {
             .as_deref()
             .map(|path| image::load_initrd(path, &kernel, &plan, &ram))
             .transpose()?;
+        timeline.reach(Milestone::Loaded);
         let request = BootRequest {
             plan: &plan,
             irq_chip: &irq_chip,
@@ -201,12 +214,14 @@ impl<P: KvmPlatform> Machine<P> {
             .get_vcpu_mmap_size()
             .map_err(KvmError::of("KVM_GET_VCPU_MMAP_SIZE"))?;
         let output = devices.output();
+        timeline.reach(Milestone::Built);
         outside.handle.set_button(devices.power_button.clone());
         let shared = Shared {
             platform,
             spaces: devices.spaces,
             output,
             handle: outside.handle,
+            timeline: outside.timeline,
             run_size,
             ram,
         };
@@ -235,6 +250,12 @@ impl<P: KvmPlatform> Machine<P> {
     #[must_use]
     pub fn handle(&self) -> VmHandle {
         self.shared.handle.clone()
+    }
+
+    /// When the start of this VM reached its milestones.
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        self.shared.timeline.clone()
     }
 
     /// Ends the VM, as [`VmHandle::request_stop`] does, when `fd` becomes readable: one end of a
@@ -290,6 +311,7 @@ impl<P: KvmPlatform> Machine<P> {
         let handle = shared.handle.clone();
         // Guest memory outlives the devices and the VM.
         let ram = shared.ram.clone();
+        let timeline = shared.timeline.clone();
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);
         let end_all = || {
@@ -303,7 +325,7 @@ impl<P: KvmPlatform> Machine<P> {
             .into_iter()
             .filter_map(|(console, port)| Some((console, port?)))
             .collect();
-        let ended = crate::console::main_loop(lines, stop, handle.clone(), end_all)?;
+        let ended = crate::console::main_loop(lines, stop, handle.clone(), &timeline, end_all)?;
         drop((chip, vm, ram));
         let mut lines = ended.lines.into_iter();
         // The serial device is made anew, the virtio console lasts.
@@ -321,6 +343,7 @@ impl<P: KvmPlatform> Machine<P> {
             },
             stop: ended.stop,
             handle,
+            timeline,
             devices,
         };
         Ok((platform, source, outside))

@@ -15,6 +15,7 @@ use crate::control::{ExitReason, VmHandle};
 use crate::dispatch::{Flow, IoSpaces, dispatch};
 use crate::exit::decode;
 use crate::kick::{Kicker, kick_signal};
+use crate::timeline::{Milestone, Timeline};
 
 /// How much console output a crash report shows, in bytes.
 const REPORT_OUTPUT: usize = 4096;
@@ -31,6 +32,7 @@ pub(crate) struct Shared<P> {
     /// What the guest printed, on each of its consoles.
     pub(crate) output: Vec<OutputRing>,
     pub(crate) handle: VmHandle,
+    pub(crate) timeline: Timeline,
     /// KVM_GET_VCPU_MMAP_SIZE.
     pub(crate) run_size: usize,
     // Last: the devices in `spaces` keep the VM, whose memslots refer to it.
@@ -108,6 +110,7 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
     // the next exit; an error cannot happen for a valid signal number.
     let _ = unblock_signal(kick_signal());
     log::trace!("vCPU {id} enters the guest");
+    shared.timeline.reach(Milestone::Entered);
     let mut refused = 0;
     // A handle that ended before this thread ran is seen here or by KVM_RUN's immediate_exit.
     while !shared.handle.has_ended() {

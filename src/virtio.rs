@@ -23,6 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::Port;
 use crate::devices::{Kept, Lasting, TakeBack};
+use crate::timeline::{Milestone, Timeline};
 use crate::{Error, VmConfig};
 
 /// Makes the devices that a configuration asks for, of each kind in order. Kinds that were left out
@@ -33,17 +34,19 @@ pub(crate) struct Maker<'a> {
     nets: std::slice::Iter<'a, NetConfig>,
     /// Devices that are there already, all of them or none.
     kept: std::vec::IntoIter<Lasting>,
+    timeline: &'a Timeline,
     /// The host's end of the console, once it is made.
     pub(crate) console: Option<Port>,
 }
 
 impl<'a> Maker<'a> {
-    pub(crate) fn new(config: &'a VmConfig, kept: Kept) -> Self {
+    pub(crate) fn new(config: &'a VmConfig, kept: Kept, timeline: &'a Timeline) -> Self {
         Self {
             config,
             disks: config.blk.iter(),
             nets: config.net.iter(),
             kept: kept.lasting.into_iter(),
+            timeline,
             console: kept.virtio_console,
         }
     }
@@ -58,7 +61,10 @@ impl<'a> Maker<'a> {
         }
         match kind {
             #[cfg(feature = "virtio-blk")]
-            VirtioKind::Block => self.disks.next().map(disk).transpose(),
+            VirtioKind::Block => {
+                let disk = |config| disk(config, self.timeline);
+                self.disks.next().map(disk).transpose()
+            }
             #[cfg(feature = "virtio-net")]
             VirtioKind::Net => self.nets.next().map(net).transpose(),
             #[cfg(feature = "virtio-vsock")]
@@ -110,8 +116,10 @@ pub(crate) fn check(config: &VmConfig) -> Result<(), Error> {
 }
 
 #[cfg(feature = "virtio-blk")]
-fn disk(config: &BlkConfig) -> Result<Box<dyn VirtioDevice>, Error> {
-    let disk = devices::virtio::Block::open(config).map_err(refused_disk(config))?;
+fn disk(config: &BlkConfig, timeline: &Timeline) -> Result<Box<dyn VirtioDevice>, Error> {
+    let mut disk = devices::virtio::Block::open(config).map_err(refused_disk(config))?;
+    let timeline = timeline.clone();
+    disk.on_first_request(move || timeline.reach(Milestone::DiskRequest));
     Ok(Box::new(disk))
 }
 

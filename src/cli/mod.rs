@@ -9,6 +9,7 @@ mod inspect;
 mod plan;
 mod run;
 mod terminal;
+mod timeline;
 
 use std::error::Error as _;
 use std::io::{self, Write};
@@ -46,6 +47,10 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     vm: VmArgs,
+    /// Writes where the time of the start went, when the VM ends: a page with bars (.html) or the
+    /// numbers (.json)
+    #[arg(long, value_name = "FILE")]
+    boot_timeline: Option<PathBuf>,
     /// What the VMM says on stderr about its own work
     #[arg(
         long,
@@ -232,6 +237,7 @@ fn on_or_off(text: &str) -> Result<bool, &'static str> {
 }
 
 pub(crate) fn main() -> ExitCode {
+    let start = timeline::ProcessStart::now();
     #[cfg(feature = "completions")]
     if let Some(code) = generate::asked() {
         return code;
@@ -253,7 +259,10 @@ pub(crate) fn main() -> ExitCode {
         .format_target(false)
         .init();
     let result = match cli.command {
-        None => cli.vm.then(run::run),
+        None => {
+            let timeline = cli.boot_timeline.as_deref().map(|path| (path, start));
+            cli.vm.then(|config| run::run(config, timeline))
+        }
         Some(Command::Plan { vm, what }) => vm.then(|config| plan::print(config, &what)),
         Some(Command::Inspect(what)) => inspect::print(&what),
         Some(Command::Doctor) => Ok(doctor::check()),

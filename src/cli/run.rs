@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,9 +15,17 @@ use signal_hook::low_level::pipe;
 use vmm_reference::{Console, ConsoleTarget, Consoles, Error, ExitReason, Vm, VmConfig};
 
 use super::terminal::RawTerminal;
+use super::timeline::{self, ProcessStart};
 use super::{CRASHED, say};
 
-pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
+/// `timeline` is where the boot timeline goes, if there is to be one.
+pub(super) fn run(
+    config: &VmConfig,
+    timeline: Option<(&Path, ProcessStart)>,
+) -> Result<ExitCode, Error> {
+    let timeline = timeline
+        .map(|(path, start)| timeline::Output::create(path, start))
+        .transpose()?;
     ignore_file_size_signal()?;
     allow_many_files();
     let mut consoles = Consoles::from(console("serial", &config.serial)?);
@@ -36,7 +45,13 @@ pub(super) fn run(config: &VmConfig) -> Result<ExitCode, Error> {
     }
     // Restored when it goes out of scope: after the guest's end, an error or a panic.
     let _terminal = on_stdio.then(RawTerminal::enter);
-    match vm.run()? {
+    let (reached, plan) = (vm.timeline(), vm.plan().clone());
+    let ended = vm.run();
+    // However it ended; the guest's failure matters more than that of the file.
+    let written = timeline.map_or(Ok(()), |output| output.write(&reached, &plan));
+    let ended = ended?;
+    written?;
+    match ended {
         ExitReason::Crashed => {
             say("the guest crashed");
             Ok(CRASHED.into())

@@ -20,6 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{Console, EscapeKeys, Port};
 use crate::Error;
 use crate::control::VmHandle;
+use crate::timeline::{OutputWatch, Timeline};
 
 /// Input kept for a guest that does not read, in bytes.
 const PENDING: usize = 4096;
@@ -66,6 +67,7 @@ pub(crate) fn main_loop<T>(
     consoles: Vec<(Console, Port)>,
     stop: Requests,
     handle: VmHandle,
+    timeline: &Timeline,
     end_all: impl FnOnce() -> T,
 ) -> Result<Ended<T>, Error> {
     let failed = |error: event_manager::Error| {
@@ -73,7 +75,10 @@ pub(crate) fn main_loop<T>(
     };
     let lines = (0..)
         .zip(consoles)
-        .map(|(number, (console, port))| Line::new(number, console, port, handle.clone()))
+        .map(|(number, (console, port))| {
+            let watch = OutputWatch::new(timeline.clone());
+            Line::new(number, console, port, handle.clone(), watch)
+        })
         .collect::<Result<_, _>>()?;
     let main_loop = MainLoop {
         lines,
@@ -162,11 +167,18 @@ struct Line {
     /// Input that the device has not taken yet.
     pending: Vec<u8>,
     watching_output: bool,
+    watch: OutputWatch,
     handle: VmHandle,
 }
 
 impl Line {
-    fn new(number: u32, console: Console, port: Port, handle: VmHandle) -> Result<Self, Error> {
+    fn new(
+        number: u32,
+        console: Console,
+        port: Port,
+        handle: VmHandle,
+        watch: OutputWatch,
+    ) -> Result<Self, Error> {
         console
             .start()
             .map_err(Error::host("cannot empty the console's file"))?;
@@ -185,6 +197,7 @@ impl Line {
             resized: console.resized,
             pending: Vec::new(),
             watching_output: false,
+            watch,
             handle,
         };
         line.tell_size();
@@ -295,15 +308,17 @@ impl Line {
     fn write_chunk(&mut self) -> Progress {
         let mut chunk = [0; CHUNK];
         let (len, position) = self.port.output.ring.peek(&mut chunk);
+        let chunk = chunk.get(..len).unwrap_or_default();
         let Some(output) = &mut self.output else {
             // Nobody reads: drop it.
+            self.watch.see(chunk);
             self.port.output.ring.consume(position + len as u64);
             return Progress::Some;
         };
-        let chunk = chunk.get(..len).unwrap_or_default();
         match output.write(chunk) {
             Ok(0) => Progress::None,
             Ok(written) => {
+                self.watch.see(chunk.get(..written).unwrap_or_default());
                 self.port.output.ring.consume(position + written as u64);
                 Progress::Some
             }

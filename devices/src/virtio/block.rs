@@ -9,6 +9,7 @@
 mod file;
 mod uring;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::RawFd;
@@ -75,6 +76,14 @@ struct Request {
     job: Job,
 }
 
+struct Tell(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Tell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tell").finish_non_exhaustive()
+    }
+}
+
 /// A disk.
 #[derive(Debug)]
 pub struct Block {
@@ -107,6 +116,8 @@ pub struct Block {
     chain: Chain,
     vectors: Vectors,
     errors: Rare,
+    /// Whom to tell of the first request.
+    first_request: Option<Tell>,
 }
 
 impl Block {
@@ -194,6 +205,7 @@ impl Block {
             chain: Chain::default(),
             vectors: Vectors::default(),
             errors: Rare::default(),
+            first_request: None,
             file,
         };
         block.config = Arc::new(ConfigSpace::new(block.describe(block_size), 0..0));
@@ -230,6 +242,11 @@ impl Block {
         config
     }
 
+    /// Calls `tell` when the first request comes.
+    pub fn on_first_request(&mut self, tell: impl FnOnce() + Send + 'static) {
+        self.first_request = Some(Tell(Box::new(tell)));
+    }
+
     /// Begins what a queue has, as far as there is room and the limits allow it. Says whether there
     /// may be more.
     fn pull(&mut self, queue: usize, queues: &mut Queues) -> Result<bool, QueueError> {
@@ -255,6 +272,9 @@ impl Block {
 
     /// Begins the request in `chain`, and ends it if it is not one for io_uring.
     fn begin(&mut self, queue: usize, ring: &mut Ring) -> Result<(), QueueError> {
+        if let Some(Tell(tell)) = self.first_request.take() {
+            tell();
+        }
         let head = self.chain.head();
         // The last byte that the device may write is the status. Without one there is no answer.
         let Some(status) = self.chain.take_last_byte() else {
