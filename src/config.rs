@@ -69,7 +69,11 @@ impl Default for VmConfig {
             serial: ConsoleTarget::Stdio,
             on_reboot: OnReboot::Exit,
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
-            transport: Transport::default(),
+            transport: if cfg!(feature = "pci") {
+                Transport::Pci
+            } else {
+                Transport::Mmio
+            },
             blk: Vec::new(),
             net: Vec::new(),
             vsock: None,

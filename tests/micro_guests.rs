@@ -209,12 +209,23 @@ fn virtio_places(arguments: &[&str]) -> String {
             )
         })
         .collect();
+    if places.is_empty() {
+        // A bus is asked for its devices.
+        return "virtio=pci".to_owned();
+    }
     format!("virtio={}", places.join(","))
 }
 
+/// How virtio devices reach the guest.
+#[cfg(feature = "pci")]
+const TRANSPORTS: [&str; 2] = ["--transport=mmio", "--transport=pci"];
+#[cfg(not(feature = "pci"))]
+const TRANSPORTS: [&str; 1] = ["--transport=mmio"];
+
 /// Starts a test of virtio devices.
-fn start_virtio(test: &str, arguments: &[&str]) -> Child {
-    start(&format!("{test} {}", virtio_places(arguments)), arguments)
+fn start_virtio(test: &str, transport: &str, arguments: &[&str]) -> Child {
+    let arguments = [&[transport], arguments].concat();
+    start(&format!("{test} {}", virtio_places(&arguments)), &arguments)
 }
 
 const SECTOR: usize = 512;
@@ -243,14 +254,26 @@ fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
         return;
     }
     let content = sectors(0, 64);
-    for engine in ["io_uring", "sync"] {
+    let ways = TRANSPORTS
+        .iter()
+        .flat_map(|transport| [(transport, "io_uring"), (transport, "sync")]);
+    for (transport, engine) in ways {
         let (first, second) = (disk(&[0; 256 * SECTOR]), disk(&content));
         let first_option = format!(
             "--blk={},serial=micro-1,engine={engine}",
             first.path().display()
         );
         let second_option = format!("--blk={},ro,engine={engine}", second.path().display());
-        let child = start_virtio("virtio_blk", &[&first_option, &second_option]);
+        let timeline = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
+        let child = start_virtio(
+            "virtio_blk",
+            transport,
+            &[
+                &first_option,
+                &second_option,
+                &option("boot-timeline", timeline.path()),
+            ],
+        );
         assert_eq!(
             passed(finish(child)),
             [
@@ -266,14 +289,21 @@ fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
         expected[16 * SECTOR..80 * SECTOR].copy_from_slice(&sectors(16, 64));
         assert!(std::fs::read(first.path()).unwrap() == expected);
         assert!(std::fs::read(second.path()).unwrap() == content);
+        let timeline = std::fs::read_to_string(timeline.path()).unwrap();
+        let (steps, missing) = timeline.split_once("\"missing\"").unwrap();
+        assert!(steps.contains("first disk request"), "{timeline}");
+        assert!(missing.contains("init"), "{timeline}");
     }
 }
 
 #[test]
 #[cfg(feature = "virtio-rng")]
 fn an_independent_driver_reads_random_bytes_that_differ() {
-    if is_pc() {
-        let child = start_virtio("virtio_rng", &[]);
+    if !is_pc() {
+        return;
+    }
+    for transport in TRANSPORTS {
+        let child = start_virtio("virtio_rng", transport, &[]);
         assert_eq!(passed(finish(child)), ["random bytes, twice"]);
     }
 }
@@ -284,21 +314,23 @@ fn an_independent_driver_echoes_on_the_console() {
     if !is_pc() {
         return;
     }
-    let serial = tempfile::NamedTempFile::new().unwrap();
-    let file = format!("--serial=file={}", serial.path().display());
-    let mut child = start_virtio("virtio_console", &["--console=stdio", &file]);
-    let mut stdin = child.stdin.take().unwrap();
-    let stdout = child.stdout.as_mut().unwrap();
-    read_until(stdout, "ready\n");
-    for line in ["hello\n", "one more\n"] {
-        stdin.write_all(line.as_bytes()).unwrap();
-        read_until(stdout, &line.to_uppercase());
+    for transport in TRANSPORTS {
+        let serial = tempfile::NamedTempFile::new().unwrap();
+        let file = format!("--serial=file={}", serial.path().display());
+        let mut child = start_virtio("virtio_console", transport, &["--console=stdio", &file]);
+        let mut stdin = child.stdin.take().unwrap();
+        let stdout = child.stdout.as_mut().unwrap();
+        read_until(stdout, "ready\n");
+        for line in ["hello\n", "one more\n"] {
+            stdin.write_all(line.as_bytes()).unwrap();
+            read_until(stdout, &line.to_uppercase());
+        }
+        stdin.write_all(b"q\n").unwrap();
+        let ended = finish(child);
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let said = std::fs::read_to_string(serial.path()).unwrap();
+        assert_eq!(said, "80 columns, 25 rows\nthe console echoed\nEXIT 0\n");
     }
-    stdin.write_all(b"q\n").unwrap();
-    let ended = finish(child);
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    let said = std::fs::read_to_string(serial.path()).unwrap();
-    assert_eq!(said, "80 columns, 25 rows\nthe console echoed\nEXIT 0\n");
 }
 
 /// All frames of a network device of the host.
@@ -328,35 +360,37 @@ fn an_independent_driver_sends_frames_back() {
     if !is_pc() {
         return;
     }
-    let tap = format!("mg{}", std::process::id());
-    let net = format!("--net={tap},mac=02:00:00:00:00:07");
-    let mut child = start_virtio("virtio_net", &[&net]);
-    read_until(
-        child.stdout.as_mut().unwrap(),
-        "mac 02:00:00:00:00:07\nready\n",
-    );
-    let mut host = packet_socket(&tap);
-    // To the guest, from us, of a type for experiments.
-    let frame = |fill: u8, len: usize| {
-        let head = [2, 0, 0, 0, 0, 7, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
-        let mut frame = head.to_vec();
-        frame.resize(len, fill);
-        frame
-    };
-    for (fill, len) in [(1, 60), (2, 1514), (3, 600), (4, 64)] {
-        host.write_all(&frame(fill, len)).unwrap();
-        let mut expected = frame(fill, len);
-        expected[..12].rotate_left(6);
-        loop {
-            let mut buffer = [0; 2048];
-            let received = host.read(&mut buffer).unwrap();
-            if buffer[..received] == expected {
-                break;
+    for transport in TRANSPORTS {
+        let tap = format!("mg{}", std::process::id());
+        let net = format!("--net={tap},mac=02:00:00:00:00:07");
+        let mut child = start_virtio("virtio_net", transport, &[&net]);
+        read_until(
+            child.stdout.as_mut().unwrap(),
+            "mac 02:00:00:00:00:07\nready\n",
+        );
+        let mut host = packet_socket(&tap);
+        // To the guest, from us, of a type for experiments.
+        let frame = |fill: u8, len: usize| {
+            let head = [2, 0, 0, 0, 0, 7, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
+            let mut frame = head.to_vec();
+            frame.resize(len, fill);
+            frame
+        };
+        for (fill, len) in [(1, 60), (2, 1514), (3, 600), (4, 64)] {
+            host.write_all(&frame(fill, len)).unwrap();
+            let mut expected = frame(fill, len);
+            expected[..12].rotate_left(6);
+            loop {
+                let mut buffer = [0; 2048];
+                let received = host.read(&mut buffer).unwrap();
+                if buffer[..received] == expected {
+                    break;
+                }
             }
         }
+        host.write_all(&frame(b'q', 60)).unwrap();
+        assert_eq!(passed(finish(child)), ["4 frames echoed"]);
     }
-    host.write_all(&frame(b'q', 60)).unwrap();
-    assert_eq!(passed(finish(child)), ["4 frames echoed"]);
 }
 
 #[test]
@@ -379,30 +413,34 @@ fn an_independent_driver_sends_back_what_comes_through_its_sockets() {
             assert!(sent == received);
         }
     };
-    // The host connects.
-    let mut child = start_virtio("virtio_vsock", &[&vsock]);
-    read_until(child.stdout.as_mut().unwrap(), "cid 9\nready\n");
-    let mut stream = UnixStream::connect(&path).unwrap();
-    stream.write_all(b"CONNECT 1234\n").unwrap();
-    let mut answer = [0; 3];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"OK ");
-    while answer[0] != b'\n' {
-        stream.read_exact(&mut answer[..1]).unwrap();
+    for transport in TRANSPORTS {
+        // The host connects.
+        let mut child = start_virtio("virtio_vsock", transport, &[&vsock]);
+        read_until(child.stdout.as_mut().unwrap(), "cid 9\nready\n");
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(b"CONNECT 1234\n").unwrap();
+        let mut answer = [0; 3];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"OK ");
+        while answer[0] != b'\n' {
+            stream.read_exact(&mut answer[..1]).unwrap();
+        }
+        echoes(&mut stream);
+        drop(stream);
+        let lines = passed(finish(child));
+        assert!(lines[0].starts_with("1512 bytes echoed, then"), "{lines:?}");
+        // The guest connects.
+        let port = folder.path().join("v_5000");
+        let listener = UnixListener::bind(&port).unwrap();
+        let child = start_virtio("virtio_vsock connect=5000", transport, &[&vsock]);
+        let mut stream = listener.accept().unwrap().0;
+        echoes(&mut stream);
+        drop(stream);
+        let lines = passed(finish(child));
+        let last = lines.last().map(String::as_str).unwrap_or_default();
+        assert!(last.starts_with("1512 bytes echoed, then"), "{lines:?}");
+        std::fs::remove_file(port).unwrap();
     }
-    echoes(&mut stream);
-    drop(stream);
-    let lines = passed(finish(child));
-    assert!(lines[0].starts_with("1512 bytes echoed, then"), "{lines:?}");
-    // The guest connects.
-    let listener = UnixListener::bind(folder.path().join("v_5000")).unwrap();
-    let child = start_virtio("virtio_vsock connect=5000", &[&vsock]);
-    let mut stream = listener.accept().unwrap().0;
-    echoes(&mut stream);
-    drop(stream);
-    let lines = passed(finish(child));
-    let last = lines.last().map(String::as_str).unwrap_or_default();
-    assert!(last.starts_with("1512 bytes echoed, then"), "{lines:?}");
 }
 
 /// The most memory that a process has had so far, in KiB.
@@ -455,7 +493,11 @@ fn r1_r7_r8_r10_to_r17_r19_r23_to_r26_r38_r40_a_hostile_driver_harms_nobody_but_
         let first_option = format!("--blk={},engine={engine}", path(&first));
         let second_option = format!("--blk={},ro,engine={engine}", path(&second));
         let memory = format!("--guest-memory={MIB}");
-        let mut child = start_virtio("virtio_hostile", &[&first_option, &second_option, &memory]);
+        let mut child = start_virtio(
+            "virtio_hostile",
+            "--transport=mmio",
+            &[&first_option, &second_option, &memory],
+        );
         let stdout = child.stdout.as_mut().unwrap();
         for case in CASES {
             read_until(stdout, &format!("{case}\n"));

@@ -34,10 +34,13 @@ pub(crate) struct Vmm {
     thread: &'static str,
 }
 
+/// Registers at a known place, which the bench's driver takes as they are.
+const TRANSPORT: &str = "--transport=mmio";
+
 /// Where our VMM puts its disk.
 fn address(disk: &str) -> Result<u64> {
     let plan = Command::new(binary())
-        .args(["plan", "--json", disk])
+        .args(["plan", "--json", TRANSPORT, disk])
         .output()?;
     let plan: serde_json::Value = serde_json::from_slice(&plan.stdout)?;
     let devices = plan["devices"].as_array().ok_or("a plan without devices")?;
@@ -80,6 +83,7 @@ impl Vmm {
         match self.kind {
             Kind::Ours { mmio } => command
                 .arg(format!("--kernel={}", self.guest.display()))
+                .arg(TRANSPORT)
                 .arg(format!(
                     "--blk=path={},engine={}",
                     self.disk.display(),

@@ -79,10 +79,13 @@ pub(crate) fn in_namespace() -> Result<()> {
     }
 }
 
+/// Registers at a known place, which the bench's driver takes as they are.
+const TRANSPORT: &str = "--transport=mmio";
+
 /// Where our VMM puts its network device.
 fn address() -> Result<u64> {
     let plan = Command::new(binary())
-        .args(["plan", "--json", &format!("--net={TAP}")])
+        .args(["plan", "--json", TRANSPORT, &format!("--net={TAP}")])
         .output()?;
     let plan: serde_json::Value = serde_json::from_slice(&plan.stdout)?;
     let devices = plan["devices"].as_array().ok_or("a plan without devices")?;
@@ -113,6 +116,7 @@ fn run(
     let mut command = Command::new(binary());
     command
         .arg(format!("--kernel={}", guest.display()))
+        .arg(TRANSPORT)
         .arg(format!("--net={TAP}"))
         .arg(format!(
             "--append=bench={bench} frame={frame} depth={depth} count={count} mmio={mmio:#x}"

@@ -47,10 +47,6 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     vm: VmArgs,
-    /// Writes where the time of the start went, when the VM ends: a page with bars (.html) or the
-    /// numbers (.json)
-    #[arg(long, value_name = "FILE")]
-    boot_timeline: Option<PathBuf>,
     /// What the VMM says on stderr about its own work
     #[arg(
         long,
@@ -141,10 +137,14 @@ struct VmArgs {
     /// once [default: 30]
     #[arg(long, value_name = "SECONDS")]
     shutdown_timeout: Option<u32>,
-    /// How virtio devices reach the guest: as registers of their own, or on a PCI bus
-    /// [default: mmio]
+    /// How virtio devices reach the guest: on a PCI bus, or as registers of their own, for kernels
+    /// without PCI [default: pci]
     #[arg(long, value_enum, value_name = "TRANSPORT")]
     transport: Option<Carrier>,
+    /// Writes where the time of the start went, when the VM ends: a page with bars (.html) or the
+    /// numbers (.json)
+    #[arg(long, value_name = "FILE")]
+    boot_timeline: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -260,7 +260,8 @@ pub(crate) fn main() -> ExitCode {
         .init();
     let result = match cli.command {
         None => {
-            let timeline = cli.boot_timeline.as_deref().map(|path| (path, start));
+            let file = cli.vm.boot_timeline.clone();
+            let timeline = file.as_deref().map(|path| (path, start));
             cli.vm.then(|config| run::run(config, timeline))
         }
         Some(Command::Plan { vm, what }) => vm.then(|config| plan::print(config, &what)),

@@ -2,12 +2,11 @@
 
 use guest::{println, user};
 use virtio_drivers::device::blk::{BlkReq, BlkResp, RespStatus, SECTOR_SIZE, VirtIOBlk};
-use virtio_drivers::transport::mmio::MmioTransport;
 use virtio_drivers::{Error, Result};
 
-use super::{BLOCK, Device, GuestHal, devices, wait_for_interrupt};
+use super::{BLOCK, Carrier, Device, GuestHal, devices, wait_for_interrupt};
 
-type Disk = VirtIOBlk<GuestHal, MmioTransport<'static>>;
+type Disk = VirtIOBlk<GuestHal, Carrier>;
 
 /// Sectors of a request.
 const SECTORS: usize = 8;
