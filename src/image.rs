@@ -163,6 +163,7 @@ mod tests {
             pci: None,
             vcpus: 1,
             cmdline: String::new(),
+            remarks: Vec::new(),
         };
         place_initrd(size, &kernel, &plan)
     }

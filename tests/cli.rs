@@ -275,6 +275,40 @@ fn plan_shows_machines_of_every_architecture() {
 }
 
 #[test]
+fn what_the_command_line_asks_in_vain_is_said() {
+    let remarks = |arguments: &[&str]| {
+        let plan = [&["plan", "--json"], arguments].concat();
+        let ended = finish(vmm(&plan).spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let plan: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        plan["remarks"].to_string()
+    };
+    for arch in ["x86_64", "aarch64"] {
+        let on = |text, transport| {
+            let (arch, append) = (format!("--arch={arch}"), format!("--append={text}"));
+            remarks(&[&arch, &append, transport])
+        };
+        let (pci, mmio) = ("--transport=pci", "--transport=mmio");
+        assert_eq!(on("quiet", pci), "null");
+        assert!(on("pci=nomsi", pci).contains("no interrupts but messages"));
+        assert!(on("pci=off", pci).contains("does not look"));
+        assert_eq!(on("pci=nomsi", mmio), "null");
+        if arch == "x86_64" {
+            assert!(on("acpi=off", mmio).contains("use --transport=pci"));
+            assert!(!on("acpi=off", pci).contains("finds none"));
+            assert!(on("acpi=off", pci).contains("cannot power off"));
+        } else {
+            assert_eq!(on("acpi=off", mmio), "null");
+        }
+    }
+    let ended = finish(vmm(&["--append=pci=nomsi"]).spawn().unwrap());
+    let said = ended.stderr.contains("pci=nomsi: devices on the PCI bus");
+    assert!(said, "{ended:?}");
+    // Without a device on the bus it is nobody's business.
+    assert_eq!(remarks(&["--append=pci=nomsi", "--rng=off"]), "null");
+}
+
+#[test]
 fn plan_takes_the_facts_of_another_host() {
     let facts = file(
         br#"{"ipa_bits":36,"max_vcpus":4,"pmu":false,"sve":false,"pointer_authentication":false}"#,

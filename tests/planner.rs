@@ -200,6 +200,7 @@ impl Platform for Fake {
             pci,
             vcpus,
             cmdline: cmdline.text(if config.serial { "console=fake" } else { "" }),
+            remarks: Vec::new(),
         })
     }
 

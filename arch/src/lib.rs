@@ -20,7 +20,7 @@ pub use error::{BootError, KvmError, PlanError};
 pub use kvm::{KvmIrqChip, KvmPlatform};
 pub use plan::{
     AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan,
-    PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, size_text,
+    PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, has_word, size_text,
 };
 pub use platform::{
     BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform, SEED,

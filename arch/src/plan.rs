@@ -335,6 +335,40 @@ pub struct MachinePlan {
     pub vcpus: u32,
     /// The complete kernel command line.
     pub cmdline: String,
+    /// What the user should know: the command line asks Linux for what cannot work on this machine.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
+}
+
+/// Whether a word stands in a kernel command line.
+#[must_use]
+pub fn has_word(cmdline: &str, word: &str) -> bool {
+    cmdline.split_ascii_whitespace().any(|found| found == word)
+}
+
+impl MachineConfig {
+    /// [`MachinePlan::remarks`] that are true on every architecture, for a complete command line.
+    #[must_use]
+    pub fn remarks(&self, cmdline: &str) -> Vec<String> {
+        let on_pci = self.transport == Transport::Pci && !self.virtio.is_empty();
+        let mut remarks = Vec::new();
+        if on_pci && has_word(cmdline, "pci=nomsi") {
+            remarks.push(
+                "pci=nomsi: devices on the PCI bus of this machine have no interrupts but messages, \
+                 so a Linux guest cannot use its virtio devices; leave it away, or use \
+                 --transport=mmio"
+                    .to_owned(),
+            );
+        }
+        if on_pci && has_word(cmdline, "pci=off") {
+            remarks.push(
+                "pci=off: the virtio devices of this machine are on a PCI bus, where a Linux guest \
+                 does not look then; leave it away, or use --transport=mmio"
+                    .to_owned(),
+            );
+        }
+        remarks
+    }
 }
 
 impl MachinePlan {

@@ -155,5 +155,12 @@ fn write_text(out: &mut String, plan: &MachinePlan) -> std::fmt::Result {
             .unwrap_or_default();
         writeln!(out, "  {place}  {}{irq}", device.kind)?;
     }
-    writeln!(out, "\ncommand line\n  {}", plan.cmdline)
+    writeln!(out, "\ncommand line\n  {}", plan.cmdline)?;
+    if !plan.remarks.is_empty() {
+        writeln!(out, "\nremarks")?;
+    }
+    for remark in &plan.remarks {
+        writeln!(out, "  {remark}")?;
+    }
+    Ok(())
 }

@@ -37,6 +37,9 @@ pub(super) fn run(
     let on_stdio =
         [Some(&config.serial), config.console.as_ref()].contains(&Some(&ConsoleTarget::Stdio));
     warn_consoles(config, &vm.plan().cmdline);
+    for remark in &vm.plan().remarks {
+        log::warn!("{remark}");
+    }
     if let Some(signals) = signals(&[SIGINT, SIGHUP]).map_err(signal_error)? {
         vm.stop_on(signals);
     }

@@ -69,6 +69,7 @@ pub(crate) fn plan(facts: &Aarch64, config: &MachineConfig) -> Result<MachinePla
         "panic=-1"
     };
     let window = DEVICE_TREE.end();
+    let cmdline = config.cmdline.text(default);
     Ok(MachinePlan {
         arch: "aarch64",
         ram: vec![ram],
@@ -84,7 +85,8 @@ pub(crate) fn plan(facts: &Aarch64, config: &MachineConfig) -> Result<MachinePla
         devices: devices(config, pci.as_ref())?,
         pci,
         vcpus: config.vcpus,
-        cmdline: config.cmdline.text(default),
+        remarks: config.remarks(&cmdline),
+        cmdline,
     })
 }
 

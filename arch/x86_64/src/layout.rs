@@ -6,7 +6,7 @@
 
 use arch::{
     AddressRange, DeviceKind, DevicePlan, Limits, MachineConfig, MachinePlan, PciPlan, PlanError,
-    Reserved, Resources, Space, Transport,
+    Reserved, Resources, Space, Transport, has_word,
 };
 
 use crate::X86_64;
@@ -136,6 +136,7 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
     } else {
         "reboot=k panic=-1"
     };
+    let cmdline = config.cmdline.text(default);
     Ok(MachinePlan {
         arch: "x86_64",
         ram,
@@ -145,8 +146,35 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         devices: devices(config, pci.as_ref())?,
         pci,
         vcpus: config.vcpus,
-        cmdline: config.cmdline.text(default),
+        remarks: remarks(config, &cmdline),
+        cmdline,
     })
+}
+
+fn remarks(config: &MachineConfig, cmdline: &str) -> Vec<String> {
+    let mut remarks = config.remarks(cmdline);
+    if has_word(cmdline, "acpi=off") {
+        if config.transport == Transport::Mmio && !config.virtio.is_empty() {
+            remarks.push(
+                "acpi=off: a Linux guest learns of its virtio devices from ACPI and finds none \
+                 without it; leave it away, or use --transport=pci"
+                    .to_owned(),
+            );
+        }
+        if config.vcpus > 1 {
+            remarks.push(format!(
+                "acpi=off: a Linux guest finds more than one of its {} vCPUs only if its kernel \
+                 reads the MP table (CONFIG_X86_MPPARSE)",
+                config.vcpus
+            ));
+        }
+        remarks.push(
+            "acpi=off: a Linux guest cannot power off, it halts; and it does not see the power \
+             button"
+                .to_owned(),
+        );
+    }
+    remarks
 }
 
 /// Splits `memory` bytes of RAM around the hole.
