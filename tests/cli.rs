@@ -296,6 +296,8 @@ fn what_the_command_line_asks_in_vain_is_said() {
         if arch == "x86_64" {
             assert!(on("acpi=off", mmio).contains("use --transport=pci"));
             assert!(!on("acpi=off", pci).contains("finds none"));
+            assert!(on("acpi=off", pci).contains("CONFIG_X86_MPPARSE"));
+            assert!(!on("acpi=off", mmio).contains("CONFIG_X86_MPPARSE"));
             assert!(on("acpi=off", pci).contains("cannot power off"));
         } else {
             assert_eq!(on("acpi=off", mmio), "null");

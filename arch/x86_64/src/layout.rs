@@ -161,12 +161,12 @@ fn remarks(config: &MachineConfig, cmdline: &str) -> Vec<String> {
                     .to_owned(),
             );
         }
-        if config.vcpus > 1 {
-            remarks.push(format!(
-                "acpi=off: a Linux guest finds more than one of its {} vCPUs only if its kernel \
-                 reads the MP table (CONFIG_X86_MPPARSE)",
-                config.vcpus
-            ));
+        if config.transport == Transport::Pci || config.vcpus > 1 {
+            remarks.push(
+                "acpi=off: a Linux guest finds its other vCPUs and the interrupts of PCI devices only \
+                 if its kernel reads the MP table (CONFIG_X86_MPPARSE)"
+                    .to_owned(),
+            );
         }
         remarks.push(
             "acpi=off: a Linux guest cannot power off, it halts; and it does not see the power \
