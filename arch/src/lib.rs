@@ -8,6 +8,7 @@
 //! This crate contains no `cfg`: adding an architecture does not change it.
 
 pub mod contract;
+pub mod device_tree;
 mod error;
 pub mod kernel;
 mod kvm;

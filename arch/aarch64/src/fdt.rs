@@ -4,7 +4,7 @@
 //! Everything comes from the plan, the interrupt controller's model and the facts; equal input
 //! gives equal bytes.
 
-use arch::{AddressRange, BootError, BootRequest, DeviceKind, DevicePlan, PciPlan};
+use arch::{BootError, BootRequest, DeviceKind, DevicePlan, device_tree};
 use vm_fdt::{Error, FdtWriter};
 
 use crate::gic::GicV3;
@@ -33,15 +33,8 @@ const CLOCK_HZ: u32 = 24_000_000;
 /// (KEY_POWER of input-event-codes.h).
 const POWER_BUTTON_LINE: u32 = 3;
 const KEY_POWER: u32 = 116;
-/// Address spaces of a PCI bus (PCI Bus Binding to IEEE 1275, 2.2.1.1): memory that 32-bit BARs
-/// reach, memory for 64-bit ones.
-const PCI_MEMORY32: u32 = 0x0200_0000;
-const PCI_MEMORY64: u32 = 0x0300_0000;
 /// Functions of one bus, each with an ITS device id of its own: its device and function number.
 const PCI_FUNCTIONS: u32 = 0x100;
-/// Bytes of the request's seed that become `kaslr-seed`; the rest is `rng-seed`.
-const KASLR_SEED: usize = 8;
-
 /// Builds the tree.
 ///
 /// # Errors
@@ -59,13 +52,10 @@ fn tree(facts: &Aarch64, request: &BootRequest<'_, Aarch64>) -> Result<Vec<u8>, 
     fdt.property_u32("#address-cells", 2)?;
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_u32("interrupt-parent", GIC)?;
-    chosen(&mut fdt, request)?;
-    for range in &plan.ram {
-        let node = fdt.begin_node(&format!("memory@{:x}", range.base))?;
-        fdt.property_string("device_type", "memory")?;
-        fdt.property_array_u64("reg", &[range.base, range.len])?;
-        fdt.end_node(node)?;
-    }
+    let uart = plan.device(DeviceKind::Pl011);
+    let console = uart.map(|uart| format!("/{}", node_name(uart)));
+    device_tree::chosen(&mut fdt, request, console.as_deref())?;
+    device_tree::memory(&mut fdt, plan)?;
     cpus(&mut fdt, facts, plan.vcpus)?;
     firmware(&mut fdt)?;
     timer(&mut fdt)?;
@@ -89,26 +79,12 @@ fn tree(facts: &Aarch64, request: &BootRequest<'_, Aarch64>) -> Result<Vec<u8>, 
         describe(&mut fdt, device)?;
     }
     if let Some(pci) = &plan.pci {
-        host_bridge(&mut fdt, pci)?;
+        // The ITS knows each device by its bus, device and function number.
+        let messages = ("msi-map", &[0, ITS, 0, PCI_FUNCTIONS][..]);
+        device_tree::host_bridge(&mut fdt, pci, messages)?;
     }
     fdt.end_node(root)?;
     fdt.finish()
-}
-
-fn chosen(fdt: &mut FdtWriter, request: &BootRequest<'_, Aarch64>) -> Result<(), Error> {
-    let node = fdt.begin_node("chosen")?;
-    fdt.property_string("bootargs", &request.plan.cmdline)?;
-    if let Some(initrd) = request.initrd {
-        fdt.property_u64("linux,initrd-start", initrd.base)?;
-        fdt.property_u64("linux,initrd-end", initrd.end())?;
-    }
-    if let Some(uart) = request.plan.device(DeviceKind::Pl011) {
-        fdt.property_string("stdout-path", &format!("/{}", node_name(uart)))?;
-    }
-    let (kaslr, rng) = request.seed.split_at(KASLR_SEED);
-    fdt.property("kaslr-seed", kaslr)?;
-    fdt.property("rng-seed", rng)?;
-    fdt.end_node(node)
 }
 
 fn cpus(fdt: &mut FdtWriter, facts: &Aarch64, vcpus: u32) -> Result<(), Error> {
@@ -178,44 +154,6 @@ fn interrupt_controller(fdt: &mut FdtWriter, gic: &GicV3) -> Result<(), Error> {
     fdt.end_node(node)
 }
 
-/// The PCI bus. Its devices are found by asking it; their only interrupts are messages to the ITS,
-/// which knows each by its bus, device and function number.
-fn host_bridge(fdt: &mut FdtWriter, pci: &PciPlan) -> Result<(), Error> {
-    let node = fdt.begin_node(&format!("pcie@{:x}", pci.ecam.base))?;
-    fdt.property_string("compatible", "pci-host-ecam-generic")?;
-    fdt.property_string("device_type", "pci")?;
-    fdt.property_array_u64("reg", &[pci.ecam.base, pci.ecam.len])?;
-    fdt.property_array_u32("bus-range", &[0, 0])?;
-    fdt.property_u32("#address-cells", 3)?;
-    fdt.property_u32("#size-cells", 2)?;
-    let windows = [
-        (PCI_MEMORY32, Some(pci.window32)),
-        (PCI_MEMORY64, pci.window64),
-    ];
-    let ranges: Vec<_> = windows
-        .into_iter()
-        .filter_map(|(space, window)| Some(pci_range(space, &window?)))
-        .flatten()
-        .collect();
-    fdt.property_array_u32("ranges", &ranges)?;
-    fdt.property_array_u32("msi-map", &[0, ITS, 0, PCI_FUNCTIONS])?;
-    fdt.property_null("dma-coherent")?;
-    fdt.end_node(node)
-}
-
-/// An entry of `ranges`: space and address on the bus, the same address outside, length.
-fn pci_range(space: u32, window: &AddressRange) -> [u32; 7] {
-    let [high, low] = halves(window.base);
-    let [len_high, len_low] = halves(window.len);
-    [space, high, low, high, low, len_high, len_low]
-}
-
-/// A number as two cells.
-#[allow(clippy::cast_possible_truncation)] // The point of it.
-fn halves(value: u64) -> [u32; 2] {
-    [(value >> 32) as u32, value as u32]
-}
-
 /// The key on a line of the GPIO controller.
 fn power_button(fdt: &mut FdtWriter) -> Result<(), Error> {
     let keys = fdt.begin_node("gpio-keys")?;
@@ -234,7 +172,6 @@ fn node_name(device: &DevicePlan) -> String {
         DeviceKind::Pl031 => "rtc",
         DeviceKind::Pl061 => "gpio",
         DeviceKind::Pvpanic => "pvpanic",
-        DeviceKind::VirtioMmio(_) => "virtio_mmio",
         _ => "device",
     };
     format!("{kind}@{:x}", device.range.base)
@@ -247,7 +184,14 @@ fn describe(fdt: &mut FdtWriter, device: &DevicePlan) -> Result<(), Error> {
         DeviceKind::Pl031 => (&["arm,pl031", "arm,primecell"], &["apb_pclk"]),
         DeviceKind::Pl061 => (&["arm,pl061", "arm,primecell"], &["apb_pclk"]),
         DeviceKind::Pvpanic => (&["qemu,pvpanic-mmio"], &[]),
-        DeviceKind::VirtioMmio(_) => (&["virtio,mmio"], &[]),
+        DeviceKind::VirtioMmio(_) => {
+            let interrupts = device.irq.map(|gsi| [SPI, gsi, EDGE]);
+            return device_tree::virtio_mmio(
+                fdt,
+                device,
+                interrupts.as_ref().map(|cells| &cells[..]),
+            );
+        }
         _ => return Ok(()),
     };
     let texts = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
@@ -256,10 +200,6 @@ fn describe(fdt: &mut FdtWriter, device: &DevicePlan) -> Result<(), Error> {
     fdt.property_array_u64("reg", &[device.range.base, device.range.len])?;
     if let Some(gsi) = device.irq {
         fdt.property_array_u32("interrupts", &[SPI, gsi, EDGE])?;
-    }
-    // Only a virtio device reads and writes memory by itself, through the caches.
-    if let DeviceKind::VirtioMmio(_) = device.kind {
-        fdt.property_null("dma-coherent")?;
     }
     if device.kind == DeviceKind::Pl061 {
         fdt.property_null("gpio-controller")?;

@@ -2,11 +2,8 @@
 //!
 //! Nothing in a header is trusted: whatever comes out of here lies in the kernel window.
 
-use arch::kernel::{FlatImage, ImageMachine, KernelHeader, Protocol};
+use arch::kernel::{FlatImage, ImageMachine, KernelHeader};
 use arch::{AddressRange, BootError, LoadedKernel};
-
-/// An Image lies its text offset above a multiple of this (booting.rst).
-const ALIGNMENT: u64 = 2 << 20;
 
 /// Places a kernel in `window`.
 ///
@@ -19,39 +16,12 @@ pub fn place(header: &KernelHeader, window: AddressRange) -> Result<LoadedKernel
                 machine: ImageMachine::Arm64,
                 ..
             },
-        ) => place_image(image, window),
+        ) => image.place(window),
         other => Err(BootError::Kernel(format!(
             "{}: an aarch64 machine cannot boot this",
             other.describe()
         ))),
     }
-}
-
-fn place_image(image: &FlatImage, window: AddressRange) -> Result<LoadedKernel, BootError> {
-    let size = image.memory_size.max(image.file_size);
-    let base = window
-        .base
-        .checked_next_multiple_of(ALIGNMENT)
-        .and_then(|base| base.checked_add(image.text_offset));
-    let range = base.map(|base| AddressRange::new(base, size));
-    range
-        .filter(|range| range.base.checked_add(size).is_some() && window.contains(range))
-        .map(|range| LoadedKernel {
-            entry: range.base,
-            range,
-            initrd_limit: None,
-            protocol: Protocol::DeviceTree,
-            setup_header: Vec::new(),
-        })
-        .ok_or_else(|| BootError::TooLarge {
-            what: "the kernel",
-            size,
-            cause: format!(
-                "RAM for kernels is {:#x} to {:#x}",
-                window.base,
-                window.end()
-            ),
-        })
 }
 
 #[cfg(test)]

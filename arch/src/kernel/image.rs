@@ -1,8 +1,8 @@
 //! Flat kernel images with a 64-byte header: arm64 (Linux Documentation/arch/arm64/booting.rst) and
 //! riscv64 (Documentation/arch/riscv/boot-image-header.rst). Both have the same first fields.
 
-use super::{FlatImage, ImageMachine, KernelHeader, Reader, fail, u64_at};
-use crate::BootError;
+use super::{FlatImage, ImageMachine, KernelHeader, Protocol, Reader, fail, u64_at};
+use crate::{AddressRange, BootError, LoadedKernel};
 
 /// Size of the header.
 const HEADER: u64 = 64;
@@ -11,6 +11,42 @@ const OLD_TEXT_OFFSET: u64 = 0x8_0000;
 /// No kernel needs to lie further from a 2 MiB boundary, nor to be larger.
 const MAX_TEXT_OFFSET: u64 = 2 << 20;
 const MAX_SIZE: u64 = 4 << 30;
+
+/// An Image lies its text offset above a multiple of this.
+const ALIGNMENT: u64 = 2 << 20;
+
+impl FlatImage {
+    /// Places the kernel in `window`, as low as it may lie.
+    ///
+    /// # Errors
+    /// When it does not fit there.
+    pub fn place(&self, window: AddressRange) -> Result<LoadedKernel, BootError> {
+        let size = self.memory_size.max(self.file_size);
+        let base = window
+            .base
+            .checked_next_multiple_of(ALIGNMENT)
+            .and_then(|base| base.checked_add(self.text_offset));
+        let range = base.map(|base| AddressRange::new(base, size));
+        range
+            .filter(|range| range.base.checked_add(size).is_some() && window.contains(range))
+            .map(|range| LoadedKernel {
+                entry: range.base,
+                range,
+                initrd_limit: None,
+                protocol: Protocol::DeviceTree,
+                setup_header: Vec::new(),
+            })
+            .ok_or_else(|| BootError::TooLarge {
+                what: "the kernel",
+                size,
+                cause: format!(
+                    "RAM for kernels is {:#x} to {:#x}",
+                    window.base,
+                    window.end()
+                ),
+            })
+    }
+}
 
 /// The machine that the magic number at offset 56 names.
 pub(super) fn machine(start: &[u8]) -> Option<ImageMachine> {
