@@ -454,32 +454,32 @@ fn peak_kib(child: &Child) -> u64 {
         .unwrap()
 }
 
+/// What the guest says of cases that are for every transport.
+#[cfg(feature = "virtio-blk")]
+const HOSTILE: [&str; 17] = [
+    "r7 queue and features while the device runs",
+    "r7 nonsense before it runs",
+    "r8 r15 changes while the device looks",
+    "r10 queues that are not there",
+    "r11 one head many times in flight",
+    "r12 reset with reads in flight",
+    "r12 reset with writes in flight",
+    "r13 a queue that never is empty",
+    "r14 r1 buffers beyond RAM",
+    "r14 requests of a wrong size or place",
+    "r16 ranges to discard and to zero",
+    "r17 writes to a read-only disk",
+    "r19 loops and giant chains",
+    "r23 rings beyond RAM",
+    "r24 status and configuration",
+    "r26 r40 an index far ahead",
+    "r38 buffers of no length",
+];
+
 /// Each case is one of the guest, which checks after it that the disk answers once it was reset, and
 /// that another disk serves.
-#[test]
 #[cfg(feature = "virtio-blk")]
-fn r1_r7_r8_r10_to_r17_r19_r23_to_r26_r38_r40_a_hostile_driver_harms_nobody_but_itself() {
-    const CASES: [&str; 19] = [
-        "r7 queue and features while the device runs",
-        "r7 nonsense before it runs",
-        "r8 r15 changes while the device looks",
-        "r10 queues that are not there",
-        "r11 one head many times in flight",
-        "r12 reset with reads in flight",
-        "r12 a queue taken back with reads in flight",
-        "r12 reset with writes in flight",
-        "r13 a queue that never is empty",
-        "r14 r1 buffers beyond RAM",
-        "r14 requests of a wrong size or place",
-        "r16 ranges to discard and to zero",
-        "r17 writes to a read-only disk",
-        "r19 loops and giant chains",
-        "r23 rings beyond RAM",
-        "r24 status and configuration",
-        "r25 accesses of any width",
-        "r26 r40 an index far ahead",
-        "r38 buffers of no length",
-    ];
+fn hostile_driver(transport: &str, more: &[&str]) {
     const MIB: u64 = 64;
     if !is_pc() {
         return;
@@ -495,11 +495,11 @@ fn r1_r7_r8_r10_to_r17_r19_r23_to_r26_r38_r40_a_hostile_driver_harms_nobody_but_
         let memory = format!("--guest-memory={MIB}");
         let mut child = start_virtio(
             "virtio_hostile",
-            "--transport=mmio",
+            transport,
             &[&first_option, &second_option, &memory],
         );
         let stdout = child.stdout.as_mut().unwrap();
-        for case in CASES {
+        for case in HOSTILE.iter().chain(more) {
             read_until(stdout, &format!("{case}\n"));
         }
         read_until(stdout, "waiting\n");
@@ -521,6 +521,33 @@ fn r1_r7_r8_r10_to_r17_r19_r23_to_r26_r38_r40_a_hostile_driver_harms_nobody_but_
         );
         assert!(std::fs::read(second.path()).unwrap() == known);
     }
+}
+
+#[test]
+#[cfg(feature = "virtio-blk")]
+fn r1_r7_r8_r10_to_r17_r19_r23_to_r26_r38_r40_a_hostile_driver_harms_nobody_but_itself() {
+    let more = [
+        "r12 a queue taken back with reads in flight",
+        "r25 accesses of any width",
+    ];
+    hostile_driver("--transport=mmio", &more);
+}
+
+#[test]
+#[cfg(all(feature = "virtio-blk", feature = "pci"))]
+fn r1_r7_r8_r10_to_r17_r19_r23_to_r26_r38_r40_a_hostile_driver_on_pci_harms_nobody_but_itself() {
+    let more = [
+        "r7 r24 the BAR through the configuration",
+        "r12 reset through the configuration",
+        "r24 the BAR in places of others",
+        "r24 no BAR with reads in flight",
+        "r25 configuration of any width",
+        "r25 configuration ports of any width",
+        "r25 the BAR at any width",
+        "r10 messages that are not there",
+        "r8 messages changed while they are sent",
+    ];
+    hostile_driver("--transport=pci", &more);
 }
 
 #[test]

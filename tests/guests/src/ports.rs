@@ -1,4 +1,4 @@
-//! Port accesses wider than a byte, and string I/O.
+//! Port accesses wider than a byte, string I/O, and the configuration ports of PCI.
 
 use core::arch::asm;
 
@@ -55,4 +55,16 @@ pub fn rep_in16(port: u16, data: &mut [u16]) {
         asm!("rep insw", in("dx") port, inout("rdi") data.as_mut_ptr() => _,
             inout("rcx") data.len() => _, options(nostack));
     }
+}
+
+/// The configuration ports: address, data (PCI Local Bus Specification 3.0, 3.2.2.3.2).
+pub const PCI_ADDRESS: u16 = 0xcf8;
+pub const PCI_DATA: u16 = 0xcfc;
+
+/// Connects the data port to a register of a slot's first function on bus 0.
+pub fn pci_select(slot: u8, register: u8) {
+    out32(
+        PCI_ADDRESS,
+        1 << 31 | u32::from(slot) << 11 | u32::from(register),
+    );
 }

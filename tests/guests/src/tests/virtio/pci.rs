@@ -5,7 +5,9 @@ use core::ptr;
 
 use guest::{acpi, apic, info};
 use virtio_drivers::transport::pci::PciTransport;
-use virtio_drivers::transport::pci::bus::{Command, ConfigurationAccess, DeviceFunction, PciRoot};
+use virtio_drivers::transport::pci::bus::{
+    CapabilityInfo, Command, ConfigurationAccess, DeviceFunction, PciRoot,
+};
 
 use super::GuestHal;
 
@@ -13,8 +15,8 @@ use super::GuestHal;
 const VENDOR: u32 = 0x1af4;
 const FIRST_ID: u32 = 0x1040;
 /// Capabilities: of the vendor, for MSI-X.
-const VENDOR_SPECIFIC: u8 = 0x09;
-const MSIX: u8 = 0x11;
+pub const VENDOR_SPECIFIC: u8 = 0x09;
+pub const MSIX: u8 = 0x11;
 /// The type of virtio capability that says where the common configuration is, and words of it.
 const COMMON: u16 = 1;
 const CAPABILITY_BAR: u8 = 4;
@@ -73,13 +75,24 @@ pub fn functions(kind: u32) -> impl Iterator<Item = Function> {
 }
 
 impl Function {
-    fn bar(self, number: u32) -> u64 {
+    /// The address of a register of its configuration space.
+    pub fn config(self, register: u64) -> u64 {
+        Ecam::find().address(self.0, register)
+    }
+
+    /// The place in the configuration space of its first capability that fits.
+    pub fn capability(self, fits: impl Fn(&CapabilityInfo) -> bool) -> u64 {
+        let found = PciRoot::new(Ecam::find()).capabilities(self.0).find(fits);
+        found.expect("no such capability").offset.into()
+    }
+
+    pub fn bar(self, number: u32) -> u64 {
         let register = BAR0 + 4 * u8::try_from(number).expect("a BAR");
         u64::from(Ecam::find().read_word(self.0, register) & !0xf)
     }
 
     /// Lets the device answer and write to memory.
-    fn enable(self) {
+    pub fn enable(self) {
         let command = Command::MEMORY_SPACE | Command::BUS_MASTER;
         PciRoot::new(Ecam::find()).set_command(self.0, command);
     }

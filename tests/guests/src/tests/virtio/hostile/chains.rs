@@ -43,7 +43,7 @@ pub fn r11(disks: &mut Disks) {
 }
 
 /// Offers as many long requests as there is room for, and tells the device.
-fn begin_long(disk: &mut Disk, kind: u32, sector: u64) {
+pub fn begin_long(disk: &mut Disk, kind: u32, sector: u64) {
     let flags = if kind == IN { WRITE } else { 0 };
     disk.ask(kind, sector);
     for number in 0..MANY {
@@ -74,7 +74,7 @@ pub fn r12_queue(disks: &mut Disks) {
 }
 
 /// Has long reads in flight ended in a way, after which neither data nor rings may be written.
-fn ended_by(disk: &mut Disk, end: fn(Registers)) {
+pub fn ended_by(disk: &mut Disk, end: fn(Registers)) {
     const MINE: u64 = 0x5a5a_5a5a_5a5a_5a5a;
     for _ in 0..ROUNDS {
         disk.begin();
@@ -125,7 +125,7 @@ pub fn r12_writes(disks: &mut Disks) {
 /// a reset ends it.
 pub fn r13(disks: &mut Disks) {
     const ENOUGH: u32 = 10_000;
-    let Disks { disk, other } = disks;
+    let Disks { disk, other, .. } = disks;
     disk.ask(GET_ID, 0);
     Disk::chain(
         disk.area,
