@@ -208,10 +208,12 @@ impl Msix {
             Ok(true) => self.sink.commit(),
             other => other.map(drop),
         };
-        if let Err(error) = result
-            && let Some(times) = self.errors.again()
-        {
-            log::warn!("messages of a PCI device were refused, {times} times so far: {error}");
+        if let Err(error) = result {
+            // It has none of this device's now: all are new to it the next time.
+            self.known.fill(None);
+            if let Some(times) = self.errors.again() {
+                log::warn!("messages of a PCI device were refused, {times} times so far: {error}");
+            }
         }
         // Nothing goes the old way once the driver's write is done, nor before the new one is there.
         for (entry, vector) in self.table.iter().zip(&self.vectors.0) {
@@ -228,5 +230,76 @@ impl Msix {
         for vector in &self.vectors.0 {
             vector.pending.store(false, Ordering::SeqCst);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// What the host refuses.
+    const BAD: u64 = 0xbad0_0000;
+
+    /// The messages of a host that loses all of them when it refuses one, as the contract allows.
+    #[derive(Default)]
+    struct Host(Arc<Mutex<BTreeMap<u16, Message>>>);
+
+    impl MsiSink for Host {
+        fn set(&mut self, vector: u16, _: &EventFd, message: Message) -> io::Result<()> {
+            self.0.lock().unwrap().insert(vector, message);
+            Ok(())
+        }
+
+        fn commit(&mut self) -> io::Result<()> {
+            let mut messages = self.0.lock().unwrap();
+            if messages.values().any(|message| message.address == BAD) {
+                messages.clear();
+                return Err(io::Error::other("refused"));
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn r8_what_the_host_refused_costs_the_other_messages_nothing_once_it_is_put_right() {
+        let host = Host::default();
+        let messages = Arc::clone(&host.0);
+        let mut msix = Msix::new(2, Box::new(host)).unwrap();
+        msix.set_control(ENABLE);
+        let fill_in = |msix: &mut Msix, vector: u64, address: u64| {
+            let [words @ .., _, _, _, _] = address.to_le_bytes();
+            msix.write_table(TABLE_ENTRY * vector, &words);
+            msix.write_table(TABLE_ENTRY * vector + 12, &[0; 4]);
+            msix.commit();
+        };
+        fill_in(&mut msix, 0, 0xfee0_0000);
+        fill_in(&mut msix, 1, BAD);
+        assert!(messages.lock().unwrap().is_empty(), "refused");
+        fill_in(&mut msix, 1, 0xfee0_1000);
+        let known: Vec<_> = messages.lock().unwrap().values().copied().collect();
+        let addresses: Vec<_> = known.iter().map(|message| message.address).collect();
+        assert_eq!(addresses, [0xfee0_0000, 0xfee0_1000]);
+    }
+
+    #[test]
+    fn r10_what_is_beyond_the_table_is_neither_read_nor_written() {
+        let mut msix = Msix::new(2, Box::<Host>::default()).unwrap();
+        // Half an entry, nothing of one, the end of the page.
+        for (offset, inside) in [(2 * TABLE_ENTRY - 4, 4), (2 * TABLE_ENTRY, 0), (0xff8, 0)] {
+            msix.write_table(offset, &[0xff; 8]);
+            let mut data = [0xaa; 8];
+            msix.read_table(offset, &mut data);
+            assert_eq!(data[..inside], [0xff; 8][..inside], "at {offset:#x}");
+            assert_eq!(data[inside..], [0; 8][inside..], "at {offset:#x}");
+            assert_eq!(msix.table[0], [0, 0, 0, MASKED]);
+            msix.read_pending(offset, &mut data);
+            assert_eq!(data, [0; 8]);
+        }
+        msix.vectors().raise(2);
+        msix.vectors().raise(u16::MAX);
     }
 }
