@@ -250,9 +250,6 @@ fn disk(content: &[u8]) -> tempfile::NamedTempFile {
 #[test]
 #[cfg(feature = "virtio-blk")]
 fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
-    if !is_pc() {
-        return;
-    }
     let content = sectors(0, 64);
     let ways = TRANSPORTS
         .iter()
@@ -274,12 +271,18 @@ fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
                 &option("boot-timeline", timeline.path()),
             ],
         );
+        // Messages on aarch64 need the ITS, which the guest has no driver for.
+        let told = if is_pc() || *transport == "--transport=mmio" {
+            "4 sectors read, told by interrupts"
+        } else {
+            "4 sectors read, polled"
+        };
         assert_eq!(
             passed(finish(child)),
             [
                 "256 sectors",
                 "serial micro-1",
-                "4 sectors read, told by interrupts",
+                told,
                 "written, read back and flushed",
                 "the driver ended and began again",
                 "the second one is read-only",
@@ -299,9 +302,6 @@ fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
 #[test]
 #[cfg(feature = "virtio-rng")]
 fn an_independent_driver_reads_random_bytes_that_differ() {
-    if !is_pc() {
-        return;
-    }
     for transport in TRANSPORTS {
         let child = start_virtio("virtio_rng", transport, &[]);
         assert_eq!(passed(finish(child)), ["random bytes, twice"]);
@@ -311,9 +311,6 @@ fn an_independent_driver_reads_random_bytes_that_differ() {
 #[test]
 #[cfg(feature = "virtio-console")]
 fn an_independent_driver_echoes_on_the_console() {
-    if !is_pc() {
-        return;
-    }
     for transport in TRANSPORTS {
         let serial = tempfile::NamedTempFile::new().unwrap();
         let file = format!("--serial=file={}", serial.path().display());
@@ -357,9 +354,6 @@ fn packet_socket(name: &str) -> std::fs::File {
 #[cfg(feature = "virtio-net")]
 fn an_independent_driver_sends_frames_back() {
     use std::io::Read;
-    if !is_pc() {
-        return;
-    }
     for transport in TRANSPORTS {
         let tap = format!("mg{}", std::process::id());
         let net = format!("--net={tap},mac=02:00:00:00:00:07");
@@ -398,9 +392,6 @@ fn an_independent_driver_sends_frames_back() {
 fn an_independent_driver_sends_back_what_comes_through_its_sockets() {
     use std::io::Read;
     use std::os::unix::net::{UnixListener, UnixStream};
-    if !is_pc() {
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("v");
     let vsock = format!("--vsock=cid=9,path={}", path.display());

@@ -73,6 +73,11 @@ pub fn stop_timer() {
     write(TIMER_INITIAL, 0);
 }
 
+/// Where a message to this vCPU is written (Intel SDM volume 3, 11.11.1).
+pub fn message_address() -> u32 {
+    LOCAL as u32 | id() << 12
+}
+
 /// The address of the I/O APIC that has GSI 0, from the MADT.
 fn io_apic() -> u64 {
     let madt = acpi::find(info().rsdp, b"APIC").expect("no MADT");

@@ -16,6 +16,7 @@ pub mod apic;
 mod descriptors;
 mod entry;
 pub mod interrupts;
+pub mod irq;
 #[path = "../../../arch/x86_64/hello/machine.rs"]
 pub mod machine;
 pub mod paging;
@@ -33,6 +34,9 @@ pub use user::user;
 
 /// SLP_EN of the sleep control register (ACPI 6.5, 4.8.3.7); SLP_TYP starts at bit 2.
 const SLEEP_ENABLE: u8 = 1 << 5;
+
+/// Where devices have their registers, all of it mapped uncached.
+pub const DEVICES: core::ops::Range<u64> = machine::DEVICES;
 
 static START_INFO: AtomicU64 = AtomicU64::new(0);
 
@@ -72,6 +76,12 @@ pub fn option(name: &str) -> Option<&'static str> {
     cmdline
         .split(' ')
         .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Where the configuration space of PCI is (PCI Firmware Specification 3.3, 4.1.2).
+pub fn ecam() -> u64 {
+    let mcfg = acpi::find(info().rsdp, b"MCFG").expect("no MCFG");
+    machine::u64_at(mcfg, 44).expect("a whole table")
 }
 
 /// Ends the guest: prints `EXIT <code>` and powers off. Works in user mode too.

@@ -160,6 +160,16 @@ pub fn wait() {
     };
 }
 
+/// Calls `handler` when a line rises.
+pub fn line(gsi: u32, handler: fn()) {
+    on(FIRST_SPI + gsi, handler);
+}
+
+/// Would call `handler` for a message: those need the ITS, which this guest has no driver for.
+pub fn message(_handler: fn()) -> Option<(u32, u32)> {
+    None
+}
+
 /// Takes interrupts while `compute` runs.
 pub fn interruptible(compute: impl FnOnce()) {
     // SAFETY: the handlers share only atomics with the code they interrupt.

@@ -1,11 +1,15 @@
 //! The micro-guest of aarch64: runs the test that the command line names, `test=NAME`, prints
 //! `EXIT <code>` and powers off.
 //!
-//! It stands on the built-in guest's modules: entry, device tree, PSCI, PL011. The MMU stays off, so
-//! memory behaves like a device's: accesses are aligned, and nothing is locked.
+//! It stands on the built-in guest's modules: entry, device tree, PSCI, PL011. The MMU stays off but
+//! for the tests of virtio devices, so memory behaves like a device's: accesses are aligned, and
+//! nothing is locked.
 
 #![no_std]
 #![no_main]
+
+// What the tests share with the other architecture takes from it what they take from here.
+extern crate self as guest;
 
 #[path = "../../../../arch/aarch64/hello/bindings.rs"]
 mod bindings;
@@ -18,18 +22,22 @@ mod fdt;
 mod gic;
 #[path = "../../../../arch/aarch64/hello/machine.rs"]
 mod machine;
+mod memory;
 #[path = "../../../../arch/aarch64/hello/psci.rs"]
 mod psci;
 #[allow(dead_code)] // the built-in guest prints without formatting
 #[path = "../../../../arch/aarch64/hello/serial.rs"]
 mod serial;
 mod tests;
+#[path = "../../src/tests/virtio/mod.rs"]
+mod virtio;
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use fdt::Fdt;
-use machine::{halt, memory};
+use gic as irq;
+use machine::halt;
 use serial::Console;
 
 /// Prints a line.
@@ -70,9 +78,9 @@ fn tree() -> Fdt<'static> {
     let address = DEVICE_TREE.load(Ordering::Relaxed);
     // SAFETY: the kernel protocol has a device tree there, and it is this guest's.
     let tree = unsafe {
-        memory(address, fdt::HEADER)
+        machine::memory(address, fdt::HEADER)
             .and_then(fdt::size)
-            .and_then(|size| Fdt::new(memory(address, size)?))
+            .and_then(|size| Fdt::new(machine::memory(address, size)?))
     };
     tree.unwrap_or_else(|| halt())
 }
@@ -83,6 +91,22 @@ fn option(name: &str) -> Option<&'static str> {
     let text = core::str::from_utf8(bindings::bootargs(&tree)?).ok()?;
     text.split(' ')
         .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Where the configuration space of PCI is.
+fn ecam() -> u64 {
+    let binding = b"pci-host-ecam-generic";
+    let node = tree().nodes().find(|node| node.is_compatible(binding));
+    let place = node.and_then(|node| node.reg().next());
+    place.expect("no PCI bus").base
+}
+
+/// Where devices have their registers.
+const DEVICES: core::ops::Range<u64> = 0x4000_0000..0x8000_0000;
+
+/// Runs a function, at the one level that this guest has.
+fn user<T>(function: impl FnOnce() -> T) -> T {
+    function()
 }
 
 /// Ends the guest.

@@ -5,10 +5,11 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering}
 
 use crate::fdt::Range;
 use crate::machine::{register, set_register, ticks_per_second};
-use crate::{bindings, cpus, gic, option, println, serial, tree};
+use crate::memory::with_shared;
+use crate::{bindings, cpus, gic, option, println, serial, tree, virtio};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 9] = [
+pub const ALL: [(&str, fn()); 14] = [
     ("chatter", chatter),
     ("io_widths", io_widths),
     ("memory_map", memory_map),
@@ -18,6 +19,11 @@ pub const ALL: [(&str, fn()); 9] = [
     ("smp", smp),
     ("spin", spin),
     ("timer", timer),
+    ("virtio_blk", || with_shared(virtio::block::run)),
+    ("virtio_console", || with_shared(virtio::console::run)),
+    ("virtio_net", || with_shared(virtio::net::run)),
+    ("virtio_rng", || with_shared(virtio::rng::run)),
+    ("virtio_vsock", || with_shared(virtio::vsock::run)),
 ];
 
 const MIB: u64 = 1 << 20;

@@ -79,7 +79,7 @@ fn woken(disk: &mut Disk) {
         assert_eq!(response.status(), RespStatus::OK);
         assert_eq!(bytes, [0; SECTOR_SIZE], "sector {sector} is empty");
     }
-    println!("4 sectors read, told by interrupts");
+    println!("4 sectors read, {}", super::told());
 }
 
 fn polled(disk: &mut Disk) -> Result {

@@ -5,18 +5,23 @@ pub mod block;
 mod carrier;
 pub mod console;
 mod hal;
+#[cfg(target_arch = "x86_64")]
 pub mod hostile;
 pub mod net;
+// Some of it is for drivers that break the rules.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod pci;
+#[cfg(target_arch = "x86_64")]
 pub mod reboots;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod registers;
 pub mod rng;
 pub mod vsock;
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use carrier::Carrier;
-use guest::{apic, interrupts, option};
+use guest::{irq, option};
 use hal::GuestHal;
 use pci::Function;
 use registers::{DEVICE_ID, INTERRUPT_ACK, INTERRUPT_STATUS, MAGIC, Registers};
@@ -27,8 +32,6 @@ const BLOCK: u32 = 2;
 const CONSOLE: u32 = 3;
 const RNG: u32 = 4;
 const VSOCK: u32 = 19;
-
-const VECTOR: u8 = 40;
 
 /// A device that the machine has.
 #[derive(Clone, Copy)]
@@ -82,37 +85,53 @@ impl Device {
         }
     }
 
-    /// Lets interrupts of this device in, and of no other. The handler acknowledges and counts them.
+    /// Lets interrupts of this device in, and of no other. The handler counts them, and acknowledges
+    /// those of a line. A guest that takes no messages polls.
     fn route(self) {
-        apic::enable();
         match self {
             Self::Mmio { registers, gsi } => {
                 INTERRUPTING.store(registers.address(), Ordering::Relaxed);
-                interrupts::on(VECTOR, || {
+                irq::line(gsi, || {
                     let registers = Registers::new(INTERRUPTING.load(Ordering::Relaxed));
                     let reasons = registers.read(INTERRUPT_STATUS);
                     registers.write(INTERRUPT_ACK, reasons);
-                    USED.fetch_add((reasons & 1) as usize, Ordering::Relaxed);
+                    count((reasons & 1) as usize);
                 });
-                apic::route(gsi, VECTOR);
             }
-            Self::Pci(function) => {
-                interrupts::on(VECTOR, || {
-                    USED.fetch_add(1, Ordering::Relaxed);
-                });
-                function.route(VECTOR);
-            }
+            Self::Pci(function) => match irq::message(|| count(1)) {
+                Some((address, data)) => function.send(address, data),
+                None => POLLING.store(true, Ordering::Relaxed),
+            },
         }
     }
 }
 
 static INTERRUPTING: AtomicU64 = AtomicU64::new(0);
+static POLLING: AtomicBool = AtomicBool::new(false);
 /// Interrupts for used buffers.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
+/// Only handlers count, which do not interrupt each other.
+fn count(interrupts: usize) {
+    let before = USED.load(Ordering::Relaxed);
+    USED.store(before + interrupts, Ordering::Relaxed);
+}
+
+/// How the driver hears of used buffers.
+fn told() -> &'static str {
+    match POLLING.load(Ordering::Relaxed) {
+        true => "polled",
+        false => "told by interrupts",
+    }
+}
+
 /// Sleeps until an interrupt has told of used buffers, since the last call.
 fn wait_for_interrupt() {
-    while USED.swap(0, Ordering::Relaxed) == 0 {
-        interrupts::wait();
+    if POLLING.load(Ordering::Relaxed) {
+        return core::hint::spin_loop();
     }
+    while USED.load(Ordering::Relaxed) == 0 {
+        irq::wait();
+    }
+    USED.store(0, Ordering::Relaxed);
 }

@@ -1,9 +1,7 @@
-//! The PCI bus as a driver finds it: its configuration space through the MCFG table, devices by
-//! asking, registers and messages by capabilities.
+//! The PCI bus as a driver finds it: its configuration space where the firmware says, devices by asking, registers and messages by capabilities.
 
 use core::ptr;
 
-use guest::{acpi, apic, info};
 use virtio_drivers::transport::pci::PciTransport;
 use virtio_drivers::transport::pci::bus::{
     CapabilityInfo, Command, ConfigurationAccess, DeviceFunction, PciRoot,
@@ -32,9 +30,7 @@ pub struct Ecam(u64);
 
 impl Ecam {
     pub fn find() -> Self {
-        let mcfg = acpi::find(info().rsdp, b"MCFG").expect("no MCFG");
-        let base = mcfg[44..52].try_into().expect("a whole table");
-        Self(u64::from_le_bytes(base))
+        Self(guest::ecam())
     }
 
     pub fn address(self, function: DeviceFunction, register: u64) -> u64 {
@@ -117,8 +113,8 @@ impl Function {
             .expect("a virtio device")
     }
 
-    /// Makes the device's first message an interrupt of this vCPU.
-    pub fn route(self, vector: u8) {
+    /// Has the device's first message sent, and sent as this.
+    pub fn send(self, address: u32, data: u32) {
         self.enable();
         let mut ecam = Ecam::find();
         let root = PciRoot::new(ecam);
@@ -126,7 +122,7 @@ impl Function {
         let place = found.expect("no MSI-X").offset;
         let table = ecam.read_word(self.0, place + MSIX_TABLE);
         let entry = self.bar(table & 7) + u64::from(table & !7);
-        let words = [0xfee0_0000 | apic::id() << 12, 0, vector.into(), 0];
+        let words = [address, 0, data, 0];
         for (word, address) in words.into_iter().zip((entry..).step_by(4)) {
             // SAFETY: the table of this device, mapped and uncached.
             unsafe { ptr::write_volatile(address as *mut u32, word) };

@@ -3,6 +3,7 @@
 
 use core::ptr::{self, NonNull};
 
+use guest::DEVICES;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 
 pub const MAGIC: u64 = 0x000;
@@ -25,9 +26,6 @@ pub const QUEUE_PLACES: [u64; 3] = [0x080, 0x090, 0x0a0];
 pub const CONFIG: u64 = 0x100;
 /// The whole window.
 pub const LEN: u64 = 0x1000;
-
-/// Where devices are, all of it mapped uncached.
-const DEVICES: core::ops::Range<u64> = 3 << 30..4 << 30;
 
 /// Bits of the status.
 pub const ACKNOWLEDGE: u32 = 1;
