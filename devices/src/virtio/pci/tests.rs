@@ -479,26 +479,36 @@ fn r25_accesses_of_any_width_at_any_place_are_legal() {
 }
 
 proptest! {
-    /// Whatever a driver writes before, a reset makes the device usable.
+    /// Whatever a driver writes before, to a device that runs or not, a reset makes it usable.
     #[test]
     fn r24_after_a_reset_the_device_works_again(
+        running in any::<bool>(),
         writes in proptest::collection::vec(
             (any::<bool>(), 0u64..0x6000, proptest::collection::vec(any::<u8>(), 1..9)),
             0..60,
         ),
     ) {
         let mut bench = bench();
-        for (to_bar, offset, data) in writes {
+        if running {
+            bench.choose_messages();
+            bench.start();
+            bench.request();
+        }
+        for (to_bar, offset, mut data) in writes {
             if to_bar {
                 // Mostly where something is.
                 let offset = offset / PAGE * PAGE + offset % 0x40;
                 bench.device.write_bar(offset, &data);
+                bench.device.read_bar(offset, &mut data);
             } else {
                 let offset = usize::try_from(offset % 0x100).unwrap();
                 bench.device.write_config(offset, &data);
+                bench.device.read_config(offset, &mut data);
             }
         }
         bench.set_status(0);
+        // What was told before the reset counts no more.
+        bench.is_quiet(0);
         bench.device.write_config(0x10, &BASE.to_le_bytes());
         bench.device.write_config(0x04, &[6, 0]);
         bench.choose_messages();
