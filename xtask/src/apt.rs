@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::step::{Result, step, text};
+use crate::step::{Result, output, step, text};
 
 const SOURCES: &str = "/etc/apt/sources.list.d";
 const ADDED: &str = "/etc/apt/sources.list.d/vmm-reference-lab.sources";
@@ -42,21 +42,35 @@ pub(crate) fn install_qemu(program: &str, package: &str) -> Result<()> {
     }
 }
 
-/// Downloads the current kernel's package: what the metapackage depends on, from the backports
-/// where the release has them.
+/// Downloads the current kernel's package.
 pub(crate) fn download_kernel(metapackage: &str, arch: &str, folder: &Path) -> Result<PathBuf> {
-    let suite = add_backports()?
-        .map(|suite| format!("/{suite}"))
-        .unwrap_or_default();
-    let file = download(&format!("{metapackage}:{arch}{suite}"), folder)?;
+    let package = kernel_package(metapackage, arch, folder)?;
+    download(&format!("{package}:{arch}{}", newest_suite()?), folder)
+}
+
+/// The name of the current kernel's package: what the metapackage depends on, in the backports where
+/// the release has them.
+pub(crate) fn kernel_package(metapackage: &str, arch: &str, folder: &Path) -> Result<String> {
+    let file = download(&format!("{metapackage}:{arch}{}", newest_suite()?), folder)?;
     let depends = text(
         Command::new("dpkg-deb")
             .arg("--field")
             .arg(&file)
             .arg("Depends"),
     )?;
-    let package = depends.split([' ', ',']).next().unwrap_or_default();
-    download(&format!("{package}:{arch}{suite}"), folder)
+    Ok(depends
+        .split([' ', ','])
+        .next()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+/// What a package's name ends in so that the newest version is taken.
+fn newest_suite() -> Result<String> {
+    let backports = add_backports()?;
+    Ok(backports
+        .map(|suite| format!("/{suite}"))
+        .unwrap_or_default())
 }
 
 /// Downloads `package:arch` into a folder.
@@ -99,6 +113,36 @@ pub(crate) fn add_architecture(arch: &str) -> Result<()> {
     )
 }
 
+/// Lets the kernel run programs of another architecture, with QEMU's user-mode emulation.
+pub(crate) fn run_foreign(arch: &str) -> Result<()> {
+    if text(Command::new("dpkg").arg("--print-architecture"))? == arch {
+        return Ok(());
+    }
+    install(&[
+        ("arch-test", "arch-test"),
+        ("qemu-aarch64-static", "qemu-user-static"),
+    ])?;
+    if output(Command::new("arch-test").arg(arch)).is_ok() {
+        return Ok(());
+    }
+    // The package does it when it is installed, unless the file system was not mounted then.
+    const MOUNT: &str = "/proc/sys/fs/binfmt_misc";
+    println!("==> registering QEMU for programs of {arch} ({MOUNT})");
+    if !Path::new(MOUNT).join("register").exists() {
+        output(Command::new("mount").args(["-t", "binfmt_misc", "none", MOUNT]))?;
+    }
+    let name = match arch {
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        other => other,
+    };
+    let file = format!("/usr/lib/binfmt.d/qemu-{name}.conf");
+    let entry = fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+    fs::write(Path::new(MOUNT).join("register"), entry.trim())
+        .map_err(|error| format!("{MOUNT}/register: {error}; cure: run as root"))?;
+    output(Command::new("arch-test").arg(arch)).map(drop)
+}
+
 /// Adds the backports of an old release, from the mirror that the machine itself uses. Gives the
 /// suite's name, if it takes one.
 pub(crate) fn add_backports() -> Result<Option<String>> {
@@ -107,17 +151,7 @@ pub(crate) fn add_backports() -> Result<Option<String>> {
         return Ok(None);
     }
     let suite = format!("{release}-backports");
-    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    files.extend(fs::read_dir(SOURCES)?.flatten().map(|entry| entry.path()));
-    let sources: String = files
-        .iter()
-        .filter(|file| {
-            file.extension()
-                .is_some_and(|end| end == "list" || end == "sources")
-        })
-        .filter_map(|file| fs::read_to_string(file).ok())
-        .collect::<Vec<_>>()
-        .join("\n\n");
+    let sources = all_sources()?;
     if sources.split_whitespace().any(|word| word == suite) {
         return Ok(Some(suite));
     }
@@ -128,6 +162,37 @@ pub(crate) fn add_backports() -> Result<Option<String>> {
         format!("{ADDED}: {error}; cure: run as root, or install QEMU 10 by hand")
     })?;
     Ok(Some(suite))
+}
+
+/// Apt sources of this release and, where it has them, its backports: nothing else, for systems that
+/// are built here.
+pub(crate) fn sources() -> Result<String> {
+    let (release, sources) = (release()?, all_sources()?);
+    let mut suites = vec![release.clone()];
+    suites.extend(add_backports()?);
+    suites
+        .iter()
+        .map(|suite| {
+            with_suite(&sources, &release, suite)
+                .ok_or_else(|| format!("no apt source has {release}").into())
+        })
+        .collect::<Result<Vec<_>>>()
+        .map(|stanzas| stanzas.join("\n"))
+}
+
+/// The text of all of apt's sources.
+fn all_sources() -> Result<String> {
+    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+    files.extend(fs::read_dir(SOURCES)?.flatten().map(|entry| entry.path()));
+    let texts: Vec<_> = files
+        .iter()
+        .filter(|file| {
+            file.extension()
+                .is_some_and(|end| end == "list" || end == "sources")
+        })
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .collect();
+    Ok(texts.join("\n\n"))
 }
 
 /// The stanza for another suite of the mirror that has `release`; from either of apt's formats.
@@ -199,7 +264,7 @@ fn qemu_version(program: &str) -> Option<u32> {
 }
 
 /// The release's code name, such as `bookworm`.
-fn release() -> Result<String> {
+pub(crate) fn release() -> Result<String> {
     let file = fs::read_to_string("/etc/os-release")?;
     let name = file
         .lines()

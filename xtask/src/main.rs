@@ -5,6 +5,7 @@ mod dist;
 mod fuzz;
 mod lab;
 mod step;
+mod system;
 mod test;
 
 use std::path::Path;

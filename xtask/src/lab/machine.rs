@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -32,9 +33,20 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Starts the machine and waits for its shell.
-    pub(crate) fn start(arch: &Architecture, images: &Images, only: Option<&str>) -> Result<Self> {
+    pub(crate) fn start(
+        arch: &Architecture,
+        images: &Images,
+        disk: Option<&Path>,
+        only: Option<&str>,
+    ) -> Result<Self> {
+        // What is written to the disk is gone with the machine.
+        let drive = disk.map(|disk| {
+            let file = disk.display();
+            format!("-device virtio-blk-pci,drive=disk -drive file={file},format=raw,if=none,id=disk,snapshot=on")
+        });
         let mut child = Command::new(arch.qemu)
             .args(arch.qemu_arguments.split_whitespace())
+            .args(drive.iter().flat_map(|drive| drive.split(' ')))
             .args("-nodefaults -nographic -no-reboot -serial stdio".split(' '))
             .arg("-kernel")
             .arg(&images.kernel)

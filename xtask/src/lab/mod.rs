@@ -4,6 +4,7 @@
 mod devices;
 mod images;
 mod machine;
+mod system;
 
 use std::time::Instant;
 
@@ -28,7 +29,11 @@ pub(crate) struct Architecture {
     qemu_cmdline: &'static str,
     /// The metapackage of the kernel, both of the machine and of its guests.
     kernel_package: &'static str,
-    /// Modules that /dev/kvm and taps need, in order.
+    /// The metapackage of the kernels of the stock systems among its guests.
+    system_kernel: &'static str,
+    /// Kernel parameters that keep a stock system from its disk on PCI.
+    without_disk: &'static [&'static str],
+    /// Modules that /dev/kvm, taps and the stock systems' disk need, in order.
     modules: &'static [&'static str],
     /// What guests load besides: this architecture's own devices, what its kernel has not built in.
     guest_modules: &'static [&'static str],
@@ -53,7 +58,10 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         qemu_arguments: "-M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 2048",
         qemu_cmdline: "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable",
         kernel_package: "linux-image-cloud-amd64",
-        modules: &["irqbypass", "kvm", "kvm-amd", "tun"],
+        system_kernel: "linux-image-cloud-amd64",
+        // Message-signalled interrupts are the only ones there; without ACPI the kernel has no APIC.
+        without_disk: &["acpi=off", "pci=nomsi"],
+        modules: &["irqbypass", "kvm", "kvm-amd", "tun", "virtio_blk"],
         guest_modules: &["button", "evdev", "pvpanic", "pvpanic-mmio"],
         has_pvpanic: true,
         target: "x86_64-unknown-linux-musl",
@@ -71,7 +79,17 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         qemu_cmdline: "console=ttyAMA0 panic=-1 quiet",
         // Unlike the cloud kernel it has a driver for keys on GPIO lines.
         kernel_package: "linux-image-arm64",
-        modules: &["tun"],
+        system_kernel: "linux-image-cloud-arm64",
+        without_disk: &["pci=nomsi"],
+        modules: &[
+            "tun",
+            "virtio_blk",
+            "crc16",
+            "crc32c_generic",
+            "mbcache",
+            "jbd2",
+            "ext4",
+        ],
         guest_modules: &[
             "evdev",
             "gpio_keys",
@@ -116,10 +134,17 @@ pub(crate) fn run(arch: &Architecture, full: bool, only: Option<&str>) -> Result
         ("xz", "xz-utils"),
         ("zstd", "zstd"),
     ])?;
+    // Building one for another architecture takes ten minutes.
+    let system = if full || arch.name == std::env::consts::ARCH {
+        Some(crate::system::prepare(arch.debian, arch.system_kernel)?)
+    } else {
+        None
+    };
     let images = images::prepare(arch)?;
     println!("==> lab {}", arch.name);
     let start = Instant::now();
-    let mut machine = Machine::start(arch, &images, only)?;
+    let disk = system.as_ref().map(|system| system.disk.as_path());
+    let mut machine = Machine::start(arch, &images, disk, only)?;
     println!("    machine up, {:.1} s", start.elapsed().as_secs_f64());
 
     for vcpus in [1, 2] {
@@ -138,6 +163,10 @@ pub(crate) fn run(arch: &Architecture, full: bool, only: Option<&str>) -> Result
         }
     }
     devices::run(&mut machine, arch, full)?;
+    match &system {
+        Some(system) => system::run(&mut machine, arch, system, full)?,
+        None => println!("    stock systems were left out: --full runs them"),
+    }
     // On its own architecture the host has run them on its own KVM.
     if full || arch.name != std::env::consts::ARCH {
         integration_tests(&mut machine)?;
