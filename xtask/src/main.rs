@@ -1,6 +1,7 @@
 //! Project automation.
 
 mod apt;
+mod demo;
 mod dist;
 mod fuzz;
 mod lab;
@@ -34,6 +35,8 @@ enum Command {
     /// Builds static, stripped binaries of every architecture, completions and man pages into
     /// target/dist
     Dist,
+    /// Boots a Debian system with disk and network on this machine's KVM and gives its console
+    Demo,
     /// Runs the fuzz targets with libFuzzer
     Fuzz {
         /// One of them; all without
@@ -62,6 +65,7 @@ fn run(command: Command) -> step::Result<()> {
     match command {
         Command::Test { no_lab } => test::run(!no_lab),
         Command::Dist => dist::run(),
+        Command::Demo => demo::run(),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Lab { arch, full, only } => ARCHITECTURES
             .iter()

@@ -19,7 +19,9 @@ const SIZE: &str = "1G";
 pub(crate) struct System {
     /// The root file system, ext4 without partitions.
     pub(crate) disk: PathBuf,
-    /// The kernels' versions, oldest first: `vmlinuz-VERSION` and `initrd.img-VERSION` are in /boot.
+    /// Its folder /boot.
+    pub(crate) boot: PathBuf,
+    /// The kernels' versions, oldest first: `vmlinuz-VERSION` and `initrd.img-VERSION` are in `boot`.
     pub(crate) kernels: Vec<String>,
 }
 
@@ -50,7 +52,8 @@ pub(crate) fn prepare(arch: &str, metapackage: &str) -> Result<System> {
 
 impl System {
     fn at(folder: &Path) -> Result<Self> {
-        let mut kernels: Vec<_> = fs::read_dir(folder.join("boot"))?
+        let boot = folder.join("boot");
+        let mut kernels: Vec<_> = fs::read_dir(&boot)?
             .flatten()
             .filter_map(|entry| {
                 let name = entry.file_name().into_string().ok()?;
@@ -60,6 +63,7 @@ impl System {
         kernels.sort_by_key(|version| numbers(version));
         Ok(Self {
             disk: folder.join("disk"),
+            boot,
             kernels,
         })
     }

@@ -22,7 +22,7 @@ pub(crate) struct Architecture {
     /// Rust's name.
     pub(crate) name: &'static str,
     /// Debian's name.
-    debian: &'static str,
+    pub(crate) debian: &'static str,
     qemu: &'static str,
     qemu_package: &'static str,
     qemu_arguments: &'static str,
@@ -30,7 +30,7 @@ pub(crate) struct Architecture {
     /// The metapackage of the kernel, both of the machine and of its guests.
     kernel_package: &'static str,
     /// The metapackage of the kernels of the stock systems among its guests.
-    system_kernel: &'static str,
+    pub(crate) system_kernel: &'static str,
     /// Kernel parameters that keep a stock system from its disk on PCI.
     without_disk: &'static [&'static str],
     /// Modules that /dev/kvm, taps and the stock systems' disk need, in order.
