@@ -54,8 +54,8 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
         )?;
     }
     for target in FOREIGN {
-        let pure =
-            "-p vmm-arch -p vmm-devices -p vmm-arch-aarch64 -p vmm-arch-x86-64 -p vmm-arch-host";
+        let pure = "-p vmm-arch -p vmm-devices -p vmm-arch-aarch64 -p vmm-arch-riscv64 -p vmm-arch-x86-64 \
+             -p vmm-arch-host";
         cargo(&format!("clippy {pure} --target {target} -- -D warnings"))?;
         cargo(&format!(
             "clippy --lib --no-default-features --target {target} -- -D warnings"

@@ -8,7 +8,7 @@ use crate::{AddressRange, BootError, LoadedKernel};
 const HEADER: u64 = 64;
 /// Where a kernel goes that is too old to say (before Linux 3.17, booting.rst).
 const OLD_TEXT_OFFSET: u64 = 0x8_0000;
-/// No kernel needs to lie further from a 2 MiB boundary, nor to be larger.
+/// No kernel needs to lie further from a 2 MiB boundary (riscv64 lies as far), nor to be larger.
 const MAX_TEXT_OFFSET: u64 = 2 << 20;
 const MAX_SIZE: u64 = 4 << 30;
 
@@ -79,7 +79,7 @@ pub(super) fn parse(
     } else {
         (text_offset, image_size.max(image.size))
     };
-    if text_offset >= MAX_TEXT_OFFSET || memory_size > MAX_SIZE {
+    if text_offset > MAX_TEXT_OFFSET || memory_size > MAX_SIZE {
         return fail(format!(
             "Image: a text offset of {text_offset:#x} and a size of {memory_size:#x} bytes make no sense"
         ));
