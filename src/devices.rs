@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arch::{DeviceKind, DevicePlan, GuestRam, KvmError, MachinePlan, Space, WiredRoute};
+use arch::{DeviceKind, DevicePlan, Gsi, GuestRam, KvmError, MachinePlan, Space, WiredRoute};
 use devices::{
     AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031, Pl061, PowerButton,
     Pvpanic,
@@ -34,6 +34,14 @@ pub(crate) struct Kept {
     pub(crate) virtio_console: Option<Port>,
 }
 
+/// The lines of the interrupt chip.
+pub(crate) struct Lines<'a> {
+    /// How KVM routes those of a new chip.
+    pub(crate) routes: &'a dyn Fn() -> Vec<WiredRoute>,
+    /// Makes each write to an eventfd an edge on one.
+    pub(crate) connect: &'a dyn Fn(&EventFd, Gsi) -> Result<(), KvmError>,
+}
+
 /// The devices of a VM.
 pub(crate) struct Devices {
     pub(crate) spaces: IoSpaces,
@@ -55,7 +63,7 @@ impl Devices {
 /// Creates every device of the plan, but for those that were kept, and wires its interrupt.
 pub(crate) fn create(
     plan: &MachinePlan,
-    wired: &dyn Fn() -> Vec<WiredRoute>,
+    lines: &Lines<'_>,
     config: &VmConfig,
     kept: Kept,
     timeline: &Timeline,
@@ -67,21 +75,21 @@ pub(crate) fn create(
     #[cfg(feature = "virtio")]
     let mut maker = crate::virtio::Maker::new(config, kept, timeline);
     #[cfg(not(feature = "virtio"))]
-    let _ = (config, kept, timeline, ram);
+    let _ = (config, kept, timeline, vm, ram);
     #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
     let mut lasting = Vec::new();
     #[cfg(feature = "pci")]
     let mut pci = plan.pci.as_ref().map(|pci| crate::pci::PciBus {
-        routes: crate::msi::MsiRoutes::new(Arc::clone(vm), wired(), pci.first_msi_gsi),
+        routes: crate::msi::MsiRoutes::new(Arc::clone(vm), (lines.routes)(), pci.first_msi_gsi),
         functions: Vec::new(),
     });
     #[cfg(not(feature = "pci"))]
-    let _ = wired;
+    let _ = lines.routes;
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
     for planned in &plan.devices {
         let device: Arc<dyn BusDevice> = match planned.kind {
             DeviceKind::Uart16550 | DeviceKind::Pl011 => {
-                let (device, port) = uart(planned, vm)?;
+                let (device, port) = uart(planned, lines)?;
                 serial = Some(port);
                 device
             }
@@ -89,20 +97,21 @@ pub(crate) fn create(
             DeviceKind::Cmos => Arc::new(Cmos::default()),
             DeviceKind::Pvpanic => Arc::new(Pvpanic),
             DeviceKind::AcpiPower => {
-                let power = Arc::new(AcpiPower::new(interrupt(planned, vm)?));
+                let power = Arc::new(AcpiPower::new(interrupt(planned, lines)?));
                 power_button = Some(power.clone());
                 power
             }
             DeviceKind::Pl031 => Arc::new(Pl031::default()),
             DeviceKind::Pl061 => {
-                let gpio = Arc::new(Pl061::new(interrupt(planned, vm)?));
+                let gpio = Arc::new(Pl061::new(interrupt(planned, lines)?));
                 power_button = Some(gpio.clone());
                 gpio
             }
             #[cfg(feature = "virtio")]
             DeviceKind::VirtioMmio(kind) => match maker.make(kind)? {
                 Some(device) => {
-                    let (device, take_back) = crate::virtio::carry(device, planned, vm, ram)?;
+                    let (device, take_back) =
+                        crate::virtio::carry(device, planned, lines, vm, ram)?;
                     lasting.push(take_back);
                     device
                 }
@@ -155,11 +164,10 @@ pub(crate) fn create(
 }
 
 /// An eventfd that raises the planned interrupt of a device.
-pub(crate) fn interrupt(planned: &DevicePlan, vm: &VmFd) -> Result<EventFd, Error> {
+pub(crate) fn interrupt(planned: &DevicePlan, lines: &Lines<'_>) -> Result<EventFd, Error> {
     let event = eventfd()?;
     if let Some(gsi) = planned.irq {
-        vm.register_irqfd(&event, gsi)
-            .map_err(KvmError::of("KVM_IRQFD"))?;
+        (lines.connect)(&event, gsi)?;
     }
     Ok(event)
 }
@@ -169,12 +177,12 @@ pub(crate) fn eventfd() -> Result<EventFd, Error> {
 }
 
 #[cfg(feature = "serial")]
-fn uart(planned: &DevicePlan, vm: &VmFd) -> Result<(Arc<dyn BusDevice>, Port), Error> {
+fn uart(planned: &DevicePlan, lines: &Lines<'_>) -> Result<(Arc<dyn BusDevice>, Port), Error> {
     let room = eventfd()?;
     let guest_side = room
         .try_clone()
         .map_err(Error::host("cannot clone an eventfd"))?;
-    let interrupt = interrupt(planned, vm)?;
+    let interrupt = interrupt(planned, lines)?;
     let output = crate::console::Output::new()?;
     let sink = Box::new(output.ring.clone());
     let port = |receive| Port {
@@ -197,7 +205,7 @@ fn uart(planned: &DevicePlan, vm: &VmFd) -> Result<(Arc<dyn BusDevice>, Port), E
 }
 
 #[cfg(not(feature = "serial"))]
-fn uart(planned: &DevicePlan, _vm: &VmFd) -> Result<(Arc<dyn BusDevice>, Port), Error> {
+fn uart(planned: &DevicePlan, _lines: &Lines<'_>) -> Result<(Arc<dyn BusDevice>, Port), Error> {
     Err(Error::Config {
         field: "serial",
         value: format!("{:?}", planned.kind),

@@ -19,7 +19,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::config::OnReboot;
 use crate::console::{Console, Port, Requests};
 use crate::control::{ExitReason, VmHandle};
-use crate::devices::{Kept, TakeBack};
+use crate::devices::{Kept, Lines, TakeBack};
 use crate::timeline::{Milestone, Timeline};
 use crate::vcpu::{Shared, VcpuThreads};
 use crate::{Consoles, Error, VmConfig, devices as model, image, memory};
@@ -183,9 +183,12 @@ impl<P: KvmPlatform> Machine<P> {
         chip.activate(&vm)?;
         timeline.reach(Milestone::Vcpus);
 
-        let wired = || irq_chip.wired_routes();
+        let lines = Lines {
+            routes: &|| irq_chip.wired_routes(),
+            connect: &|event, gsi| chip.connect(&vm, event, gsi),
+        };
         let kept = outside.devices;
-        let devices = model::create(&plan, &wired, config, kept, timeline, &vm, &ram)?;
+        let devices = model::create(&plan, &lines, config, kept, timeline, &vm, &ram)?;
         timeline.reach(Milestone::Devices);
 
         let kernel = platform

@@ -22,7 +22,7 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::Port;
-use crate::devices::{Kept, Lasting, TakeBack};
+use crate::devices::{Kept, Lasting, Lines, TakeBack};
 use crate::timeline::{Milestone, Timeline};
 use crate::{Error, VmConfig};
 
@@ -167,10 +167,11 @@ fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
 pub(crate) fn carry(
     device: Box<dyn VirtioDevice>,
     planned: &DevicePlan,
+    lines: &Lines<'_>,
     vm: &Arc<VmFd>,
     ram: &GuestRam,
 ) -> Result<(Arc<dyn BusDevice>, TakeBack), Error> {
-    let line = crate::devices::interrupt(planned, vm)?;
+    let line = crate::devices::interrupt(planned, lines)?;
     let address = IoEventAddress::Mmio(planned.range.base + VirtioMmio::NOTIFY);
     let vm = Arc::clone(vm);
     let connect = Box::new(move |queue: u16, event: &EventFd, on| {

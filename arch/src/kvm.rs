@@ -1,9 +1,12 @@
 //! The host half of a backend. It uses only those kvm-ioctls handles that exist on every target.
 
+use std::sync::Arc;
+
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::kernel::{KernelHeader, KernelImage};
-use crate::{BootError, GuestRam, KvmError, LoadedKernel, MachinePlan, Platform};
+use crate::{BootError, Gsi, GuestRam, KvmError, LoadedKernel, MachinePlan, Platform};
 
 /// The host half: applies a plan through KVM. Every method is mechanical; decisions belong to
 /// [`Platform`].
@@ -65,4 +68,13 @@ pub trait KvmIrqChip: Send + Sync {
     /// # Errors
     /// The failed ioctl.
     fn activate(&self, vm: &VmFd) -> Result<(), KvmError>;
+
+    /// Makes each write to `event` an edge on a line, for as long as the chip is there.
+    ///
+    /// # Errors
+    /// The failed ioctl.
+    fn connect(&self, vm: &Arc<VmFd>, event: &EventFd, gsi: Gsi) -> Result<(), KvmError> {
+        vm.register_irqfd(event, gsi)
+            .map_err(KvmError::of("KVM_IRQFD"))
+    }
 }

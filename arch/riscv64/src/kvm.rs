@@ -1,10 +1,15 @@
 //! The host half: reads the host's facts and applies plans through KVM.
 
 use std::fmt::Write;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{
-    AddressRange, BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, MachinePlan,
+    AddressRange, BootError, Gsi, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
+    MachinePlan,
 };
 use kvm_bindings::{
     KVM_DEV_RISCV_AIA_ADDR_APLIC, KVM_DEV_RISCV_AIA_CONFIG_GROUP_BITS,
@@ -18,6 +23,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{DeviceFd, Error as Errno, Kvm, VcpuFd, VmFd};
 use vm_memory::GuestAddress;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::aia::{Aia, IMSIC};
 use crate::registers::{self, VcpuSetup};
@@ -71,14 +78,98 @@ const _: () = {
     assert!(registers::TIMER_FREQUENCY == register(KVM_REG_RISCV_TIMER, 0));
 };
 
-/// KVM's interrupt controllers.
+/// KVM's interrupt controllers, and what makes edges on their lines.
+///
+/// KVM_IRQFD would do that, but on this architecture it raises a line and never lowers it (Linux
+/// 6.12, kvm_arch_set_irq_inatomic): of all edges only the first would arrive. So one thread waits
+/// for the devices' events and calls KVM_IRQ_LINE. Messages, which are what PCI devices send, go
+/// through irqfds like everywhere.
 #[derive(Debug)]
 pub struct KvmChip {
     device: DeviceFd,
     model: Aia,
+    events: Arc<Epoll>,
+    stop: EventFd,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The event by which the thread ends; the others are GSIs.
+const STOP: u64 = u64::MAX;
+/// Events of one look.
+const EVENTS: usize = 16;
+
+impl KvmChip {
+    fn new(device: DeviceFd, model: Aia) -> io::Result<Self> {
+        let (events, stop) = (Epoll::new()?, EventFd::new(EFD_NONBLOCK)?);
+        let event = EpollEvent::new(EventSet::IN, STOP);
+        events.ctl(ControlOperation::Add, stop.as_raw_fd(), event)?;
+        Ok(Self {
+            device,
+            model,
+            events: Arc::new(events),
+            stop,
+            thread: Mutex::default(),
+        })
+    }
+
+    fn watch(&self, vm: &Arc<VmFd>, event: &EventFd, gsi: Gsi) -> io::Result<()> {
+        // Edge-triggered: each write is told, and the counter need not be read.
+        let edge = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, gsi.into());
+        self.events
+            .ctl(ControlOperation::Add, event.as_raw_fd(), edge)?;
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let (vm, events) = (Arc::clone(vm), Arc::clone(&self.events));
+            let name = thread::Builder::new().name("lines".to_owned());
+            *thread = Some(name.spawn(move || make_edges(&vm, &events))?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for KvmChip {
+    fn drop(&mut self) {
+        // The counter cannot overflow: this is its only write.
+        let _ = self.stop.write(1);
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn make_edges(vm: &VmFd, events: &Epoll) {
+    let mut told = [EpollEvent::default(); EVENTS];
+    loop {
+        // Only a signal of the embedding program interrupts it.
+        let count = events.wait(-1, &mut told).unwrap_or(0);
+        for event in told.iter().take(count) {
+            if event.data() == STOP {
+                return;
+            }
+            let gsi = u32::try_from(event.data()).unwrap_or(0);
+            for level in [true, false] {
+                // It fails for lines that are not there, and all were planned.
+                let _ = vm.set_irq_line(gsi, level);
+            }
+        }
+    }
+}
+
+/// KVM's errors have a number, and so have those of the host.
+fn host(operation: &'static str) -> impl Fn(io::Error) -> KvmError {
+    move |error| KvmError::of(operation)(Errno::new(error.raw_os_error().unwrap_or_default()))
 }
 
 impl KvmIrqChip for KvmChip {
+    fn connect(&self, vm: &Arc<VmFd>, event: &EventFd, gsi: Gsi) -> Result<(), KvmError> {
+        self.watch(vm, event, gsi)
+            .map_err(host("the thread for interrupt lines"))
+    }
+
     fn activate(&self, _vm: &VmFd) -> Result<(), KvmError> {
         let AddressRange { base, len } = self.model.imsics;
         let pages = (0..len / IMSIC).map(|number| base + number * IMSIC);
@@ -261,10 +352,7 @@ impl KvmPlatform for Riscv64 {
             Some(&model.aplic.base),
             "KVM_DEV_RISCV_AIA_ADDR_APLIC",
         )?;
-        Ok(KvmChip {
-            device,
-            model: model.clone(),
-        })
+        KvmChip::new(device, model.clone()).map_err(host("an epoll instance or an eventfd"))
     }
 
     fn apply_vcpu(&self, _vm: &VmFd, vcpu: &VcpuFd, setup: &VcpuSetup) -> Result<(), KvmError> {

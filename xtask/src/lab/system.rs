@@ -157,8 +157,12 @@ fn without_disk(machine: &mut Machine, boot: Boot<'_>, parameter: &str) -> Resul
         &boot.command(parameter, ""),
         &dialogue,
         |output| {
-            let reset = "reboot: Restarting system";
-            expect(output.contains(reset), reset)
+            // The VMM has said so before.
+            let remark = format!("{parameter}: ");
+            for text in [remark.as_str(), "reboot: Restarting system"] {
+                expect(output.contains(text), text)?;
+            }
+            Ok(())
         },
     )
 }
