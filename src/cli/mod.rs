@@ -84,7 +84,8 @@ struct VmArgs {
     #[cfg(feature = "config-file")]
     #[arg(long)]
     dump_config: bool,
-    /// Kernel image: bzImage or ELF, found by content [default: a built-in guest]
+    /// Kernel image: bzImage, ELF or Image, packed or not, found by content [default: a built-in
+    /// guest]
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
     /// Initial RAM disk
