@@ -58,7 +58,7 @@ impl MsiRoutes {
         }
     }
 
-    fn entries(&self) -> Vec<kvm_irq_routing_entry> {
+    fn entries(&self, messages: &Messages) -> Vec<kvm_irq_routing_entry> {
         let mut entries = Vec::new();
         for route in &self.wired {
             let mut entry = kvm_irq_routing_entry {
@@ -70,7 +70,7 @@ impl MsiRoutes {
             entry.u.irqchip.pin = route.pin;
             entries.push(entry);
         }
-        for (gsi, (device, message)) in &*lock(&self.messages) {
+        for (gsi, (device, message)) in messages {
             let [a, b, c, d, e, f, g, h] = message.address.to_le_bytes();
             let mut msi = kvm_irq_routing_msi {
                 address_lo: u32::from_le_bytes([a, b, c, d]),
@@ -96,7 +96,9 @@ impl MsiRoutes {
     }
 
     fn commit(&self) -> io::Result<()> {
-        let table = KvmIrqRouting::from_entries(&self.entries())
+        // Until KVM has the table: another device's commit must not put an older one in its place.
+        let messages = lock(&self.messages);
+        let table = KvmIrqRouting::from_entries(&self.entries(&messages))
             .map_err(|error| io::Error::other(format!("{error:?}")))?;
         Ok(self.vm.set_gsi_routing(&table)?)
     }
