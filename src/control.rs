@@ -88,7 +88,8 @@ impl VmHandle {
 
     /// Presses the guest's power button: a guest with a driver for it powers itself off in order. Ends
     /// the VM, as [`Self::request_stop`] does, when there is no button, when it is the second request,
-    /// when the guest takes no notice within 3 s, and when it has not ended after `patience`.
+    /// when the guest takes no notice within 3 s, and when it has not ended after `patience`. A guest
+    /// that resets instead ends the VM too, also one that would start again.
     pub fn request_shutdown(&self, patience: Duration) {
         let mut state = self.state();
         let first = state.shutdown.is_none();
@@ -155,7 +156,7 @@ impl VmHandle {
 
     pub(crate) fn set_button(&self, button: Option<Arc<dyn PowerButton>>) {
         let mut state = self.state();
-        // A guest that starts again has not heard of it.
+        // It may have been asked while the machine was built.
         if let (Some(_), Some(button)) = (state.shutdown, &button) {
             button.press();
         }
@@ -179,7 +180,8 @@ impl VmHandle {
     pub(crate) fn restart(&self) -> bool {
         let mut state = self.state();
         match state.outcome {
-            Some(Ok(ExitReason::Reset)) if state.stop => {
+            // Nor when it was asked to power off: what starts again has not heard of that.
+            Some(Ok(ExitReason::Reset)) if state.stop || state.shutdown.is_some() => {
                 state.outcome = Some(Ok(ExitReason::Stopped));
                 false
             }
@@ -204,5 +206,34 @@ impl VmHandle {
 
     pub(crate) fn take(&self) -> Option<Outcome> {
         self.state().outcome.take()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    struct Button;
+
+    impl PowerButton for Button {
+        fn press(&self) {}
+
+        fn was_noticed(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_guest_that_was_asked_to_power_off_does_not_start_again() {
+        let handle = VmHandle::new().unwrap();
+        handle.set_button(Some(Arc::new(Button)));
+        handle.end(Ok(ExitReason::Reset));
+        assert!(handle.restart());
+        handle.request_shutdown(Duration::from_secs(60));
+        assert!(!handle.has_ended());
+        handle.end(Ok(ExitReason::Reset));
+        assert!(!handle.restart());
+        assert!(matches!(handle.take(), Some(Ok(ExitReason::Stopped))));
     }
 }

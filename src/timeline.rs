@@ -52,8 +52,7 @@ impl Milestone {
     ];
 }
 
-/// The milestones of a VM and when they were reached; of the first start, when it starts again. A
-/// clone refers to the same VM.
+/// The milestones of a VM and when each was first reached. A clone refers to the same VM.
 #[derive(Debug, Clone, Default)]
 pub struct Timeline(Arc<[OnceLock<Instant>; Milestone::ALL.len()]>);
 

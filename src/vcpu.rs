@@ -17,9 +17,6 @@ use crate::exit::decode;
 use crate::kick::{Kicker, kick_signal};
 use crate::timeline::{Milestone, Timeline};
 
-/// How much console output a crash report shows, in bytes.
-const REPORT_OUTPUT: usize = 4096;
-
 /// KVM_RUN may be refused this often in a row, with a pause in between.
 const MAX_REFUSED: u32 = 100;
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
@@ -164,7 +161,7 @@ fn try_again(refused: u32) -> Flow {
 fn report<P: KvmPlatform>(vcpu: &VcpuFd, shared: &Shared<P>) -> String {
     let mut text = shared.platform.describe_vcpu(vcpu, &shared.ram);
     for output in &shared.output {
-        let output = output.tail(REPORT_OUTPUT);
+        let output = output.tail();
         if output.is_empty() {
             continue;
         }

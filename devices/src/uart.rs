@@ -158,7 +158,7 @@ mod tests {
         for byte in b"hi" {
             let _ = bench.uart.write(DATA, &[*byte]);
         }
-        assert_eq!(bench.ring.tail(9), "hi");
+        assert_eq!(bench.ring.tail(), "hi");
     }
 
     #[test]

@@ -215,9 +215,14 @@ fn chart<'a>(page: &mut String, title: &str, from: u64, steps: impl Iterator<Ite
     };
     let whole = end.saturating_sub(from).max(1);
     let percent = |micros: u64| micros as f64 * 100.0 / whole as f64;
-    let _ = write!(page, "<h2>{title}: {}</h2>\n<table>\n", time(end - from));
+    let _ = write!(
+        page,
+        "<h2>{title}: {}</h2>\n<table>\n",
+        time(end.saturating_sub(from))
+    );
     for step in steps {
-        let (left, width) = (step.from.saturating_sub(from), step.to - step.from);
+        let left = step.from.saturating_sub(from);
+        let width = step.to.saturating_sub(step.from);
         let _ = writeln!(
             page,
             "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"b\"><div style=\"margin-left:{:.2}%;\

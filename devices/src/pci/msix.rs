@@ -215,7 +215,7 @@ impl Msix {
                 log::warn!("messages of a PCI device were refused, {times} times so far: {error}");
             }
         }
-        // Nothing goes the old way once the driver's write is done, nor before the new one is there.
+        // Nothing is begun the old way once the driver's write is done, nor before the new one is there.
         for (entry, vector) in self.table.iter().zip(&self.vectors.0) {
             let masked = self.is_masked(entry);
             vector.masked.store(masked, Ordering::SeqCst);
