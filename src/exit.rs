@@ -5,7 +5,7 @@
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_RISCV_CSR, KVM_EXIT_SHUTDOWN,
     KVM_EXIT_SYSTEM_EVENT, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
@@ -80,6 +80,9 @@ pub(crate) fn decode(vcpu: &mut VcpuFd, mapped: usize) -> Exit<'_> {
                 Exit::MmioWrite { address, data }
             }
         }
+        // A control register that KVM leaves to the VMM (`seed`, of all): as KVM has filled it in, it
+        // reads as 0, which is no entropy.
+        KVM_EXIT_RISCV_CSR => Exit::Nothing,
         KVM_EXIT_HLT | KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN => Exit::Nothing,
         KVM_EXIT_SHUTDOWN => Exit::Shutdown,
         KVM_EXIT_SYSTEM_EVENT => {

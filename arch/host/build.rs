@@ -20,11 +20,17 @@ struct Guest {
     options: &'static str,
 }
 
-const GUESTS: [Guest; 2] = [
+const GUESTS: [Guest; 3] = [
     Guest {
         arch: "aarch64",
         target: "aarch64-unknown-none-softfloat",
         folder: "../aarch64/hello",
+        options: "-C relocation-model=pic -C link-arg=-pie",
+    },
+    Guest {
+        arch: "riscv64",
+        target: "riscv64gc-unknown-none-elf",
+        folder: "../riscv64/hello",
         options: "-C relocation-model=pic -C link-arg=-pie",
     },
     Guest {
@@ -60,6 +66,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join(guest.folder);
     println!("cargo::rerun-if-changed={}", folder.display());
+    // What guests share.
+    println!("cargo::rerun-if-changed=../hello");
     let output = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("hello");
     let mut script = std::ffi::OsString::from("link-arg=-T");
     script.push(folder.join("link.ld"));

@@ -27,6 +27,7 @@ pub(crate) fn guest_image() -> PathBuf {
 fn guests() -> (&'static str, &'static str) {
     match std::env::consts::ARCH {
         "aarch64" => ("aarch64-unknown-none-softfloat", "micro-guest-aarch64"),
+        "riscv64" => ("riscv64gc-unknown-none-elf", "micro-guest-riscv64"),
         _ => ("x86_64-unknown-none", "micro-guest"),
     }
 }
@@ -115,24 +116,33 @@ fn collect(stream: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String>
 pub(crate) fn finish(mut child: Child) -> Ended {
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
-    let status = wait(&mut child);
-    Ended {
-        status,
+    let status = wait_patiently(&mut child);
+    let killed = status.is_none();
+    let ended = Ended {
+        status: status.unwrap_or_default(),
         stdout: stdout.recv().unwrap(),
         stderr: stderr.recv().unwrap(),
-    }
+    };
+    assert!(!killed, "the VMM did not end in {WATCHDOG:?}: {ended:?}");
+    ended
 }
 
 /// Waits for the end, no longer than the watchdog allows.
 pub(crate) fn wait(child: &mut Child) -> ExitStatus {
+    let status = wait_patiently(child);
+    status.unwrap_or_else(|| panic!("the VMM did not end in {WATCHDOG:?}"))
+}
+
+/// Waits for the end; kills the VMM where the watchdog has enough, and gives nothing.
+fn wait_patiently(child: &mut Child) -> Option<ExitStatus> {
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
-            return status;
+            return Some(status);
         }
         if start.elapsed() > WATCHDOG {
             child.kill().unwrap();
-            panic!("the VMM did not end in {WATCHDOG:?}");
+            return None;
         }
         thread::sleep(Duration::from_millis(5));
     }

@@ -1,5 +1,6 @@
 //! Debian's packages: installed where they are missing, downloaded where only the content counts.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,60 +43,173 @@ pub(crate) fn install_qemu(program: &str, package: &str) -> Result<()> {
     }
 }
 
-/// Downloads the current kernel's package.
-pub(crate) fn download_kernel(metapackage: &str, arch: &str, folder: &Path) -> Result<PathBuf> {
-    let package = kernel_package(metapackage, arch, folder)?;
-    download(&format!("{package}:{arch}{}", newest_suite()?), folder)
+/// A mirror does not have what is needed now.
+#[derive(Debug)]
+pub(crate) struct Unavailable(String);
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
-/// The name of the current kernel's package: what the metapackage depends on, in the backports where
-/// the release has them.
-pub(crate) fn kernel_package(metapackage: &str, arch: &str, folder: &Path) -> Result<String> {
-    let file = download(&format!("{metapackage}:{arch}{}", newest_suite()?), folder)?;
+impl std::error::Error for Unavailable {}
+
+/// Where the packages of one architecture are downloaded from.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    /// Debian's name of the architecture.
+    arch: String,
+    /// The suite with the newest packages, where it is not the release itself.
+    suite: Option<String>,
+    /// An apt of its own: its configuration; the system's when there is none.
+    config: Option<PathBuf>,
+}
+
+impl Archive {
+    /// The machine's own release and its backports, by the system's apt.
+    pub(crate) fn of_release(arch: &str) -> Result<Self> {
+        let suite = add_backports()?;
+        add_architecture(arch)?;
+        update()?;
+        Ok(Self {
+            arch: arch.to_owned(),
+            suite,
+            config: None,
+        })
+    }
+
+    /// The first of these suites that can be had, for an architecture that the release may lack; by
+    /// an apt of its own with its state in `folder`: the system's knows nothing of it.
+    pub(crate) fn of_suites(arch: &str, suites: &[&str], folder: &Path) -> Result<Self> {
+        let (release, sources) = (release()?, all_sources()?);
+        let mut failures = String::new();
+        for suite in suites {
+            let source = with_suite(&sources, &release, suite)
+                .ok_or_else(|| format!("no apt source has {release}"))?;
+            let archive = Self {
+                arch: arch.to_owned(),
+                suite: None,
+                config: Some(own_apt(arch, &source, &folder.join(suite))?),
+            };
+            match step(
+                &format!("apt-get update ({suite}, {arch})"),
+                &mut archive.apt(&["update", "-q", "--error-on=any"]),
+            ) {
+                Ok(()) => return Ok(archive),
+                // A mirror that is half-way through an update takes hours at times.
+                Err(error) => failures = format!("{failures}\n  {suite}: {error}"),
+            }
+        }
+        Err(Unavailable(format!("no suite of {arch} can be had:{failures}")).into())
+    }
+
+    /// Whether the release has backports beside it.
+    pub(crate) fn has_backports(&self) -> bool {
+        self.suite.is_some()
+    }
+
+    /// Downloads the current kernel's packages: image and modules come apart in newer releases.
+    pub(crate) fn download_kernel(&self, metapackage: &str, folder: &Path) -> Result<Vec<PathBuf>> {
+        let package = self.kernel_package(metapackage, folder)?;
+        let image = self.fetch(&self.newest(&package), folder)?;
+        let mut files = Vec::new();
+        for part in dependencies(&image)? {
+            if part.starts_with("linux-binary-") || part.starts_with("linux-modules-") {
+                files.push(self.fetch(&self.newest(&part), folder)?);
+            }
+        }
+        files.push(image);
+        Ok(files)
+    }
+
+    /// The name of the current kernel's package: what the metapackage depends on.
+    pub(crate) fn kernel_package(&self, metapackage: &str, folder: &Path) -> Result<String> {
+        let file = self.fetch(&self.newest(metapackage), folder)?;
+        let names = dependencies(&file)?;
+        let image = names.iter().find(|name| name.starts_with("linux-image-"));
+        Ok(image
+            .ok_or_else(|| format!("{metapackage} depends on {names:?}, on no kernel"))?
+            .clone())
+    }
+
+    /// A package's newest version, as apt takes it.
+    fn newest(&self, package: &str) -> String {
+        match &self.suite {
+            Some(suite) => format!("{package}:{}/{suite}", self.arch),
+            None => format!("{package}:{}", self.arch),
+        }
+    }
+
+    /// Downloads a package into a folder: the release's version.
+    pub(crate) fn download(&self, package: &str, folder: &Path) -> Result<PathBuf> {
+        self.fetch(&format!("{package}:{}", self.arch), folder)
+    }
+
+    fn fetch(&self, name: &str, folder: &Path) -> Result<PathBuf> {
+        // An empty folder of its own, so that the file's name is known.
+        let folder = folder.join("download");
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        step(
+            &format!("apt-get download {name}"),
+            self.apt(&["download", "-q", name]).current_dir(&folder),
+        )?;
+        let file = fs::read_dir(&folder)?
+            .next()
+            .ok_or("apt-get download left no file")??
+            .path();
+        let kept = folder.with_file_name(file.file_name().ok_or("a file without a name")?);
+        fs::rename(file, &kept)?;
+        Ok(kept)
+    }
+
+    fn apt(&self, arguments: &[&str]) -> Command {
+        let mut command = apt(arguments);
+        if let Some(config) = &self.config {
+            command.env("APT_CONFIG", config);
+        }
+        command
+    }
+}
+
+/// The names of what a package depends on.
+fn dependencies(file: &Path) -> Result<Vec<String>> {
     let depends = text(
         Command::new("dpkg-deb")
             .arg("--field")
-            .arg(&file)
+            .arg(file)
             .arg("Depends"),
     )?;
-    Ok(depends
-        .split([' ', ','])
-        .next()
-        .unwrap_or_default()
-        .to_owned())
+    let names = depends
+        .split(',')
+        .filter_map(|name| name.split_whitespace().next());
+    Ok(names.map(str::to_owned).collect())
 }
 
-/// What a package's name ends in so that the newest version is taken.
-fn newest_suite() -> Result<String> {
-    let backports = add_backports()?;
-    Ok(backports
-        .map(|suite| format!("/{suite}"))
-        .unwrap_or_default())
-}
-
-/// Downloads `package:arch` into a folder.
-pub(crate) fn download(package: &str, folder: &Path) -> Result<PathBuf> {
-    // An empty folder of its own, so that the file's name is known.
-    let folder = folder.join("download");
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?;
+/// Sets up an apt with its state in `folder`; gives its configuration.
+fn own_apt(arch: &str, source: &str, folder: &Path) -> Result<PathBuf> {
+    let folder = std::path::absolute(folder)?;
+    for name in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(folder.join(name))?;
     }
-    fs::create_dir_all(&folder)?;
-    step(
-        &format!("apt-get download {package}"),
-        apt(&["download", "-q", package]).current_dir(&folder),
-    )?;
-    let file = fs::read_dir(&folder)?
-        .next()
-        .ok_or("apt-get download left no file")??
-        .path();
-    let kept = folder.with_file_name(file.file_name().ok_or("a file without a name")?);
-    fs::rename(file, &kept)?;
-    Ok(kept)
+    let (sources, config) = (folder.join("own.sources"), folder.join("apt.conf"));
+    fs::write(&sources, source)?;
+    let folder = folder.display();
+    let text = format!(
+        "Dir::State::Lists \"{folder}/lists\";\nDir::Cache \"{folder}/cache\";\n\
+         Dir::Etc::SourceList \"{}\";\nDir::Etc::SourceParts \"-\";\n\
+         APT::Architecture \"{arch}\";\nAPT::Architectures {{ \"{arch}\"; }};\n",
+        sources.display()
+    );
+    fs::write(&config, text)?;
+    Ok(config)
 }
 
 /// Lets apt know the packages of another architecture.
-pub(crate) fn add_architecture(arch: &str) -> Result<()> {
+fn add_architecture(arch: &str) -> Result<()> {
     let dpkg = |argument: &str| text(Command::new("dpkg").arg(argument));
     let known = [
         dpkg("--print-architecture")?,
@@ -145,7 +259,7 @@ pub(crate) fn run_foreign(arch: &str) -> Result<()> {
 
 /// Adds the backports of an old release, from the mirror that the machine itself uses. Gives the
 /// suite's name, if it takes one.
-pub(crate) fn add_backports() -> Result<Option<String>> {
+fn add_backports() -> Result<Option<String>> {
     let release = release()?;
     if release != OLD_RELEASE {
         return Ok(None);
@@ -233,7 +347,7 @@ fn with_suite(sources: &str, release: &str, suite: &str) -> Option<String> {
     })
 }
 
-pub(crate) fn update() -> Result<()> {
+fn update() -> Result<()> {
     step("apt-get update", &mut apt(&["update", "-q"]))
 }
 

@@ -22,7 +22,10 @@ pub(crate) fn run() -> Result<()> {
         .iter()
         .find(|arch| arch.name == std::env::consts::ARCH)
         .ok_or("no Debian system is known for this machine's architecture")?;
-    let system = system::prepare(arch.debian, arch.system_kernel)?;
+    let kernel = arch
+        .system_kernel
+        .ok_or("no Debian system is known for this architecture")?;
+    let system = system::prepare(arch.debian, kernel)?;
     cargo("build --quiet --release")?;
     let version = system.kernels.last().ok_or("the system has no kernel")?;
     let file = |name: &str| system.boot.join(format!("{name}-{version}"));

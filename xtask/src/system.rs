@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::apt;
+use crate::apt::{self, Archive};
 use crate::step::{Result, step};
 
 /// What a system has besides Debian's essential packages and its kernels.
@@ -79,17 +79,15 @@ fn numbers(version: &str) -> Vec<u32> {
 
 fn build(arch: &str, metapackage: &str, folder: &Path) -> Result<()> {
     apt::install(&[("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs")])?;
-    let backports = apt::add_backports()?;
-    apt::add_architecture(arch)?;
+    let archive = Archive::of_release(arch)?;
     apt::run_foreign(arch)?;
-    apt::update()?;
     // The release's own kernel, and the newer one of the backports. The metapackage has a version in
     // each, of which only one can be installed: the second kernel goes by its own name.
     let mut packages = format!("{PACKAGES},{metapackage}");
-    if backports.is_some() {
+    if archive.has_backports() {
         packages = format!(
             "{packages},{}",
-            apt::kernel_package(metapackage, arch, folder)?
+            archive.kernel_package(metapackage, folder)?
         );
     }
     let sources = folder.join("sources");

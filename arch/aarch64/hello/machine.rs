@@ -1,9 +1,9 @@
-//! What the processor offers: device registers, memory by address, its identity, its counter.
+//! What the processor offers: device registers, its identity, its counter.
 
 use core::arch::asm;
 
 /// The affinity fields of MPIDR_EL1, by which the device tree and PSCI name a vCPU.
-pub const AFFINITY: u64 = 0xff_00ff_ffff;
+const AFFINITY: u64 = 0xff_00ff_ffff;
 
 /// Reads a device's register. The plain form of the load is what a VMM can emulate.
 ///
@@ -25,24 +25,17 @@ pub unsafe fn set_register(address: u64, value: u32) {
     unsafe { asm!("str {:w}, [{}]", in(reg) value, in(reg) address, options(nostack)) };
 }
 
-/// Memory that others may write: the bytes at a physical address. Address 0 is nobody's.
-///
-/// # Safety
-/// The range is RAM that nobody changes any more, or does not exist: then reading it is an
-/// exception, which ends the guest.
-pub unsafe fn memory(address: u64, len: u64) -> Option<&'static [u8]> {
-    let end = address.checked_add(len)?;
-    // SAFETY: without an MMU every address is mapped; the rest is as the caller promises.
-    (address != 0 && end <= i64::MAX as u64)
-        .then(|| unsafe { core::slice::from_raw_parts(address as *const u8, len as usize) })
-}
-
-/// This vCPU's affinity.
-pub fn affinity() -> u64 {
+/// This vCPU's number: its affinity.
+pub fn id() -> u64 {
     let mpidr: u64;
     // SAFETY: reading the register changes nothing.
     unsafe { asm!("mrs {}, mpidr_el1", out(reg) mpidr, options(nomem, nostack)) };
-    mpidr & AFFINITY
+    id_in(mpidr)
+}
+
+/// The vCPU that answers with its MPIDR_EL1, of which bit 31 is 1.
+pub fn id_in(answer: u64) -> u64 {
+    answer & AFFINITY
 }
 
 /// The virtual counter.

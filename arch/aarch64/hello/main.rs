@@ -1,80 +1,48 @@
-//! The built-in guest: says what machine it found, then powers off.
-//!
-//! Everything it prints comes from the machine: the vCPUs are those that ran, the memory is the
-//! sum of the ranges in the device tree. It runs without MMU, interrupts, heap and floating point.
+//! The built-in guest: says what machine it found, then powers off. It runs without MMU, interrupts,
+//! heap and floating point.
 
 #![no_std]
 #![no_main]
 
+#[path = "../../hello/bindings.rs"]
 mod bindings;
+#[path = "../../hello/cpus.rs"]
 mod cpus;
 mod entry;
+#[path = "../../hello/fdt.rs"]
 mod fdt;
 mod machine;
 mod psci;
+#[path = "../../hello/report.rs"]
+mod report;
 mod serial;
+#[path = "../../hello/text.rs"]
+mod text;
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use fdt::{Fdt, Range};
-use machine::{halt, memory};
-use serial::{Console, decimal, hex, text};
-
-const MIB: u64 = 1 << 20;
+use machine::halt;
+use psci as firmware;
+use text::{Console, hex, text};
 
 extern "C" fn main(device_tree: u64) -> ! {
-    // Without a device tree there is nothing to say it with either.
-    let Some(tree) = read(device_tree) else {
+    // SAFETY: the kernel protocol has one there. Without a device tree there is nothing to say it
+    // with either.
+    let Some(tree) = (unsafe { fdt::at(device_tree) }) else {
         halt()
     };
-    if let Some(conduit) = bindings::conduit(&tree) {
-        psci::set_conduit(conduit);
-    }
-    if let Some(base) = bindings::uart(&tree) {
+    psci::open(&tree);
+    if let Some(base) = bindings::uart(&tree, b"arm,pl011") {
         // SAFETY: the device tree says that this is a PL011.
         unsafe { serial::open(base) };
     }
-    let described = bindings::cpus(&tree).count();
-    let running = cpus::start(bindings::cpus(&tree));
-    let bytes = bindings::memory(&tree).fold(0_u64, |sum, range| sum.saturating_add(range.len));
-
-    text(b"hello from vmm-reference: aarch64, ");
-    decimal(running as u64);
-    text(b" vCPUs, ");
-    decimal(bytes / MIB);
-    text(b" MiB\n");
-    if running != described {
-        text(b"but the device tree describes ");
-        decimal(described as u64);
-        text(b" vCPUs\n");
-    }
-    bindings::memory(&tree).for_each(print_range);
-    text(b"command line: ");
-    text(bindings::bootargs(&tree).unwrap_or_default());
-    text(b"\n");
+    report::print(b"aarch64", &tree);
     power_off()
 }
 
-/// The device tree at an address.
-fn read(address: u64) -> Option<Fdt<'static>> {
-    // SAFETY: the kernel protocol has a device tree there, and it is this guest's.
-    unsafe {
-        let size = fdt::size(memory(address, fdt::HEADER)?)?;
-        Fdt::new(memory(address, size)?)
-    }
-}
-
-fn print_range(range: Range) {
-    text(b"  ");
-    hex(range.base);
-    text(b"-");
-    hex(range.base.wrapping_add(range.len).wrapping_sub(1));
-    text(b" usable\n");
-}
-
 fn power_off() -> ! {
-    psci::system_off();
+    firmware::power_off();
     text(b"hello: no way to power off\n");
     halt()
 }

@@ -3,22 +3,36 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use crate::fdt::{Fdt, Node};
+
 const CPU_ON: u64 = 0xc400_0003;
 const SYSTEM_OFF: u64 = 0x8400_0008;
+const SYSTEM_RESET: u64 = 0x8400_0009;
 const SUCCESS: u64 = 0;
 const NOT_SUPPORTED: u64 = u64::MAX;
 
 /// The instruction that calls.
 #[derive(Clone, Copy)]
-pub enum Conduit {
+enum Conduit {
     Hvc = 1,
     Smc = 2,
 }
 
 static CONDUIT: AtomicU8 = AtomicU8::new(0);
 
-/// Sets how calls are made.
-pub fn set_conduit(conduit: Conduit) {
+/// Calls are made as the device tree says (arm/psci.yaml).
+pub fn open(tree: &Fdt<'_>) {
+    let is_psci = |node: &Node<'_>| {
+        [b"arm,psci-1.0", b"arm,psci-0.2"]
+            .iter()
+            .any(|&binding| node.is_compatible(binding))
+    };
+    let node = tree.nodes().find(is_psci);
+    let conduit = match node.and_then(|node| node.text(b"method")) {
+        Some(b"hvc") => Conduit::Hvc,
+        Some(b"smc") => Conduit::Smc,
+        _ => return,
+    };
     CONDUIT.store(conduit as u8, Ordering::Relaxed);
 }
 
@@ -26,15 +40,22 @@ pub fn set_conduit(conduit: Conduit) {
 ///
 /// # Safety
 /// The code at `entry` breaks no Rust code, given `context` in X0.
-pub unsafe fn cpu_on(affinity: u64, entry: u64, context: u64) -> bool {
+pub unsafe fn start_vcpu(affinity: u64, entry: u64, context: u64) -> bool {
     // SAFETY: as the caller promises.
     unsafe { call(CPU_ON, [affinity, entry, context]) == SUCCESS }
 }
 
 /// Powers the machine off; returns when there is no PSCI.
-pub fn system_off() {
+pub fn power_off() {
     // SAFETY: the call touches no memory.
     unsafe { call(SYSTEM_OFF, [0; 3]) };
+}
+
+/// Resets the machine.
+#[allow(dead_code)] // for the micro-guest
+pub fn reset() {
+    // SAFETY: the call touches no memory.
+    unsafe { call(SYSTEM_RESET, [0; 3]) };
 }
 
 /// # Safety

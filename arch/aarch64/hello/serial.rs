@@ -1,6 +1,5 @@
-//! Text on a PL011 (Arm DDI 0183), polled.
+//! Bytes to a PL011 (Arm DDI 0183), polled.
 
-use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::machine::{register, set_register};
@@ -29,7 +28,8 @@ pub unsafe fn open(base: u64) {
     BASE.store(base, Ordering::Relaxed);
 }
 
-fn byte(byte: u8) {
+/// Prints a byte, where there is a UART that takes it.
+pub fn byte(byte: u8) {
     let base = BASE.load(Ordering::Relaxed);
     if base == 0 {
         return;
@@ -42,43 +42,5 @@ fn byte(byte: u8) {
                 return;
             }
         }
-    }
-}
-
-/// Prints text as it is.
-pub fn text(text: &[u8]) {
-    for &character in text {
-        byte(character);
-    }
-}
-
-/// Prints a number in decimal.
-pub fn decimal(number: u64) {
-    if number >= 10 {
-        decimal(number / 10);
-    }
-    byte(b'0' + (number % 10) as u8);
-}
-
-/// Prints a number with 16 hexadecimal digits.
-pub fn hex(number: u64) {
-    text(b"0x");
-    for shift in (0..16).rev() {
-        let digit = (number >> (4 * shift)) as u8 & 0xf;
-        byte(if digit < 10 {
-            b'0' + digit
-        } else {
-            b'a' - 10 + digit
-        });
-    }
-}
-
-/// For formatted text, which only a panic has.
-pub struct Console;
-
-impl fmt::Write for Console {
-    fn write_str(&mut self, string: &str) -> fmt::Result {
-        text(string.as_bytes());
-        Ok(())
     }
 }

@@ -7,20 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Architecture;
-use crate::apt;
+use crate::apt::Archive;
 use crate::step::{Result, cargo, output, step, text};
 
 /// What a stock kernel's guests load for our devices.
 const GUEST_MODULES: &[&str] = &[
     "virtio_mmio",
     "virtio_blk",
-    "failover",
-    "net_failover",
     "virtio_net",
     "virtio-rng",
     "virtio_balloon",
-    "vsock",
-    "vmw_vsock_virtio_transport_common",
     "vmw_vsock_virtio_transport",
 ];
 
@@ -50,7 +46,7 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
     let (binary, agent) = build(arch)?;
     let guests = folder.join("guests");
     recreate(&guests)?;
-    let kernel = find(&unpacked.join("boot"), "vmlinuz")?;
+    let kernel = unpacked.join("kernel");
     for (name, convert) in arch.guest_kernels {
         fs::write(guests.join(name), convert(&fs::read(&kernel)?)?)?;
     }
@@ -86,42 +82,76 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
     Ok(Images { kernel, initramfs })
 }
 
-/// Unpacks modules of the kernel, named so that they are loaded in this order.
+/// Unpacks modules of the kernel with those that they need, named so that they are loaded in this
+/// order. What is built into the kernel is left out.
 fn install_modules(packages: &Path, modules: &[&str], root: &Path) -> Result<()> {
     let folder = root.join("modules");
     fs::create_dir_all(&folder)?;
-    for (place, module) in modules.iter().enumerate() {
-        let compressed = find(&packages.join("modules"), &format!("{module}.ko"))?;
-        let name = folder.join(format!("{place:02}-{module}.ko"));
-        fs::write(name, decompress(&fs::read(compressed)?)?)?;
+    let version = version(packages)?;
+    let said = text(
+        Command::new("modprobe")
+            .args(["--show-depends", "--all", "--dirname"])
+            .arg(std::path::absolute(packages)?)
+            .arg(format!("--set-version={version}"))
+            .args(modules),
+    )?;
+    let mut installed: Vec<PathBuf> = Vec::new();
+    for file in said.lines().filter_map(|line| line.strip_prefix("insmod ")) {
+        let file = PathBuf::from(file.trim());
+        if installed.contains(&file) {
+            continue;
+        }
+        let name = file.file_name().ok_or("a module without a name")?;
+        let name = format!("{:02}-{}", installed.len(), name.to_string_lossy());
+        let name = name.split_inclusive(".ko").next().unwrap_or_default();
+        fs::write(folder.join(name), decompress(&fs::read(&file)?)?)?;
+        installed.push(file);
     }
     Ok(())
 }
 
+/// The version of the only kernel there is.
+fn version(packages: &Path) -> Result<String> {
+    let entry = fs::read_dir(packages.join("lib/modules"))?.next();
+    let name = entry.ok_or("the kernel's package has no modules")??;
+    Ok(name.file_name().to_string_lossy().into_owned())
+}
+
 fn unpack_packages(arch: &Architecture, folder: &Path) -> Result<()> {
-    apt::add_backports()?;
-    apt::add_architecture(arch.debian)?;
-    apt::update()?;
+    let archive = match arch.suites {
+        [] => Archive::of_release(arch.debian)?,
+        suites => Archive::of_suites(arch.debian, suites, &folder.join("apt"))?,
+    };
     let all = folder.join("all");
-    for package in [
-        apt::download_kernel(arch.kernel_package, arch.debian, folder)?,
-        apt::download(&format!("busybox-static:{}", arch.debian), folder)?,
-        apt::download(&format!("e2fsck-static:{}", arch.debian), folder)?,
-    ] {
+    let mut packages = archive.download_kernel(arch.kernel_package, folder)?;
+    for package in ["busybox-static", "e2fsck-static"] {
+        packages.push(archive.download(package, folder)?);
+    }
+    for package in packages {
         output(Command::new("dpkg-deb").arg("-x").arg(package).arg(&all))?;
     }
-    fs::rename(all.join("boot"), folder.join("boot"))?;
-    fs::rename(all.join("bin"), folder.join("bin"))?;
-    let e2fsck = find(&all, "e2fsck.static")?;
-    fs::rename(e2fsck, folder.join("e2fsck"))?;
-    let modules = ["lib/modules", "usr/lib/modules"]
-        .map(|place| all.join(place))
-        .into_iter()
-        .find(|place| place.exists())
-        .ok_or("the kernel's package has no modules")?;
-    fs::rename(modules, folder.join("modules"))?;
+    // Newer releases have everything below /usr.
+    for name in ["bin", "lib/modules"] {
+        let place = [all.join(name), all.join("usr").join(name)]
+            .into_iter()
+            .find(|place| place.exists())
+            .ok_or_else(|| format!("the packages have no {name}"))?;
+        let kept = folder.join(name);
+        fs::create_dir_all(kept.parent().unwrap_or(folder))?;
+        fs::rename(place, kept)?;
+    }
+    fs::rename(find(&all, "e2fsck.static")?, folder.join("e2fsck"))?;
+    // And the kernel beside its modules.
+    let kernel = find(&all, "vmlinu").or_else(|_| find(&folder.join("lib"), "vmlinu"))?;
+    fs::rename(kernel, folder.join("kernel"))?;
     fs::remove_dir_all(all)?;
-    Ok(())
+    step(
+        "depmod",
+        Command::new("depmod")
+            .arg("--basedir")
+            .arg(std::path::absolute(folder)?)
+            .arg(version(folder)?),
+    )
 }
 
 /// Our binary and the lab's own tool, static.

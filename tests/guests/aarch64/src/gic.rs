@@ -5,8 +5,9 @@ use core::arch::{asm, global_asm};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::machine::{register, set_register};
-use crate::{fault, tree};
+use crate::fault;
+use crate::machine::{register, set_register, ticks_per_second};
+use crate::run::tree;
 
 /// INTIDs that may have a handler.
 const INTIDS: usize = 64;
@@ -109,7 +110,7 @@ fn set(address: u64, value: u32) {
 }
 
 /// Calls `handler` for an interrupt of this vCPU, the first one; a shared one is an edge.
-pub fn on(intid: u32, handler: fn()) {
+fn on(intid: u32, handler: fn()) {
     let (distributor, redistributor) = places();
     HANDLERS[intid as usize].store(handler as *mut (), Ordering::Relaxed);
     // SAFETY: the table above; then the processor's interface to the controller is switched on:
@@ -177,4 +178,27 @@ pub fn interruptible(compute: impl FnOnce()) {
     compute();
     // SAFETY: as it was before.
     unsafe { asm!("msr daifset, #2", options(nostack)) };
+}
+
+/// The virtual timer's private interrupt.
+const TIMER_INTID: u32 = 27;
+
+/// Calls `handler` when the timer ends.
+pub fn timer(handler: fn()) {
+    on(TIMER_INTID, handler);
+}
+
+/// Lets the timer end in a millisecond, or never.
+pub fn set_timer(on: bool) {
+    // SAFETY: the timer belongs to the caller's test.
+    unsafe {
+        asm!(
+            "msr cntv_tval_el0, {}",
+            "msr cntv_ctl_el0, {}",
+            "isb",
+            in(reg) ticks_per_second() / 1000,
+            in(reg) u64::from(on),
+            options(nostack),
+        );
+    }
 }

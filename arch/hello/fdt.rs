@@ -4,7 +4,7 @@
 //! the first thing that makes no sense.
 
 /// Length of the header.
-pub const HEADER: u64 = 40;
+const HEADER: u64 = 40;
 /// The largest tree that the kernel protocol allows (booting.rst).
 const MAX_SIZE: u64 = 2 << 20;
 const MAGIC: u32 = 0xd00d_feed;
@@ -59,8 +59,32 @@ enum Token<'a> {
     Property(&'a [u8], &'a [u8]),
 }
 
+/// The tree at an address.
+///
+/// # Safety
+/// The kernel protocol has a device tree there that nobody changes any more, and no MMU is on.
+pub unsafe fn at(address: u64) -> Option<Fdt<'static>> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let size = size(memory(address, HEADER)?)?;
+        Fdt::new(memory(address, size)?)
+    }
+}
+
+/// The bytes at a physical address. Address 0 is nobody's.
+///
+/// # Safety
+/// The range is RAM that nobody changes any more, or does not exist: then reading it is an
+/// exception, which ends the guest.
+unsafe fn memory(address: u64, len: u64) -> Option<&'static [u8]> {
+    let end = address.checked_add(len)?;
+    // SAFETY: without an MMU every address is mapped; the rest is as the caller promises.
+    (address != 0 && end <= i64::MAX as u64)
+        .then(|| unsafe { core::slice::from_raw_parts(address as *const u8, len as usize) })
+}
+
 /// The size of the tree with this header.
-pub fn size(header: &[u8]) -> Option<u64> {
+fn size(header: &[u8]) -> Option<u64> {
     let size = u64::from(u32_at(header, 4)?);
     (u32_at(header, 0)? == MAGIC && (HEADER..=MAX_SIZE).contains(&size)).then_some(size)
 }

@@ -1,12 +1,13 @@
-//! The tests, one function each, with the names and the lines of the other architecture.
+//! The tests, one function each, with the names and the lines of the other architecture. Accesses
+//! are aligned: a vCPU without translation may insist on it.
 
-use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
+use crate::access::{load, load_byte, store, store_byte, widths};
 use crate::fdt::Range;
-use crate::machine::{register, set_register, ticks_per_second};
 use crate::memory::with_shared;
-use crate::{bindings, cpus, gic, option, println, serial, tree, virtio};
+use crate::run::{device, option, tree};
+use crate::{bindings, cpus, firmware, irq, println, text, uart, virtio};
 
 /// The tests by name.
 pub const ALL: [(&str, fn()); 14] = [
@@ -31,18 +32,6 @@ const PAGE: u64 = 0x1000;
 const WORD: u64 = 8;
 /// What lies at the start of RAM: the device tree, this guest.
 const OWN: u64 = 4 * MIB;
-
-fn load(address: u64) -> u64 {
-    let value;
-    // SAFETY: without an MMU every address is mapped; what is not there reads as something.
-    unsafe { asm!("ldr {}, [{}]", out(reg) value, in(reg) address, options(nostack)) };
-    value
-}
-
-fn store(address: u64, value: u64) {
-    // SAFETY: the callers use memory that is nobody's.
-    unsafe { asm!("str {}, [{}]", in(reg) value, in(reg) address, options(nostack)) };
-}
 
 /// The first and the last words of a range that are nobody's.
 fn probes(range: Range) -> [u64; 4] {
@@ -71,7 +60,7 @@ fn memory_map() {
     println!("{} MiB usable", total / MIB);
 }
 
-/// Every vCPU that the device tree names starts once, with the affinity that it says.
+/// Every vCPU that the device tree names starts once, with the number that it says.
 fn smp() {
     let described = bindings::cpus(&tree()).count();
     let running = cpus::start(bindings::cpus(&tree()));
@@ -79,29 +68,20 @@ fn smp() {
     println!("{running} vCPUs");
 }
 
-/// Resets through PSCI.
+/// Resets through the firmware.
 fn reset() {
     println!("resetting");
-    const SYSTEM_RESET: u64 = 0x8400_0009;
-    // SAFETY: ends the machine, which is the purpose.
-    unsafe { asm!("hvc #0", in("x0") SYSTEM_RESET, options(nostack)) };
+    firmware::reset();
     panic!("still running after the reset");
 }
 
 /// Tells of a panic by the register that the device tree names.
 fn panic() {
-    let tree = tree();
-    let mut nodes = tree.nodes();
-    let node = nodes.find(|node| node.is_compatible(b"qemu,pvpanic-mmio"));
-    let place = node.and_then(|node| node.reg().next());
-    let address = place.expect("no pvpanic").base;
-    let events: u32;
-    // SAFETY: a register of a device.
-    unsafe { asm!("ldrb {:w}, [{}]", out(reg) events, in(reg) address, options(nostack)) };
+    let address = device("qemu,pvpanic-mmio");
+    let events = load_byte(address);
     assert_eq!(events, 1, "the events that are known");
     println!("telling of a panic");
-    // SAFETY: ends the machine, which is the purpose.
-    unsafe { asm!("strb {:w}, [{}]", in(reg) events, in(reg) address, options(nostack)) };
+    store_byte(address, events);
     panic!("still running after the panic");
 }
 
@@ -113,56 +93,29 @@ fn spin() {
     }
 }
 
-/// The virtual timer's private interrupt.
-const TIMER_INTID: u32 = 27;
 const TICKS: u32 = 20;
 static TICKED: AtomicU32 = AtomicU32::new(0);
 
-fn set_timer(control: u64) {
-    // SAFETY: the timer belongs to this test.
-    unsafe {
-        asm!(
-            "msr cntv_tval_el0, {}",
-            "msr cntv_ctl_el0, {}",
-            "isb",
-            in(reg) ticks_per_second() / 1000,
-            in(reg) control,
-            options(nostack),
-        );
-    }
-}
-
 /// The timer ticks while the vCPU sleeps, and while it computes.
 fn timer() {
-    gic::on(TIMER_INTID, || {
+    irq::timer(|| {
         let ticked = TICKED.load(Ordering::Relaxed) + 1;
         TICKED.store(ticked, Ordering::Relaxed);
-        set_timer(1);
+        irq::set_timer(true);
     });
-    set_timer(1);
+    irq::set_timer(true);
     while TICKED.load(Ordering::Relaxed) < TICKS {
-        gic::wait();
+        irq::wait();
     }
     println!("{TICKS} ticks asleep");
-    gic::interruptible(|| {
+    irq::interruptible(|| {
         while TICKED.load(Ordering::Relaxed) < 2 * TICKS {
             core::hint::spin_loop();
         }
     });
-    set_timer(0);
+    irq::set_timer(false);
     println!("{TICKS} ticks computing");
 }
-
-/// PL011 registers (DDI 0183).
-const DR: u64 = 0x00;
-const FR: u64 = 0x18;
-const LCR_H: u64 = 0x2c;
-const IMSC: u64 = 0x38;
-const MIS: u64 = 0x40;
-const RXFE: u32 = 1 << 4;
-const FEN: u32 = 1 << 4;
-/// Receive and receive timeout.
-const RECEIVE: u32 = 1 << 4 | 1 << 6;
 
 const LINE: usize = 4096;
 static LINE_BYTES: [AtomicU8; LINE] = [const { AtomicU8::new(0) }; LINE];
@@ -170,40 +123,24 @@ static LINE_LEN: AtomicUsize = AtomicUsize::new(0);
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static DONE: AtomicBool = AtomicBool::new(false);
 
-fn uart() -> u64 {
-    bindings::uart(&tree()).expect("no PL011")
-}
-
-fn uart_register(offset: u64) -> u32 {
-    // SAFETY: a register of the PL011.
-    unsafe { register(uart() + offset) }
-}
-
-fn set_uart_register(offset: u64, value: u32) {
-    // SAFETY: a register of the PL011.
-    unsafe { set_register(uart() + offset, value) }
-}
-
 /// Echoes lines in upper case until one is `q`. Input is read in the interrupt handler only.
 fn serial_echo() {
-    let node = tree().nodes().find(|node| node.is_compatible(b"arm,pl011"));
-    let cells = node.and_then(|node| node.text(b"interrupts").map(<[u8]>::len));
+    let tree = tree();
+    let node = tree.nodes().find(|node| node.is_compatible(uart::BINDING));
+    let cells = node.and_then(|node| node.property(b"interrupts"));
     assert!(cells.is_some(), "the UART has no interrupt");
-    gic::on(32, receive);
-    set_uart_register(LCR_H, FEN);
-    set_uart_register(IMSC, RECEIVE);
+    uart::listen(receive);
     println!("ready");
     while !DONE.load(Ordering::Relaxed) {
-        gic::wait();
+        irq::wait();
     }
     assert!(INTERRUPTED.load(Ordering::Relaxed));
 }
 
 fn receive() {
     INTERRUPTED.store(true, Ordering::Relaxed);
-    let _ = uart_register(MIS);
-    while uart_register(FR) & RXFE == 0 {
-        match uart_register(DR) as u8 {
+    while let Some(byte) = uart::take() {
+        match byte {
             b'\n' => end_of_line(),
             other => {
                 let len = LINE_LEN.load(Ordering::Relaxed);
@@ -225,9 +162,9 @@ fn end_of_line() {
         return;
     }
     for character in line {
-        serial::text(&[character.load(Ordering::Relaxed).to_ascii_uppercase()]);
+        text::text(&[character.load(Ordering::Relaxed).to_ascii_uppercase()]);
     }
-    serial::text(b"\n");
+    text::text(b"\n");
 }
 
 /// Prints lines of 64 bytes, 1 MiB or `bytes=N` in all.
@@ -235,12 +172,12 @@ fn chatter() {
     const TEXT: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.\n";
     let bytes = option("bytes").map_or(1 << 20, |text| text.parse().expect("bytes=NUMBER"));
     for _ in 0..bytes / TEXT.len() {
-        serial::text(TEXT);
+        text::text(TEXT);
     }
 }
 
 /// Accesses of every width to what is not there read as all ones; a device's registers take every
-/// width too. Without an MMU an access is aligned.
+/// width too.
 fn io_widths() {
     /// In the window for devices, which has no device here.
     const NOTHING: u64 = 0x7000_0000;
@@ -251,28 +188,6 @@ fn io_widths() {
         );
         store(NOTHING + offset, 0);
     }
-    // The first byte of the peripheral's identification, at any width.
-    let id = uart() + 0xfe0;
-    assert_eq!(widths(id), [0x11, 0x11, 0x11, 0x11]);
-    store(id, u64::MAX);
-    assert_eq!(widths(id)[2], 0x11);
+    uart::take_every_width();
     println!("mmio done");
-}
-
-fn widths(address: u64) -> [u64; 4] {
-    let (byte, half, word): (u64, u64, u64);
-    // SAFETY: aligned, and no memory that Rust knows.
-    unsafe {
-        asm!(
-            "ldrb {:w}, [{address}]",
-            "ldrh {:w}, [{address}]",
-            "ldr {:w}, [{address}]",
-            out(reg) byte,
-            out(reg) half,
-            out(reg) word,
-            address = in(reg) address,
-            options(nostack),
-        );
-    }
-    [byte, half, word, load(address)]
 }

@@ -1,10 +1,9 @@
-//! What the device tree says about the machine (Devicetree Specification 0.4, chapter 3; bindings
-//! under Documentation/devicetree/bindings of Linux).
+//! What the device tree says about the machine (Devicetree Specification 0.4, chapter 3), the same
+//! for every architecture that boots with one.
 //!
 //! Assumes that buses translate no addresses.
 
 use crate::fdt::{Fdt, Node, Range};
-use crate::psci::Conduit;
 
 /// RAM (3.4).
 pub fn memory<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = Range> + Clone + use<'a> {
@@ -14,7 +13,7 @@ pub fn memory<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = Range> + Clone + use<'
         .filter(|range| range.len != 0)
 }
 
-/// The affinities of the vCPUs that may be used (arm/cpus.yaml).
+/// The numbers of the vCPUs that may be used (3.8).
 pub fn cpus<'a>(tree: &Fdt<'a>) -> impl Iterator<Item = u64> + Clone + use<'a> {
     tree.nodes()
         .filter(|node| node.depth == 2 && is(node, b"cpu"))
@@ -26,27 +25,13 @@ pub fn bootargs<'a>(tree: &Fdt<'a>) -> Option<&'a [u8]> {
     tree.find(b"/chosen")?.text(b"bootargs")
 }
 
-/// The base of the PL011 that is the console, or of the first one (serial/pl011.yaml).
-pub fn uart(tree: &Fdt<'_>) -> Option<u64> {
-    let is_uart = |node: &Node<'_>| node.is_compatible(b"arm,pl011") && node.is_enabled();
+/// The base of the UART of this kind that is the console, or of the first one.
+pub fn uart(tree: &Fdt<'_>, binding: &[u8]) -> Option<u64> {
+    let is_uart = |node: &Node<'_>| node.is_compatible(binding) && node.is_enabled();
     let node = stdout(tree)
         .filter(is_uart)
         .or_else(|| tree.nodes().find(is_uart))?;
     Some(node.reg().next()?.base)
-}
-
-/// How PSCI is called (arm/psci.yaml).
-pub fn conduit(tree: &Fdt<'_>) -> Option<Conduit> {
-    let is_psci = |node: &Node<'_>| {
-        [b"arm,psci-1.0", b"arm,psci-0.2"]
-            .iter()
-            .any(|&binding| node.is_compatible(binding))
-    };
-    match tree.nodes().find(is_psci)?.text(b"method")? {
-        b"hvc" => Some(Conduit::Hvc),
-        b"smc" => Some(Conduit::Smc),
-        _ => None,
-    }
 }
 
 fn is(node: &Node<'_>, device_type: &[u8]) -> bool {

@@ -5,8 +5,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::entry::secondary_entry;
-use crate::machine::{AFFINITY, affinity, ticks, ticks_per_second};
-use crate::psci;
+use crate::firmware;
+use crate::machine::{id, id_in, ticks, ticks_per_second};
 
 /// The most other vCPUs that are started.
 const MAX: usize = 512;
@@ -15,14 +15,14 @@ const SECONDS: u64 = 10;
 
 struct Place {
     /// Whom the place is for.
-    affinity: AtomicU64,
-    /// MPIDR_EL1 of who came; never 0 (bit 31 is 1).
+    id: AtomicU64,
+    /// Who came, as the code of the other vCPUs says it: never 0.
     answer: AtomicU64,
 }
 
 static PLACES: [Place; MAX] = [const {
     Place {
-        affinity: AtomicU64::new(0),
+        id: AtomicU64::new(0),
         answer: AtomicU64::new(0),
     }
 }; MAX];
@@ -31,19 +31,20 @@ impl Place {
     /// Whether the right one came.
     fn is_taken(&self) -> bool {
         let answer = self.answer.load(Ordering::Relaxed);
-        answer != 0 && answer & AFFINITY == self.affinity.load(Ordering::Relaxed)
+        answer != 0 && id_in(answer) == self.id.load(Ordering::Relaxed)
     }
 }
 
-/// Starts the vCPUs with these affinities except this one, and says how many have run, this one
+/// Starts the vCPUs with these numbers except this one, and says how many have run, this one
 /// included.
-pub fn start(affinities: impl Iterator<Item = u64>) -> usize {
-    let own = affinity();
+pub fn start(ids: impl Iterator<Item = u64>) -> usize {
+    let own = id();
     let mut expected = 0;
-    for (id, place) in affinities.filter(|&id| id != own).zip(&PLACES) {
-        place.affinity.store(id, Ordering::Relaxed);
+    for (id, place) in ids.filter(|&id| id != own).zip(&PLACES) {
+        place.id.store(id, Ordering::Relaxed);
+        let answer = place.answer.as_ptr() as u64;
         // SAFETY: the code writes the answer and no other memory.
-        let comes = unsafe { psci::cpu_on(id, secondary_entry(), place.answer.as_ptr() as u64) };
+        let comes = unsafe { firmware::start_vcpu(id, secondary_entry(), answer) };
         expected += usize::from(comes);
     }
     1 + wait(expected)
