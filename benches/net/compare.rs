@@ -5,11 +5,10 @@ use std::process::Command;
 
 use crate::common::{binary, guest_image};
 use crate::measure::{Calls, Result, Run, ticks_per_second};
+use crate::namespace::{self, Namespace};
 use crate::tap;
 
 const ROUNDS: usize = 5;
-/// Set in the process that has a namespace of its own.
-const INSIDE: &str = "VMM_BENCH_NAMESPACE";
 const TAP: &str = "bench";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,25 +56,15 @@ pub(crate) struct Sample {
     pub(crate) notifications: f64,
 }
 
-/// Starts this program again in a network namespace of its own, and compares there.
+/// Compares, in a network namespace of its own.
 pub(crate) fn in_namespace() -> Result<()> {
-    if std::env::var_os(INSIDE).is_some() {
-        return compare();
-    }
-    let allowed = Command::new("unshare").args(["-n", "true"]).output();
-    if !allowed.is_ok_and(|output| output.status.success()) {
-        println!("net bench: SKIPPED, a network namespace needs root and util-linux' unshare");
-        return Ok(());
-    }
-    let status = Command::new("unshare")
-        .arg("-n")
-        .arg(std::env::current_exe()?)
-        .env(INSIDE, "1")
-        .status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err("it failed in its namespace".into())
+    match namespace::enter()? {
+        Namespace::Own => compare(),
+        Namespace::Done => Ok(()),
+        Namespace::Refused => {
+            println!("net bench: SKIPPED, a network namespace needs root and util-linux' unshare");
+            Ok(())
+        }
     }
 }
 

@@ -23,6 +23,9 @@ mod compare;
 #[path = "../common/measure.rs"]
 mod measure;
 #[cfg(target_arch = "x86_64")]
+#[path = "../common/namespace.rs"]
+mod namespace;
+#[cfg(target_arch = "x86_64")]
 mod tap;
 
 #[cfg(target_arch = "x86_64")]

@@ -6,11 +6,11 @@ use std::io::{Read, Write};
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use crate::compare::{Case, Sample, Way};
 use crate::measure::{Cpu, Result};
+use crate::namespace::ip;
 
 /// In front of every frame, as virtio 1 has it.
 const HEADER: usize = 12;
@@ -18,15 +18,6 @@ const HEADER: usize = 12;
 const START: [u8; 14] = [
     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5,
 ];
-
-fn ip(arguments: &str) -> Result<()> {
-    let output = Command::new("ip").args(arguments.split(' ')).output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let error = String::from_utf8_lossy(&output.stderr);
-    Err(format!("ip {arguments}: {error}").into())
-}
 
 /// Nothing but this program makes frames, in taps that are made from now on.
 pub(crate) fn quiet() -> Result<()> {

@@ -1,0 +1,219 @@
+//! How long a start takes, and a whole life, beside the least any VMM must do.
+//!
+//! Each round runs the VMM and three floor VMMs (one memslot, one vCPU, run; then with irqchip and
+//! PIT; then also with the vCPU's CPUID, which every guest kernel needs) as processes of their own,
+//! in turn, so that all see the same machine. The guest's first instructions print a byte and ask for
+//! a reset. Measured is from spawn to that byte, and from spawn to the end of the process. Prints
+//! medians and ratios: `cargo bench --bench startup`.
+//!
+//! "devices" has a disk, a network device on a tap that is there before (as root, in a network
+//! namespace), and sockets. `VMM_BENCH_PEER_FIRECRACKER=/path/to/firecracker` adds that VMM with the
+//! same guest, twice: as it is and with the same devices.
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+mod floor;
+#[path = "../common/namespace.rs"]
+mod namespace;
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{RESET, print};
+use floor::FLOOR;
+use namespace::{Namespace, ip};
+
+const ROUNDS: usize = 100;
+const TAP: &str = "bench";
+/// The socket for the guest's sockets.
+const SOCKET: &str = "vsock";
+/// What the guest prints. A log in front of it has none.
+const BYTE: u8 = b'\x07';
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let result = match std::env::var(FLOOR) {
+        Ok(kind) => floor::run(&kind),
+        Err(_) => in_namespace(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("startup bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn in_namespace() -> Result<()> {
+    match namespace::enter()? {
+        Namespace::Own => {
+            ip(&format!("tuntap add {TAP} mode tap"))?;
+            compare(true)
+        }
+        Namespace::Done => Ok(()),
+        Namespace::Refused => {
+            println!("without a network device: its namespace needs root and util-linux' unshare");
+            compare(false)
+        }
+    }
+}
+
+/// A VMM, by name.
+struct Vmm {
+    name: &'static str,
+    command: Command,
+    first_byte: Vec<Duration>,
+    life: Vec<Duration>,
+}
+
+impl Vmm {
+    fn new(name: &'static str, command: Command) -> Self {
+        Self {
+            name,
+            command,
+            first_byte: Vec::new(),
+            life: Vec::new(),
+        }
+    }
+
+    /// Runs it once.
+    fn measure(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let mut child = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut stdout = child.stdout.take().ok_or("no stdout")?;
+        let (mut first_byte, mut buffer) = (None, [0; 4096]);
+        while let len @ 1.. = stdout.read(&mut buffer)? {
+            if buffer[..len].contains(&BYTE) {
+                first_byte.get_or_insert(start.elapsed());
+            }
+        }
+        let status = child.wait()?;
+        self.life.push(start.elapsed());
+        if !status.success() {
+            return Err(format!("{:?} ended with {status}", self.command).into());
+        }
+        self.first_byte
+            .push(first_byte.ok_or("the guest printed nothing")?);
+        Ok(())
+    }
+
+    /// Medians in milliseconds.
+    fn medians(&mut self) -> (f64, f64) {
+        let median = |samples: &mut [Duration]| {
+            samples.sort();
+            samples[samples.len() / 2].as_secs_f64() * 1e3
+        };
+        (median(&mut self.first_byte), median(&mut self.life))
+    }
+}
+
+/// Our VMM, with arguments separated by blanks.
+fn ours(kernel: &Path, arguments: &str) -> Command {
+    let mut command = Command::new(common::binary());
+    command
+        .arg(format!("--kernel={}", kernel.display()))
+        .args(arguments.split_whitespace());
+    command
+}
+
+fn firecracker(
+    binary: &Path,
+    kernel: &Path,
+    folder: &Path,
+    devices: Option<(&Path, bool)>,
+) -> Result<Command> {
+    let mut config = serde_json::json!({
+        "boot-source": { "kernel_image_path": kernel, "boot_args": "console=ttyS0" },
+        "drives": [],
+        "machine-config": { "vcpu_count": 1, "mem_size_mib": 256 },
+    });
+    if let Some((disk, net)) = devices {
+        config["drives"] = serde_json::json!([{
+            "drive_id": "disk",
+            "path_on_host": disk,
+            "is_root_device": false,
+            "is_read_only": false,
+        }]);
+        if net {
+            config["network-interfaces"] =
+                serde_json::json!([{ "iface_id": "net", "host_dev_name": TAP }]);
+        }
+        let path = folder.join(SOCKET);
+        config["vsock"] = serde_json::json!({ "guest_cid": 7, "uds_path": path });
+    }
+    let path = folder.join(format!("{}.json", devices.is_some()));
+    std::fs::write(&path, config.to_string())?;
+    let mut command = Command::new(binary);
+    command
+        .args(["--no-api", "--no-seccomp", "--config-file"])
+        .arg(path);
+    Ok(command)
+}
+
+fn compare(net: bool) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let code = [print("\x07"), RESET.to_vec()].concat();
+    let kernel = common::kernel(&code);
+    let disk = folder.path().join("disk");
+    std::fs::File::create(&disk)?.set_len(64 << 20)?;
+    let this = std::env::current_exe()?;
+    let floor = |kind: &str| {
+        let mut command = Command::new(&this);
+        command.env(FLOOR, kind);
+        command
+    };
+    let mut devices = format!(
+        "--blk={} --vsock=cid=7,path={}",
+        disk.display(),
+        folder.path().join(SOCKET).display()
+    );
+    if net {
+        devices = format!("{devices} --net={TAP}");
+    }
+    let mut vmms = vec![
+        Vmm::new("floor", floor("bare")),
+        Vmm::new("floor+irqchip", floor("irqchip")),
+        Vmm::new("floor+irqchip+cpuid", floor("cpuid")),
+        Vmm::new("vmm", ours(kernel.path(), "")),
+        Vmm::new("vmm, devices", ours(kernel.path(), &devices)),
+    ];
+    if let Some(binary) = std::env::var_os("VMM_BENCH_PEER_FIRECRACKER") {
+        let command = |devices| firecracker(binary.as_ref(), kernel.path(), folder.path(), devices);
+        vmms.push(Vmm::new("firecracker", command(None)?));
+        let devices = Some((disk.as_path(), net));
+        vmms.push(Vmm::new("firecracker, devices", command(devices)?));
+    }
+    for _ in 0..ROUNDS {
+        for vmm in &mut vmms {
+            // Left behind by one that does not start where there is a socket.
+            let _ = std::fs::remove_file(folder.path().join(SOCKET));
+            vmm.measure()?;
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:22} {:>16} {:>7} {:>14} {:>7}",
+        "", "first byte", "ratio", "whole life", "ratio"
+    )?;
+    let base = vmms[1].medians();
+    for vmm in &mut vmms {
+        let (byte, life) = vmm.medians();
+        let (byte_ratio, life_ratio) = (byte / base.0, life / base.1);
+        writeln!(
+            out,
+            "{:22} {byte:13.2} ms {byte_ratio:7.2} {life:11.2} ms {life_ratio:7.2}",
+            vmm.name
+        )?;
+    }
+    Ok(())
+}
