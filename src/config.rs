@@ -54,6 +54,9 @@ pub struct VmConfig {
     pub balloon: Option<BalloonConfig>,
     /// Whether the guest gets random bytes of the host.
     pub rng: bool,
+    /// Whether the machine lacks what current kernels can do without: on x86_64 the interval timer (PIT),
+    /// which KVM takes long to take down. Other architectures have nothing of the kind.
+    pub lean: bool,
 }
 
 impl Default for VmConfig {
@@ -80,6 +83,7 @@ impl Default for VmConfig {
             console: None,
             balloon: None,
             rng: true,
+            lean: false,
         }
     }
 }
@@ -206,6 +210,7 @@ impl VmConfig {
             serial: cfg!(feature = "serial"),
             virtio: self.virtio(),
             transport: self.transport,
+            lean: self.lean,
         })
     }
 

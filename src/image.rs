@@ -154,6 +154,7 @@ mod tests {
             setup_header: Vec::new(),
         };
         let plan = MachinePlan {
+            lean: false,
             arch: "test",
             ram: vec![AddressRange::new(0, 64 << 20)],
             reserved: Vec::new(),

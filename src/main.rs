@@ -7,3 +7,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     cli::main()
 }
+
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;

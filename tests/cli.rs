@@ -308,6 +308,8 @@ fn what_the_command_line_asks_in_vain_is_said() {
     assert!(said, "{ended:?}");
     // Without a device on the bus it is nobody's business.
     assert_eq!(remarks(&["--append=pci=nomsi", "--rng=off"]), "null");
+    let lean = remarks(&["--arch=x86_64", "--append=acpi=off", "--lean=on"]);
+    assert!(lean.contains("interval timer"), "{lean}");
 }
 
 #[test]

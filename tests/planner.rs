@@ -188,6 +188,7 @@ impl Platform for Fake {
         }
         let beyond = 4096 * u64::from(self.has(Flaw::WindowOutsideRam));
         Ok(MachinePlan {
+            lean: false,
             arch: "fake",
             ram: vec![AddressRange::new(RAM, memory - lost)],
             reserved: Vec::new(),

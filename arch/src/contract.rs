@@ -65,6 +65,7 @@ macro_rules! platform_contract {
 
 fn config(memory: u64, vcpus: u32) -> MachineConfig {
     MachineConfig {
+        lean: false,
         memory,
         vcpus,
         cmdline: Cmdline {

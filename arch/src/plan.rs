@@ -26,6 +26,9 @@ pub struct MachineConfig {
     /// How they reach the guest.
     #[serde(default)]
     pub transport: Transport,
+    /// Whether what current kernels can do without is left out (on x86_64: the PIT).
+    #[serde(default)]
+    pub lean: bool,
 }
 
 /// How virtio devices reach the guest.
@@ -333,6 +336,9 @@ pub struct MachinePlan {
     pub pci: Option<PciPlan>,
     /// Number of vCPUs.
     pub vcpus: u32,
+    /// As in [`MachineConfig::lean`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lean: bool,
     /// The complete kernel command line.
     pub cmdline: String,
     /// What the user should know: the command line asks Linux for what cannot work on this machine.

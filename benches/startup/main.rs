@@ -12,6 +12,7 @@
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+#[path = "../common/floor.rs"]
 mod floor;
 #[path = "../common/namespace.rs"]
 mod namespace;
@@ -36,7 +37,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
     let result = match std::env::var(FLOOR) {
-        Ok(kind) => floor::run(&kind),
+        Ok(kind) => floor::run(&kind, &code()),
         Err(_) => in_namespace(),
     };
     match result {
@@ -116,6 +117,11 @@ impl Vmm {
     }
 }
 
+/// What the guest does.
+fn code() -> Vec<u8> {
+    [print("\x07"), RESET.to_vec()].concat()
+}
+
 /// Our VMM, with arguments separated by blanks.
 fn ours(kernel: &Path, arguments: &str) -> Command {
     let mut command = Command::new(common::binary());
@@ -161,8 +167,7 @@ fn firecracker(
 
 fn compare(net: bool) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let code = [print("\x07"), RESET.to_vec()].concat();
-    let kernel = common::kernel(&code);
+    let kernel = common::kernel(&code());
     let disk = folder.path().join("disk");
     std::fs::File::create(&disk)?.set_len(64 << 20)?;
     let this = std::env::current_exe()?;

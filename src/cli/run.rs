@@ -40,10 +40,11 @@ pub(super) fn run(
     for remark in &vm.plan().remarks {
         log::warn!("{remark}");
     }
-    if let Some(signals) = signals(&[SIGINT, SIGHUP]).map_err(signal_error)? {
+    let ignored = ignored_signals();
+    if let Some(signals) = signals(&[SIGINT, SIGHUP], ignored).map_err(signal_error)? {
         vm.stop_on(signals);
     }
-    if let Some(signals) = signals(&[SIGTERM]).map_err(signal_error)? {
+    if let Some(signals) = signals(&[SIGTERM], ignored).map_err(signal_error)? {
         vm.shutdown_on(signals);
     }
     // Restored when it goes out of scope: after the guest's end, an error or a panic.
@@ -135,10 +136,9 @@ fn ignore_file_size_signal() -> Result<(), Error> {
 
 /// SIGTERM asks the guest to power off; SIGINT and SIGHUP end the VM in order, so that the terminal is
 /// restored. Gives the end of a socket that has a byte for each that has come; `None` when all of
-/// them are ignored.
-fn signals(signals: &[c_int]) -> io::Result<Option<OwnedFd>> {
+/// them are in the set `ignored`.
+fn signals(signals: &[c_int], ignored: u64) -> io::Result<Option<OwnedFd>> {
     let (receiver, sender) = UnixStream::pair()?;
-    let ignored = ignored_signals();
     let mut caught = None;
     for &signal in signals {
         // nohup, and a shell's background jobs, start us with a signal ignored: so it stays.

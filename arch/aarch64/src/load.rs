@@ -66,14 +66,6 @@ mod tests {
             .unwrap_err();
             assert!(error.to_string().contains("does not fit"), "{error}");
         }
-        let text_offset = u64::MAX;
-        assert!(
-            place_it(FlatImage {
-                text_offset,
-                ..image()
-            })
-            .is_err()
-        );
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub(crate) fn plan(facts: &Riscv64, config: &MachineConfig) -> Result<MachinePla
         devices: devices(config, pci.as_ref())?,
         pci,
         vcpus: config.vcpus,
+        lean: config.lean,
         remarks: config.remarks(&cmdline),
         cmdline,
     })
@@ -117,6 +118,7 @@ mod tests {
 
     fn config(memory: u64, vcpus: u32) -> MachineConfig {
         MachineConfig {
+            lean: false,
             memory,
             vcpus,
             cmdline: Cmdline::default(),

@@ -12,7 +12,8 @@ const OLD_TEXT_OFFSET: u64 = 0x8_0000;
 const MAX_TEXT_OFFSET: u64 = 2 << 20;
 const MAX_SIZE: u64 = 4 << 30;
 
-/// An Image lies its text offset above a multiple of this.
+/// An Image lies its text offset above a multiple of this. (riscv64 counts the offset from the start of
+/// RAM, which is one: what is a multiple itself asks for nothing.)
 const ALIGNMENT: u64 = 2 << 20;
 
 impl FlatImage {
@@ -25,7 +26,7 @@ impl FlatImage {
         let base = window
             .base
             .checked_next_multiple_of(ALIGNMENT)
-            .and_then(|base| base.checked_add(self.text_offset));
+            .and_then(|base| base.checked_add(self.text_offset % ALIGNMENT));
         let range = base.map(|base| AddressRange::new(base, size));
         range
             .filter(|range| range.base.checked_add(size).is_some() && window.contains(range))

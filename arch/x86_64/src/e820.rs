@@ -75,6 +75,7 @@ mod tests {
 
     fn map_with(memory: u64, transport: Transport) -> Vec<(u64, u64, E820Type)> {
         let config = MachineConfig {
+            lean: false,
             memory,
             vcpus: 1,
             cmdline: Cmdline::default(),

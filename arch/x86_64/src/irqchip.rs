@@ -25,17 +25,20 @@ pub struct IoApic {
     pub address: u64,
     /// Number of input pins; GSI n is pin n.
     pub pins: u32,
+    /// Whether the interval timer is there too.
+    pub pit: bool,
 }
 
 impl IoApic {
     /// The chip of a machine with `vcpus` vCPUs, whose APIC ids count from 0.
-    pub(crate) fn new(vcpus: u32) -> Self {
+    pub(crate) fn new(vcpus: u32, pit: bool) -> Self {
         // 255 is the broadcast id. Above it the id is no longer unique, which x2APIC guests accept.
         let id = u8::try_from(vcpus).ok().filter(|&id| id != u8::MAX);
         Self {
             id: id.unwrap_or(0),
             address: layout::IOAPIC.base,
             pins: layout::IOAPIC_PINS,
+            pit,
         }
     }
 }
@@ -71,7 +74,7 @@ mod tests {
 
     #[test]
     fn the_first_sixteen_lines_reach_a_pic_too() {
-        let routes = IoApic::new(1).wired_routes();
+        let routes = IoApic::new(1, true).wired_routes();
         let of = |gsi| {
             let of_line = routes.iter().filter(|route| route.gsi == gsi);
             of_line

@@ -91,7 +91,7 @@ impl KvmPlatform for X86_64 {
             .map_err(KvmError::of("KVM_SET_TSS_ADDR"))
     }
 
-    fn create_irq_chip(&self, vm: &VmFd, _model: &IoApic) -> Result<KvmChip, KvmError> {
+    fn create_irq_chip(&self, vm: &VmFd, model: &IoApic) -> Result<KvmChip, KvmError> {
         vm.create_irq_chip()
             .map_err(KvmError::of("KVM_CREATE_IRQCHIP"))?;
         for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
@@ -105,13 +105,15 @@ impl KvmPlatform for X86_64 {
             vm.set_irqchip(&chip)
                 .map_err(KvmError::of("KVM_SET_IRQCHIP"))?;
         }
-        // With the dummy, KVM answers the speaker port 0x61 that guests calibrate timers with.
-        let pit = kvm_pit_config {
-            flags: KVM_PIT_SPEAKER_DUMMY,
-            ..kvm_pit_config::default()
-        };
-        vm.create_pit2(pit)
-            .map_err(KvmError::of("KVM_CREATE_PIT2"))?;
+        if model.pit {
+            // With the dummy, KVM answers the speaker port 0x61 that guests calibrate timers with.
+            let pit = kvm_pit_config {
+                flags: KVM_PIT_SPEAKER_DUMMY,
+                ..kvm_pit_config::default()
+            };
+            vm.create_pit2(pit)
+                .map_err(KvmError::of("KVM_CREATE_PIT2"))?;
+        }
         Ok(KvmChip)
     }
 

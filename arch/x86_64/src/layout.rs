@@ -146,6 +146,7 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         devices: devices(config, pci.as_ref())?,
         pci,
         vcpus: config.vcpus,
+        lean: config.lean,
         remarks: remarks(config, &cmdline),
         cmdline,
     })
@@ -165,6 +166,13 @@ fn remarks(config: &MachineConfig, cmdline: &str) -> Vec<String> {
             remarks.push(
                 "acpi=off: a Linux guest finds its other vCPUs and the interrupts of PCI devices only \
                  if its kernel reads the MP table (CONFIG_X86_MPPARSE)"
+                    .to_owned(),
+            );
+        }
+        if config.lean {
+            remarks.push(
+                "acpi=off: a Linux guest then keeps its time by the interval timer, which a lean \
+                 machine has not; leave one of the two away"
                     .to_owned(),
             );
         }

@@ -93,7 +93,7 @@ impl Platform for X86_64 {
     }
 
     fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError> {
-        Ok(IoApic::new(plan.vcpus))
+        Ok(IoApic::new(plan.vcpus, !plan.lean))
     }
 
     fn build_boot_info(

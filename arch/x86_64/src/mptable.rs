@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn the_table_names_every_processor_bus_and_interrupt() {
         for vcpus in [1, 2, 8, MAX_VCPUS] {
-            let table = build(vcpus, &IoApic::new(vcpus)).unwrap().unwrap();
+            let table = build(vcpus, &IoApic::new(vcpus, true)).unwrap().unwrap();
             assert_eq!(walk(&table), [vcpus, 1, 1, 16, 2]);
             assert!(table.len() as u64 <= layout::MP_TABLE.len);
         }
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn only_the_first_processor_boots_and_the_io_apic_has_an_id_of_its_own() {
-        let table = build(3, &IoApic::new(3)).unwrap().unwrap();
+        let table = build(3, &IoApic::new(3, true)).unwrap().unwrap();
         let processor = |index: usize| &table[16 + 44 + 20 * index..];
         let flags: Vec<u8> = (0..3).map(|index| processor(index)[3]).collect();
         assert_eq!(flags, [3, 1, 1]);
@@ -155,6 +155,6 @@ mod tests {
 
     #[test]
     fn more_processors_than_the_format_has_ids_for_get_no_table() {
-        assert_eq!(build(MAX_VCPUS + 1, &IoApic::new(1)).unwrap(), None);
+        assert_eq!(build(MAX_VCPUS + 1, &IoApic::new(1, true)).unwrap(), None);
     }
 }

@@ -31,7 +31,7 @@ const MIB: u64 = 1 << 20;
 const PAGE: u64 = 0x1000;
 const WORD: u64 = 8;
 /// What lies at the start of RAM: the device tree, this guest.
-const OWN: u64 = 4 * MIB;
+const OWN: u64 = 8 * MIB;
 
 /// The first and the last words of a range that are nobody's.
 fn probes(range: Range) -> [u64; 4] {

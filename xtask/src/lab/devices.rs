@@ -229,8 +229,8 @@ fn memory(machine: &mut Machine, guest: &Guest) -> Result<()> {
     let use_and_free = "cat /sys/class/misc/hw_random/rng_current; \
         echo random $(head -c 100 /dev/hwrng | wc -c); \
         until [ $(awk '/^balloon_inflate/ { print $2 }' /proc/vmstat) -ge 16384 ]; do sleep 0.2; done; \
-        echo inflated; head -c 64000000 /dev/urandom > /waste; \
-        printf go | dd of=/dev/vda conv=fsync; sleep 1; rm /waste\r";
+        echo inflated; mount -t tmpfs none -o size=80M /mnt; head -c 64000000 /dev/urandom > /mnt/waste; \
+        printf go | dd of=/dev/vda conv=fsync; sleep 1; rm /mnt/waste\r";
     let dialogue = [
         ("@guest ready\n", use_and_free),
         ("given back\n", "poweroff -f\r"),

@@ -186,6 +186,10 @@ pub(crate) fn run(arch: &Architecture, full: bool, only: Option<&str>) -> Result
             linux(&mut machine, arch, kernel, 1, 1024, End::Reset)?;
         }
     }
+    if let Some((kernel, _)) = arch.guest_kernels.first() {
+        let lean = format!("{kernel} --lean=on");
+        linux(&mut machine, arch, &lean, 2, 256, End::PowerOff)?;
+    }
     devices::run(&mut machine, arch, full)?;
     match &system {
         Some(system) => system::run(&mut machine, arch, system, full)?,
@@ -219,7 +223,8 @@ fn hello(machine: &mut Machine, arch: &Architecture, vcpus: u32) -> Result<()> {
     })
 }
 
-/// A stock kernel: what the guest sees, a dialogue with its shell, and its end.
+/// A stock kernel, by its file's name with more options behind it: what the guest sees, a dialogue with its
+/// shell, and its end.
 fn linux(
     machine: &mut Machine,
     arch: &Architecture,

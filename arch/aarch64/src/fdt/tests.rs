@@ -17,6 +17,7 @@ fn tree_of(facts: &Aarch64, memory: usize, vcpus: u32, initrd: Option<AddressRan
 
 fn plan_of(facts: &Aarch64, memory: usize, vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
+        lean: false,
         memory: memory as u64,
         vcpus,
         cmdline: Cmdline {

@@ -4,6 +4,7 @@ use super::*;
 
 fn config(memory: u64, vcpus: u32) -> MachineConfig {
     MachineConfig {
+        lean: false,
         memory,
         vcpus,
         cmdline: Cmdline::default(),

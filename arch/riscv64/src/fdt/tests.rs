@@ -12,6 +12,7 @@ use super::*;
 
 fn plan_of(facts: &Riscv64, memory: u64, vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
+        lean: false,
         memory,
         vcpus,
         cmdline: Cmdline {

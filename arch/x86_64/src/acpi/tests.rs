@@ -13,6 +13,7 @@ use crate::X86_64;
 
 fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
+        lean: false,
         memory: 256 << 20,
         vcpus,
         cmdline: Cmdline::default(),
@@ -24,7 +25,7 @@ fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
 }
 
 fn tables(plan: &MachinePlan) -> AcpiTables {
-    build(plan, &IoApic::new(plan.vcpus)).unwrap()
+    build(plan, &IoApic::new(plan.vcpus, true)).unwrap()
 }
 
 /// Serves physical addresses from the bytes that the guest would find there.
@@ -160,7 +161,10 @@ fn reassembled(plan: &MachinePlan) -> String {
     };
     let mut tables = vec![
         ("dsdt", dsdt(plan).unwrap()),
-        ("apic", madt(plan.vcpus, &IoApic::new(plan.vcpus)).unwrap()),
+        (
+            "apic",
+            madt(plan.vcpus, &IoApic::new(plan.vcpus, true)).unwrap(),
+        ),
         ("facp", fadt(&plan.devices, layout::ACPI_TABLES.base)),
     ];
     tables.extend(plan.pci.iter().map(|bus| ("mcfg", pci::mcfg(bus))));

@@ -59,6 +59,7 @@ fn boot_with(
 ) -> Result<Booted, BootError> {
     let facts = X86_64::typical();
     let config = MachineConfig {
+        lean: false,
         memory: 32 << 20,
         vcpus: 2,
         cmdline: Cmdline {

@@ -9,6 +9,7 @@ use super::*;
 
 fn config() -> MachineConfig {
     MachineConfig {
+        lean: false,
         memory: 32 << 20,
         vcpus: 2,
         cmdline: Cmdline::default(),

@@ -5,6 +5,7 @@ use super::*;
 
 fn config(memory: u64) -> MachineConfig {
     MachineConfig {
+        lean: false,
         memory,
         vcpus: 2,
         cmdline: Cmdline::default(),

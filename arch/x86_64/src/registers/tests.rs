@@ -118,6 +118,7 @@ fn the_gdt_register_covers_the_table_and_the_table_its_area() {
 fn only_the_boot_vcpu_gets_boot_registers() {
     let facts = X86_64::typical();
     let config = MachineConfig {
+        lean: false,
         memory: 1 << 30,
         vcpus: 2,
         cmdline: Cmdline::default(),

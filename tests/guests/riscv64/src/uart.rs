@@ -1,7 +1,5 @@
 //! The 16550A's input (its data sheet, PC16550D), with its interrupt.
 
-use core::arch::asm;
-
 use crate::access::{load_byte, store_byte, store_word, widths};
 use crate::irq;
 use crate::run::{device, tree};
@@ -44,12 +42,4 @@ pub fn take_every_width() {
     let _ = widths(base());
     store_word(base() + MCR, 0);
     assert_eq!(load_byte(base() + LSR), status);
-}
-
-/// Makes up for a load from a device whose value goes nowhere: KVM writes it to its copy of x0 all the
-/// same, and takes that for 0 when x0 is stored to a device (Linux 6.12 and 7.2, arch/riscv/kvm/
-/// vcpu_insn.c). This register reads as 0.
-pub fn clear_x0() {
-    // SAFETY: reading the register changes nothing.
-    unsafe { asm!("lbu zero, 0({})", in(reg) base() + IER, options(nostack)) };
 }

@@ -99,11 +99,7 @@ impl Transport for Carrier {
     }
 
     fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T> {
-        let value = self.inner.read_config_space(offset);
-        // Drivers read fields that they have no use for.
-        #[cfg(target_arch = "riscv64")]
-        guest::uart::clear_x0();
-        value
+        self.inner.read_config_space(offset)
     }
 
     fn write_config_space<T: IntoBytes + Immutable>(

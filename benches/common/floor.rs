@@ -1,4 +1,5 @@
-//! The least any VMM must do to run a guest that prints a byte and ends.
+//! The least any VMM must do: one memslot, one vCPU, run. It prints what the guest writes to COM1, ends
+//! when it asks for a reset, and answers whatever else is read with ones.
 
 use std::io::Write;
 
@@ -6,27 +7,22 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_userspace_memory_r
 use kvm_ioctls::{Kvm, VcpuExit};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use crate::Result;
-
-/// `mov dx, 0x3f8; mov al, BYTE; out dx, al; mov al, 0xfe; out 0x64, al; hlt`, in real mode.
-const CODE: [u8; 11] = [
-    0xba,
-    0xf8,
-    0x03,
-    0xb0,
-    crate::BYTE,
-    0xee,
-    0xb0,
-    0xfe,
-    0xe6,
-    0x64,
-    0xf4,
-];
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Set in the process that is a floor, to what it has.
 pub(crate) const FLOOR: &str = "FLOOR";
 
-pub(crate) fn run(kind: &str) -> Result<()> {
+const CODE: u64 = 0x1000;
+/// Page tables: the first 4 GiB one to one, as the VMM has them.
+const TABLES: u64 = 0x2000;
+const PAGE: u64 = 0x1000;
+const LARGE_PAGE: u64 = 2 << 20;
+/// Entries are present and writable, those of large pages large.
+const ENTRY: u64 = 3;
+const LARGE: u64 = 1 << 7;
+
+/// Runs 64-bit code.
+pub(crate) fn run(kind: &str, code: &[u8]) -> Result<()> {
     let (irqchip, cpuid) = match kind {
         "bare" => (false, false),
         "irqchip" => (true, false),
@@ -53,12 +49,27 @@ pub(crate) fn run(kind: &str) -> Result<()> {
     if cpuid {
         vcpu.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
     }
-    ram.write_slice(&CODE, GuestAddress(0x1000))?;
+    ram.write_slice(code, GuestAddress(CODE))?;
+    let [top, next, first] = [0, 1, 2].map(|page| TABLES + page * PAGE);
+    ram.write_obj(next | ENTRY, GuestAddress(top))?;
+    for gib in 0..4 {
+        ram.write_obj((first + gib * PAGE) | ENTRY, GuestAddress(next + 8 * gib))?;
+    }
+    for page in 0..4 * 512 {
+        let entry = (page * LARGE_PAGE) | LARGE | ENTRY;
+        ram.write_obj(entry, GuestAddress(first + 8 * page))?;
+    }
     let mut sregs = vcpu.get_sregs()?;
-    (sregs.cs.base, sregs.cs.selector) = (0, 0);
+    // Protected mode and paging; 64-bit, on and in use; a code segment for that.
+    sregs.cr0 = 0x8000_0001;
+    sregs.cr3 = top;
+    sregs.cr4 = 0x20;
+    sregs.efer = 0x500;
+    (sregs.cs.base, sregs.cs.selector, sregs.cs.limit) = (0, 8, u32::MAX);
+    (sregs.cs.l, sregs.cs.db, sregs.cs.g) = (1, 0, 1);
     vcpu.set_sregs(&sregs)?;
     let mut regs = vcpu.get_regs()?;
-    (regs.rip, regs.rflags) = (0x1000, 2);
+    (regs.rip, regs.rflags) = (CODE, 2);
     vcpu.set_regs(&regs)?;
     let mut out = std::io::stdout();
     loop {
@@ -68,6 +79,7 @@ pub(crate) fn run(kind: &str) -> Result<()> {
                 out.flush()?;
             }
             VcpuExit::IoOut(0x64, _) => return Ok(()),
+            VcpuExit::IoIn(_, data) | VcpuExit::MmioRead(_, data) => data.fill(0xff),
             other => return Err(format!("unexpected exit {other:?}").into()),
         }
     }
