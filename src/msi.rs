@@ -55,6 +55,7 @@ impl MsiRoutes {
             device: u32::from(slot) << 3,
             first_gsi: self.next_gsi.fetch_add(messages, Ordering::Relaxed),
             connected: Vec::new(),
+            changes: Vec::new(),
         }
     }
 
@@ -95,12 +96,17 @@ impl MsiRoutes {
         entries
     }
 
-    fn commit(&self) -> io::Result<()> {
-        // Until KVM has the table: another device's commit must not put an older one in its place.
-        let messages = lock(&self.messages);
-        let table = KvmIrqRouting::from_entries(&self.entries(&messages))
+    /// Changes messages, or none of them when KVM refuses.
+    fn change(&self, changes: impl Iterator<Item = (Gsi, (u32, Message))>) -> io::Result<()> {
+        // Until KVM has the table: another device's change must not put an older one in its place.
+        let mut messages = lock(&self.messages);
+        let mut changed = messages.clone();
+        changed.extend(changes);
+        let table = KvmIrqRouting::from_entries(&self.entries(&changed))
             .map_err(|error| io::Error::other(format!("{error:?}")))?;
-        Ok(self.vm.set_gsi_routing(&table)?)
+        self.vm.set_gsi_routing(&table)?;
+        *messages = changed;
+        Ok(())
     }
 }
 
@@ -111,12 +117,14 @@ pub(crate) struct DeviceMessages {
     first_gsi: Gsi,
     /// Which of its messages have an irqfd.
     connected: Vec<u16>,
+    /// What it wants to send from the next commit on.
+    changes: Vec<(Gsi, Message)>,
 }
 
 impl MsiSink for DeviceMessages {
     fn set(&mut self, vector: u16, event: &EventFd, message: Message) -> io::Result<()> {
         let gsi = self.first_gsi + u32::from(vector);
-        lock(&self.routes.messages).insert(gsi, (self.device, message));
+        self.changes.push((gsi, message));
         if !self.connected.contains(&vector) {
             self.routes.vm.register_irqfd(event, gsi)?;
             self.connected.push(vector);
@@ -125,12 +133,9 @@ impl MsiSink for DeviceMessages {
     }
 
     fn commit(&mut self) -> io::Result<()> {
-        let result = self.routes.commit();
-        if result.is_err() {
-            // What the guest wants of one device must not cost the others theirs.
-            let mut messages = lock(&self.routes.messages);
-            messages.retain(|_, (device, _)| *device != self.device);
-        }
-        result
+        let device = self.device;
+        let changes = std::mem::take(&mut self.changes).into_iter();
+        self.routes
+            .change(changes.map(|(gsi, message)| (gsi, (device, message))))
     }
 }

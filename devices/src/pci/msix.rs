@@ -45,7 +45,7 @@ pub trait MsiSink: Send {
     /// Makes what was set before take effect.
     ///
     /// # Errors
-    /// When the host refuses; then the device has no messages.
+    /// When the host refuses; then the device has the messages it had before.
     fn commit(&mut self) -> io::Result<()>;
 }
 
@@ -209,7 +209,7 @@ impl Msix {
             other => other.map(drop),
         };
         if let Err(error) = result {
-            // It has none of this device's now: all are new to it the next time.
+            // Which of them it has is not known here: all are told anew the next time.
             self.known.fill(None);
             if let Some(times) = self.errors.again() {
                 log::warn!("messages of a PCI device were refused, {times} times so far: {error}");
