@@ -219,12 +219,12 @@ fn memory(machine: &mut Machine, guest: &Guest) -> Result<()> {
     let vmm = &guest.command;
     // The guest says through a disk when its memory is in use; the host, when it has that back.
     let command = format!(
-        "truncate -s 1M /tmp/flag; \
-         (until head -c 2 /tmp/flag | grep -q go; do sleep 0.2; done; \
+        "rm -f /tmp/used; truncate -s 1M /tmp/used; \
+         (until head -c 2 /tmp/used | grep -q go; do sleep 0.2; done; \
           resident() {{ awk '/^VmRSS/ {{ print $2 }}' /proc/$(pidof vmm-reference)/status; }}; \
           before=$(resident); until [ $(resident) -lt $((before - 40000)) ]; do sleep 0.2; done; \
           echo given back) & \
-         {vmm} --guest-memory=256 --balloon=target=192,free-page-reporting --blk=/tmp/flag"
+         {vmm} --guest-memory=256 --balloon=target=192,free-page-reporting --blk=/tmp/used"
     );
     let use_and_free = "cat /sys/class/misc/hw_random/rng_current; \
         echo random $(head -c 100 /dev/hwrng | wc -c); \
