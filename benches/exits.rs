@@ -2,8 +2,8 @@
 //!
 //! A guest reads a port that nothing is behind, or a register of the machine's last device, again and
 //! again; in turn with it the same reads on a floor VMM that answers at once. Measured is the time
-//! between the bytes that the guest prints before and after. Prints medians, and the difference to the
-//! floor: `cargo bench --bench exits`.
+//! between the bytes that the guest prints before and after. Prints lower quartiles, and the difference to
+//! the floor: `cargo bench --bench exits`.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -17,7 +17,7 @@ use std::time::Instant;
 use common::{RESET, print};
 use floor::FLOOR;
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 40;
 const EXITS: u32 = 20_000;
 /// Nothing is at this port.
 const PORT: u16 = 0x99;
@@ -142,14 +142,15 @@ fn compare() -> Result<()> {
             row.samples.push(measure(&mut row.command)?);
         }
     }
-    let median = |row: &Row| {
+    // What else runs on the machine makes an exit slower, never faster.
+    let quartile = |row: &Row| {
         let mut samples = row.samples.clone();
         samples.sort_by(f64::total_cmp);
-        samples[samples.len() / 2]
+        samples[samples.len() / 4]
     };
     println!("{:24} {:>10} {:>14}", "", "an exit", "over the floor");
     for row in &rows {
-        let (time, floor) = (median(row), median(&rows[row.floor]));
+        let (time, floor) = (quartile(row), quartile(&rows[row.floor]));
         println!("{:24} {time:7.0} ns {:11.0} ns", row.name, time - floor);
     }
     Ok(())

@@ -190,6 +190,10 @@ fn compare(net: bool) -> Result<()> {
         Vmm::new("floor+irqchip+cpuid", floor("cpuid")),
         Vmm::new("vmm", ours(kernel.path(), "")),
         Vmm::new("vmm, devices", ours(kernel.path(), &devices)),
+        Vmm::new(
+            "vmm, devices, lean",
+            ours(kernel.path(), &format!("{devices} --lean=on")),
+        ),
     ];
     if let Some(binary) = std::env::var_os("VMM_BENCH_PEER_FIRECRACKER") {
         let command = |devices| firecracker(binary.as_ref(), kernel.path(), folder.path(), devices);
