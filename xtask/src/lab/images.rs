@@ -32,7 +32,7 @@ pub(crate) struct Images {
 /// Prepares everything; quick when the packages are there and nothing has changed.
 pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
     let folder = Path::new("target/lab").join(arch.name);
-    let unpacked = folder.join(format!("packages-{}", arch.kernel_package));
+    let unpacked = folder.join(format!("unpacked-{}", arch.kernel_package));
     if !unpacked.exists() {
         // A name of its own until it is whole: what is cut off is never taken for complete.
         let partial = folder.join("partial");
