@@ -26,6 +26,7 @@ fuzz_target!(|data: &[u8]| {
         serial: true,
         virtio: Vec::new(),
         transport: Transport::Mmio,
+        lean: false,
     };
     let plan = platform
         .setup_memory_layout(&config)
