@@ -54,8 +54,9 @@ pub struct VmConfig {
     pub balloon: Option<BalloonConfig>,
     /// Whether the guest gets random bytes of the host.
     pub rng: bool,
-    /// Whether the machine lacks what current kernels can do without: on x86_64 the interval timer (PIT),
-    /// which KVM takes long to take down. Other architectures have nothing of the kind.
+    /// Whether the machine lacks what current kernels can do without: on x86_64 the interval timer (PIT)
+    /// and the PICs of a PC, which KVM takes long to take down. So it does its own I/O APIC: the VMM has
+    /// one instead, with more pins. Other architectures have nothing of the kind.
     pub lean: bool,
 }
 

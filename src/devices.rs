@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use arch::{DeviceKind, DevicePlan, Gsi, GuestRam, KvmError, MachinePlan, Space, WiredRoute};
 use devices::{
-    AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, OutputRing, Pl031, Pl061, PowerButton,
-    Pvpanic,
+    AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, IoApic, OutputRing, Pl031, Pl061,
+    PowerButton, Pvpanic,
 };
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::console::Port;
 use crate::dispatch::IoSpaces;
+use crate::msi::MsiRoutes;
 use crate::timeline::Timeline;
 use crate::{Error, VmConfig};
 
@@ -75,16 +76,15 @@ pub(crate) fn create(
     #[cfg(feature = "virtio")]
     let mut maker = crate::virtio::Maker::new(config, kept, timeline);
     #[cfg(not(feature = "virtio"))]
-    let _ = (config, kept, timeline, vm, ram);
+    let _ = (config, kept, timeline, ram);
     #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
     let mut lasting = Vec::new();
+    let routes = MsiRoutes::new(Arc::clone(vm), (lines.routes)());
     #[cfg(feature = "pci")]
-    let mut pci = plan.pci.as_ref().map(|pci| crate::pci::PciBus {
-        routes: crate::msi::MsiRoutes::new(Arc::clone(vm), (lines.routes)(), pci.first_msi_gsi),
-        functions: Vec::new(),
-    });
-    #[cfg(not(feature = "pci"))]
-    let _ = lines.routes;
+    let mut pci = plan
+        .pci
+        .as_ref()
+        .map(|pci| crate::pci::PciBus::new(Arc::clone(&routes), pci.first_msi_gsi));
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
     for planned in &plan.devices {
         let device: Arc<dyn BusDevice> = match planned.kind {
@@ -107,6 +107,7 @@ pub(crate) fn create(
                 power_button = Some(gpio.clone());
                 gpio
             }
+            DeviceKind::IoApic { pins } => Arc::new(IoApic::new(pins, routes.lines())),
             #[cfg(feature = "virtio")]
             DeviceKind::VirtioMmio(kind) => match maker.make(kind)? {
                 Some(device) => {

@@ -32,7 +32,6 @@ mod inspect;
 mod kick;
 mod machine;
 mod memory;
-#[cfg(feature = "pci")]
 mod msi;
 #[cfg(feature = "pci")]
 mod pci;

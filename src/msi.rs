@@ -1,22 +1,21 @@
-//! Messages of PCI devices on their way to the guest: each is a GSI of its own, which KVM's routing
-//! table turns into the message, raised by an irqfd.
+//! Messages on their way to the guest: each is a GSI, which KVM's routing table turns into the message,
+//! raised by an irqfd. Those of PCI devices have GSIs of their own; an I/O APIC of the VMM gives lines
+//! theirs.
 //!
 //! KVM takes the whole table at once, so the machine has one; it begins with the wired lines of the
 //! interrupt chip. Devices change their part of it and hand the table in when they are done.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arch::{Gsi, WiredRoute};
-use devices::pci::{Message, MsiSink};
+use devices::{Message, Rare, Route};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MSI_VALID_DEVID, KvmIrqRouting,
     kvm_irq_routing_entry, kvm_irq_routing_msi,
 };
 use kvm_ioctls::{Cap, VmFd};
-use vmm_sys_util::eventfd::EventFd;
 
 /// By GSI: the device, and what it sends.
 type Messages = BTreeMap<Gsi, (u32, Message)>;
@@ -31,32 +30,32 @@ pub(crate) struct MsiRoutes {
     wired: Vec<WiredRoute>,
     /// Messages carry the number of their device.
     with_device: bool,
-    next_gsi: AtomicU32,
     messages: Mutex<Messages>,
 }
 
 impl MsiRoutes {
-    /// A table with these wired lines, and messages from `first_gsi` on.
-    pub(crate) fn new(vm: Arc<VmFd>, wired: Vec<WiredRoute>, first_gsi: Gsi) -> Arc<Self> {
+    /// A table with these wired lines.
+    pub(crate) fn new(vm: Arc<VmFd>, wired: Vec<WiredRoute>) -> Arc<Self> {
         Arc::new(Self {
             with_device: vm.check_extension(Cap::MsiDevid),
             vm,
             wired,
-            next_gsi: AtomicU32::new(first_gsi),
             messages: Mutex::default(),
         })
     }
 
-    /// The part of a device in slot `slot` of the bus with so many messages.
-    pub(crate) fn device(self: &Arc<Self>, slot: u8, messages: u32) -> DeviceMessages {
-        DeviceMessages {
-            routes: Arc::clone(self),
-            // Bus 0, function 0.
-            device: u32::from(slot) << 3,
-            first_gsi: self.next_gsi.fetch_add(messages, Ordering::Relaxed),
-            connected: Vec::new(),
-            changes: Vec::new(),
-        }
+    /// What gives the lines of the machine their messages.
+    pub(crate) fn lines(self: &Arc<Self>) -> Route {
+        let (routes, errors) = (Arc::clone(self), Rare::default());
+        Box::new(move |line, message| {
+            // No device's number: where messages carry them, there is no I/O APIC.
+            let change = (line, message.map(|message| (0, message)));
+            if let Err(error) = routes.change([change])
+                && let Some(times) = errors.again()
+            {
+                log::warn!("the message of line {line} was refused, {times} times so far: {error}");
+            }
+        })
     }
 
     fn entries(&self, messages: &Messages) -> Vec<kvm_irq_routing_entry> {
@@ -96,46 +95,24 @@ impl MsiRoutes {
         entries
     }
 
-    /// Changes messages, or none of them when KVM refuses.
-    fn change(&self, changes: impl Iterator<Item = (Gsi, (u32, Message))>) -> io::Result<()> {
+    /// Changes messages, or none of them when KVM refuses. `None` takes one away.
+    pub(crate) fn change(
+        &self,
+        changes: impl IntoIterator<Item = (Gsi, Option<(u32, Message)>)>,
+    ) -> io::Result<()> {
         // Until KVM has the table: another device's change must not put an older one in its place.
         let mut messages = lock(&self.messages);
         let mut changed = messages.clone();
-        changed.extend(changes);
+        for (gsi, message) in changes {
+            match message {
+                Some(message) => changed.insert(gsi, message),
+                None => changed.remove(&gsi),
+            };
+        }
         let table = KvmIrqRouting::from_entries(&self.entries(&changed))
             .map_err(|error| io::Error::other(format!("{error:?}")))?;
         self.vm.set_gsi_routing(&table)?;
         *messages = changed;
         Ok(())
-    }
-}
-
-/// A device's part of the table.
-pub(crate) struct DeviceMessages {
-    routes: Arc<MsiRoutes>,
-    device: u32,
-    first_gsi: Gsi,
-    /// Which of its messages have an irqfd.
-    connected: Vec<u16>,
-    /// What it wants to send from the next commit on.
-    changes: Vec<(Gsi, Message)>,
-}
-
-impl MsiSink for DeviceMessages {
-    fn set(&mut self, vector: u16, event: &EventFd, message: Message) -> io::Result<()> {
-        let gsi = self.first_gsi + u32::from(vector);
-        self.changes.push((gsi, message));
-        if !self.connected.contains(&vector) {
-            self.routes.vm.register_irqfd(event, gsi)?;
-            self.connected.push(vector);
-        }
-        Ok(())
-    }
-
-    fn commit(&mut self) -> io::Result<()> {
-        let device = self.device;
-        let changes = std::mem::take(&mut self.changes).into_iter();
-        self.routes
-            .change(changes.map(|(gsi, message)| (gsi, (device, message))))
     }
 }

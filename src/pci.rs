@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use arch::{DeviceKind, DevicePlan, GuestRam, MachinePlan};
-use devices::BusEntry;
-use devices::pci::{PciFunction, PciHost};
+use arch::{DeviceKind, DevicePlan, Gsi, GuestRam, MachinePlan};
+use devices::pci::{MsiSink, PciFunction, PciHost};
 use devices::virtio::{VirtioDevice, VirtioPci};
+use devices::{BusEntry, Message};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -14,14 +14,56 @@ use crate::Error;
 use crate::devices::TakeBack;
 use crate::msi::MsiRoutes;
 
+/// A device's messages: its part of the routing table.
+struct DeviceMessages {
+    routes: Arc<MsiRoutes>,
+    vm: Arc<VmFd>,
+    device: u32,
+    first_gsi: Gsi,
+    /// Which of its messages have an irqfd.
+    connected: Vec<u16>,
+    /// What it wants to send from the next commit on.
+    changes: Vec<(Gsi, Message)>,
+}
+
+impl MsiSink for DeviceMessages {
+    fn set(&mut self, vector: u16, event: &EventFd, message: Message) -> io::Result<()> {
+        let gsi = self.first_gsi + u32::from(vector);
+        self.changes.push((gsi, message));
+        if !self.connected.contains(&vector) {
+            self.vm.register_irqfd(event, gsi)?;
+            self.connected.push(vector);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> io::Result<()> {
+        let device = self.device;
+        let changes = std::mem::take(&mut self.changes).into_iter();
+        self.routes
+            .change(changes.map(|(gsi, message)| (gsi, Some((device, message)))))
+    }
+}
+
 /// A bus that gets its functions.
 pub(crate) struct PciBus {
-    pub(crate) routes: Arc<MsiRoutes>,
+    routes: Arc<MsiRoutes>,
+    /// The next message's.
+    next_gsi: Gsi,
     /// With their slots.
-    pub(crate) functions: Vec<(u8, Arc<dyn PciFunction>)>,
+    functions: Vec<(u8, Arc<dyn PciFunction>)>,
 }
 
 impl PciBus {
+    /// A bus without functions, whose messages are GSIs from `first_gsi` on.
+    pub(crate) fn new(routes: Arc<MsiRoutes>, first_gsi: Gsi) -> Self {
+        Self {
+            routes,
+            next_gsi: first_gsi,
+            functions: Vec::new(),
+        }
+    }
+
     /// Puts a device into its slot. Says how to have it back.
     pub(crate) fn add(
         &mut self,
@@ -35,8 +77,17 @@ impl PciBus {
         let base = u32::try_from(planned.range.base);
         let base = base.map_err(|error| failed()(io::Error::other(error)))?;
         // One for each queue, one for the configuration.
-        let messages = u32::try_from(device.queue_sizes().len() + 1).unwrap_or(u32::MAX);
-        let messages = Box::new(self.routes.device(slot, messages));
+        let count = u32::try_from(device.queue_sizes().len() + 1).unwrap_or(u32::MAX);
+        let messages = Box::new(DeviceMessages {
+            routes: Arc::clone(&self.routes),
+            vm: Arc::clone(vm),
+            // Bus 0, function 0.
+            device: u32::from(slot) << 3,
+            first_gsi: self.next_gsi,
+            connected: Vec::new(),
+            changes: Vec::new(),
+        });
+        self.next_gsi = self.next_gsi.saturating_add(count);
         let vm = Arc::clone(vm);
         let connect = Box::new(move |address, event: &EventFd, on| {
             let address = IoEventAddress::Mmio(address);

@@ -34,6 +34,9 @@ fn passed(ended: Ended) -> Vec<String> {
     lines
 }
 
+/// Both interrupt chips, where there are two.
+const LEAN: [&str; 2] = ["--lean=off", "--lean=on"];
+
 /// Whether the machine is a PC: RAM from 0 with a hole below 4 GiB, ports, a way to crash.
 fn is_pc() -> bool {
     std::env::consts::ARCH == "x86_64"
@@ -69,34 +72,38 @@ fn usable_memory_is_there_once_and_nothing_follows_it() {
 
 #[test]
 fn every_vcpu_starts_with_the_apic_id_of_the_tables() {
-    for vcpus in [1, 2, 8] {
-        let lines = passes("smp", &[&format!("--vcpus={vcpus}")]);
+    for (vcpus, lean) in [1, 2, 8].into_iter().zip(LEAN.into_iter().cycle()) {
+        let lines = passes("smp", &[&format!("--vcpus={vcpus}"), lean]);
         assert_eq!(lines, [format!("{vcpus} vCPUs")]);
     }
 }
 
 #[test]
 fn serial_input_raises_an_interrupt_that_wakes_the_guest() {
-    let mut child = start("serial_echo", &[]);
-    let mut stdin = child.stdin.take().unwrap();
-    let stdout = child.stdout.as_mut().unwrap();
-    read_until(stdout, "ready\n");
-    for line in [
-        "hello\n",
-        "a second line, longer than the FIFO ................................\n",
-    ] {
-        stdin.write_all(line.as_bytes()).unwrap();
-        read_until(stdout, &line.to_uppercase());
+    for lean in LEAN {
+        let mut child = start("serial_echo", &[lean]);
+        let mut stdin = child.stdin.take().unwrap();
+        let stdout = child.stdout.as_mut().unwrap();
+        read_until(stdout, "ready\n");
+        for line in [
+            "hello\n",
+            "a second line, longer than the FIFO ................................\n",
+        ] {
+            stdin.write_all(line.as_bytes()).unwrap();
+            read_until(stdout, &line.to_uppercase());
+        }
+        stdin.write_all(b"q\n").unwrap();
+        assert!(passed(finish(child)).is_empty());
     }
-    stdin.write_all(b"q\n").unwrap();
-    assert!(passed(finish(child)).is_empty());
 }
 
 #[test]
 fn the_timer_ticks_asleep_and_computing() {
     let computing = if is_pc() { "in user mode" } else { "computing" };
     let computing = format!("20 ticks {computing}");
-    assert_eq!(passes("timer", &[]), ["20 ticks asleep", &computing]);
+    for lean in LEAN {
+        assert_eq!(passes("timer", &[lean]), ["20 ticks asleep", &computing]);
+    }
 }
 
 #[test]
@@ -251,10 +258,13 @@ fn disk(content: &[u8]) -> tempfile::NamedTempFile {
 #[cfg(feature = "virtio-blk")]
 fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
     let content = sectors(0, 64);
-    let ways = TRANSPORTS
-        .iter()
-        .flat_map(|transport| [(transport, "io_uring"), (transport, "sync")]);
-    for (transport, engine) in ways {
+    let ways = TRANSPORTS.iter().flat_map(|transport| {
+        [
+            (transport, "io_uring", "--lean=off"),
+            (transport, "sync", "--lean=on"),
+        ]
+    });
+    for (transport, engine, lean) in ways {
         let (first, second) = (disk(&[0; 256 * SECTOR]), disk(&content));
         let first_option = format!(
             "--blk={},serial=micro-1,engine={engine}",
@@ -268,6 +278,7 @@ fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
             &[
                 &first_option,
                 &second_option,
+                lean,
                 &option("boot-timeline", timeline.path()),
             ],
         );

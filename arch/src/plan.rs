@@ -26,7 +26,8 @@ pub struct MachineConfig {
     /// How they reach the guest.
     #[serde(default)]
     pub transport: Transport,
-    /// Whether what current kernels can do without is left out (on x86_64: the PIT).
+    /// Whether what current kernels can do without is left out (on x86_64: what KVM has of a PC's
+    /// interrupt controllers and its interval timer).
     #[serde(default)]
     pub lean: bool,
 }
@@ -224,6 +225,11 @@ pub enum DeviceKind {
     Pl031,
     /// An Arm PrimeCell GPIO controller; line 3, high while it is pressed, is the power button.
     Pl061,
+    /// An I/O APIC that the kernel's interrupt chip does not have: pin n is GSI n, an edge.
+    IoApic {
+        /// Its pins.
+        pins: u8,
+    },
     /// A virtio device behind the MMIO transport.
     VirtioMmio(VirtioKind),
     /// The memory-mapped configuration space of PCI bus 0 (ECAM), host bridge in slot 0 included.
@@ -267,6 +273,7 @@ impl fmt::Display for DeviceKind {
             Self::Pl011 => "PL011 UART (serial console)",
             Self::Pl031 => "PL031 real-time clock",
             Self::Pl061 => "PL061 GPIO controller (power button)",
+            Self::IoApic { pins } => return write!(f, "I/O APIC with {pins} pins"),
             Self::VirtioMmio(kind) => return kind.fmt(f),
             Self::PciEcam => "PCI configuration space, host bridge at 00:00.0",
             Self::PciPorts => "PCI configuration ports",

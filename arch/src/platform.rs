@@ -17,8 +17,9 @@ pub trait IrqModel: Debug + Clone + PartialEq + Send + Sync {
     /// The GSIs that devices may raise.
     fn lines(&self) -> std::ops::Range<Gsi>;
 
-    /// Where KVM routes every line of a new chip. KVM_SET_GSI_ROUTING replaces the whole table, so
-    /// whoever adds messages to it repeats these.
+    /// Where KVM routes every line of a new chip, or nothing where a device of the plan does
+    /// ([`DeviceKind::IoApic`](crate::DeviceKind::IoApic)). KVM_SET_GSI_ROUTING replaces the whole
+    /// table, so whoever adds messages to it repeats these.
     fn wired_routes(&self) -> Vec<WiredRoute>;
 }
 

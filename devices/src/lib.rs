@@ -8,6 +8,8 @@ mod bus;
 mod cmos;
 pub mod config;
 mod i8042;
+mod ioapic;
+mod msi;
 mod output;
 #[cfg(feature = "pci")]
 pub mod pci;
@@ -25,6 +27,8 @@ pub mod virtio;
 pub use bus::{Bus, BusDevice, BusEntry, BusError, Outcome};
 pub use cmos::Cmos;
 pub use i8042::I8042;
+pub use ioapic::{IoApic, Route};
+pub use msi::Message;
 pub use output::OutputRing;
 #[cfg(feature = "serial")]
 pub use pl011::Pl011;
@@ -45,14 +49,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Counts what a guest can cause at will, so that it does not fill the log: the first time is worth
 /// a line, then every power of two.
-#[cfg(feature = "virtio")]
 #[derive(Debug, Default)]
-struct Rare(std::sync::atomic::AtomicU64);
+pub struct Rare(std::sync::atomic::AtomicU64);
 
-#[cfg(feature = "virtio")]
 impl Rare {
     /// It happened again. Says how often so far when that is worth a line.
-    fn again(&self) -> Option<u64> {
+    pub fn again(&self) -> Option<u64> {
         let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let times = before.saturating_add(1);
         times.is_power_of_two().then_some(times)

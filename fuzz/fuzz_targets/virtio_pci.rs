@@ -7,8 +7,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
+use devices::Message;
 use devices::config::{BlkConfig, BlkEngine};
-use devices::pci::{Message, MsiSink, PciFunction, PciHost};
+use devices::pci::{MsiSink, PciFunction, PciHost};
 use devices::virtio::{Block, GuestRam, VirtioPci};
 use devices::{Bus, BusEntry};
 use libfuzzer_sys::fuzz_target;

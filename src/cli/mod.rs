@@ -130,8 +130,8 @@ struct VmArgs {
     /// Random bytes of the host for the guest (virtio-rng) [default: on]
     #[arg(long, value_name = "on|off", value_parser = on_or_off)]
     rng: Option<bool>,
-    /// Leaves out what current kernels can do without, for a shorter end: on x86_64 the interval timer
-    /// (PIT), which acpi=off needs [default: off]
+    /// Leaves out what current kernels can do without, for a shorter life: on x86_64 the interval timer
+    /// (PIT), which acpi=off needs, and the PICs; the I/O APIC is the VMM's, not KVM's [default: off]
     #[arg(long, value_name = "on|off", value_parser = on_or_off)]
     lean: Option<bool>,
     /// What a guest's reset does: end the VM, or start it again with fresh memory and the same

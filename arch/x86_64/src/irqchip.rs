@@ -1,4 +1,5 @@
-//! The interrupt chip as a model: KVM's in-kernel PIC and I/O APIC.
+//! The interrupt chip as a model: KVM's local APICs, and an I/O APIC, which is KVM's as well, with the
+//! PICs and the interval timer of a PC, or a device of the VMM.
 
 use arch::{Gsi, IrqModel, WiredRoute};
 
@@ -16,7 +17,16 @@ pub(crate) const PIC_MASTER: u32 = 0;
 pub(crate) const PIC_SLAVE: u32 = 1;
 pub(crate) const IO_APIC: u32 = 2;
 
-/// The I/O APIC of the in-kernel interrupt chip; the local APICs and the PICs come with it.
+/// Who has the I/O APIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeper {
+    /// KVM, and PICs and the interval timer with it.
+    Kvm,
+    /// The VMM. There are no PICs and no interval timer.
+    Vmm,
+}
+
+/// The I/O APIC; the local APICs are KVM's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IoApic {
     /// Its APIC id, different from that of every vCPU where the 8 bits of the id allow it.
@@ -25,20 +35,20 @@ pub struct IoApic {
     pub address: u64,
     /// Number of input pins; GSI n is pin n.
     pub pins: u32,
-    /// Whether the interval timer is there too.
-    pub pit: bool,
+    /// Who has it.
+    pub keeper: Keeper,
 }
 
 impl IoApic {
     /// The chip of a machine with `vcpus` vCPUs, whose APIC ids count from 0.
-    pub(crate) fn new(vcpus: u32, pit: bool) -> Self {
+    pub(crate) fn new(vcpus: u32, keeper: Keeper) -> Self {
         // 255 is the broadcast id. Above it the id is no longer unique, which x2APIC guests accept.
         let id = u8::try_from(vcpus).ok().filter(|&id| id != u8::MAX);
         Self {
             id: id.unwrap_or(0),
             address: layout::IOAPIC.base,
-            pins: layout::IOAPIC_PINS,
-            pit,
+            pins: layout::pins(keeper == Keeper::Vmm).into(),
+            keeper,
         }
     }
 }
@@ -49,6 +59,9 @@ impl IrqModel for IoApic {
     }
 
     fn wired_routes(&self) -> Vec<WiredRoute> {
+        if self.keeper == Keeper::Vmm {
+            return Vec::new();
+        }
         let pic = |gsi| WiredRoute {
             gsi,
             chip: if gsi < PIC_PINS {
@@ -74,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_first_sixteen_lines_reach_a_pic_too() {
-        let routes = IoApic::new(1, true).wired_routes();
+        let routes = IoApic::new(1, Keeper::Kvm).wired_routes();
         let of = |gsi| {
             let of_line = routes.iter().filter(|route| route.gsi == gsi);
             of_line

@@ -5,15 +5,16 @@ use std::fmt::Write;
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, MachinePlan};
 use kvm_bindings::{
-    CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2, kvm_dtable, kvm_fpu,
-    kvm_irqchip, kvm_lapic_state, kvm_msr_entry, kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2,
+    kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_irqchip, kvm_lapic_state, kvm_msr_entry,
+    kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs,
 };
 use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::cpuid::CpuidEntry;
-use crate::irqchip::{IO_APIC, IoApic, PIC_MASK, PIC_MASTER, PIC_SLAVE};
+use crate::irqchip::{IO_APIC, IoApic, Keeper, PIC_MASK, PIC_MASTER, PIC_SLAVE};
 use crate::paging::{PagingState, translate};
 use crate::registers::{
     BootRegisters, DeliveryMode, DescriptorTable, Fpu, Msr, Segment, SegmentMode, VcpuSetup,
@@ -27,7 +28,7 @@ const _: () = assert!(
         && IO_APIC == KVM_IRQCHIP_IOAPIC
 );
 
-/// KVM's PIC, I/O APIC and PIT; complete as soon as they are created.
+/// KVM's PICs, I/O APIC and PIT, or its local APICs alone; complete as soon as they are created.
 #[derive(Debug)]
 pub struct KvmChip;
 
@@ -92,6 +93,16 @@ impl KvmPlatform for X86_64 {
     }
 
     fn create_irq_chip(&self, vm: &VmFd, model: &IoApic) -> Result<KvmChip, KvmError> {
+        if model.keeper == Keeper::Vmm {
+            let mut local_apics = kvm_enable_cap {
+                cap: KVM_CAP_SPLIT_IRQCHIP,
+                ..kvm_enable_cap::default()
+            };
+            local_apics.args[0] = model.pins.into();
+            vm.enable_cap(&local_apics)
+                .map_err(KvmError::of("KVM_CAP_SPLIT_IRQCHIP"))?;
+            return Ok(KvmChip);
+        }
         vm.create_irq_chip()
             .map_err(KvmError::of("KVM_CREATE_IRQCHIP"))?;
         for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
@@ -105,15 +116,13 @@ impl KvmPlatform for X86_64 {
             vm.set_irqchip(&chip)
                 .map_err(KvmError::of("KVM_SET_IRQCHIP"))?;
         }
-        if model.pit {
-            // With the dummy, KVM answers the speaker port 0x61 that guests calibrate timers with.
-            let pit = kvm_pit_config {
-                flags: KVM_PIT_SPEAKER_DUMMY,
-                ..kvm_pit_config::default()
-            };
-            vm.create_pit2(pit)
-                .map_err(KvmError::of("KVM_CREATE_PIT2"))?;
-        }
+        // With the dummy, KVM answers the speaker port 0x61 that guests calibrate timers with.
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..kvm_pit_config::default()
+        };
+        vm.create_pit2(pit)
+            .map_err(KvmError::of("KVM_CREATE_PIT2"))?;
         Ok(KvmChip)
     }
 

@@ -5,8 +5,8 @@
 //! that only matters until the kernel runs lies in low RAM and is not reserved.
 
 use arch::{
-    AddressRange, DeviceKind, DevicePlan, Limits, MachineConfig, MachinePlan, PciPlan, PlanError,
-    Reserved, Resources, Space, Transport, has_word,
+    AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
+    PlanError, Reserved, Resources, Space, Transport, has_word,
 };
 
 use crate::X86_64;
@@ -30,7 +30,9 @@ pub const PCI_ECAM: AddressRange = AddressRange::new(0xE000_0000, PciPlan::ECAM_
 /// The I/O APIC (KVM's IOAPIC_DEFAULT_BASE_ADDRESS).
 pub const IOAPIC: AddressRange = AddressRange::new(0xFEC0_0000, PAGE_SIZE);
 /// Input pins of KVM's I/O APIC (KVM_IOAPIC_NUM_PINS).
-pub const IOAPIC_PINS: u32 = 24;
+pub const KVM_IOAPIC_PINS: u8 = 24;
+/// Input pins of the I/O APIC that a lean machine has instead, enough for any number of devices.
+pub const LEAN_IOAPIC_PINS: u8 = 64;
 /// Guest physical address of every vCPU's local APIC (APIC_DEFAULT_PHYS_BASE).
 pub const LAPIC_ADDRESS: u32 = 0xFEE0_0000;
 /// The local APIC's registers.
@@ -88,20 +90,37 @@ const ACPI_POWER_PORTS: u64 = 4;
 const ACPI_POWER_IRQ: u32 = 5;
 /// The register space of one virtio device.
 const VIRTIO_REGISTERS: u64 = PAGE_SIZE;
-/// Their interrupts: what a PC keeps for COM1 and the clock is below, the pins end there.
-const VIRTIO_GSIS: std::ops::RangeInclusive<u32> = 9..=IOAPIC_PINS - 1;
+/// The first of their interrupts: what a PC keeps for COM1 and the clock is below.
+const FIRST_VIRTIO_GSI: Gsi = 9;
 
-const RESERVED: [Reserved; 9] = [
+const RESERVED: [Reserved; 8] = [
     reserved("EBDA", EBDA),
     reserved("video memory", VIDEO),
     reserved("ACPI tables", ACPI_TABLES),
     reserved("ACPI root pointer", RSDP_AREA),
     reserved("MP table", MP_TABLE),
-    reserved("I/O APIC", IOAPIC),
     reserved("local APIC", LAPIC),
     reserved("KVM identity map", KVM_IDENTITY_MAP),
     reserved("KVM TSS", KVM_TSS),
 ];
+
+/// On a lean machine the I/O APIC is one of the devices.
+fn reserved_ranges(lean: bool) -> Vec<Reserved> {
+    let mut ranges = RESERVED.to_vec();
+    if !lean {
+        ranges.push(reserved("I/O APIC", IOAPIC));
+    }
+    ranges
+}
+
+/// Pins of the I/O APIC.
+pub(crate) const fn pins(lean: bool) -> u8 {
+    if lean {
+        LEAN_IOAPIC_PINS
+    } else {
+        KVM_IOAPIC_PINS
+    }
+}
 
 const fn reserved(name: &'static str, range: AddressRange) -> Reserved {
     Reserved { name, range }
@@ -128,7 +147,7 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         ecam: PCI_ECAM,
         window32: PCI_WINDOW,
         window64: PciPlan::window64_above(ram_end, facts.address_bits),
-        first_msi_gsi: IOAPIC_PINS,
+        first_msi_gsi: pins(config.lean).into(),
     });
     let low_end = config.memory.min(HOLE.base);
     let default = if config.serial {
@@ -140,7 +159,7 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
     Ok(MachinePlan {
         arch: "x86_64",
         ram,
-        reserved: RESERVED.to_vec(),
+        reserved: reserved_ranges(config.lean),
         kernel_window: AddressRange::new(HIGH_MEMORY, low_end.saturating_sub(HIGH_MEMORY)),
         mmio_window: MMIO_WINDOW,
         devices: devices(config, pci.as_ref())?,
@@ -215,11 +234,21 @@ fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePl
         Some(ACPI_POWER_IRQ),
     ));
     devices.push(port_device(DeviceKind::Pvpanic, ports.range(1)?, None));
+    let pins = pins(config.lean);
+    if config.lean {
+        devices.push(DevicePlan {
+            kind: DeviceKind::IoApic { pins },
+            space: Space::Mmio,
+            range: IOAPIC,
+            irq: None,
+        });
+    }
     if let Some(pci) = pci {
         devices.extend(pci.devices(&config.virtio, Some(PCI_PORTS))?);
         return Ok(devices);
     }
-    let mut virtio = Resources::new(Space::Mmio, MMIO_WINDOW, VIRTIO_GSIS)?;
+    let gsis = FIRST_VIRTIO_GSI..=Gsi::from(pins) - 1;
+    let mut virtio = Resources::new(Space::Mmio, MMIO_WINDOW, gsis)?;
     for kind in &config.virtio {
         let kind = DeviceKind::VirtioMmio(*kind);
         devices.push(virtio.device(kind, VIRTIO_REGISTERS)?);

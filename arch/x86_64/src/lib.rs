@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::boot::DEFAULT_CMDLINE_SIZE;
 use crate::cpuid::CpuidEntry;
 pub use crate::e820::{E820Entry, E820Type, e820};
-use crate::irqchip::IoApic;
+use crate::irqchip::{IoApic, Keeper};
 use crate::registers::{BOOT_FPU, BootRegisters, DeliveryMode, VcpuSetup};
 
 /// The facts about an x86_64 host that decide what its machines look like.
@@ -93,7 +93,8 @@ impl Platform for X86_64 {
     }
 
     fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError> {
-        Ok(IoApic::new(plan.vcpus, !plan.lean))
+        let keeper = if plan.lean { Keeper::Vmm } else { Keeper::Kvm };
+        Ok(IoApic::new(plan.vcpus, keeper))
     }
 
     fn build_boot_info(

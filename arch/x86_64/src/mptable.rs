@@ -5,7 +5,7 @@
 
 use arch::BootError;
 
-use crate::irqchip::IoApic;
+use crate::irqchip::{IoApic, Keeper};
 use crate::layout;
 
 /// The most processors with an 8-bit APIC id, besides the I/O APIC and the broadcast id.
@@ -80,7 +80,10 @@ fn table(vcpus: u32, chip: &IoApic) -> Result<Vec<u8>, std::num::TryFromIntError
     for irq in 0..ISA_INTERRUPTS {
         entry(&[IO_INTERRUPT, INT, 0, 0, BUS_ISA, irq, chip.id, irq]);
     }
-    entry(&[LOCAL_INTERRUPT, EXT_INT, 0, 0, BUS_ISA, 0, ALL_APICS, 0]);
+    if chip.keeper == Keeper::Kvm {
+        // The PICs.
+        entry(&[LOCAL_INTERRUPT, EXT_INT, 0, 0, BUS_ISA, 0, ALL_APICS, 0]);
+    }
     entry(&[LOCAL_INTERRUPT, NMI, 0, 0, BUS_ISA, 0, ALL_APICS, 1]);
 
     const HEADER: usize = 44;
@@ -137,7 +140,9 @@ mod tests {
     #[test]
     fn the_table_names_every_processor_bus_and_interrupt() {
         for vcpus in [1, 2, 8, MAX_VCPUS] {
-            let table = build(vcpus, &IoApic::new(vcpus, true)).unwrap().unwrap();
+            let table = build(vcpus, &IoApic::new(vcpus, Keeper::Kvm))
+                .unwrap()
+                .unwrap();
             assert_eq!(walk(&table), [vcpus, 1, 1, 16, 2]);
             assert!(table.len() as u64 <= layout::MP_TABLE.len);
         }
@@ -145,7 +150,7 @@ mod tests {
 
     #[test]
     fn only_the_first_processor_boots_and_the_io_apic_has_an_id_of_its_own() {
-        let table = build(3, &IoApic::new(3, true)).unwrap().unwrap();
+        let table = build(3, &IoApic::new(3, Keeper::Kvm)).unwrap().unwrap();
         let processor = |index: usize| &table[16 + 44 + 20 * index..];
         let flags: Vec<u8> = (0..3).map(|index| processor(index)[3]).collect();
         assert_eq!(flags, [3, 1, 1]);
@@ -155,6 +160,9 @@ mod tests {
 
     #[test]
     fn more_processors_than_the_format_has_ids_for_get_no_table() {
-        assert_eq!(build(MAX_VCPUS + 1, &IoApic::new(1, true)).unwrap(), None);
+        assert_eq!(
+            build(MAX_VCPUS + 1, &IoApic::new(1, Keeper::Kvm)).unwrap(),
+            None
+        );
     }
 }

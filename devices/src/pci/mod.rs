@@ -11,5 +11,5 @@ mod msix;
 
 pub(crate) use config::{Config, Header};
 pub use host::{PciFunction, PciHost};
-pub use msix::{Message, MsiSink};
+pub use msix::MsiSink;
 pub(crate) use msix::{Msix, PBA_ENTRY, TABLE_ENTRY, Vectors};

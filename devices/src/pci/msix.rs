@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::Rare;
+use crate::{Message, Rare};
 
 /// Bytes of a table entry: address (8), data, control.
 pub(crate) const TABLE_ENTRY: u64 = 16;
@@ -24,15 +24,6 @@ const MASKED: u32 = 1;
 /// Bits of the capability's control word.
 const ENABLE: u16 = 1 << 15;
 const FUNCTION_MASK: u16 = 1 << 14;
-
-/// What the guest wants to be written to tell it something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message {
-    /// Where.
-    pub address: u64,
-    /// What.
-    pub data: u32,
-}
 
 /// The host's side: how messages reach the guest.
 pub trait MsiSink: Send {

@@ -10,6 +10,7 @@ use arch::{AddressRange, Cmdline, MachineConfig, Platform, Transport, VirtioKind
 
 use super::*;
 use crate::X86_64;
+use crate::irqchip::Keeper;
 
 fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
@@ -25,7 +26,7 @@ fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
 }
 
 fn tables(plan: &MachinePlan) -> AcpiTables {
-    build(plan, &IoApic::new(plan.vcpus, true)).unwrap()
+    build(plan, &IoApic::new(plan.vcpus, Keeper::Kvm)).unwrap()
 }
 
 /// Serves physical addresses from the bytes that the guest would find there.
@@ -163,7 +164,7 @@ fn reassembled(plan: &MachinePlan) -> String {
         ("dsdt", dsdt(plan).unwrap()),
         (
             "apic",
-            madt(plan.vcpus, &IoApic::new(plan.vcpus, true)).unwrap(),
+            madt(plan.vcpus, &IoApic::new(plan.vcpus, Keeper::Kvm)).unwrap(),
         ),
         ("facp", fadt(&plan.devices, layout::ACPI_TABLES.base)),
     ];

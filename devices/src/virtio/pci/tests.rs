@@ -3,7 +3,7 @@ use std::sync::mpsc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::pci::Message;
+use crate::Message;
 use crate::virtio::testing::{DATA, Driver, FEATURE, SIZE, Sink, ram, wait_for};
 use std::os::fd::AsRawFd;
 
