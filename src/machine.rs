@@ -191,8 +191,9 @@ impl<P: KvmPlatform> Machine<P> {
         let devices = model::create(&plan, &lines, config, kept, timeline, &vm, &ram)?;
         timeline.reach(Milestone::Devices);
 
-        let kernel = platform
-            .load_kernel(&mut image, &header, &plan, &ram)
+        let kernel = platform.place_kernel(&header, &plan).map_err(boot)?;
+        platform
+            .load_kernel(&mut image, &header, &kernel, &ram)
             .map_err(boot)?;
         let initrd = config
             .initrd

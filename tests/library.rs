@@ -83,6 +83,15 @@ impl Platform for Recorder {
         self.0.setup_memory_layout(config)
     }
 
+    fn place_kernel(
+        &self,
+        header: &KernelHeader,
+        plan: &MachinePlan,
+    ) -> Result<LoadedKernel, BootError> {
+        call("place_kernel");
+        self.0.place_kernel(header, plan)
+    }
+
     fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError> {
         call("irq_chip");
         self.0.irq_chip(plan)
@@ -136,11 +145,11 @@ impl KvmPlatform for Recorder {
         &self,
         image: &mut KernelImage,
         header: &KernelHeader,
-        plan: &MachinePlan,
+        kernel: &LoadedKernel,
         ram: &GuestRam,
-    ) -> Result<LoadedKernel, BootError> {
+    ) -> Result<(), BootError> {
         call("load_kernel");
-        self.0.load_kernel(image, header, plan, ram)
+        self.0.load_kernel(image, header, kernel, ram)
     }
 
     fn prepare_vm(&self, vm: &VmFd) -> Result<(), KvmError> {
@@ -190,6 +199,7 @@ fn the_set_up_order_is_the_one_that_is_fast_and_right() {
             "irq_chip",
             "create_irq_chip",
             "activate",
+            "place_kernel",
             "load_kernel",
             "build_boot_info",
             "apply_vcpu",

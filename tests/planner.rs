@@ -7,11 +7,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_memory::{Bytes, GuestAddress};
-use vmm_reference::arch::kernel::Protocol;
+use vmm_reference::arch::kernel::{KernelHeader, Protocol};
 use vmm_reference::arch::{
     AddressRange, BootError, BootInfo, BootRequest, DeviceKind, DevicePlan, Gsi, GuestRam,
-    IrqModel, MachineConfig, MachinePlan, PciPlan, Placed, PlanError, Platform, Space, Transport,
-    VcpuId, WiredRoute, contract,
+    IrqModel, LoadedKernel, MachineConfig, MachinePlan, PciPlan, Placed, PlanError, Platform,
+    Space, Transport, VcpuId, WiredRoute, contract,
 };
 use vmm_reference::{VmConfig, plan};
 
@@ -43,6 +43,9 @@ enum Flaw {
     WritesOverTheInitrd,
     ForgetsTheCommandLine,
     StartsEveryVcpu,
+    PlacesKernelsAnywhere,
+    EntersElsewhere,
+    NamesNoKernel,
 }
 
 /// RAM from 2 GiB on, devices below, everything that the guest is told in one block.
@@ -205,6 +208,32 @@ impl Platform for Fake {
         })
     }
 
+    fn place_kernel(
+        &self,
+        header: &KernelHeader,
+        plan: &MachinePlan,
+    ) -> Result<LoadedKernel, BootError> {
+        let KernelHeader::Image(image) = header else {
+            let name = match self.0 {
+                Flaw::NamesNoKernel => String::new(),
+                _ => header.describe(),
+            };
+            return Err(BootError::Kernel(name));
+        };
+        let mut window = plan.kernel_window;
+        if self.has(Flaw::PlacesKernelsAnywhere) {
+            window.base = 0;
+        }
+        let kernel = image.place(window)?;
+        Ok(match self.0 {
+            Flaw::EntersElsewhere => LoadedKernel {
+                entry: kernel.range.end(),
+                ..kernel
+            },
+            _ => kernel,
+        })
+    }
+
     fn irq_chip(&self, _: &MachinePlan) -> Result<Lines, PlanError> {
         Ok(Lines(!self.has(Flaw::UnwiredLine)))
     }
@@ -276,7 +305,8 @@ fn the_contract_finds_every_flaw() {
     let boot = move |fake: Fake| contract::boot_information_is_placed_well(&fake, &protocols);
     let vcpus = move |fake: Fake| contract::every_vcpu_can_be_configured(&fake, &protocols);
     type Check<'a> = &'a dyn Fn(Fake);
-    let checks: [(Flaw, Check<'_>, &str); 19] = [
+    let kernels = move |fake: Fake| contract::kernels_have_their_place(&fake, &protocols);
+    let checks: [(Flaw, Check<'_>, &str); 22] = [
         (Flaw::LosesAPage, &plans, "RAM of"),
         (Flaw::DeviceInRam, &plans, "overlaps devices"),
         (Flaw::SharedInterrupt, &plans, "interrupts are shared"),
@@ -308,6 +338,9 @@ fn the_contract_finds_every_flaw() {
             "command line is nowhere",
         ),
         (Flaw::StartsEveryVcpu, &vcpus, "starts the kernel or waits"),
+        (Flaw::PlacesKernelsAnywhere, &kernels, "outside the window"),
+        (Flaw::EntersElsewhere, &kernels, "outside the kernel"),
+        (Flaw::NamesNoKernel, &kernels, "the z80 ELF is not named"),
     ];
     for (flaw, check, text) in checks {
         let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(Fake(flaw))))

@@ -25,17 +25,17 @@ pub trait KvmPlatform: Platform {
         0
     }
 
-    /// Copies a kernel that [`KernelHeader::identify`] accepted to guest memory.
+    /// Copies a kernel to where [`Platform::place_kernel`] has put it.
     ///
     /// # Errors
-    /// When the kernel does not fit the plan's kernel window, or its format is not compiled in.
+    /// When the file cannot be read, or its format is not compiled in.
     fn load_kernel(
         &self,
         image: &mut KernelImage,
         header: &KernelHeader,
-        plan: &MachinePlan,
+        kernel: &LoadedKernel,
         ram: &GuestRam,
-    ) -> Result<LoadedKernel, BootError>;
+    ) -> Result<(), BootError>;
 
     /// What the VM needs right after its memslots and before anything else.
     ///

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use vm_memory::GuestMemoryMmap;
 
+use crate::kernel::{KernelHeader, Protocol};
 use crate::{AddressRange, BootError, Gsi, MachineConfig, MachinePlan, PlanError};
 
 /// Guest RAM as the backends see it.
@@ -34,7 +35,7 @@ pub struct WiredRoute {
     pub pin: u32,
 }
 
-/// A kernel in guest memory.
+/// A kernel's place in guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadedKernel {
     /// Guest physical address of the first instruction, for the entry in use.
@@ -44,7 +45,7 @@ pub struct LoadedKernel {
     /// The highest address an initrd may end at (exclusive), where the kernel names one.
     pub initrd_limit: Option<u64>,
     /// How the kernel is entered.
-    pub protocol: crate::kernel::Protocol,
+    pub protocol: Protocol,
     /// The start of the image as far as the boot protocol passes it on to the kernel (the bzImage
     /// setup header); empty otherwise.
     pub setup_header: Vec<u8>,
@@ -85,7 +86,7 @@ pub struct BootInfo {
     /// The address that the boot protocol passes in a register (zero page, start_info, FDT).
     pub argument: u64,
     /// How the kernel is entered.
-    pub protocol: crate::kernel::Protocol,
+    pub protocol: Protocol,
     /// Every block that was written.
     pub placed: Vec<Placed>,
 }
@@ -105,6 +106,17 @@ pub trait Platform: Debug + Send + Sync + Sized + 'static {
     /// # Errors
     /// [`PlanError::Config`] names the field that the platform cannot satisfy.
     fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError>;
+
+    /// Decides where a kernel goes and how it is entered, before anything is copied.
+    ///
+    /// # Errors
+    /// When it does not fit the plan's kernel window, is for another machine, or has no entry that
+    /// the platform can use.
+    fn place_kernel(
+        &self,
+        header: &KernelHeader,
+        plan: &MachinePlan,
+    ) -> Result<LoadedKernel, BootError>;
 
     /// Chooses the interrupt chip for a plan.
     ///

@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
         .map(|range| (vm_memory::GuestAddress(range.base), range.len as usize))
         .collect();
     let ram = GuestRam::from_ranges(&regions).expect("RAM");
-    let Ok(kernel) = platform.load_kernel(&mut image, &header, &plan, &ram) else {
+    let Ok(kernel) = platform.place_kernel(&header, &plan) else {
         return;
     };
     assert!(plan.kernel_window.contains(&kernel.range), "{kernel:?}");
@@ -45,6 +45,12 @@ fuzz_target!(|data: &[u8]| {
         kernel.range.base <= kernel.entry && kernel.entry < kernel.range.end(),
         "{kernel:?}"
     );
+    if platform
+        .load_kernel(&mut image, &header, &kernel, &ram)
+        .is_err()
+    {
+        return;
+    }
     let irq_chip = platform.irq_chip(&plan).expect("a chip");
     let request = BootRequest {
         plan: &plan,

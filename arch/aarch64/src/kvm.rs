@@ -19,11 +19,11 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, DeviceFd, Error as Errno, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::Aarch64;
 use crate::cache::{self, Cache};
 use crate::gic::GicV3;
 use crate::paging::{PagingState, translate};
 use crate::registers::{self, Feature, VcpuSetup};
-use crate::{Aarch64, load};
 
 /// What the backend cannot do without.
 const NEEDED: [(Cap, &str); 3] = [
@@ -156,12 +156,10 @@ impl KvmPlatform for Aarch64 {
         &self,
         image: &mut KernelImage,
         header: &KernelHeader,
-        plan: &MachinePlan,
+        kernel: &LoadedKernel,
         ram: &GuestRam,
-    ) -> Result<LoadedKernel, BootError> {
-        let kernel = load::place(header, plan.kernel_window)?;
-        copy_image(image, header, &kernel, ram)?;
-        Ok(kernel)
+    ) -> Result<(), BootError> {
+        copy_image(image, header, kernel, ram)
     }
 
     fn prepare_vm(&self, _vm: &VmFd) -> Result<(), KvmError> {

@@ -15,9 +15,10 @@ pub mod registers;
 #[cfg(target_arch = "aarch64")]
 pub mod kvm;
 
+use arch::kernel::KernelHeader;
 use arch::{
-    BootError, BootInfo, BootRequest, GuestRam, MachineConfig, MachinePlan, PlanError, Platform,
-    VcpuId,
+    BootError, BootInfo, BootRequest, GuestRam, LoadedKernel, MachineConfig, MachinePlan,
+    PlanError, Platform, VcpuId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +79,14 @@ impl Platform for Aarch64 {
 
     fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
         layout::plan(self, config)
+    }
+
+    fn place_kernel(
+        &self,
+        header: &KernelHeader,
+        plan: &MachinePlan,
+    ) -> Result<LoadedKernel, BootError> {
+        load::place(header, plan.kernel_window)
     }
 
     fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError> {

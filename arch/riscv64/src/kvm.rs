@@ -9,7 +9,6 @@ use std::thread::{self, JoinHandle};
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{
     AddressRange, BootError, Gsi, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
-    MachinePlan,
 };
 use kvm_bindings::{
     KVM_DEV_RISCV_AIA_ADDR_APLIC, KVM_DEV_RISCV_AIA_CONFIG_GROUP_BITS,
@@ -28,7 +27,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::aia::{Aia, IMSIC};
 use crate::registers::{self, VcpuSetup};
-use crate::{Riscv64, isa, load};
+use crate::{Riscv64, isa};
 
 /// ENOTTY, what KVM itself answers to an ioctl it does not have.
 const ENOTTY: i32 = 25;
@@ -300,12 +299,10 @@ impl KvmPlatform for Riscv64 {
         &self,
         image: &mut KernelImage,
         header: &KernelHeader,
-        plan: &MachinePlan,
+        kernel: &LoadedKernel,
         ram: &GuestRam,
-    ) -> Result<LoadedKernel, BootError> {
-        let kernel = load::place(header, plan.kernel_window)?;
-        copy_image(image, header, &kernel, ram)?;
-        Ok(kernel)
+    ) -> Result<(), BootError> {
+        copy_image(image, header, kernel, ram)
     }
 
     fn prepare_vm(&self, _vm: &VmFd) -> Result<(), KvmError> {

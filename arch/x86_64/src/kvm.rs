@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use arch::kernel::{KernelHeader, KernelImage};
-use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, MachinePlan};
+use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel};
 use kvm_bindings::{
     CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2,
@@ -19,7 +19,7 @@ use crate::paging::{PagingState, translate};
 use crate::registers::{
     BootRegisters, DeliveryMode, DescriptorTable, Fpu, Msr, Segment, SegmentMode, VcpuSetup,
 };
-use crate::{X86_64, layout, load};
+use crate::{X86_64, layout};
 
 // The numbers of the pure half are KVM's.
 const _: () = assert!(
@@ -73,15 +73,13 @@ impl KvmPlatform for X86_64 {
         &self,
         image: &mut KernelImage,
         header: &KernelHeader,
-        plan: &MachinePlan,
+        kernel: &LoadedKernel,
         ram: &GuestRam,
-    ) -> Result<LoadedKernel, BootError> {
-        let kernel = load::place(header, plan.kernel_window)?;
+    ) -> Result<(), BootError> {
         match header {
-            KernelHeader::BzImage(_) => copy_bzimage(image, &kernel, ram)?,
-            _ => copy_elf(image, ram)?,
+            KernelHeader::BzImage(_) => copy_bzimage(image, kernel, ram),
+            _ => copy_elf(image, ram),
         }
-        Ok(kernel)
     }
 
     fn prepare_vm(&self, vm: &VmFd) -> Result<(), KvmError> {
