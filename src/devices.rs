@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arch::{DeviceKind, DevicePlan, Gsi, GuestRam, KvmError, MachinePlan, Space, WiredRoute};
 use devices::{
-    AcpiPower, Bus, BusDevice, BusEntry, Cmos, I8042, IoApic, OutputRing, Pl031, Pl061,
-    PowerButton, Pvpanic,
+    AcpiPower, Bus, BusDevice, BusEntry, Cmos, GoldfishRtc, I8042, IoApic, OutputRing, Pl031,
+    Pl061, PowerButton, Pvpanic,
 };
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -102,6 +102,7 @@ pub(crate) fn create(
                 power
             }
             DeviceKind::Pl031 => Arc::new(Pl031::default()),
+            DeviceKind::GoldfishRtc => Arc::new(GoldfishRtc::default()),
             DeviceKind::Pl061 => {
                 let gpio = Arc::new(Pl061::new(interrupt(planned, lines)?));
                 power_button = Some(gpio.clone());

@@ -223,6 +223,8 @@ pub enum DeviceKind {
     Pl011,
     /// An Arm PrimeCell real-time clock.
     Pl031,
+    /// The real-time clock of Android's emulator.
+    GoldfishRtc,
     /// An Arm PrimeCell GPIO controller; line 3, high while it is pressed, is the power button.
     Pl061,
     /// An I/O APIC that the kernel's interrupt chip does not have: pin n is GSI n, an edge.
@@ -272,6 +274,7 @@ impl fmt::Display for DeviceKind {
             Self::AcpiPower => "ACPI sleep control, reset and power button",
             Self::Pl011 => "PL011 UART (serial console)",
             Self::Pl031 => "PL031 real-time clock",
+            Self::GoldfishRtc => "goldfish real-time clock",
             Self::Pl061 => "PL061 GPIO controller (power button)",
             Self::IoApic { pins } => return write!(f, "I/O APIC with {pins} pins"),
             Self::VirtioMmio(kind) => return kind.fmt(f),

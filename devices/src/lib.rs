@@ -7,6 +7,7 @@
 mod bus;
 mod cmos;
 pub mod config;
+mod goldfish_rtc;
 mod i8042;
 mod ioapic;
 mod msi;
@@ -26,6 +27,7 @@ pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusEntry, BusError, Outcome};
 pub use cmos::Cmos;
+pub use goldfish_rtc::GoldfishRtc;
 pub use i8042::I8042;
 pub use ioapic::{IoApic, Route};
 pub use msi::Message;

@@ -144,6 +144,7 @@ fn interrupt_controllers(fdt: &mut FdtWriter, aia: &Aia, vcpus: u32) -> Result<(
 fn node_name(device: &DevicePlan) -> String {
     let kind = match device.kind {
         DeviceKind::Uart16550 => "serial",
+        DeviceKind::GoldfishRtc => "rtc",
         DeviceKind::Pvpanic => "pvpanic",
         _ => "device",
     };
@@ -156,6 +157,7 @@ fn describe(fdt: &mut FdtWriter, device: &DevicePlan) -> Result<(), Error> {
     let interrupts = interrupts.as_ref().map(|cells| &cells[..]);
     let compatible = match device.kind {
         DeviceKind::Uart16550 => "ns16550a",
+        DeviceKind::GoldfishRtc => "google,goldfish-rtc",
         DeviceKind::Pvpanic => "qemu,pvpanic-mmio",
         DeviceKind::VirtioMmio(_) => return device_tree::virtio_mmio(fdt, device, interrupts),
         _ => return Ok(()),

@@ -36,6 +36,8 @@ pub const DEVICE_TREE: AddressRange = AddressRange::new(RAM_BASE, 2 << 20);
 
 /// The registers of a UART: eight of one byte.
 const UART_REGISTERS: u64 = 8;
+/// The registers of the clock (Documentation/devicetree/bindings/rtc/google,goldfish-rtc.yaml of Linux).
+const RTC_REGISTERS: u64 = PAGE_SIZE;
 /// What the binding of pvpanic has (Documentation/devicetree/bindings/misc/pvpanic-mmio.txt of Linux).
 const PVPANIC_REGISTERS: u64 = 2;
 /// The register space of one virtio device.
@@ -92,6 +94,7 @@ fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePl
     if config.serial {
         devices.push(resources.device(DeviceKind::Uart16550, UART_REGISTERS)?);
     }
+    devices.push(resources.device(DeviceKind::GoldfishRtc, RTC_REGISTERS)?);
     devices.push(DevicePlan {
         kind: DeviceKind::Pvpanic,
         space: Space::Mmio,

@@ -6,7 +6,7 @@ mod images;
 mod machine;
 mod system;
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use machine::Machine;
 
@@ -261,6 +261,9 @@ fn linux(
         const KERNEL: u64 = 96;
         let counted = (mib - KERNEL) * 1024..mib * 1024;
         expect(counted.contains(&kib), "the size of RAM")?;
+        let clock: u64 = value("clock").parse()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        expect(clock.abs_diff(now) < 3600, "the clock")?;
         expect(
             value("cmdline").ends_with("quiet from=lab"),
             "the command line",
