@@ -544,6 +544,7 @@ fn r1_r7_r8_r10_to_r17_r19_r23_to_r26_r38_r40_a_hostile_driver_on_pci_harms_nobo
         "r12 reset through the configuration",
         "r24 the BAR in places of others",
         "r24 no BAR with reads in flight",
+        "r12 no bus mastering with reads in flight",
         "r25 configuration of any width",
         "r25 configuration ports of any width",
         "r25 the BAR at any width",

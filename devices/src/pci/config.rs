@@ -105,6 +105,11 @@ impl Config {
         (u16::from(command) & MEMORY_SPACE != 0 && base != 0).then_some(base)
     }
 
+    /// Whether the function may access memory.
+    pub(crate) fn is_bus_master(&self) -> bool {
+        u16::from_le_bytes(self.get(COMMAND)) & BUS_MASTER != 0
+    }
+
     /// Bytes from an offset on.
     pub(crate) fn get<const N: usize>(&self, offset: usize) -> [u8; N] {
         let mut bytes = [0; N];

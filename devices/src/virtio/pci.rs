@@ -483,7 +483,11 @@ impl State {
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {
         let is_access = self.is_access(offset, data);
+        let was_master = self.config.is_bus_master();
         self.config.write(offset, data);
+        if was_master && !self.config.is_bus_master() {
+            self.transport.cut_off();
+        }
         if is_access && let Some((place, len)) = self.access() {
             let bytes: [u8; 4] = self.config.get(self.access_capability + ACCESS_DATA);
             self.write_bar(place, bytes.get(..len).unwrap_or_default());

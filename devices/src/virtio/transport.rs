@@ -224,7 +224,7 @@ impl Transport {
             }
         }
         let Stage::Idle(device) = std::mem::replace(&mut self.stage, Stage::Lost) else {
-            return self.interrupt.fail("it runs already");
+            return self.interrupt.fail("its thread is gone");
         };
         let queues = Queues::new(rings, Arc::clone(&self.interrupt));
         match Worker::start(device, queues, doorbells, self.accepted) {
@@ -282,6 +282,17 @@ impl Transport {
         }
     }
 
+    /// The device may not access the guest's memory from now on: it ends what it has begun, and goes
+    /// on after a reset only. (A driver that never said it may is let do without.)
+    #[cfg(feature = "pci")]
+    pub(crate) fn cut_off(&mut self) {
+        if self.is_running() {
+            self.stop();
+            // Without an interrupt: a message would be an access, too.
+            self.interrupt.needs_reset.store(true, Ordering::SeqCst);
+        }
+    }
+
     fn reset(&mut self) {
         self.stop();
         (self.status, self.accepted) = (0, 0);
@@ -291,9 +302,9 @@ impl Transport {
             let _ = doorbell.read();
         }
         self.interrupt.reasons.store(0, Ordering::SeqCst);
-        // A device whose worker is gone stays unusable.
-        let lost = matches!(self.stage, Stage::Lost);
-        self.interrupt.needs_reset.store(lost, Ordering::SeqCst);
+        // Also of a device whose worker is gone, since drivers wait for a status of 0; it does not
+        // become ready again.
+        self.interrupt.needs_reset.store(false, Ordering::SeqCst);
     }
 
     /// Resets the device and gives it back; `None` when it is lost.

@@ -11,6 +11,7 @@ const BASE: u32 = 0xc000_0000;
 const UP_TO_DRIVER: u8 = 3;
 const UP_TO_FEATURES: u8 = 11;
 const UP_TO_RUNNING: u8 = 15;
+const NEEDS_RESET: u8 = 0x40;
 /// Messages of the test device: two queues and the configuration.
 const MESSAGES: u64 = 3;
 
@@ -294,6 +295,50 @@ fn a_driver_without_messages_polls_and_reads_the_status() {
     }
     assert_eq!(bench.bar(ISR), [0]);
     assert!((0..3).all(|vector| bench.is_quiet(vector)));
+}
+
+#[test]
+fn r12_a_function_that_may_not_access_memory_stops_and_works_again_after_a_reset() {
+    const COMMAND: usize = 4;
+    let mut bench = bench();
+    let command = |bench: &Bench, value: u16| {
+        bench.device.write_config(COMMAND, &value.to_le_bytes());
+    };
+    let (memory, with_master) = (1 << 1, 1 << 1 | 1 << 2);
+    bench.choose_messages();
+    command(&bench, with_master);
+    bench.start();
+    bench.works();
+    bench.calls();
+    command(&bench, memory);
+    assert_eq!(bench.status(), UP_TO_RUNNING | NEEDS_RESET);
+    let doorbell = u64::from(BASE) + NOTIFY;
+    assert_eq!(bench.calls(), [Call::Connect(doorbell, false)]);
+    // Nobody is there to see it.
+    bench.request();
+    assert!((0..3).all(|vector| bench.is_quiet(vector)));
+    command(&bench, with_master);
+    assert_eq!(bench.status(), UP_TO_RUNNING | NEEDS_RESET);
+    assert!(bench.driver.used().is_empty());
+    bench.set_status(0);
+    assert_eq!(bench.status(), 0);
+    bench.choose_messages();
+    bench.start();
+    bench.works();
+}
+
+#[test]
+fn a_driver_s_reset_of_a_device_that_is_gone_ends_and_the_device_never_runs_again() {
+    let mut bench = bench();
+    bench.start();
+    assert!(bench.device.take_device().is_some());
+    bench.set_status(0);
+    assert_eq!(bench.status(), 0, "a driver waits for this");
+    bench.negotiate();
+    bench.set_up_queue(0x3000);
+    bench.set_status(UP_TO_RUNNING);
+    assert_eq!(bench.status(), UP_TO_RUNNING | NEEDS_RESET);
+    assert!(bench.device.take_device().is_none());
 }
 
 #[test]

@@ -15,6 +15,8 @@ const COMMAND: u64 = 0x04;
 const BAR0: u64 = 0x10;
 /// Memory accesses are answered, the function may access memory.
 pub const ON: u16 = 6;
+/// The function may access memory, and answers nowhere.
+const UNSEEN: u16 = 4;
 /// What a function has of the configuration space, and what it could have.
 const CONFIG_LEN: u64 = 0x100;
 const EXTENDED_LEN: u64 = 0x1000;
@@ -59,7 +61,7 @@ impl Place {
 
     /// The function is where it was, does not send messages, and aims at nothing.
     pub fn restore(self) {
-        write(self.function.config(COMMAND), 0u16);
+        write(self.function.config(COMMAND), UNSEEN);
         write(self.function.config(BAR0), self.bar as u32);
         write(self.function.config(COMMAND), ON);
         write(self.msix() + MSIX_CONTROL, 0u16);
@@ -147,13 +149,25 @@ pub fn r12(disks: &mut Disks) {
     let [place, _] = places(disks);
     aim(access(place.function), 0, DEVICE_STATUS, 1);
     ended_by(&mut disks.disk, |registers| {
-        let place = super::super::pci::functions(super::super::BLOCK)
-            .next()
-            .expect("the disk");
-        write(access(place) + ACCESS_DATA, 0u8);
+        write(access(place.function) + ACCESS_DATA, 0u8);
         assert_eq!(registers.read(STATUS), 0);
     });
     place.restore();
+}
+
+/// Once the function may not access memory, it writes nothing, whatever is asked of it, until it was
+/// reset.
+pub fn r12_master(disks: &mut Disks) {
+    let [place, _] = places(disks);
+    ended_by(&mut disks.disk, |registers| {
+        let command = place.function.config(COMMAND);
+        write(command, ON & !UNSEEN);
+        assert_ne!(registers.read(STATUS) & NEEDS_RESET, 0);
+        write(command, ON);
+        registers.write(QUEUE_NOTIFY, 0);
+        registers.write(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+        assert_ne!(registers.read(STATUS) & NEEDS_RESET, 0);
+    });
 }
 
 /// Where a BAR can be put and nobody looks for it: on RAM and its rings, on a BAR, on what the
@@ -201,7 +215,7 @@ pub fn r24_bar(disks: &mut Disks) {
                 Registers::Pci(bar.into()).write(QUEUE_NOTIFY, 0);
             }
         }
-        for command in [0, 2, 0xffff, 4, ON] {
+        for command in [UNSEEN, ON, 0xffff, UNSEEN, ON] {
             write(place.function.config(COMMAND), command);
         }
         place.restore();
@@ -227,7 +241,7 @@ pub fn r24_nowhere(disks: &mut Disks) {
     for _ in 0..8 {
         disk.begin();
         begin_long(disk, IN, 0);
-        write(place.function.config(COMMAND), 0u16);
+        write(place.function.config(COMMAND), UNSEEN);
         assert_eq!(disk.registers.read(CONFIG), u32::MAX, "nobody answers");
         disk.notify();
         disk.registers.write(STATUS, 0);
@@ -272,6 +286,8 @@ pub fn r25_configuration(disks: &mut Disks) {
     }
     any_width(bus + FUNCTIONS * EXTENDED_LEN - 1, u64::MAX);
     place.restore();
+    // It was told that it may not access memory, among others.
+    disks.disk.begin();
     disks.disk.reads(12);
 }
 
@@ -324,6 +340,7 @@ pub fn r25_ports(disks: &mut Disks) {
     assert_eq!(ports::in32(PCI_DATA), read(place.function.config(0)));
     ports::pci_select(slot, BAR0 as u8);
     assert_eq!(u64::from(ports::in32(PCI_DATA)), place.bar);
+    disks.disk.begin();
     disks.disk.reads(13);
 }
 

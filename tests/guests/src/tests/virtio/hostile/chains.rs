@@ -74,7 +74,7 @@ pub fn r12_queue(disks: &mut Disks) {
 }
 
 /// Has long reads in flight ended in a way, after which neither data nor rings may be written.
-pub fn ended_by(disk: &mut Disk, end: fn(Registers)) {
+pub fn ended_by(disk: &mut Disk, end: impl Fn(Registers)) {
     const MINE: u64 = 0x5a5a_5a5a_5a5a_5a5a;
     for _ in 0..ROUNDS {
         disk.begin();

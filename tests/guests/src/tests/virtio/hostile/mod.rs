@@ -68,7 +68,7 @@ const ON_MMIO: [Case; 2] = [
     ("r25 accesses of any width", setup::r25),
 ];
 
-const ON_PCI: [Case; 9] = [
+const ON_PCI: [Case; 10] = [
     (
         "r7 r24 the BAR through the configuration",
         bus::r7_r24_access,
@@ -76,6 +76,7 @@ const ON_PCI: [Case; 9] = [
     ("r12 reset through the configuration", bus::r12),
     ("r24 the BAR in places of others", bus::r24_bar),
     ("r24 no BAR with reads in flight", bus::r24_nowhere),
+    ("r12 no bus mastering with reads in flight", bus::r12_master),
     ("r25 configuration of any width", bus::r25_configuration),
     ("r25 configuration ports of any width", bus::r25_ports),
     ("r25 the BAR at any width", bus::r25_bar),
