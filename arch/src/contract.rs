@@ -387,14 +387,16 @@ pub fn bad_values_are_refused_by_name<P: Platform>(platform: &P) {
             }
         }
     }
-    let crowd = MachineConfig {
-        virtio: vec![VirtioKind::Block; 32],
-        transport: Transport::Pci,
-        ..config(256 * MIB, 1)
-    };
-    match platform.setup_memory_layout(&crowd) {
-        Err(PlanError::Config { field, .. }) => assert_eq!(field, "transport"),
-        other => panic!("32 devices on one PCI bus gave {other:?}"),
+    for (transport, count) in [(Transport::Pci, 32), (Transport::Mmio, 1000)] {
+        let crowd = MachineConfig {
+            virtio: vec![VirtioKind::Block; count],
+            transport,
+            ..config(256 * MIB, 1)
+        };
+        match platform.setup_memory_layout(&crowd) {
+            Err(PlanError::Config { field, .. }) => assert_eq!(field, "transport"),
+            other => panic!("{count} devices by {transport:?} gave {other:?}"),
+        }
     }
 }
 

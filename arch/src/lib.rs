@@ -27,4 +27,4 @@ pub use platform::{
     BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform, SEED,
     VcpuId, WiredRoute,
 };
-pub use resources::Resources;
+pub use resources::{Resources, virtio_mmio};

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use vm_allocator::{AddressAllocator, AllocPolicy, IdAllocator};
 
-use crate::{AddressRange, DeviceKind, DevicePlan, Gsi, PlanError, Space};
+use crate::{AddressRange, DeviceKind, DevicePlan, Gsi, PlanError, Space, VirtioKind};
 
 /// A window of addresses (or ports) and the interrupts that devices may have, handed out from
 /// below.
@@ -66,6 +66,36 @@ impl Resources {
     }
 }
 
+/// Bytes that each virtio device behind the MMIO transport gets: a page, so that it can be mapped alone.
+const VIRTIO_MMIO: u64 = 0x1000;
+
+/// Plans virtio devices with registers and an interrupt each, in order.
+///
+/// # Errors
+/// [`PlanError::Config`] when there are not enough interrupts; [`PlanError::Allocation`] when their
+/// registers do not fit the window.
+pub fn virtio_mmio(
+    window: AddressRange,
+    gsis: RangeInclusive<Gsi>,
+    virtio: &[VirtioKind],
+) -> Result<Vec<DevicePlan>, PlanError> {
+    if virtio.len() > gsis.clone().count() {
+        return Err(PlanError::Config {
+            field: "transport",
+            value: "mmio".to_owned(),
+            cause: format!(
+                "there are {} virtio devices, and interrupts for {}",
+                virtio.len(),
+                gsis.count()
+            ),
+            cure: "leave some out, or use --transport=pci".to_owned(),
+        });
+    }
+    let mut resources = Resources::new(Space::Mmio, window, gsis)?;
+    let device = |kind| resources.device(DeviceKind::VirtioMmio(kind), VIRTIO_MMIO);
+    virtio.iter().copied().map(device).collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -81,5 +111,22 @@ mod tests {
         assert_eq!(second.range, AddressRange::new(0x2000, 0x1000));
         assert_eq!((first.irq, second.irq), (Some(5), Some(6)));
         assert!(matches!(device(), Err(PlanError::Allocation { .. })));
+    }
+
+    #[test]
+    fn a_machine_has_no_more_virtio_devices_than_interrupts() {
+        let window = AddressRange::new(0x10_0000, 0x10_0000);
+        let devices = |count| virtio_mmio(window, 9..=23, &vec![VirtioKind::Block; count]);
+        let planned = devices(15).unwrap();
+        assert!(
+            planned
+                .iter()
+                .map(|device| device.irq)
+                .eq((9..=23).map(Some))
+        );
+        assert_eq!(
+            devices(16).unwrap_err().to_string(),
+            "--transport=mmio: there are 16 virtio devices, and interrupts for 15"
+        );
     }
 }

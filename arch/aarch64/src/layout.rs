@@ -5,7 +5,7 @@
 
 use arch::{
     AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
-    PlanError, Reserved, Resources, Space, Transport,
+    PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
 };
 
 use crate::Aarch64;
@@ -110,11 +110,7 @@ fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePl
         devices.extend(pci.devices(&config.virtio, None)?);
         return Ok(devices);
     }
-    let mut resources = Resources::new(Space::Mmio, MMIO_WINDOW, virtio)?;
-    for kind in &config.virtio {
-        let kind = DeviceKind::VirtioMmio(*kind);
-        devices.push(resources.device(kind, DEVICE_REGISTERS)?);
-    }
+    devices.extend(virtio_mmio(MMIO_WINDOW, virtio, &config.virtio)?);
     Ok(devices)
 }
 

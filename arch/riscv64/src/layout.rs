@@ -5,7 +5,7 @@
 
 use arch::{
     AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
-    PlanError, Reserved, Resources, Space, Transport,
+    PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
 };
 
 use crate::{Riscv64, aia};
@@ -40,8 +40,6 @@ const UART_REGISTERS: u64 = 8;
 const RTC_REGISTERS: u64 = PAGE_SIZE;
 /// What the binding of pvpanic has (Documentation/devicetree/bindings/misc/pvpanic-mmio.txt of Linux).
 const PVPANIC_REGISTERS: u64 = 2;
-/// The register space of one virtio device.
-const VIRTIO_REGISTERS: u64 = PAGE_SIZE;
 /// The other devices have the interrupts before, virtio devices those from here on.
 const FIRST_VIRTIO_GSI: Gsi = 16;
 
@@ -105,11 +103,7 @@ fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePl
         devices.extend(pci.devices(&config.virtio, None)?);
         return Ok(devices);
     }
-    let mut resources = Resources::new(Space::Mmio, MMIO_WINDOW, virtio)?;
-    for kind in &config.virtio {
-        let kind = DeviceKind::VirtioMmio(*kind);
-        devices.push(resources.device(kind, VIRTIO_REGISTERS)?);
-    }
+    devices.extend(virtio_mmio(MMIO_WINDOW, virtio, &config.virtio)?);
     Ok(devices)
 }
 

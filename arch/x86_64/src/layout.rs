@@ -6,7 +6,7 @@
 
 use arch::{
     AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
-    PlanError, Reserved, Resources, Space, Transport, has_word,
+    PlanError, Reserved, Resources, Space, Transport, has_word, virtio_mmio,
 };
 
 use crate::X86_64;
@@ -88,8 +88,6 @@ pub const PORT_WINDOW: AddressRange = AddressRange::new(0x600, 0x100);
 const ACPI_POWER_PORTS: u64 = 4;
 /// The interrupt of their events: on a PC that of a second parallel port.
 const ACPI_POWER_IRQ: u32 = 5;
-/// The register space of one virtio device.
-const VIRTIO_REGISTERS: u64 = PAGE_SIZE;
 /// The first of their interrupts: what a PC keeps for COM1 and the clock is below.
 const FIRST_VIRTIO_GSI: Gsi = 9;
 
@@ -248,11 +246,7 @@ fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePl
         return Ok(devices);
     }
     let gsis = FIRST_VIRTIO_GSI..=Gsi::from(pins) - 1;
-    let mut virtio = Resources::new(Space::Mmio, MMIO_WINDOW, gsis)?;
-    for kind in &config.virtio {
-        let kind = DeviceKind::VirtioMmio(*kind);
-        devices.push(virtio.device(kind, VIRTIO_REGISTERS)?);
-    }
+    devices.extend(virtio_mmio(MMIO_WINDOW, gsis, &config.virtio)?);
     Ok(devices)
 }
 
