@@ -94,7 +94,8 @@ impl Error {
                 source: BootError::TooLarge { .. },
                 ..
             } => Some("give the guest more memory (--guest-memory) or a smaller image"),
-            Self::Kvm(error) if error.source.errno() == libc::EMFILE => {
+            Self::Kvm(KvmError::Lacks { cure, .. }) => Some(cure),
+            Self::Kvm(KvmError::Failed { source, .. }) if source.errno() == libc::EMFILE => {
                 Some("raise the limit of open files (ulimit -n); each vCPU takes one")
             }
             Self::Boot {

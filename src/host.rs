@@ -11,11 +11,11 @@ use crate::Error;
 const API_VERSION: i32 = 12;
 
 /// What the core uses on every architecture, as the KVM API documentation names it.
-const NEEDED: [(&str, Cap); 4] = [
-    ("KVM_CAP_USER_MEMORY", Cap::UserMemory),
-    ("KVM_CAP_IRQFD", Cap::Irqfd),
-    ("KVM_CAP_IOEVENTFD", Cap::Ioeventfd),
-    ("KVM_CAP_IMMEDIATE_EXIT", Cap::ImmediateExit),
+const NEEDED: [(Cap, &str); 4] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
 
 /// One line of a diagnosis.
@@ -47,19 +47,18 @@ fn check_needed(kvm: &Kvm) -> Vec<Check> {
         result: if version == API_VERSION {
             Ok(format!("version {version}"))
         } else {
-            Err(missing(format!(
-                "its API is version {version}, not {API_VERSION}"
-            )))
+            let cause = format!("its API is version {version}, not {API_VERSION}");
+            Err(Error::KvmUnavailable(io::Error::other(cause)))
         },
     }];
-    for (what, cap) in NEEDED {
-        let result = if kvm.check_extension(cap) {
-            Ok("present".to_owned())
-        } else {
-            Err(missing(format!("{what} is missing; a newer kernel has it")))
-        };
-        checks.push(Check { what, result });
-    }
+    checks.extend(NEEDED.map(|(cap, what)| {
+        Check {
+            what,
+            result: KvmError::check(kvm, &[(cap, what)])
+                .map(|()| "present".to_owned())
+                .map_err(Error::Kvm),
+        }
+    }));
     checks
 }
 
@@ -102,8 +101,4 @@ pub fn diagnose<P: KvmPlatform>() -> Vec<Check> {
             .map_err(|error| KvmError::of("KVM_CREATE_VM")(error).into()),
     });
     checks
-}
-
-fn missing(what: String) -> Error {
-    Error::KvmUnavailable(io::Error::other(what))
 }

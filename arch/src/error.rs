@@ -1,6 +1,9 @@
 //! The errors of planning, booting and applying.
 
-use kvm_ioctls::Error as Errno;
+use kvm_ioctls::{Cap, Error as Errno, Kvm};
+
+/// What Linux answers when there is no such device, on every architecture.
+const ENODEV: i32 = 19;
 
 /// The configuration cannot become a machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,20 +80,55 @@ pub enum BootError {
     },
 }
 
-/// A KVM operation failed.
+/// KVM does not do what the machine needs.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation} failed")]
-pub struct KvmError {
-    /// The ioctl or the check, as the KVM API documentation names it.
-    pub operation: &'static str,
-    /// What the kernel answered.
-    #[source]
-    pub source: Errno,
+#[non_exhaustive]
+pub enum KvmError {
+    /// An operation failed.
+    #[error("{operation} failed")]
+    Failed {
+        /// The ioctl or the check, as the KVM API documentation names it.
+        operation: &'static str,
+        /// What the kernel answered.
+        #[source]
+        source: Errno,
+    },
+    /// This host's KVM has not got what the platform cannot do without.
+    #[error("this host's KVM does not have {what}")]
+    Lacks {
+        /// What is missing.
+        what: &'static str,
+        /// Which host, or which kernel, has it.
+        cure: &'static str,
+    },
 }
 
 impl KvmError {
-    /// Names the operation that `source` belongs to; made for `map_err`.
+    /// Names the operation that an error belongs to; made for `map_err`.
     pub fn of(operation: &'static str) -> impl Fn(Errno) -> Self {
-        move |source| Self { operation, source }
+        move |source| Self::Failed { operation, source }
+    }
+
+    /// Looks for capabilities, given with their names.
+    ///
+    /// # Errors
+    /// [`KvmError::Lacks`] the first one that is not there.
+    pub fn check(kvm: &Kvm, needed: &[(Cap, &'static str)]) -> Result<(), Self> {
+        match needed.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+            Some(&(_, what)) => Err(Self::Lacks {
+                what,
+                cure: "use a newer kernel",
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`KvmError::of`] for KVM_CREATE_DEVICE, which answers ENODEV where the host or the kernel has
+    /// no such devices; `what` and `cure` are those of [`KvmError::Lacks`].
+    pub fn of_device(what: &'static str, cure: &'static str) -> impl Fn(Errno) -> Self {
+        move |source| match source.errno() {
+            ENODEV => Self::Lacks { what, cure },
+            _ => Self::of("KVM_CREATE_DEVICE")(source),
+        }
     }
 }

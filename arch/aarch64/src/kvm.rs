@@ -16,7 +16,7 @@ use kvm_bindings::{
     kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
     kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_regs, kvm_vcpu_init, user_pt_regs,
 };
-use kvm_ioctls::{Cap, DeviceFd, Error as Errno, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::Aarch64;
@@ -32,8 +32,6 @@ const NEEDED: [(Cap, &str); 3] = [
     (Cap::ArmPsci02, "KVM_CAP_ARM_PSCI_0_2"),
 ];
 
-/// ENOTTY, what KVM itself answers to an ioctl it does not have.
-const ENOTTY: i32 = 25;
 /// Caches of one processor that are looked at.
 const MAX_CACHES: u32 = 8;
 /// The guest address bits of a KVM that has no choice of them.
@@ -114,24 +112,22 @@ fn set<T>(
         .map_err(KvmError::of(operation))
 }
 
-fn create_device(vm: &VmFd, kind: u32, operation: &'static str) -> Result<DeviceFd, KvmError> {
+fn create_device(vm: &VmFd, kind: u32, what: &'static str) -> Result<DeviceFd, KvmError> {
     let mut device = kvm_create_device {
         type_: kind,
         ..Default::default()
     };
-    vm.create_device(&mut device)
-        .map_err(KvmError::of(operation))
+    vm.create_device(&mut device).map_err(KvmError::of_device(
+        what,
+        "use a host with a GICv3: one with a GICv2 cannot offer it to guests",
+    ))
 }
 
 impl KvmPlatform for Aarch64 {
     type Chip = KvmChip;
 
     fn probe(kvm: &Kvm) -> Result<Self, KvmError> {
-        for (cap, operation) in NEEDED {
-            if !kvm.check_extension(cap) {
-                return Err(KvmError::of(operation)(Errno::new(ENOTTY)));
-            }
-        }
+        KvmError::check(kvm, &NEEDED)?;
         let ipa_bits = u8::try_from(kvm.check_extension_int(Cap::ArmVmIPASize)).unwrap_or(0);
         Ok(Self {
             ipa_bits: if ipa_bits == 0 {
@@ -170,12 +166,12 @@ impl KvmPlatform for Aarch64 {
         let gic = create_device(
             vm,
             kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
-            "KVM_CREATE_DEVICE for a GICv3 (a host with a GICv2 alone cannot offer one)",
+            "an interrupt controller GICv3",
         )?;
         let its = create_device(
             vm,
             kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
-            "KVM_CREATE_DEVICE for a GICv3 ITS",
+            "an interrupt translation service (GICv3 ITS)",
         )?;
         for (device, kind, base, operation) in [
             (

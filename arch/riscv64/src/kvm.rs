@@ -29,8 +29,6 @@ use crate::aia::{Aia, IMSIC};
 use crate::registers::{self, VcpuSetup};
 use crate::{Riscv64, isa};
 
-/// ENOTTY, what KVM itself answers to an ioctl it does not have.
-const ENOTTY: i32 = 25;
 /// KVM_CAP_VM_GPA_BITS (`include/uapi/linux/kvm.h`), which kvm-ioctls does not name.
 const VM_GPA_BITS: u64 = 207;
 /// Guest address bits of every host with the hypervisor extension (Sv39x4).
@@ -215,9 +213,9 @@ fn create_aia(vm: &VmFd) -> Result<DeviceFd, KvmError> {
         type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
         ..Default::default()
     };
-    vm.create_device(&mut device).map_err(KvmError::of(
-        "KVM_CREATE_DEVICE for the interrupt architecture AIA (which a host without it, or Linux \
-         before 6.5, does not have)",
+    vm.create_device(&mut device).map_err(KvmError::of_device(
+        "the interrupt architecture AIA",
+        "use a host with the extensions Smaia and Ssaia, and Linux 6.5 or newer",
     ))
 }
 
@@ -260,9 +258,10 @@ impl KvmPlatform for Riscv64 {
         let vcpu = vm.create_vcpu(0).map_err(KvmError::of("KVM_CREATE_VCPU"))?;
         let timebase = u32::try_from(read(&vcpu, registers::TIMER_FREQUENCY)).unwrap_or(0);
         if timebase == 0 {
-            return Err(KvmError::of("KVM_GET_ONE_REG of the timer's frequency")(
-                Errno::new(ENOTTY),
-            ));
+            return Err(KvmError::Lacks {
+                what: "a register for the timer's frequency",
+                cure: "use a newer kernel",
+            });
         }
         let gpa_bits = u8::try_from(kvm.check_extension_raw(VM_GPA_BITS)).unwrap_or(0);
         let has = |number| read(&vcpu, registers::extension(number)) == 1;

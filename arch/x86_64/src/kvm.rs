@@ -47,8 +47,6 @@ const NEEDED: [(Cap, &str); 5] = [
     (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
 ];
 
-/// ENOTTY, what KVM itself answers to an ioctl it does not have.
-const ENOTTY: i32 = 25;
 /// EINVAL.
 const EINVAL: i32 = 22;
 
@@ -56,11 +54,7 @@ impl KvmPlatform for X86_64 {
     type Chip = KvmChip;
 
     fn probe(kvm: &Kvm) -> Result<Self, KvmError> {
-        for (cap, operation) in NEEDED {
-            if !kvm.check_extension(cap) {
-                return Err(KvmError::of(operation)(Errno::new(ENOTTY)));
-            }
-        }
+        KvmError::check(kvm, &NEEDED)?;
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::of("KVM_GET_SUPPORTED_CPUID"))?;

@@ -35,6 +35,7 @@ impl Machine {
     /// Starts the machine and waits for its shell.
     pub(crate) fn start(
         arch: &Architecture,
+        qemu_arguments: &str,
         images: &Images,
         disk: Option<&Path>,
         only: Option<&str>,
@@ -45,7 +46,7 @@ impl Machine {
             format!("-device virtio-blk-pci,drive=disk -drive file={file},format=raw,if=none,id=disk,snapshot=on")
         });
         let mut child = Command::new(arch.qemu)
-            .args(arch.qemu_arguments.split_whitespace())
+            .args(qemu_arguments.split_whitespace())
             .args(drive.iter().flat_map(|drive| drive.split(' ')))
             .args("-nodefaults -nographic -no-reboot -serial stdio".split(' '))
             .arg("-kernel")

@@ -49,8 +49,19 @@ pub(crate) struct Architecture {
     guests: (&'static str, &'static str),
     /// Devices that a guest must find in its device tree or ACPI name space.
     devices: &'static [&'static str],
+    /// Machines with less.
+    lesser: &'static [Lesser],
     /// The guests' kernels, by file name.
     guest_kernels: &'static [(&'static str, Convert)],
+}
+
+/// A first-level machine with less than the architecture's own.
+#[derive(Debug)]
+struct Lesser {
+    name: &'static str,
+    qemu_arguments: &'static str,
+    /// What the VMM says that it lacks; otherwise guests run all the same.
+    lacks: Option<&'static str>,
 }
 
 pub(crate) const ARCHITECTURES: &[Architecture] = &[
@@ -73,6 +84,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         target: "x86_64-unknown-linux-musl",
         guests: ("x86_64-unknown-none", "micro-guest"),
         devices: &["ACPI0007:00", "PNP0501:00", "PNP0B00:00"],
+        lesser: &[],
         guest_kernels: &[("bzImage", images::packaged), ("vmlinux", images::vmlinux)],
     },
     Architecture {
@@ -102,6 +114,12 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
             "serial@9000000",
             "timer",
         ],
+        lesser: &[Lesser {
+            name: "GICv2",
+            qemu_arguments: "-M virt,virtualization=on,gic-version=2 -accel tcg,thread=multi \
+                -cpu max,pauth-impdef=on -smp 2 -m 2048",
+            lacks: Some("an interrupt controller GICv3"),
+        }],
         guest_kernels: &[
             ("Image", images::packaged),
             ("Image.gz", images::gzip),
@@ -131,6 +149,20 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
             "interrupt-controller@28000000",
             "interrupt-controller@d000000",
             "soc",
+        ],
+        lesser: &[
+            Lesser {
+                name: "no guest interrupt files",
+                qemu_arguments: "-M virt,aia=aplic-imsic -accel tcg,thread=multi -cpu max -smp 2 \
+                    -m 2048",
+                lacks: None,
+            },
+            Lesser {
+                name: "no AIA",
+                qemu_arguments: "-M virt -accel tcg,thread=multi -cpu max,smaia=off,ssaia=off -smp 2 \
+                    -m 2048",
+                lacks: Some("the interrupt architecture AIA"),
+            },
         ],
         guest_kernels: &[
             ("Image", images::packaged),
@@ -168,7 +200,7 @@ pub(crate) fn run(arch: &Architecture, full: bool, only: Option<&str>) -> Result
     println!("==> lab {}", arch.name);
     let start = Instant::now();
     let disk = system.as_ref().map(|system| system.disk.as_path());
-    let mut machine = Machine::start(arch, &images, disk, only)?;
+    let mut machine = Machine::start(arch, arch.qemu_arguments, &images, disk, only)?;
     println!("    machine up, {:.1} s", start.elapsed().as_secs_f64());
 
     for vcpus in [1, 2] {
@@ -202,12 +234,43 @@ pub(crate) fn run(arch: &Architecture, full: bool, only: Option<&str>) -> Result
     if full || arch.name != std::env::consts::ARCH {
         integration_tests(&mut machine)?;
     }
+    drop(machine);
+    for lesser in arch.lesser {
+        less(arch, lesser, &images, only)?;
+    }
     println!(
         "    lab {} passed, {:.1} s",
         arch.name,
         start.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// On a machine with less the VMM does with less, or says in one line what it lacks and in another what
+/// to do.
+fn less(
+    arch: &Architecture,
+    lesser: &Lesser,
+    images: &images::Images,
+    only: Option<&str>,
+) -> Result<()> {
+    let name = format!("{}: built-in guest", lesser.name);
+    let mut machine = Machine::start(arch, lesser.qemu_arguments, images, None, only)?;
+    let Some(lacks) = lesser.lacks else {
+        let command = "/vmm-reference --vcpus=2";
+        case(&mut machine, &name, command, &[], |output| {
+            expect(output.contains("hello from vmm-reference"), "the guest")
+        })?;
+        return devices::briefly(&mut machine, arch);
+    };
+    // The status says that the VMM failed, and so does `doctor`.
+    let command = "/vmm-reference; [ $? = 1 ] && (/vmm-reference doctor; [ $? = 1 ])";
+    case(&mut machine, &name, command, &[], |output| {
+        let error = format!("error: this host's KVM does not have {lacks}\n  cure: use a host ");
+        expect(output.contains(&error), &error)?;
+        let check = format!("FAIL  platform: this host's KVM does not have {lacks}\n");
+        expect(output.contains(&check), &check)
+    })
 }
 
 /// The built-in guest.
