@@ -5,8 +5,8 @@
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_RISCV_CSR, KVM_EXIT_SHUTDOWN,
-    KVM_EXIT_SYSTEM_EVENT, kvm_run,
+    KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_RISCV_CSR,
+    KVM_EXIT_RISCV_SBI, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -83,6 +83,8 @@ pub(crate) fn decode(vcpu: &mut VcpuFd, mapped: usize) -> Exit<'_> {
         // A control register that KVM leaves to the VMM (`seed`, of all): as KVM has filled it in, it
         // reads as 0, which is no entropy.
         KVM_EXIT_RISCV_CSR => Exit::Nothing,
+        // A firmware call that KVM leaves to the VMM: as it has filled it in, it is not supported.
+        KVM_EXIT_RISCV_SBI => Exit::Nothing,
         KVM_EXIT_HLT | KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN => Exit::Nothing,
         KVM_EXIT_SHUTDOWN => Exit::Shutdown,
         KVM_EXIT_SYSTEM_EVENT => {

@@ -12,7 +12,7 @@ const APLIC: u64 = 0x4000;
 const APLIC_VCPU: u64 = 32;
 /// The page of one vCPU's message controller (KVM_DEV_RISCV_IMSIC_SIZE).
 pub const IMSIC: u64 = 0x1000;
-/// Wired interrupts. Source 0 is none.
+/// The most wired interrupts. Source 0 is none.
 pub const SOURCES: u32 = 96;
 
 /// Where the parts are.
@@ -30,6 +30,12 @@ pub struct Aia {
     pub hart_bits: u32,
 }
 
+/// Wired interrupts of a machine: each becomes a message, so KVM gives it no more than a message controller
+/// has identities (Linux arch/riscv/kvm/aia_device.c, aia_config). Some hosts have 63.
+pub(crate) fn sources(identities: u32) -> u32 {
+    SOURCES.min(identities)
+}
+
 impl Aia {
     /// The controllers of a machine with `vcpus` vCPUs.
     pub(crate) fn new(vcpus: u32, identities: u32) -> Self {
@@ -39,7 +45,7 @@ impl Aia {
             .next_multiple_of(APLIC);
         Self {
             aplic: AddressRange::new(layout::APLIC_BASE, aplic),
-            sources: SOURCES,
+            sources: sources(identities),
             imsics: AddressRange::new(layout::IMSICS.base, IMSIC.saturating_mul(vcpus.into())),
             identities,
             hart_bits: u32::BITS - vcpus.saturating_sub(1).leading_zeros(),

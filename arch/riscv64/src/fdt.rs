@@ -71,7 +71,11 @@ fn cpus(fdt: &mut FdtWriter, facts: &Riscv64, vcpus: u32) -> Result<(), Error> {
     fdt.property_u32("#size-cells", 0)?;
     fdt.property_u32("timebase-frequency", facts.timebase)?;
     let isa = isa::text(&facts.extensions);
-    let [zicbom, zicboz] = facts.cache_blocks;
+    let blocks = [
+        "riscv,cbom-block-size",
+        "riscv,cboz-block-size",
+        "riscv,cbop-block-size",
+    ];
     for id in 0..vcpus {
         let node = fdt.begin_node(&format!("cpu@{id:x}"))?;
         fdt.property_string("device_type", "cpu")?;
@@ -84,11 +88,10 @@ fn cpus(fdt: &mut FdtWriter, facts: &Riscv64, vcpus: u32) -> Result<(), Error> {
         if let Some(mode) = translation(facts.satp_mode) {
             fdt.property_string("mmu-type", mode)?;
         }
-        if zicbom != 0 {
-            fdt.property_u32("riscv,cbom-block-size", zicbom)?;
-        }
-        if zicboz != 0 {
-            fdt.property_u32("riscv,cboz-block-size", zicboz)?;
+        for (name, size) in blocks.into_iter().zip(facts.cache_blocks) {
+            if size != 0 {
+                fdt.property_u32(name, size)?;
+            }
         }
         let controller = fdt.begin_node("interrupt-controller")?;
         fdt.property_string("compatible", "riscv,cpu-intc")?;

@@ -9,7 +9,7 @@ pub type Extension = (u64, &'static str);
 /// All that are known here: first those of one letter in their canonical order, then the others by
 /// name. The hypervisor extension is for hosts. Zkr is left out: KVM hands its one register, a source
 /// of random bits, to the VMM, and some kernels cannot take it from a vCPU; the device tree has
-/// seeds instead.
+/// seeds instead. Svadu is, too: KVM lets it work only where Svade is switched off.
 pub const ALL: &[Extension] = &[
     (5, "i"),
     (6, "m"),
@@ -18,8 +18,10 @@ pub const ALL: &[Extension] = &[
     (2, "d"),
     (1, "c"),
     (15, "v"),
+    (69, "zaamo"),
     (67, "zabha"),
     (53, "zacas"),
+    (70, "zalrsc"),
     (61, "zawrs"),
     (17, "zba"),
     (13, "zbb"),
@@ -33,9 +35,11 @@ pub const ALL: &[Extension] = &[
     (58, "zcd"),
     (60, "zcmop"),
     (51, "zfa"),
+    (72, "zfbfmin"),
     (46, "zfh"),
     (47, "zfhmin"),
     (11, "zicbom"),
+    (71, "zicbop"),
     (12, "zicboz"),
     (68, "ziccrse"),
     (19, "zicntr"),
@@ -55,6 +59,8 @@ pub const ALL: &[Extension] = &[
     (52, "ztso"),
     (36, "zvbb"),
     (37, "zvbc"),
+    (73, "zvfbfmin"),
+    (74, "zvfbfwma"),
     (49, "zvfh"),
     (50, "zvfhmin"),
     (38, "zvkb"),
@@ -68,6 +74,7 @@ pub const ALL: &[Extension] = &[
     (23, "smstateen"),
     (14, "ssaia"),
     (54, "sscofpmf"),
+    (63, "ssnpm"),
     (8, "sstc"),
     (64, "svade"),
     (9, "svinval"),
@@ -75,6 +82,15 @@ pub const ALL: &[Extension] = &[
     (7, "svpbmt"),
     (66, "svvptc"),
 ];
+
+/// What of these extensions makes sense together: KVM keeps those of vectors on where the host's
+/// administrator has switched vectors off.
+#[must_use]
+pub fn consistent<'a>(extensions: &[&'a str]) -> Vec<&'a str> {
+    let has_vectors = extensions.contains(&"v");
+    let fine = |name: &&&str| has_vectors || !name.starts_with("zv");
+    extensions.iter().filter(fine).copied().collect()
+}
 
 /// The extensions as one string (`riscv,isa`): `rv64imafdc_zba_…`.
 #[must_use]
@@ -100,6 +116,12 @@ mod tests {
                 assert!(number != other && name != other_name, "{name} {other_name}");
             }
         }
+    }
+
+    #[test]
+    fn without_vectors_there_are_none_of_their_extensions() {
+        assert_eq!(consistent(&["i", "zba", "zvbb", "zvfh"]), ["i", "zba"]);
+        assert_eq!(consistent(&["i", "v", "zvbb"]), ["i", "v", "zvbb"]);
     }
 
     #[test]

@@ -36,6 +36,9 @@ const LEAST_GPA_BITS: u8 = 41;
 /// The most interrupt identities that a machine is given.
 const MOST_IDENTITIES: u32 = 255;
 
+/// The offset of `zicbop_block_size` in `struct kvm_riscv_config`, a field that kvm-bindings 0.14 does not
+/// have yet.
+const ZICBOP_BLOCK_SIZE: usize = 7 * 8;
 /// The place of a field of a structure of `c_ulong`s.
 const fn place(offset: usize) -> u64 {
     (offset / 8) as u64
@@ -264,21 +267,24 @@ impl KvmPlatform for Riscv64 {
             });
         }
         let gpa_bits = u8::try_from(kvm.check_extension_raw(VM_GPA_BITS)).unwrap_or(0);
-        let has = |number| read(&vcpu, registers::extension(number)) == 1;
-        let block = |offset, name: &str| {
-            let known = isa::ALL.iter().find(|(_, known)| *known == name);
-            let has = known.is_some_and(|(number, _)| has(*number));
-            if has { small(&vcpu, offset) } else { 0 }
+        let all: Vec<_> = isa::ALL
+            .iter()
+            .filter(|(number, _)| read(&vcpu, registers::extension(*number)) == 1)
+            .map(|&(_, name)| name)
+            .collect();
+        let extensions = isa::consistent(&all);
+        let block = |offset, name| {
+            if extensions.contains(&name) {
+                small(&vcpu, offset)
+            } else {
+                0
+            }
         };
         Ok(Self {
             gpa_bits: gpa_bits.max(LEAST_GPA_BITS),
             max_vcpus: u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX),
             timebase,
-            extensions: isa::ALL
-                .iter()
-                .filter(|(number, _)| has(*number))
-                .map(|&(_, name)| name.to_owned())
-                .collect(),
+            extensions: extensions.iter().map(|&name| name.to_owned()).collect(),
             satp_mode: small(&vcpu, std::mem::offset_of!(kvm_riscv_config, satp_mode)),
             cache_blocks: [
                 block(
@@ -289,6 +295,7 @@ impl KvmPlatform for Riscv64 {
                     std::mem::offset_of!(kvm_riscv_config, zicboz_block_size),
                     "zicboz",
                 ),
+                block(ZICBOP_BLOCK_SIZE, "zicbop"),
             ],
             identities: most_identities(&aia)?.min(MOST_IDENTITIES),
         })

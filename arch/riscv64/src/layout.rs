@@ -76,7 +76,7 @@ pub(crate) fn plan(facts: &Riscv64, config: &MachineConfig) -> Result<MachinePla
             .to_vec(),
         kernel_window: AddressRange::new(window, ram.end().saturating_sub(window)),
         mmio_window: MMIO_WINDOW,
-        devices: devices(config, pci.as_ref())?,
+        devices: devices(facts, config, pci.as_ref())?,
         pci,
         vcpus: config.vcpus,
         lean: config.lean,
@@ -85,8 +85,13 @@ pub(crate) fn plan(facts: &Riscv64, config: &MachineConfig) -> Result<MachinePla
     })
 }
 
-fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePlan>, PlanError> {
-    let (own, virtio) = (1..=FIRST_VIRTIO_GSI - 1, FIRST_VIRTIO_GSI..=aia::SOURCES);
+fn devices(
+    facts: &Riscv64,
+    config: &MachineConfig,
+    pci: Option<&PciPlan>,
+) -> Result<Vec<DevicePlan>, PlanError> {
+    let last = aia::sources(facts.identities);
+    let (own, virtio) = (1..=FIRST_VIRTIO_GSI - 1, FIRST_VIRTIO_GSI..=last);
     let mut resources = Resources::new(Space::Mmio, DEVICE_WINDOW, own)?;
     let mut devices = Vec::new();
     if config.serial {
@@ -109,7 +114,7 @@ fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePl
 
 #[cfg(test)]
 mod tests {
-    use arch::{Cmdline, Transport};
+    use arch::{Cmdline, Platform, Transport};
 
     use super::*;
 
@@ -149,6 +154,23 @@ mod tests {
         assert!(APLIC_WINDOW.contains(&aia.aplic));
         assert!(IMSICS.contains(&aia.imsics));
         assert!(super::plan(&facts, &config(MIN_MEMORY, MAX_VCPUS + 1)).is_err());
+    }
+
+    #[test]
+    fn a_host_with_few_interrupt_identities_has_as_many_lines() {
+        let facts = Riscv64 {
+            identities: 63,
+            ..Riscv64::typical()
+        };
+        let with = |devices| MachineConfig {
+            virtio: vec![arch::VirtioKind::Block; devices],
+            ..config(1 << 30, 1)
+        };
+        let plan = plan(&facts, &with(48)).unwrap();
+        assert_eq!(facts.irq_chip(&plan).unwrap().sources, 63);
+        assert_eq!(plan.devices.last().unwrap().irq, Some(63));
+        let error = super::plan(&facts, &with(49)).unwrap_err();
+        assert!(error.to_string().contains("interrupts for 48"), "{error}");
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub struct Riscv64 {
     pub extensions: Vec<String>,
     /// The widest translation, as the MODE field of `satp` has it (Privileged Architecture, 10.1.11).
     pub satp_mode: u8,
-    /// Bytes that an instruction of Zicbom, and one of Zicboz, concerns; 0 without.
-    pub cache_blocks: [u32; 2],
+    /// Bytes that an instruction of Zicbom, one of Zicboz and one of Zicbop concerns; 0 without.
+    pub cache_blocks: [u32; 3],
     /// Interrupt identities of each vCPU's message controller: one less than a multiple of 64.
     pub identities: u32,
 }
@@ -57,7 +57,7 @@ impl Riscv64 {
             timebase: 10_000_000,
             extensions: names.map(str::to_owned).to_vec(),
             satp_mode: 9,
-            cache_blocks: [64; 2],
+            cache_blocks: [64, 64, 0],
             identities: 255,
         }
     }

@@ -74,11 +74,10 @@ pub(super) fn parse(
     if flags & 1 != 0 {
         return fail("Image: a big-endian kernel");
     }
-    // Before the field had a meaning it was 0, and the offset was fixed.
-    let (text_offset, memory_size) = if image_size == 0 {
-        (OLD_TEXT_OFFSET, image.size)
-    } else {
-        (text_offset, image_size.max(image.size))
+    let (text_offset, memory_size) = match (image_size, machine) {
+        // Before the field had a meaning it was 0, and the offset was fixed.
+        (0, ImageMachine::Arm64) => (OLD_TEXT_OFFSET, image.size),
+        _ => (text_offset, image_size.max(image.size)),
     };
     if text_offset > MAX_TEXT_OFFSET || memory_size > MAX_SIZE {
         return fail(format!(

@@ -226,6 +226,17 @@ fn a_flat_image_says_where_it_goes_and_what_it_occupies() {
         panic!("no Image");
     };
     assert_eq!((old.text_offset, old.memory_size), (0x8_0000, 4096));
+    // Nothing else was fixed there: the loader goes by the header.
+    let mut sizeless = image(b"RSC\x05");
+    put(&mut sizeless, 8, &0x20_0000_u64.to_le_bytes());
+    put(&mut sizeless, 16, &[0; 8]);
+    let KernelHeader::Image(sizeless) = identify(&sizeless).unwrap() else {
+        panic!("an Image");
+    };
+    assert_eq!(
+        (sizeless.text_offset, sizeless.memory_size),
+        (0x20_0000, 4096)
+    );
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn an_independent_parser_reads_what_was_planned() {
 fn what_the_host_lacks_is_not_described() {
     let facts = Riscv64 {
         extensions: ["i", "m", "a"].map(str::to_owned).to_vec(),
-        cache_blocks: [0; 2],
+        cache_blocks: [0; 3],
         satp_mode: 8,
         ..Riscv64::typical()
     };
