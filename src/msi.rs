@@ -50,11 +50,13 @@ impl MsiRoutes {
         Box::new(move |line, message| {
             // No device's number: where messages carry them, there is no I/O APIC.
             let change = (line, message.map(|message| (0, message)));
-            if let Err(error) = routes.change([change])
+            let result = routes.change([change]);
+            if let Err(error) = &result
                 && let Some(times) = errors.again()
             {
                 log::warn!("the message of line {line} was refused, {times} times so far: {error}");
             }
+            result.is_ok()
         })
     }
 

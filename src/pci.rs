@@ -1,5 +1,6 @@
 //! Puts virtio devices on the PCI bus, and the bus on the machine's.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -23,13 +24,13 @@ struct DeviceMessages {
     /// Which of its messages have an irqfd.
     connected: Vec<u16>,
     /// What it wants to send from the next commit on.
-    changes: Vec<(Gsi, Message)>,
+    changes: BTreeMap<Gsi, Message>,
 }
 
 impl MsiSink for DeviceMessages {
     fn set(&mut self, vector: u16, event: &EventFd, message: Message) -> io::Result<()> {
         let gsi = self.first_gsi + u32::from(vector);
-        self.changes.push((gsi, message));
+        self.changes.insert(gsi, message);
         if !self.connected.contains(&vector) {
             self.vm.register_irqfd(event, gsi)?;
             self.connected.push(vector);
@@ -85,7 +86,7 @@ impl PciBus {
             device: u32::from(slot) << 3,
             first_gsi: self.next_gsi,
             connected: Vec::new(),
-            changes: Vec::new(),
+            changes: BTreeMap::new(),
         });
         self.next_gsi = self.next_gsi.saturating_add(count);
         let vm = Arc::clone(vm);

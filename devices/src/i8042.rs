@@ -22,6 +22,11 @@ impl Trigger for ResetLine {
     }
 }
 
+/// System control port B of a PC (0x61), between the controller's own: bit 5 is the output of the interval
+/// timer's channel 2. Where there is no timer, a guest that waits for it finds it has ended.
+const PORT_B: u8 = 1;
+const TIMER_ENDED: u8 = 1 << 5;
+
 /// Ports 0x60 (data) to 0x64 (command); command 0xfe resets.
 #[derive(Debug)]
 pub struct I8042(Mutex<I8042Device<ResetLine>>);
@@ -34,7 +39,10 @@ impl Default for I8042 {
 
 impl ByteRegisters for I8042 {
     fn read_byte(&self, register: u8) -> u8 {
-        lock(&self.0).read(register)
+        match register {
+            PORT_B => TIMER_ENDED,
+            _ => lock(&self.0).read(register),
+        }
     }
 
     fn write_byte(&self, register: u8, value: u8) -> Outcome {

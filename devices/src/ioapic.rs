@@ -40,13 +40,16 @@ const LOGICAL_ADDRESS: u64 = 1 << 2;
 /// The destination lies here in a message's address.
 const DESTINATION_SHIFT: u32 = 12;
 
-/// Tells the host what a write to the eventfd of a line sends from now on; `None`: nothing.
-pub type Route = Box<dyn Fn(u32, Option<Message>) + Send + Sync>;
+/// Tells the host what a write to the eventfd of a line sends from now on; `None`: nothing. Says whether
+/// the host took it.
+pub type Route = Box<dyn Fn(u32, Option<Message>) -> bool + Send + Sync>;
 
 #[derive(Debug, Clone, Copy)]
 struct Pin {
     low: u32,
     high: u32,
+    /// What the host has been told.
+    known: Option<Message>,
 }
 
 impl Pin {
@@ -93,6 +96,7 @@ impl IoApic {
         let pin = Pin {
             low: MASKED,
             high: 0,
+            known: None,
         };
         Self {
             state: Mutex::new(State {
@@ -126,22 +130,28 @@ impl State {
         }
     }
 
-    /// Writes the selected register. Gives the line whose message is another one now.
-    fn set_register(&mut self, value: u32) -> Option<(u32, Option<Message>)> {
+    /// Writes the selected register, and tells the host of a message that it does not know.
+    fn set_register(&mut self, value: u32, route: &Route) {
         if self.select == ID {
             self.id = value & ID_BITS;
-            return None;
+            return;
         }
-        let word = self.select.checked_sub(FIRST_PIN)?;
-        let pin = self.pins.get_mut(usize::from(word / 2))?;
-        let before = pin.message();
+        let Some(word) = self.select.checked_sub(FIRST_PIN) else {
+            return;
+        };
+        let Some(pin) = self.pins.get_mut(usize::from(word / 2)) else {
+            return;
+        };
         if word.is_multiple_of(2) {
             pin.low = value & LOW_BITS;
         } else {
             pin.high = value & HIGH_BITS;
         }
         let message = pin.message();
-        (message != before).then_some((u32::from(word / 2), message))
+        // What the host refused is told again with the next write.
+        if message != pin.known && route((word / 2).into(), message) {
+            pin.known = message;
+        }
     }
 }
 
@@ -171,11 +181,7 @@ impl BusDevice for IoApic {
         match offset {
             SELECT => state.select = value.to_le_bytes()[0],
             // Under the lock: a later change must not be overtaken by this one.
-            WINDOW => {
-                if let Some((line, message)) = state.set_register(value) {
-                    (self.route)(line, message);
-                }
-            }
+            WINDOW => state.set_register(value, &self.route),
             _ => {}
         }
         Outcome::Continue
@@ -192,10 +198,16 @@ mod tests {
     const PINS: u8 = 24;
     type Told = Arc<Mutex<Vec<(u32, Option<Message>)>>>;
 
+    /// A host that refuses this vector.
+    const REFUSED: u32 = 0xee;
+
     fn io_apic() -> (IoApic, Told) {
         let told = Told::default();
         let route = Arc::clone(&told);
-        let route = Box::new(move |line, message| lock(&route).push((line, message)));
+        let route = Box::new(move |line, message: Option<Message>| {
+            lock(&route).push((line, message));
+            message.is_none_or(|message| message.data != REFUSED)
+        });
         (IoApic::new(PINS, route), told)
     }
 
@@ -261,6 +273,17 @@ mod tests {
         assert_eq!(read(&chip, FIRST_PIN), 0x40, "status bits are the chip's");
         write(&chip, FIRST_PIN, 0xa040);
         assert_eq!(read(&chip, FIRST_PIN), 0xa040, "remembered");
+    }
+
+    #[test]
+    fn what_the_host_refused_is_told_again() {
+        let (chip, told) = io_apic();
+        write(&chip, FIRST_PIN, REFUSED);
+        write(&chip, FIRST_PIN, REFUSED);
+        assert_eq!(lock(&told).len(), 2);
+        // It still sends nothing, so there is nothing to take back.
+        write(&chip, FIRST_PIN, MASKED | REFUSED);
+        assert_eq!(lock(&told).len(), 2);
     }
 
     #[test]

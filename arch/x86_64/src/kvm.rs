@@ -39,10 +39,9 @@ impl KvmIrqChip for KvmChip {
 }
 
 /// What the backend cannot do without.
-const NEEDED: [(Cap, &str); 5] = [
+const NEEDED: [(Cap, &str); 4] = [
     (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-    (Cap::Pit2, "KVM_CAP_PIT2"),
     (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
     (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
 ];
@@ -86,14 +85,23 @@ impl KvmPlatform for X86_64 {
 
     fn create_irq_chip(&self, vm: &VmFd, model: &IoApic) -> Result<KvmChip, KvmError> {
         if model.keeper == Keeper::Vmm {
-            let mut local_apics = kvm_enable_cap {
+            // The argument stays 0: KVM tells of the end of interrupts on lines below it, and there is
+            // nothing to do at those, since lines are edges.
+            let local_apics = kvm_enable_cap {
                 cap: KVM_CAP_SPLIT_IRQCHIP,
                 ..kvm_enable_cap::default()
             };
-            local_apics.args[0] = model.pins.into();
-            vm.enable_cap(&local_apics)
-                .map_err(KvmError::of("KVM_CAP_SPLIT_IRQCHIP"))?;
+            vm.enable_cap(&local_apics).map_err(|_| KvmError::Lacks {
+                what: "local APICs without an I/O APIC (KVM_CAP_SPLIT_IRQCHIP)",
+                cure: "use --lean=off, or Linux 4.5 or newer",
+            })?;
             return Ok(KvmChip);
+        }
+        if !vm.check_extension(Cap::Pit2) {
+            return Err(KvmError::Lacks {
+                what: "an interval timer (KVM_CAP_PIT2)",
+                cure: "use --lean=on, or a kernel with CONFIG_KVM_IOAPIC",
+            });
         }
         vm.create_irq_chip()
             .map_err(KvmError::of("KVM_CREATE_IRQCHIP"))?;

@@ -76,7 +76,8 @@ pub const FOUR_GIB: u64 = 1 << 32;
 pub const COM1: AddressRange = AddressRange::new(0x3F8, 8);
 /// The interrupt of COM1.
 pub const COM1_IRQ: u32 = 4;
-/// The keyboard controller: data port 0x60 to command port 0x64. KVM keeps 0x61 to itself.
+/// The keyboard controller: data port 0x60 to command port 0x64. Where KVM has an interval timer, it keeps
+/// 0x61 to itself.
 pub const I8042: AddressRange = AddressRange::new(0x60, 5);
 /// The real-time clock: index and data port.
 pub const CMOS: AddressRange = AddressRange::new(0x70, 2);

@@ -390,7 +390,7 @@ impl State {
     }
 
     fn set_status(&mut self, status: u32) {
-        if status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
+        if status & !self.transport.status() & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
             // Messages may leave from the first moment on.
             self.msix.commit();
         }
