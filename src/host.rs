@@ -5,7 +5,7 @@ use std::io;
 use arch::{KvmError, KvmPlatform};
 use kvm_ioctls::{Cap, Kvm};
 
-use crate::Error;
+use crate::{Error, VmConfig};
 
 /// The only KVM API version there is (KVM_GET_API_VERSION).
 const API_VERSION: i32 = 12;
@@ -87,18 +87,28 @@ pub fn diagnose<P: KvmPlatform>() -> Vec<Check> {
         result: Ok("opens for writing".to_owned()),
     }];
     checks.extend(check_needed(&kvm));
+    let platform = P::probe(&kvm).map_err(Error::Kvm);
+    let machine = platform
+        .as_ref()
+        .ok()
+        .map(|platform| try_machine(&kvm, platform));
     checks.push(Check {
         what: "platform",
-        result: P::probe(&kvm)
-            .map(|_| "has what the backend needs".to_owned())
-            .map_err(Error::Kvm),
+        result: platform.map(|_| "has what the backend needs".to_owned()),
     });
-    checks.push(Check {
-        what: "KVM_CREATE_VM",
-        result: kvm
-            .create_vm()
-            .map(|_| "works".to_owned())
-            .map_err(|error| KvmError::of("KVM_CREATE_VM")(error).into()),
-    });
+    checks.extend(machine.map(|result| Check {
+        what: "VM and interrupt chip",
+        result: result.map(|()| "can be created".to_owned()),
+    }));
     checks
+}
+
+/// Makes what no capability tells of: a VM and its interrupt chip.
+fn try_machine<P: KvmPlatform>(kvm: &Kvm, platform: &P) -> Result<(), Error> {
+    let plan = crate::plan(platform, &VmConfig::default())?;
+    let vm = kvm
+        .create_vm_with_type(platform.vm_type(&plan))
+        .map_err(KvmError::of("KVM_CREATE_VM"))?;
+    platform.create_irq_chip(&vm, &platform.irq_chip(&plan)?)?;
+    Ok(())
 }
