@@ -85,16 +85,20 @@ impl KvmPlatform for X86_64 {
 
     fn create_irq_chip(&self, vm: &VmFd, model: &IoApic) -> Result<KvmChip, KvmError> {
         if model.keeper == Keeper::Vmm {
+            if !vm.check_extension(Cap::SplitIrqchip) {
+                return Err(KvmError::Lacks {
+                    what: "local APICs without an I/O APIC (KVM_CAP_SPLIT_IRQCHIP)",
+                    cure: "use --lean=off, or Linux 4.5 or newer",
+                });
+            }
             // The argument stays 0: KVM tells of the end of interrupts on lines below it, and there is
             // nothing to do at those, since lines are edges.
             let local_apics = kvm_enable_cap {
                 cap: KVM_CAP_SPLIT_IRQCHIP,
                 ..kvm_enable_cap::default()
             };
-            vm.enable_cap(&local_apics).map_err(|_| KvmError::Lacks {
-                what: "local APICs without an I/O APIC (KVM_CAP_SPLIT_IRQCHIP)",
-                cure: "use --lean=off, or Linux 4.5 or newer",
-            })?;
+            vm.enable_cap(&local_apics)
+                .map_err(KvmError::of("KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP"))?;
             return Ok(KvmChip);
         }
         if !vm.check_extension(Cap::Pit2) {

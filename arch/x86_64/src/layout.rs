@@ -89,7 +89,7 @@ pub const PORT_WINDOW: AddressRange = AddressRange::new(0x600, 0x100);
 const ACPI_POWER_PORTS: u64 = 4;
 /// The interrupt of their events: on a PC that of a second parallel port.
 const ACPI_POWER_IRQ: u32 = 5;
-/// The first of their interrupts: what a PC keeps for COM1 and the clock is below.
+/// The first interrupt of a virtio device: what a PC keeps for COM1 and the clock is below.
 const FIRST_VIRTIO_GSI: Gsi = 9;
 
 const RESERVED: [Reserved; 8] = [

@@ -149,6 +149,12 @@ mod tests {
     }
 
     #[test]
+    fn without_pics_no_local_input_is_theirs() {
+        let table = build(2, &IoApic::new(2, Keeper::Vmm)).unwrap().unwrap();
+        assert_eq!(walk(&table), [2, 1, 1, 16, 1]);
+    }
+
+    #[test]
     fn only_the_first_processor_boots_and_the_io_apic_has_an_id_of_its_own() {
         let table = build(3, &IoApic::new(3, Keeper::Kvm)).unwrap().unwrap();
         let processor = |index: usize| &table[16 + 44 + 20 * index..];
