@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arch::{DeviceKind, DevicePlan, Gsi, GuestRam, KvmError, MachinePlan, Space, WiredRoute};
+use arch::{DeviceKind, DevicePlan, Gsi, GuestRam, KvmError, MachinePlan, Space};
 use devices::{
     AcpiPower, Bus, BusDevice, BusEntry, Cmos, GoldfishRtc, I8042, IoApic, OutputRing, Pl031,
     Pl061, PowerButton, Pvpanic,
@@ -37,8 +37,8 @@ pub(crate) struct Kept {
 
 /// The lines of the interrupt chip.
 pub(crate) struct Lines<'a> {
-    /// How KVM routes those of a new chip.
-    pub(crate) routes: &'a dyn Fn() -> Vec<WiredRoute>,
+    /// How KVM routes them, and the messages beside them.
+    pub(crate) routes: Arc<MsiRoutes>,
     /// Makes each write to an eventfd an edge on one.
     pub(crate) connect: &'a dyn Fn(&EventFd, Gsi) -> Result<(), KvmError>,
 }
@@ -76,15 +76,14 @@ pub(crate) fn create(
     #[cfg(feature = "virtio")]
     let mut maker = crate::virtio::Maker::new(config, kept, timeline);
     #[cfg(not(feature = "virtio"))]
-    let _ = (config, kept, timeline, ram);
+    let _ = (config, kept, timeline, vm, ram);
     #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
     let mut lasting = Vec::new();
-    let routes = MsiRoutes::new(Arc::clone(vm), (lines.routes)());
     #[cfg(feature = "pci")]
     let mut pci = plan
         .pci
         .as_ref()
-        .map(|pci| crate::pci::PciBus::new(Arc::clone(&routes), pci.first_msi_gsi));
+        .map(|pci| crate::pci::PciBus::new(Arc::clone(&lines.routes), pci.first_msi_gsi));
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
     for planned in &plan.devices {
         let device: Arc<dyn BusDevice> = match planned.kind {
@@ -108,7 +107,7 @@ pub(crate) fn create(
                 power_button = Some(gpio.clone());
                 gpio
             }
-            DeviceKind::IoApic { pins } => Arc::new(IoApic::new(pins, routes.lines())),
+            DeviceKind::IoApic { pins } => Arc::new(IoApic::new(pins, lines.routes.lines())),
             #[cfg(feature = "virtio")]
             DeviceKind::VirtioMmio(kind) => match maker.make(kind)? {
                 Some(device) => {

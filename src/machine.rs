@@ -20,6 +20,7 @@ use crate::config::OnReboot;
 use crate::console::{Console, Port, Requests};
 use crate::control::{ExitReason, VmHandle};
 use crate::devices::{Kept, Lines, TakeBack};
+use crate::msi::MsiRoutes;
 use crate::timeline::{Milestone, Timeline};
 use crate::vcpu::{Shared, VcpuThreads};
 use crate::{Consoles, Error, VmConfig, devices as model, image, memory};
@@ -184,7 +185,7 @@ impl<P: KvmPlatform> Machine<P> {
         timeline.reach(Milestone::Vcpus);
 
         let lines = Lines {
-            routes: &|| irq_chip.wired_routes(),
+            routes: MsiRoutes::new(Arc::clone(&vm), irq_chip.wired_routes()),
             connect: &|event, gsi| chip.connect(&vm, event, gsi),
         };
         let kept = outside.devices;
