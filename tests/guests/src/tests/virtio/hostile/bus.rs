@@ -1,6 +1,7 @@
 //! The function on the bus: its configuration space, its BAR, and the way to the one through the
 //! other.
 
+use core::mem;
 use core::ops::Range;
 
 use guest::ports::{self, PCI_ADDRESS, PCI_DATA};
@@ -210,9 +211,12 @@ pub fn r24_bar(disks: &mut Disks) {
         if u64::from(bar) != other.bar {
             second.reads(8);
             if WINDOW.contains(&bar) {
+                // Where it was, nothing answers.
+                let home = mem::replace(&mut disk.registers, Registers::Pci(bar.into()));
                 assert_eq!(disk.ended(), Some((0, SECTOR + 1)));
                 disk.offer(0);
-                Registers::Pci(bar.into()).write(QUEUE_NOTIFY, 0);
+                disk.notify();
+                disk.registers = home;
             }
         }
         for command in [UNSEEN, ON, 0xffff, UNSEEN, ON] {
