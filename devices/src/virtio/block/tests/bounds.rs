@@ -23,9 +23,10 @@ fn a_limit_is_shared_by_all_queues() {
             driver.request(&buffers);
         }
         let mut answers = [0, 0];
-        // The doorbells have rung.
+        // The doorbells have rung. One request may take long on a busy host, a hundred of the other
+        // queue are half a second.
         let mut more = true;
-        while answers[0] + answers[1] < 10 {
+        while answers[1] < 3 && answers[0] < 100 {
             if !more {
                 crate::virtio::testing::wait(&bench.disk);
             }
@@ -42,7 +43,7 @@ fn a_limit_is_shared_by_all_queues() {
                 }
             }
         }
-        assert!(answers[1] > 1, "{engine:?}: {answers:?}");
+        assert!(answers[1] >= 3, "{engine:?}: {answers:?}");
     }
 }
 
