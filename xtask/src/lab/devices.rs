@@ -138,7 +138,7 @@ fn disks(machine: &mut Machine, guest: &Guest, vcpus: u32) -> Result<()> {
 }
 
 /// Random reads and writes on each engine for so many seconds, each block checked. On one vCPU: guests
-/// with several crash in the emulated x86_64 machine after a while, with or without devices.
+/// with several crash sooner in the emulated x86_64 machine (docs/architecture.md, known limits).
 fn verify(machine: &mut Machine, guest: &Guest, seconds: u32) -> Result<()> {
     let command = format!(
         "truncate -s 64M /tmp/uring /tmp/sync; {} --blk=path=/tmp/uring,engine=io_uring \
