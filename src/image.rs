@@ -51,10 +51,7 @@ pub(crate) fn kernel(
             field: "kernel",
             value: String::new(),
             cause: "no kernel is named and this build has no built-in guest".to_owned(),
-            cure:
-                "give --kernel=PATH, or build with the feature hello-guest and the rustup target \
-                   that the build's warning names"
-                    .to_owned(),
+            cure: "give --kernel=PATH, or build with the feature hello-guest".to_owned(),
         }),
     }
 }

@@ -62,7 +62,7 @@ enum Token<'a> {
 /// The tree at an address.
 ///
 /// # Safety
-/// The kernel protocol has a device tree there that nobody changes any more, and no MMU is on.
+/// The kernel protocol has a device tree there that nobody changes any more, mapped one to one.
 pub unsafe fn at(address: u64) -> Option<Fdt<'static>> {
     // SAFETY: as the caller promises.
     unsafe {
@@ -78,7 +78,7 @@ pub unsafe fn at(address: u64) -> Option<Fdt<'static>> {
 /// exception, which ends the guest.
 unsafe fn memory(address: u64, len: u64) -> Option<&'static [u8]> {
     let end = address.checked_add(len)?;
-    // SAFETY: without an MMU every address is mapped; the rest is as the caller promises.
+    // SAFETY: as the caller promises.
     (address != 0 && end <= i64::MAX as u64)
         .then(|| unsafe { core::slice::from_raw_parts(address as *const u8, len as usize) })
 }

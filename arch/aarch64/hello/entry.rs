@@ -4,11 +4,31 @@
 //! the MMU off, interrupts masked and the address of the device tree in X0. The image lies 2 MiB
 //! aligned, anywhere: the code addresses relative to itself, and the absolute addresses in the
 //! data (R_AARCH64_RELATIVE, the only kind that a link without shared libraries leaves) are
-//! completed first. The MMU stays off: memory then behaves like a device's, which makes it
-//! coherent between vCPUs, and rules out exclusives and unaligned accesses. The target's code has
-//! neither.
+//! completed first.
+//!
+//! Compiled code may use floating point registers and unaligned accesses, and it shares memory with the
+//! VMM and with other vCPUs, which have caches. So floating point is turned on, and the MMU before
+//! anything is stored but its table: everything is mapped one to one, as normal memory from the GiB of
+//! the image or the device tree on, as registers of devices below (where Linux's virtual machines have
+//! them).
 
 use core::arch::global_asm;
+
+/// Entries of the table, a GiB each (Arm ARM, D8.3): valid and accessed; the number of the memory's
+/// kind in MAIR_EL1, whether others share it, whether code runs there.
+const DEVICE: u64 = 0x401 | 3 << 53;
+const NORMAL: u64 = 0x701 | 1 << 2;
+/// Kind 0: a device's, not gathered nor reordered; kind 1: written back.
+const MAIR: u64 = 0xff04;
+/// 39 bits of address in pages of 4 KiB; 36 bits come out. Walked past the caches, for the table was
+/// written so.
+const TCR: u64 = 25 | 1 << 23 | 1 << 32;
+/// MMU and caches on, in SCTLR_EL1.
+const ON: u64 = 1 | 1 << 2 | 1 << 12;
+/// Unaligned accesses are faults, in SCTLR_EL1.
+const ALIGNMENT_CHECK: u64 = 1 << 1;
+/// Floating point traps nowhere, in CPACR_EL1.
+const FPEN: u64 = 3 << 20;
 
 global_asm!(
     r#"
@@ -26,6 +46,26 @@ image_start:
 
 start:
     adrp x1, image_start
+    msr vbar_el1, x1
+    mov x2, {fpen}
+    msr cpacr_el1, x2
+    lsr x2, x1, #30                 // RAM begins with this GiB
+    lsr x3, x0, #30
+    cmp x3, x2
+    csel x2, x3, x2, lo
+    adrp x3, table
+    mov x4, xzr
+    ldr x5, ={device}
+    ldr x6, ={normal}
+0:  cmp x4, x2
+    csel x7, x5, x6, lo
+    orr x7, x7, x4, lsl #30
+    str x7, [x3, x4, lsl #3]
+    add x4, x4, #1
+    cmp x4, #512
+    b.lo 0b
+    bl translate
+
     adrp x2, rela_start
     add x2, x2, :lo12:rela_start
     adrp x3, rela_end
@@ -45,21 +85,42 @@ start:
     b.hs 4f
     stp xzr, xzr, [x2], #16
     b 3b
-4:  msr vbar_el1, x1
-    dsb sy
-    isb
-    adrp x2, stack_top
+4:  adrp x2, stack_top
     add x2, x2, :lo12:stack_top
     mov sp, x2
     bl {main}
 
     // Entered by PSCI CPU_ON with the address for its answer in X0.
 secondary:
+    bl translate
     mrs x1, mpidr_el1
     str x1, [x0]
     dsb sy
 5:  wfi
     b 5b
+
+    // Turns the MMU on; keeps the registers up to X8.
+translate:
+    dsb sy
+    ldr x9, ={mair}
+    msr mair_el1, x9
+    ldr x9, ={tcr}
+    msr tcr_el1, x9
+    adrp x9, table
+    msr ttbr0_el1, x9
+    isb
+    tlbi vmalle1
+    ic iallu
+    dsb sy
+    isb
+    ldr x10, ={on}
+    mrs x9, sctlr_el1
+    orr x9, x9, x10
+    bic x9, x9, {alignment_check}
+    msr sctlr_el1, x9
+    isb
+    ret
+    .ltorg
 
     // The image's start is the vector table as well. Interrupts are masked, so one vector matters:
     // synchronous exceptions of this level on its own stack.
@@ -82,9 +143,22 @@ secondary_address:
     .balign 16
     .skip 16384
 stack_top:
+
+    // Outside of what is cleared with the caches on.
+    .section .table, "aw", @nobits
+    .balign 4096
+table:
+    .skip 4096
     "#,
     main = sym crate::main,
     fault = sym crate::fault,
+    device = const DEVICE,
+    normal = const NORMAL,
+    mair = const MAIR,
+    tcr = const TCR,
+    on = const ON,
+    alignment_check = const ALIGNMENT_CHECK,
+    fpen = const FPEN,
 );
 
 unsafe extern "C" {

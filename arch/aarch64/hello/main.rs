@@ -1,5 +1,5 @@
-//! The built-in guest: says what machine it found, then powers off. It runs without MMU, interrupts,
-//! heap and floating point.
+//! The built-in guest: says what machine it found, then powers off. It runs without interrupts and
+//! heap.
 
 #![no_std]
 #![no_main]
@@ -12,6 +12,8 @@ mod entry;
 #[path = "../../hello/fdt.rs"]
 mod fdt;
 mod machine;
+#[path = "../../hello/mem.rs"]
+mod mem;
 mod psci;
 #[path = "../../hello/report.rs"]
 mod report;

@@ -24,7 +24,7 @@ pvh_start:
     cld
     mov esp, offset stack_top
     mov eax, cr4
-    or eax, 0x20                    // PAE
+    or eax, 0x620                   // PAE; OSFXSR, OSXMMEXCPT: this target's code may use SSE
     mov cr4, eax
     mov eax, offset pml4
     mov cr3, eax
@@ -33,7 +33,8 @@ pvh_start:
     or eax, 0x100                   // LME
     wrmsr
     mov eax, cr0
-    or eax, 0x80000000              // PG
+    and eax, 0xfffffffb             // not EM, MP: floating point is the processor's
+    or eax, 0x80000002              // PG
     mov cr0, eax
     lgdt [gdt_pointer]
     push 8

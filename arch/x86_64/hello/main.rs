@@ -1,7 +1,7 @@
 //! The built-in guest: says what machine it found, then powers off.
 //!
 //! Everything it prints comes from the machine: the vCPUs are those that ran, the memory is the
-//! sum of the memory map. It runs without interrupts, heap and floating point.
+//! sum of the memory map. It runs without interrupts and heap.
 
 #![no_std]
 #![no_main]
@@ -10,6 +10,8 @@ mod acpi;
 mod cpus;
 mod entry;
 mod machine;
+#[path = "../../hello/mem.rs"]
+mod mem;
 mod serial;
 mod start_info;
 

@@ -1,7 +1,6 @@
 //! The micro-guest of aarch64.
 //!
-//! It stands on the built-in guest's modules. The MMU stays off but for the tests of virtio devices, so
-//! memory behaves like a device's: accesses are aligned, and nothing is locked.
+//! It stands on the built-in guest's modules.
 
 #![no_std]
 #![no_main]
