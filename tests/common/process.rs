@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
@@ -48,9 +48,13 @@ fn build_guests() -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     let (target, package) = guests();
+    // `cargo xtask` has the same.
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
     command
-        .args(["build", "--release", "--locked", "--target-dir=target"])
-        .args(["--target", target, "--package", package]);
+        .args(["build", "--release", "--locked"])
+        .args(["--target", target, "--package", package])
+        .arg("--target-dir")
+        .arg(&built);
     for name in HOST_BUILD {
         command.env_remove(name);
     }
@@ -60,11 +64,7 @@ fn build_guests() -> PathBuf {
         "cure, if the target is missing: rustup target add {target}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    folder
-        .join("target")
-        .join(target)
-        .join("release")
-        .join(package)
+    built.join(target).join("release").join(package)
 }
 
 /// The VMM's binary, or the one that the environment names.

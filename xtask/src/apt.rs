@@ -1,46 +1,40 @@
 //! Debian's packages: installed where they are missing, downloaded where only the content counts.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::step::{Result, output, step, text};
+use fs_err as fs;
+
+use crate::step::{Result, step, text};
 
 const SOURCES: &str = "/etc/apt/sources.list.d";
 const ADDED: &str = "/etc/apt/sources.list.d/vmm-reference-lab.sources";
 /// The release whose own QEMU and kernel are too old for the lab.
 const OLD_RELEASE: &str = "bookworm";
 
-/// Installs the packages of those tools that are not there. Pairs of tool and package.
-pub(crate) fn install(tools: &[(&str, &str)]) -> Result<()> {
-    let missing: Vec<_> = tools
-        .iter()
-        .filter(|(tool, _)| !is_tool(tool))
-        .map(|&(_, package)| package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    update()?;
-    install_packages(&missing)
+/// Whether apt does not know yet what its sources have.
+static STALE: AtomicBool = AtomicBool::new(true);
+
+/// Whether there is an emulator that is new enough for the lab.
+pub(crate) fn is_new_qemu(program: &str) -> bool {
+    qemu_version(program).is_some_and(|version| version >= 10)
 }
 
 /// Installs a QEMU of version 10 or newer, from the backports where the release's is older.
 pub(crate) fn install_qemu(program: &str, package: &str) -> Result<()> {
-    if qemu_version(program).is_some_and(|version| version >= 10) {
-        return Ok(());
-    }
     let backports = add_backports()?;
     update()?;
     let target = backports.map(|suite| format!("--target-release={suite}"));
     let mut arguments = vec![package];
     arguments.extend(target.as_deref());
-    install_packages(&arguments)?;
-    match qemu_version(program) {
-        Some(version) if version >= 10 => Ok(()),
-        found => Err(format!("{program} is {found:?}, the lab needs version 10 or newer").into()),
+    install(&arguments)?;
+    if is_new_qemu(program) {
+        return Ok(());
     }
+    let found = qemu_version(program);
+    Err(format!("{program} is {found:?}, the lab needs version 10 or newer").into())
 }
 
 /// A mirror does not have what is needed now.
@@ -221,40 +215,11 @@ fn add_architecture(arch: &str) -> Result<()> {
     {
         return Ok(());
     }
+    STALE.store(true, Ordering::Relaxed);
     step(
         &format!("dpkg --add-architecture {arch}"),
         Command::new("dpkg").args(["--add-architecture", arch]),
     )
-}
-
-/// Lets the kernel run programs of another architecture, with QEMU's user-mode emulation.
-pub(crate) fn run_foreign(arch: &str) -> Result<()> {
-    if text(Command::new("dpkg").arg("--print-architecture"))? == arch {
-        return Ok(());
-    }
-    install(&[
-        ("arch-test", "arch-test"),
-        ("qemu-aarch64-static", "qemu-user-static"),
-    ])?;
-    if output(Command::new("arch-test").arg(arch)).is_ok() {
-        return Ok(());
-    }
-    // The package does it when it is installed, unless the file system was not mounted then.
-    const MOUNT: &str = "/proc/sys/fs/binfmt_misc";
-    println!("==> registering QEMU for programs of {arch} ({MOUNT})");
-    if !Path::new(MOUNT).join("register").exists() {
-        output(Command::new("mount").args(["-t", "binfmt_misc", "none", MOUNT]))?;
-    }
-    let name = match arch {
-        "amd64" => "x86_64",
-        "arm64" => "aarch64",
-        other => other,
-    };
-    let file = format!("/usr/lib/binfmt.d/qemu-{name}.conf");
-    let entry = fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
-    fs::write(Path::new(MOUNT).join("register"), entry.trim())
-        .map_err(|error| format!("{MOUNT}/register: {error}; cure: run as root"))?;
-    output(Command::new("arch-test").arg(arch)).map(drop)
 }
 
 /// Adds the backports of an old release, from the mirror that the machine itself uses. Gives the
@@ -272,9 +237,9 @@ fn add_backports() -> Result<Option<String>> {
     let source = with_suite(&sources, &release, &suite)
         .ok_or_else(|| format!("no apt source has {release}; cure: add {suite} by hand"))?;
     println!("==> adding {suite} to apt's sources ({ADDED})");
-    fs::write(ADDED, source).map_err(|error| {
-        format!("{ADDED}: {error}; cure: run as root, or install QEMU 10 by hand")
-    })?;
+    fs::write(ADDED, source)
+        .map_err(|error| format!("{error}; cure: run as root, or install QEMU 10 by hand"))?;
+    STALE.store(true, Ordering::Relaxed);
     Ok(Some(suite))
 }
 
@@ -347,11 +312,16 @@ fn with_suite(sources: &str, release: &str, suite: &str) -> Option<String> {
     })
 }
 
-fn update() -> Result<()> {
-    step("apt-get update", &mut apt(&["update", "-q"]))
+/// Lets apt know what is there; once is enough, unless its sources have changed since.
+pub(crate) fn update() -> Result<()> {
+    if STALE.swap(false, Ordering::Relaxed) {
+        step("apt-get update", &mut apt(&["update", "-q"]))?;
+    }
+    Ok(())
 }
 
-fn install_packages(arguments: &[&str]) -> Result<()> {
+/// Installs packages; arguments of apt-get are taken too.
+pub(crate) fn install(arguments: &[&str]) -> Result<()> {
     let mut command = apt(&["install", "-qy", "--no-install-recommends"]);
     let names = arguments.join(" ");
     step(&format!("apt-get install {names}"), command.args(arguments))
@@ -364,11 +334,6 @@ fn apt(arguments: &[&str]) -> Command {
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive");
     command
-}
-
-fn is_tool(name: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
 }
 
 fn qemu_version(program: &str) -> Option<u32> {

@@ -7,11 +7,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use crate::build::{cargo, target};
 use crate::lab::ARCHITECTURES;
-use crate::step::{Result, cargo, output, step};
+use crate::step::{Result, output, step};
 use crate::system;
 
-const VMM: &str = "target/release/vmm-reference";
 const TAP: &str = "vmm-demo";
 /// A kernel greets within a second on hardware.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,7 +43,7 @@ pub(crate) fn run() -> Result<()> {
     let tap = Tap::new()
         .inspect_err(|error| println!("==> no network: {error}"))
         .ok();
-    let mut vmm = Command::new(VMM);
+    let mut vmm = Command::new(vmm());
     vmm.arg("--kernel")
         .arg(&kernel)
         .arg("--initrd")
@@ -61,11 +61,15 @@ pub(crate) fn run() -> Result<()> {
     step("Debian", &mut vmm)
 }
 
+fn vmm() -> PathBuf {
+    target().join("release/vmm-reference")
+}
+
 /// Whether a kernel comes as far as its first line: a KVM that interprets what kernels do, or is
 /// emulated itself, answers like a good one and brings none up.
 fn greets(kernel: &Path) -> Result<()> {
     println!("==> waiting for the kernel's first line");
-    let mut child = Command::new(VMM)
+    let mut child = Command::new(vmm())
         .arg("--kernel")
         .arg(kernel)
         .stdin(Stdio::null())

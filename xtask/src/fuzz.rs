@@ -1,9 +1,11 @@
 //! Runs the fuzz targets, with libFuzzer on stable Rust.
 
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 
+use fs_err as fs;
+
+use crate::build::{fuzz_command, fuzz_target};
+use crate::needs::Needs;
 use crate::step::{Result, step};
 
 /// What cargo-fuzz passes too: coverage for libFuzzer, overflow checks.
@@ -14,35 +16,29 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-trace-compares \
     -Ccodegen-units=1 -Cdebug-assertions";
 
+/// What building them needs.
+pub(crate) fn needs() -> Needs {
+    Needs::default().tools(&[("c++", "g++")])
+}
+
 /// Runs one target, or all, for so many seconds each. What they find on the way stays in
 /// `fuzz/corpus`, and what kills them in `fuzz/artifacts`.
 pub(crate) fn run(only: Option<&str>, seconds: u32) -> Result<()> {
+    let targets = targets(only)?;
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     // A target of its own: the flags are not for build scripts.
     step(
         "cargo build (fuzz targets)",
-        Command::new("cargo")
+        fuzz_command()
             .args(["build", "--quiet", "--release", "--target", &host])
-            .env("RUSTFLAGS", FLAGS)
-            .current_dir("fuzz"),
+            .env("RUSTFLAGS", FLAGS),
     )?;
-    let mut targets: Vec<String> = fs::read_dir("fuzz/fuzz_targets")?
-        .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
-        .filter(|name| only.is_none_or(|only| only == name))
-        .collect();
-    targets.sort();
-    if targets.is_empty() {
-        return Err("there is no such fuzz target".into());
-    }
     for name in targets {
         let corpus = format!("fuzz/corpus/{name}");
         let artifacts = format!("fuzz/artifacts/{name}/");
         fs::create_dir_all(&corpus)?;
         fs::create_dir_all(&artifacts)?;
-        let binary = Path::new("fuzz/target")
-            .join(&host)
-            .join("release")
-            .join(&name);
+        let binary = fuzz_target().join(&host).join("release").join(&name);
         step(
             &format!("fuzzing {name} for {seconds} s"),
             Command::new(binary)
@@ -53,4 +49,19 @@ pub(crate) fn run(only: Option<&str>, seconds: u32) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The names of all targets, or the one that is asked for.
+fn targets(only: Option<&str>) -> Result<Vec<String>> {
+    let mut all: Vec<String> = fs::read_dir("fuzz/fuzz_targets")?
+        .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
+        .collect();
+    all.sort();
+    match only {
+        None => Ok(all),
+        Some(only) if all.iter().any(|name| name == only) => Ok(vec![only.to_owned()]),
+        Some(only) => {
+            Err(format!("{only}: no such fuzz target; there are: {}", all.join(", ")).into())
+        }
+    }
 }

@@ -1,10 +1,13 @@
 //! Project automation.
 
 mod apt;
+mod build;
 mod demo;
 mod dist;
+mod first;
 mod fuzz;
 mod lab;
+mod needs;
 mod step;
 mod system;
 mod test;
@@ -15,7 +18,7 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 
-use crate::lab::ARCHITECTURES;
+use crate::lab::{ARCHITECTURES, Lab, Scope};
 
 #[derive(Debug, Parser)]
 #[command(about = "Project automation")]
@@ -28,12 +31,15 @@ struct Cli {
 enum Command {
     /// Sets up what the tests need, where it may, and runs all of them
     Test {
+        /// Everything there is: more feature sets, other architectures' unit tests, the full lab
+        #[arg(long)]
+        full: bool,
         /// Leave out the lab (stock kernels under nested KVM)
         #[arg(long)]
         no_lab: bool,
     },
-    /// Builds static, stripped binaries of every architecture, completions and man pages into
-    /// target/dist
+    /// Builds static, stripped binaries of every architecture, completions and man pages into the target
+    /// folder's dist
     Dist,
     /// Boots a Debian system with disk and network on this machine's KVM and gives its console
     Demo,
@@ -52,26 +58,49 @@ enum Command {
         /// Every combination of kernel format, vCPUs and memory, not only a few
         #[arg(long)]
         full: bool,
-        /// Only the cases with this text in their name; some need others before them
+        /// Only the cases with this text in their name, and those that they need
         #[arg(long, value_name = "TEXT")]
         only: Option<String>,
+        /// Lists the cases and runs none
+        #[arg(long)]
+        list: bool,
     },
 }
 
 fn run(command: Command) -> step::Result<()> {
+    build::find_target()?;
     // Every path in this crate is relative to the workspace.
     std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
-    test::set_up()?;
     match command {
-        Command::Test { no_lab } => test::run(!no_lab),
+        Command::Test { full, no_lab } => test::run(scope(full), !no_lab),
         Command::Dist => dist::run(),
         Command::Demo => demo::run(),
-        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
-        Command::Lab { arch, full, only } => ARCHITECTURES
+        Command::Fuzz { target, seconds } => {
+            fuzz::needs().provide()?;
+            fuzz::run(target.as_deref(), seconds)
+        }
+        Command::Lab {
+            arch,
+            full,
+            only,
+            list,
+        } => ARCHITECTURES
             .iter()
             .filter(|row| row.name == arch)
-            .try_for_each(|row| lab::run(row, full, only.as_deref())),
+            .try_for_each(|row| {
+                let lab = Lab::new(row, scope(full), only.as_deref())?;
+                if list {
+                    println!("{}", lab.names().join("\n"));
+                    return Ok(());
+                }
+                lab.needs().provide()?;
+                lab.prepare()?.run()
+            }),
     }
+}
+
+fn scope(full: bool) -> Scope {
+    if full { Scope::Full } else { Scope::Smoke }
 }
 
 fn main() -> ExitCode {

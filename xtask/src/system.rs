@@ -1,12 +1,15 @@
 //! Stock Debian systems: a root file system of packages, with systemd and the kernels and initrds as
 //! Debian has them. Built once per architecture and kept under `target/system`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fs_err as fs;
+
 use crate::apt::{self, Archive};
-use crate::step::{Result, step};
+use crate::build::target;
+use crate::needs::Needs;
+use crate::step::{Result, output, step, text};
 
 /// What a system has besides Debian's essential packages and its kernels.
 const PACKAGES: &str = "dbus,initramfs-tools,iproute2,iputils-ping,systemd-sysv,udev,zstd";
@@ -28,7 +31,7 @@ pub(crate) struct System {
 /// Gives the system of an architecture (Debian's name); quick when it is there and its recipe has not
 /// changed.
 pub(crate) fn prepare(arch: &str, metapackage: &str) -> Result<System> {
-    let folder = Path::new("target/system").join(arch);
+    let folder = target().join("system").join(arch);
     let recipe = format!(
         "{PACKAGES} {metapackage} {SIZE}\n{}",
         fs::read_to_string(SETUP)?
@@ -77,10 +80,44 @@ fn numbers(version: &str) -> Vec<u32> {
         .collect()
 }
 
+/// Lets the kernel run programs of another architecture, with QEMU's user-mode emulation.
+fn run_foreign(arch: &str) -> Result<()> {
+    if text(Command::new("dpkg").arg("--print-architecture"))? == arch {
+        return Ok(());
+    }
+    Needs::default()
+        .tools(&[
+            ("arch-test", "arch-test"),
+            ("qemu-aarch64-static", "qemu-user-static"),
+        ])
+        .provide()?;
+    if output(Command::new("arch-test").arg(arch)).is_ok() {
+        return Ok(());
+    }
+    // The package does it when it is installed, unless the file system was not mounted then.
+    const MOUNT: &str = "/proc/sys/fs/binfmt_misc";
+    println!("==> registering QEMU for programs of {arch} ({MOUNT})");
+    if !Path::new(MOUNT).join("register").exists() {
+        output(Command::new("mount").args(["-t", "binfmt_misc", "none", MOUNT]))?;
+    }
+    let name = match arch {
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        other => other,
+    };
+    let file = format!("/usr/lib/binfmt.d/qemu-{name}.conf");
+    let entry = fs::read_to_string(&file)?;
+    fs::write(Path::new(MOUNT).join("register"), entry.trim())
+        .map_err(|error| format!("{error}; cure: run as root"))?;
+    output(Command::new("arch-test").arg(arch)).map(drop)
+}
+
 fn build(arch: &str, metapackage: &str, folder: &Path) -> Result<()> {
-    apt::install(&[("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs")])?;
+    Needs::default()
+        .tools(&[("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs")])
+        .provide()?;
     let archive = Archive::of_release(arch)?;
-    apt::run_foreign(arch)?;
+    run_foreign(arch)?;
     // The release's own kernel, and the newer one of the backports. The metapackage has a version in
     // each, of which only one can be installed: the second kernel goes by its own name.
     let mut packages = format!("{PACKAGES},{metapackage}");

@@ -1,30 +1,176 @@
-//! `cargo xtask test`: every check, in order of cost, stopping at the first failure.
+//! `cargo xtask test`: every check, stopping at the first failure.
+//!
+//! There are two lanes, so that both kinds of work overlap: one compiles and runs tests, the other one runs
+//! the labs' machines, each as soon as the first lane has built what it is made of.
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
-use crate::apt::{self, Unavailable};
+use crate::apt::Unavailable;
+use crate::build::{cargo, cargo_command, fuzz_command, guests_command};
+use crate::first;
 use crate::fuzz;
-use crate::lab::{self, ARCHITECTURES};
-use crate::step::{Result, cargo, step};
+use crate::lab::{ARCHITECTURES, Lab, Ready, Scope};
+use crate::needs::Needs;
+use crate::step::{self, Result, Stopped, step};
 
-/// Targets that the pure crates and the core must compile for, besides the host.
-const FOREIGN: [&str; 2] = ["aarch64-unknown-linux-gnu", "riscv64gc-unknown-linux-gnu"];
-/// Targets of the guests' programs and of the static build.
-const OTHERS: [&str; 5] = [
-    "aarch64-unknown-linux-musl",
+/// Targets that the workspace must compile for, besides the host, and the backend that each is for.
+const FOREIGN: [(&str, &str); 2] = [
+    ("aarch64-unknown-linux-gnu", "vmm-arch-aarch64"),
+    ("riscv64gc-unknown-linux-gnu", "vmm-arch-riscv64"),
+];
+/// Targets of the micro-guests.
+const BARE: [&str; 3] = [
     "aarch64-unknown-none-softfloat",
     "riscv64gc-unknown-none-elf",
-    "x86_64-unknown-linux-musl",
     "x86_64-unknown-none",
 ];
+/// Feature sets that every change is checked with, and those of the full run.
+const FEATURES: [&str; 4] = ["", "host,elf", "cli,serial,elf", "cli,virtio-blk"];
+const MORE_FEATURES: [&str; 10] = [
+    "host",
+    "cli,elf",
+    "cli,pci",
+    "completions",
+    "config-file",
+    "cli,virtio-balloon",
+    "cli,virtio-console",
+    "cli,virtio-net",
+    "cli,virtio-rng",
+    "cli,virtio-vsock",
+];
 
-/// How long each fuzz target runs here; `cargo xtask fuzz` searches longer.
-const FUZZ_SECONDS: u32 = 10;
+pub(crate) fn run(scope: Scope, with_lab: bool) -> Result<()> {
+    let result = lanes(scope, with_lab);
+    println!("{}", step::table());
+    let skipped = result?;
+    print!("{skipped}");
+    println!("all checks passed");
+    Ok(())
+}
 
-pub(crate) fn run(with_lab: bool) -> Result<()> {
-    let start = Instant::now();
+/// Gives the lines that say what was skipped.
+fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
+    let labs = if with_lab { labs(scope)? } else { Vec::new() };
+    let needs = labs.iter().map(Lab::needs).fold(needs(), Needs::and);
+    needs.provide()?;
+    let (sender, ready) = mpsc::channel();
+    thread::scope(|threads| {
+        let machines = threads.spawn(move || machines(&ready));
+        let mut skipped = String::new();
+        let mut labs = labs.into_iter();
+        let mut prepare = || -> Result<()> {
+            let Some(lab) = labs.next() else {
+                return Ok(());
+            };
+            let name = lab.name();
+            match lab.prepare() {
+                Err(error) if error.is::<Unavailable>() => {
+                    skipped = format!("{skipped}SKIPPED: lab {name}: {error}\n");
+                    Ok(())
+                }
+                ready => {
+                    // Nobody receives after a failure, which says so itself.
+                    let _ = sender.send(ready?);
+                    Ok(())
+                }
+            }
+        };
+        let work = checks(scope, &mut prepare);
+        // The other lane's end.
+        drop(sender);
+        if work.is_err() {
+            step::stop();
+        }
+        let machines = machines
+            .join()
+            .unwrap_or_else(|_| Err("the labs' lane panicked".into()));
+        match (work, machines) {
+            (Err(error), Err(cause)) if error.is::<Stopped>() => Err(cause),
+            (work, machines) => work.and(machines),
+        }?;
+        if !with_lab {
+            skipped.push_str("SKIPPED: the lab (--no-lab)\n");
+        }
+        Ok(skipped)
+    })
+}
+
+/// The labs of all architectures, the host's own first.
+fn labs(scope: Scope) -> Result<Vec<Lab>> {
+    let (own, others): (Vec<_>, Vec<_>) = ARCHITECTURES
+        .iter()
+        .partition(|arch| arch.name == std::env::consts::ARCH);
+    own.into_iter()
+        .chain(others)
+        .map(|arch| Lab::new(arch, scope, None))
+        .collect()
+}
+
+/// The second lane.
+fn machines(ready: &Receiver<Ready>) -> Result<()> {
+    let result = ready.iter().try_for_each(|lab| lab.run());
+    if result.is_err() {
+        step::stop();
+    }
+    result
+}
+
+/// The first lane. `prepare` makes the next lab ready.
+fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    let full = scope == Scope::Full;
+    require_kvm()?;
+    prepare()?;
+    first::run()?;
+    format()?;
+    prepare()?;
+    cargo("clippy --workspace --all-targets -- -D warnings")?;
+    let features = FEATURES.iter().chain(MORE_FEATURES.iter().filter(|_| full));
+    for features in features {
+        cargo(&format!(
+            "clippy --lib --bins --no-default-features --features={features} -- -D warnings"
+        ))?;
+    }
+    prepare()?;
+    others_clippy()?;
+    for (target, _) in FOREIGN {
+        if full {
+            let pure = "-p vmm-arch -p vmm-devices -p vmm-arch-aarch64 -p vmm-arch-riscv64 \
+                -p vmm-arch-x86-64 -p vmm-arch-host";
+            cargo(&format!("clippy {pure} --target {target} -- -D warnings"))?;
+            cargo(&format!(
+                "clippy --lib --no-default-features --target {target} -- -D warnings"
+            ))?;
+        }
+        cargo(&format!(
+            "clippy --workspace --lib --bins --tests --target {target} -- -D warnings"
+        ))?;
+    }
+    let mut doc = cargo_command();
+    doc.args(["doc", "--workspace", "--no-deps"]);
+    step("cargo doc", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+
+    cargo("test --no-default-features --test planner")?;
+    // The least that boots.
+    cargo("test --no-default-features --features=host,elf --test library")?;
+    cargo("test --workspace")?;
+    cargo("test --features=completions --test completions")?;
+    // The other builds' own unit tests, under QEMU's user-mode emulation: the backends', which alone differ.
+    for (target, backend) in FOREIGN {
+        let packages = if full {
+            "--workspace".to_owned()
+        } else {
+            format!("-p {backend}")
+        };
+        cargo(&format!("test {packages} --lib --target {target}"))?;
+    }
+    // `cargo xtask fuzz` searches longer.
+    fuzz::run(None, if full { 10 } else { 3 })
+}
+
+fn format() -> Result<()> {
     cargo("fmt --all --check")?;
     step(
         "rustfmt of the built-in guests",
@@ -34,112 +180,46 @@ pub(crate) fn run(with_lab: bool) -> Result<()> {
                 ["aarch64", "riscv64", "x86_64"].map(|arch| format!("arch/{arch}/hello/main.rs")),
             ),
     )?;
-    cargo("clippy --workspace --all-targets -- -D warnings")?;
+    let mut guests = guests_command();
+    step(
+        "cargo fmt (micro-guests)",
+        guests.args(["fmt", "--all", "--check"]),
+    )?;
+    let mut fuzz = fuzz_command();
+    step("cargo fmt (fuzz targets)", fuzz.args(["fmt", "--check"]))
+}
+
+/// The workspaces beside this one.
+fn others_clippy() -> Result<()> {
     for arguments in [
-        "fmt --all --check",
         "clippy --release -- -D warnings",
         "clippy --release -p micro-guest-aarch64 --target=aarch64-unknown-none-softfloat -- -D warnings",
         "clippy --release -p micro-guest-riscv64 --target=riscv64gc-unknown-none-elf -- -D warnings",
     ] {
+        let mut guests = guests_command();
         step(
             &format!("cargo {arguments} (micro-guests)"),
-            Command::new("cargo")
-                .args(arguments.split(' '))
-                .current_dir("tests/guests"),
+            guests.args(arguments.split(' ')),
         )?;
     }
-    for arguments in ["fmt --check", "clippy -- -D warnings"] {
-        step(
-            &format!("cargo {arguments} (fuzz targets)"),
-            Command::new("cargo")
-                .args(arguments.split(' '))
-                .current_dir("fuzz"),
-        )?;
-    }
-    for target in FOREIGN {
-        let pure = "-p vmm-arch -p vmm-devices -p vmm-arch-aarch64 -p vmm-arch-riscv64 -p vmm-arch-x86-64 \
-             -p vmm-arch-host";
-        cargo(&format!("clippy {pure} --target {target} -- -D warnings"))?;
-        cargo(&format!(
-            "clippy --lib --no-default-features --target {target} -- -D warnings"
-        ))?;
-        cargo(&format!(
-            "clippy --workspace --lib --bins --tests --target {target} -- -D warnings"
-        ))?;
-    }
+    let mut fuzz = fuzz_command();
     step(
-        "cargo doc",
-        Command::new("cargo")
-            .args(["doc", "--workspace", "--no-deps"])
-            .env("RUSTDOCFLAGS", "-D warnings"),
-    )?;
-    for features in [
-        "",
-        "host",
-        "host,elf",
-        "cli,elf",
-        "cli,serial,elf",
-        "cli,pci",
-        "completions",
-        "config-file",
-        "cli,virtio-balloon",
-        "cli,virtio-blk",
-        "cli,virtio-console",
-        "cli,virtio-net",
-        "cli,virtio-rng",
-        "cli,virtio-vsock",
-    ] {
-        cargo(&format!(
-            "clippy --lib --bins --no-default-features --features={features} -- -D warnings"
-        ))?;
-    }
-    cargo("test --no-default-features --test planner")?;
-    require_kvm()?;
-    // The least that boots.
-    cargo("test --no-default-features --features=host,elf --test library")?;
-    cargo("test --workspace")?;
-    cargo("test --features=completions --test completions")?;
-    // The other builds' own unit tests, under QEMU's user-mode emulation.
-    for target in FOREIGN {
-        cargo(&format!("test --workspace --lib --target {target}"))?;
-    }
-    fuzz::run(None, FUZZ_SECONDS)?;
-    let mut skipped = String::new();
-    if with_lab {
-        for arch in ARCHITECTURES {
-            match lab::run(arch, false, None) {
-                Err(error) if error.is::<Unavailable>() => {
-                    skipped = format!("{skipped}SKIPPED: lab {}: {error}\n", arch.name);
-                }
-                result => result?,
-            }
-        }
-    } else {
-        skipped.push_str("SKIPPED: the lab (--no-lab)\n");
-    }
-    print!("{skipped}");
-    println!("all checks passed in {} s", start.elapsed().as_secs());
-    Ok(())
+        "cargo clippy (fuzz targets)",
+        fuzz.args(["clippy", "--", "-D", "warnings"]),
+    )
 }
 
-/// Installs what is missing, where that is possible; says what to do where it is not.
-pub(crate) fn set_up() -> Result<()> {
-    step(
-        "rustup target add",
-        Command::new("rustup")
-            .args(["target", "add"])
-            .args(FOREIGN.iter().chain(&OTHERS)),
-    )?;
-    apt::install(&[
-        ("iasl", "acpica-tools"),
-        ("dtc", "device-tree-compiler"),
-        ("c++", "g++"),
-        ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
-        ("aarch64-linux-gnu-gcc", "libc6-dev-arm64-cross"),
-        ("riscv64-linux-gnu-gcc", "gcc-riscv64-linux-gnu"),
-        ("riscv64-linux-gnu-gcc", "libc6-dev-riscv64-cross"),
-        ("qemu-aarch64-static", "qemu-user-static"),
-    ])
+fn needs() -> Needs {
+    Needs::default()
+        .components(&["rustfmt", "clippy"])
+        .targets(FOREIGN.map(|(target, _)| target))
+        .targets(BARE)
+        .tools(&[
+            ("iasl", "acpica-tools"),
+            ("dtc", "device-tree-compiler"),
+            ("qemu-aarch64-static", "qemu-user-static"),
+        ])
+        .and(fuzz::needs())
 }
 
 fn require_kvm() -> Result<()> {

@@ -1,12 +1,14 @@
 //! The virtio devices, with the drivers of stock kernels.
 
-use super::machine::Machine;
-use super::{Architecture, case, expect};
+use super::Scope;
+use super::architectures::Architecture;
+use super::case::{Case, expect, expect_all};
 use crate::step::Result;
 
 /// How the guest is started, and the start of its cases' names.
 struct Guest {
     command: String,
+    prefix: String,
     transport: &'static str,
 }
 
@@ -18,128 +20,160 @@ impl Guest {
                 "/vmm-reference --kernel=/{kernel} --initrd=/initrd --append=quiet \
                  --transport={transport}"
             ),
+            prefix: String::new(),
             transport,
         })
     }
 
-    fn named(&self, case: &str) -> String {
-        format!("{}: {case}", self.transport)
+    /// A case that finds nothing of those before, least of all its own on the other transport.
+    fn case(
+        &self,
+        name: &str,
+        command: &str,
+        dialogue: &[(&str, &str)],
+        judge: impl Fn(&str) -> Result<()> + Send + 'static,
+    ) -> Case {
+        let name = self.named(name);
+        Case::new(name, format!("rm -rf /tmp/*; {command}"), dialogue, judge)
+    }
+
+    /// A case that needs the one before it.
+    fn after(
+        &self,
+        name: &str,
+        command: &str,
+        dialogue: &[(&str, &str)],
+        judge: impl Fn(&str) -> Result<()> + Send + 'static,
+    ) -> Case {
+        Case::new(self.named(name), command, dialogue, judge).follows()
+    }
+
+    fn named(&self, name: &str) -> String {
+        format!("{}{}: {name}", self.prefix, self.transport)
     }
 }
 
-/// What is done with a guest.
-type Case = fn(&mut Machine, &Guest) -> Result<()>;
-
-/// Runs every device's cases on PCI, and those of disks by registers of their own too; the full lab
-/// runs all of them on both.
-pub(super) fn run(machine: &mut Machine, arch: &Architecture, full: bool) -> Result<()> {
-    for transport in ["pci", "mmio"] {
-        let guest = Guest::new(arch, transport)?;
-        // One look at several queues is enough, see `verify`.
-        disks(machine, &guest, if transport == "pci" { 4 } else { 1 })?;
-        verify(machine, &guest, if full { 60 } else { 5 })?;
-        if full || transport == "pci" {
-            let mut cases: Vec<Case> =
-                vec![network, sockets, memory, host_faults, console, restart];
-            if arch.has_power_button {
-                cases.push(power_button);
-            }
-            if arch.has_pvpanic {
-                cases.push(panic);
-            }
-            for run in cases {
-                // A case finds nothing of those before, least of all its own on the other transport.
-                machine.run("rm -rf /tmp/*", &[])?;
-                run(machine, &guest)?;
-            }
+/// On PCI every device, or what depends on the architecture; disks by registers of their own too. The full
+/// lab has all on both.
+pub(super) fn cases(arch: &Architecture, scope: Scope, everything: bool) -> Result<Vec<Case>> {
+    let (pci, mmio) = (Guest::new(arch, "pci")?, Guest::new(arch, "mmio")?);
+    let mut cases = Vec::new();
+    if scope == Scope::Full {
+        for guest in [&pci, &mmio] {
+            // One look at several queues is enough, see `verify`.
+            let vcpus = if guest.transport == "pci" { 4 } else { 1 };
+            cases.extend(disks(guest, vcpus));
+            cases.push(verify(guest, 60));
+            cases.extend(others(arch, guest));
+        }
+        return Ok(cases);
+    }
+    cases.extend(disks(&pci, 4));
+    if everything {
+        cases.push(verify(&pci, 5));
+        cases.extend(others(arch, &pci));
+    } else {
+        cases.push(network(&pci));
+        if arch.has_power_button {
+            cases.push(power_button(&pci));
         }
     }
-    Ok(())
+    cases.extend(disks(&mmio, 1));
+    Ok(cases)
+}
+
+/// Everything but disks.
+fn others(arch: &Architecture, guest: &Guest) -> Vec<Case> {
+    let mut cases: Vec<_> = [network, sockets, memory, host_faults, console, restart]
+        .map(|case| case(guest))
+        .into();
+    if arch.has_power_button {
+        cases.push(power_button(guest));
+    }
+    if arch.has_pvpanic {
+        cases.push(panic(guest));
+    }
+    cases
 }
 
 /// Disks, on both transports, for a machine that is otherwise known.
-pub(super) fn briefly(machine: &mut Machine, arch: &Architecture) -> Result<()> {
-    for transport in ["pci", "mmio"] {
-        verify(machine, &Guest::new(arch, transport)?, 2)?;
-    }
-    Ok(())
+pub(super) fn briefly(arch: &Architecture, machine: &str) -> Result<Vec<Case>> {
+    let guest = |transport| {
+        Ok(verify(
+            &Guest {
+                prefix: format!("{machine}, "),
+                ..Guest::new(arch, transport)?
+            },
+            2,
+        ))
+    };
+    ["pci", "mmio"].into_iter().map(guest).collect()
 }
 
 /// A guest writes to a file system, on several queues; the host checks the file system; the next
 /// guest reads it on a disk that it cannot write.
-fn disks(machine: &mut Machine, guest: &Guest, vcpus: u32) -> Result<()> {
+fn disks(guest: &Guest, vcpus: u32) -> [Case; 3] {
     let vmm = &guest.command;
-    let prepare = "cp /disk.ext4 /tmp/disk; du -k /tmp/disk; seq 1 200000 | md5sum";
-    let (_, output) = machine.run(prepare, &[])?;
-    let word = |line: usize| {
-        let line = output
-            .lines()
-            .filter(|line| !line.starts_with("@@"))
-            .nth(line);
-        let word = line.and_then(|line| line.split_whitespace().next());
-        word.unwrap_or_default().to_owned()
-    };
-    let (kib, digest) = (word(0).parse::<u64>()?, word(1));
-
-    let command =
-        format!("{vmm} --vcpus={vcpus} --blk=path=/tmp/disk,queues={vcpus},engine=io_uring");
+    let command = format!(
+        "cp /disk.ext4 /tmp/disk; du -k /tmp/disk > /tmp/before; seq 1 200000 | md5sum > /tmp/digest; \
+         {vmm} --vcpus={vcpus} --blk=path=/tmp/disk,queues={vcpus},engine=io_uring"
+    );
     let write = "mount -t ext4 /dev/vda /mnt && seq 1 200000 > /mnt/data && \
          head -c 12000000 /dev/urandom > /mnt/waste && sync && rm /mnt/waste && sync && \
          fstrim /mnt && echo queues $(ls /sys/block/vda/mq | wc -l); sync; reboot -f\r";
     let dialogue = [("@guest ready\n", write)];
-    case(
-        machine,
-        &guest.named("disks: write, trim"),
-        &command,
-        &dialogue,
-        |output| {
-            let queues = format!("queues {vcpus}\n");
-            expect(output.contains(&queues), &queues)
-        },
-    )?;
+    let write = guest.case("disks: write, trim", &command, &dialogue, move |output| {
+        let queues = format!("queues {vcpus}\n");
+        expect(output.contains(&queues), &queues)
+    });
 
     // The guest ended without unmounting: the first run replays the journal, the second one finds
     // nothing to do.
-    let check = "e2fsck -fp /tmp/disk; e2fsck -fn /tmp/disk && du -k /tmp/disk | sed s/^/used:/";
-    case(
-        machine,
-        &guest.named("disks: file system as the host sees it"),
+    let check = "e2fsck -fp /tmp/disk; e2fsck -fn /tmp/disk && \
+        (sed s/^/before:/ /tmp/before; du -k /tmp/disk | sed s/^/used:/)";
+    let check = guest.after(
+        "disks: file system as the host sees it",
         check,
         &[],
         |output| {
-            let used = output.lines().find_map(|line| line.strip_prefix("used:"));
-            let used: u64 = used
-                .and_then(|used| used.split_whitespace().next())
-                .ok_or("no size")?
-                .parse()?;
-            expect(used < kib + 6000, "what was trimmed takes no room")
+            let kib = |name: &str| -> Result<u64> {
+                let line = output.lines().find_map(|line| line.strip_prefix(name));
+                let word = line.and_then(|line| line.split_whitespace().next());
+                Ok(word.ok_or("no size")?.parse()?)
+            };
+            let trimmed = kib("used:")? < kib("before:")? + 6000;
+            expect(trimmed, "what was trimmed takes no room")
         },
-    )?;
+    );
 
-    let command = format!("{vmm} --blk=path=/tmp/disk,ro,serial=lab-disk");
+    let command = format!(
+        "sed 's/^/digest: /; s/-$//' /tmp/digest; {vmm} --blk=path=/tmp/disk,ro,serial=lab-disk"
+    );
     let read = "mount -o ro -t ext4 /dev/vda /mnt; md5sum /mnt/data; cat /sys/block/vda/ro \
         /sys/block/vda/serial; echo x > /dev/vda; poweroff -f\r";
     let dialogue = [("@guest ready\n", read)];
-    case(
-        machine,
-        &guest.named("disks: read only"),
-        &command,
-        &dialogue,
-        |output| {
-            expect(output.contains(&digest), "the digest of what was written")?;
-            let settings = "\n1\nlab-disk";
-            expect(
-                output.contains(settings),
-                "a read-only disk with a serial number",
-            )?;
-            expect(output.contains("Operation not permitted"), "no writing")
-        },
-    )
+    let read = guest.after("disks: read only", &command, &dialogue, |output| {
+        let digest = output
+            .lines()
+            .find_map(|line| line.strip_prefix("digest: "))
+            .ok_or("no digest")?;
+        let file = format!("{}  /mnt/data", digest.trim());
+        expect_all(
+            output,
+            &[
+                file.as_str(),
+                // A read-only disk with a serial number.
+                "\n1\nlab-disk",
+                "Operation not permitted",
+            ],
+        )
+    });
+    [write, check, read]
 }
 
 /// Random reads and writes on each engine for so many seconds, each block checked. On one vCPU: guests
 /// with several crash sooner in the emulated x86_64 machine (docs/architecture.md, known limits).
-fn verify(machine: &mut Machine, guest: &Guest, seconds: u32) -> Result<()> {
+fn verify(guest: &Guest, seconds: u32) -> Case {
     let command = format!(
         "truncate -s 64M /tmp/uring /tmp/sync; {} --blk=path=/tmp/uring,engine=io_uring \
          --blk=path=/tmp/sync,engine=sync",
@@ -148,8 +182,7 @@ fn verify(machine: &mut Machine, guest: &Guest, seconds: u32) -> Result<()> {
     let verify =
         format!("agent verify /dev/vda {seconds}; agent verify /dev/vdb {seconds}; poweroff -f\r");
     let dialogue = [("@guest ready\n", verify.as_str())];
-    let name = guest.named("disks: verify");
-    case(machine, &name, &command, &dialogue, |output| {
+    guest.case("disks: verify", &command, &dialogue, |output| {
         for disk in ["/dev/vda", "/dev/vdb"] {
             let line = format!("@agent verified {disk} with ");
             expect(output.contains(&line), &line)?;
@@ -159,7 +192,7 @@ fn verify(machine: &mut Machine, guest: &Guest, seconds: u32) -> Result<()> {
 }
 
 /// Data through a tap in both directions, in a network namespace of its own.
-fn network(machine: &mut Machine, guest: &Guest) -> Result<()> {
+fn network(guest: &Guest) -> Case {
     let vmm = &guest.command;
     const BYTES: u64 = 1_000_000;
     let command = format!(
@@ -176,28 +209,22 @@ fn network(machine: &mut Machine, guest: &Guest) -> Result<()> {
          agent check tcp:10.9.0.1:5000 {BYTES}; agent echo tcp:0.0.0.0:5001; sleep 1; poweroff -f\r"
     );
     let dialogue = [("@guest ready\n", talk.as_str())];
-    case(
-        machine,
-        &guest.named("network"),
-        &command,
-        &dialogue,
-        |output| {
-            for text in [
+    guest.case("network", &command, &dialogue, |output| {
+        expect_all(
+            output,
+            &[
                 "02:00:00:00:00:09\n1400\n".to_owned(),
                 "queues 2\n".to_owned(),
                 "2 packets received".to_owned(),
                 format!("@agent checked tcp:10.9.0.1:5000 {BYTES}\n"),
                 format!("@agent checked tcp:10.9.0.2:5001 {BYTES}\n"),
-            ] {
-                expect(output.contains(&text), &text)?;
-            }
-            Ok(())
-        },
-    )
+            ],
+        )
+    })
 }
 
 /// Data through sockets of the host and of the guest; a client that goes away in the middle.
-fn sockets(machine: &mut Machine, guest: &Guest) -> Result<()> {
+fn sockets(guest: &Guest) -> Case {
     let vmm = &guest.command;
     const BYTES: u64 = 1_000_000;
     let command = format!(
@@ -209,29 +236,23 @@ fn sockets(machine: &mut Machine, guest: &Guest) -> Result<()> {
          agent refused vsock:2:5002; sleep 1; poweroff -f\r"
     );
     let dialogue = [("@guest ready\n", talk.as_str())];
-    case(
-        machine,
-        &guest.named("sockets"),
-        &command,
-        &dialogue,
-        |output| {
-            for text in [
+    guest.case("sockets", &command, &dialogue, |output| {
+        expect_all(
+            output,
+            &[
                 format!("@agent checked vsock:2:5000 {BYTES}\n"),
                 format!("@agent echoed {BYTES}\n"),
                 format!("@agent checked hybrid:/tmp/v:5001 {BYTES}\n"),
                 "@agent refused by vsock:2:5002\n".to_owned(),
                 "ls: /tmp/v: No such file".to_owned(),
-            ] {
-                expect(output.contains(&text), &text)?;
-            }
-            Ok(())
-        },
-    )
+            ],
+        )
+    })
 }
 
 /// The balloon takes what is above its target, what the guest frees goes back to the host, and
 /// random bytes come.
-fn memory(machine: &mut Machine, guest: &Guest) -> Result<()> {
+fn memory(guest: &Guest) -> Case {
     let vmm = &guest.command;
     // The guest says through a disk when its memory is in use; the host, when it has that back.
     let command = format!(
@@ -251,22 +272,16 @@ fn memory(machine: &mut Machine, guest: &Guest) -> Result<()> {
         ("@guest ready\n", use_and_free),
         ("given back\n", "poweroff -f\r"),
     ];
-    case(
-        machine,
-        &guest.named("balloon and entropy"),
-        &command,
-        &dialogue,
-        |output| {
-            expect(output.contains("virtio_rng.0\n"), "the entropy source")?;
-            expect(output.contains("random 100\n"), "random bytes")?;
-            expect(output.contains("inflated\n"), "less memory for the guest")
-        },
-    )
+    guest.case("balloon and entropy", &command, &dialogue, |output| {
+        expect(output.contains("virtio_rng.0\n"), "the entropy source")?;
+        expect(output.contains("random 100\n"), "random bytes")?;
+        expect(output.contains("inflated\n"), "less memory for the guest")
+    })
 }
 
 /// R44: the host's disk is full, a disk's file shrinks, a tap is deleted: the guest sees errors, the
 /// log names them, and both go on.
-fn host_faults(machine: &mut Machine, guest: &Guest) -> Result<()> {
+fn host_faults(guest: &Guest) -> Case {
     let vmm = &guest.command;
     // The guest says through a disk when the host shall do its part.
     let command = format!(
@@ -282,13 +297,10 @@ fn host_faults(machine: &mut Machine, guest: &Guest) -> Result<()> {
         dd if=/dev/vdb of=/dev/null bs=1M skip=32 count=1 iflag=direct; \
         dd if=/dev/vdb of=/dev/null bs=4k count=1 iflag=direct && echo alive; poweroff -f\r";
     let dialogue = [("@guest ready\n", provoke)];
-    case(
-        machine,
-        &guest.named("r44: faults of the host"),
-        &command,
-        &dialogue,
-        |output| {
-            for text in [
+    guest.case("r44: faults of the host", &command, &dialogue, |output| {
+        expect_all(
+            output,
+            &[
                 "dd: error writing '/dev/vda'",
                 "dd: /dev/vdb: Input/output error",
                 "the disk /small/disk failed, 1 times so far: No space left on device",
@@ -296,16 +308,13 @@ fn host_faults(machine: &mut Machine, guest: &Guest) -> Result<()> {
                 "the tap device is gone",
                 "carrier lost\n",
                 "\nalive\n",
-            ] {
-                expect(output.contains(text), text)?;
-            }
-            Ok(())
-        },
-    )
+            ],
+        )
+    })
 }
 
 /// A shell on hvc0, whose size is the terminal's.
-fn console(machine: &mut Machine, guest: &Guest) -> Result<()> {
+fn console(guest: &Guest) -> Case {
     let vmm = &guest.command;
     let command = format!(
         "truncate -s 1M /tmp/flag; tty=$(tty); stty rows 33 cols 99; \
@@ -322,25 +331,19 @@ fn console(machine: &mut Machine, guest: &Guest) -> Result<()> {
              poweroff -f\r",
         ),
     ];
-    case(
-        machine,
-        &guest.named("virtio console"),
-        &command,
-        &dialogue,
-        |output| {
-            expect(output.contains("33 99\n"), "the terminal's size")?;
-            expect(output.contains("resized\n"), "the terminal's new size")?;
-            expect(
-                output.contains("@guest ready"),
-                "the serial console beside it",
-            )
-        },
-    )
+    guest.case("virtio console", &command, &dialogue, |output| {
+        expect(output.contains("33 99\n"), "the terminal's size")?;
+        expect(output.contains("resized\n"), "the terminal's new size")?;
+        expect(
+            output.contains("@guest ready"),
+            "the serial console beside it",
+        )
+    })
 }
 
 /// A guest with every device reboots: it starts again in the same process and finds its disk, its
 /// network device and its console; nothing is left over of the starts before.
-fn restart(machine: &mut Machine, guest: &Guest) -> Result<()> {
+fn restart(guest: &Guest) -> Case {
     const STARTS: usize = 3;
     let vmm = &guest.command;
     let command = format!(
@@ -364,24 +367,18 @@ fn restart(machine: &mut Machine, guest: &Guest) -> Result<()> {
         .map(|text| ("@guest ready\n", text.as_str()))
         .collect();
     let command = format!("{look}{command}");
-    case(
-        machine,
-        &guest.named("restart"),
-        &command,
-        &dialogue,
-        |output| {
-            let has: Vec<_> = output
-                .lines()
-                .filter_map(|line| line.strip_prefix("has:"))
-                .collect();
-            expect(has.len() == STARTS, "a look at each start")?;
-            expect(has.windows(2).all(|pair| pair[0] == pair[1]), "no leaks")
-        },
-    )
+    guest.case("restart", &command, &dialogue, |output| {
+        let has: Vec<_> = output
+            .lines()
+            .filter_map(|line| line.strip_prefix("has:"))
+            .collect();
+        expect(has.len() == STARTS, "a look at each start")?;
+        expect(has.windows(2).all(|pair| pair[0] == pair[1]), "no leaks")
+    })
 }
 
 /// SIGTERM presses the power button: the kernel's driver tells user space, which powers off.
-fn power_button(machine: &mut Machine, guest: &Guest) -> Result<()> {
+fn power_button(guest: &Guest) -> Case {
     // The guest says through its disk when it listens.
     let command = format!(
         "truncate -s 1M /tmp/flag; \
@@ -392,8 +389,7 @@ fn power_button(machine: &mut Machine, guest: &Guest) -> Result<()> {
     let listen = "(sleep 1; printf go | dd of=/dev/vda conv=fsync) & \
         head -c 24 /dev/input/event0 | hexdump -v -e '/2 \"%u \"'; echo; poweroff -f\r";
     let dialogue = [("@guest ready\n", listen)];
-    let name = guest.named("power button");
-    case(machine, &name, &command, &dialogue, |output| {
+    guest.case("power button", &command, &dialogue, |output| {
         // Two times of 8 bytes, then type EV_KEY, code KEY_POWER, value 1.
         expect(output.contains(" 1 116 1 0 "), "the key")?;
         expect(output.contains("asked to power off"), "the log")
@@ -401,11 +397,10 @@ fn power_button(machine: &mut Machine, guest: &Guest) -> Result<()> {
 }
 
 /// A kernel that panics ends the VM with the status for a crash, and the log has its last words.
-fn panic(machine: &mut Machine, guest: &Guest) -> Result<()> {
+fn panic(guest: &Guest) -> Case {
     let command = format!("{}; [ $? = 3 ]", guest.command);
     let dialogue = [("@guest ready\n", "echo c > /proc/sysrq-trigger\r")];
-    let name = guest.named("panic");
-    case(machine, &name, &command, &dialogue, |output| {
+    guest.case("panic", &command, &dialogue, |output| {
         let report = output.split("the guest crashed").nth(1);
         let last_words = report.is_some_and(|report| report.contains("Kernel panic"));
         expect(last_words, "the panic in the report")

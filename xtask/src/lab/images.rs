@@ -1,14 +1,16 @@
 //! What a lab machine is made of: stock Debian kernels, initramfs archives, our static build.
 //! Packages are downloaded and unpacked once per architecture and kept under `target/lab`.
 
-use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Architecture;
+use fs_err as fs;
+
+use super::architectures::Architecture;
 use crate::apt::Archive;
-use crate::step::{Result, cargo, output, step, text};
+use crate::build::{cargo, cargo_command, guests_command, guests_target, target};
+use crate::step::{Result, output, step, text};
 
 /// What a stock kernel's guests load for our devices.
 const GUEST_MODULES: &[&str] = &[
@@ -22,16 +24,16 @@ const GUEST_MODULES: &[&str] = &[
 
 /// The files of one architecture's lab.
 #[derive(Debug)]
-pub(crate) struct Images {
+pub(super) struct Images {
     /// The kernel of the first-level machine, as the package has it.
-    pub(crate) kernel: PathBuf,
+    pub(super) kernel: PathBuf,
     /// Its root file system: our binary, the guests' kernels and root, the modules of KVM.
-    pub(crate) initramfs: PathBuf,
+    pub(super) initramfs: PathBuf,
 }
 
 /// Prepares everything; quick when the packages are there and nothing has changed.
-pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
-    let folder = Path::new("target/lab").join(arch.name);
+pub(super) fn prepare(arch: &Architecture, with_tests: bool) -> Result<Images> {
+    let folder = target().join("lab").join(arch.name);
     let unpacked = folder.join(format!("unpacked-{}", arch.kernel_package));
     if !unpacked.exists() {
         // A name of its own until it is whole: what is cut off is never taken for complete.
@@ -69,9 +71,11 @@ pub(crate) fn prepare(arch: &Architecture) -> Result<Images> {
     install(&agent, &root.join("bin/agent"))?;
     install(&unpacked.join("e2fsck"), &root.join("bin/e2fsck"))?;
     make_ext4(&root.join("disk.ext4"))?;
-    let (tests, guest) = build_tests(arch)?;
-    install(&tests, &root.join("micro_guests"))?;
-    install(&guest, &root.join("micro-guest"))?;
+    if with_tests {
+        let (tests, guest) = build_tests(arch)?;
+        install(&tests, &root.join("micro_guests"))?;
+        install(&guest, &root.join("micro-guest"))?;
+    }
     for entry in fs::read_dir(&guests)? {
         let entry = entry?;
         install(&entry.path(), &root.join(entry.file_name()))?;
@@ -161,7 +165,7 @@ fn build(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
         "build --quiet --release --target={} {packages}",
         arch.target
     ))?;
-    let folder = Path::new("target").join(arch.target).join("release");
+    let folder = target().join(arch.target).join("release");
     Ok((folder.join("vmm-reference"), folder.join("lab-agent")))
 }
 
@@ -174,9 +178,10 @@ fn make_ext4(file: &Path) -> Result<()> {
 
 /// The integration tests that need no cargo, static, and the guests they boot.
 fn build_tests(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
-    let said = text(Command::new("cargo").args([
+    let said = text(cargo_command().args([
         "test",
         "--quiet",
+        "--release",
         "--no-run",
         "--test=micro_guests",
         "--message-format=json",
@@ -187,11 +192,10 @@ fn build_tests(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
         .filter(|line| line.contains("\"name\":\"micro_guests\""))
         .find_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next())
         .ok_or("cargo named no test program")?;
-    let (target, package) = arch.guests;
-    let folder = Path::new("tests/guests");
+    let (guest_target, package) = arch.guests;
     step(
         &format!("cargo build of {package}"),
-        Command::new("cargo")
+        guests_command()
             .args([
                 "build",
                 "--quiet",
@@ -200,12 +204,10 @@ fn build_tests(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
                 "--package",
                 package,
             ])
-            .args(["--target", target, "--target-dir=target"])
-            .current_dir(folder),
+            .args(["--target", guest_target]),
     )?;
-    let guest = folder
-        .join("target")
-        .join(target)
+    let guest = guests_target()
+        .join(guest_target)
         .join("release")
         .join(package);
     Ok((PathBuf::from(executable), guest))
@@ -223,15 +225,18 @@ fn install(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::copy(from, to).map_err(|error| format!("{}: {error}", from.display()))?;
-    Ok(fs::set_permissions(to, fs::Permissions::from_mode(0o755))?)
+    fs::copy(from, to)?;
+    Ok(fs::set_permissions(
+        to,
+        std::fs::Permissions::from_mode(0o755),
+    )?)
 }
 
 /// The first file below a folder whose name begins so.
 fn find(folder: &Path, prefix: &str) -> Result<PathBuf> {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).map_err(|error| format!("{folder:?}: {error}"))? {
+        for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
             if path.is_dir() && !path.is_symlink() {
                 folders.push(path);
@@ -268,19 +273,24 @@ fn decompress(data: &[u8]) -> Result<Vec<u8>> {
         [0x1f, 0x8b, ..] => ("gzip", &["-dc"]),
         _ => return Ok(data.to_vec()),
     };
-    let file = Path::new("target/lab/compressed");
-    fs::write(file, data)?;
-    output(Command::new(tool).args(arguments).arg("--stdout").arg(file))
+    let file = target().join("lab/compressed");
+    fs::write(&file, data)?;
+    output(
+        Command::new(tool)
+            .args(arguments)
+            .arg("--stdout")
+            .arg(&file),
+    )
 }
 
 /// A kernel as the package has it.
-pub(crate) fn packaged(kernel: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn packaged(kernel: &[u8]) -> Result<Vec<u8>> {
     Ok(kernel.to_vec())
 }
 
 /// The ELF file in a bzImage. Source: Documentation/arch/x86/boot.rst of Linux (setup_sects at
 /// 0x1f1, payload_offset at 0x248, payload_length at 0x24c, relative to the protected-mode code).
-pub(crate) fn vmlinux(kernel: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn vmlinux(kernel: &[u8]) -> Result<Vec<u8>> {
     let word = |offset: usize| -> Result<usize> {
         let bytes = kernel
             .get(offset..offset + 4)
@@ -302,15 +312,15 @@ pub(crate) fn vmlinux(kernel: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// The kernel in a gzip file.
-pub(crate) fn gzip(kernel: &[u8]) -> Result<Vec<u8>> {
-    let file = Path::new("target/lab/kernel");
-    fs::write(file, kernel)?;
-    output(Command::new("gzip").args(["-1", "--stdout"]).arg(file))
+pub(super) fn gzip(kernel: &[u8]) -> Result<Vec<u8>> {
+    let file = target().join("lab/kernel");
+    fs::write(&file, kernel)?;
+    output(Command::new("gzip").args(["-1", "--stdout"]).arg(&file))
 }
 
 /// The kernel in an EFI zboot image, as `make vmlinuz.efi` of Linux packs it; the header alone, the
 /// EFI program that unpacks it elsewhere is left out (drivers/firmware/efi/libstub/zboot-header.S).
-pub(crate) fn zboot(kernel: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn zboot(kernel: &[u8]) -> Result<Vec<u8>> {
     const HEADER: usize = 64;
     let payload = gzip(kernel)?;
     let mut image = b"MZ\0\0zimg".to_vec();

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Architecture;
+use super::architectures::Architecture;
 use super::images::Images;
 use crate::step::Result;
 
@@ -27,8 +27,8 @@ pub(crate) struct Machine {
     log: String,
     /// What [`Machine::expect`] has passed.
     seen: usize,
-    /// A part of the names of the cases that are wanted.
-    only: Option<String>,
+    /// What its lines begin with.
+    name: String,
 }
 
 impl Machine {
@@ -38,8 +38,8 @@ impl Machine {
         qemu_arguments: &str,
         images: &Images,
         disk: Option<&Path>,
-        only: Option<&str>,
     ) -> Result<Self> {
+        let begin = Instant::now();
         // What is written to the disk is gone with the machine.
         let drive = disk.map(|disk| {
             let file = disk.display();
@@ -75,23 +75,29 @@ impl Machine {
             output,
             log: String::new(),
             seen: 0,
-            only: only.map(str::to_owned),
+            name: format!("lab {}", arch.name),
         };
         let start = machine.expect("@@ready\n")?;
         if start.contains("@@failed") || !start.contains("/dev/kvm") {
             return Err(machine.failure("the machine has no /dev/kvm"));
         }
+        let took = begin.elapsed().as_secs_f64();
+        println!("    {}: machine up, {took:.1} s", machine.name);
         Ok(machine)
     }
 
-    /// Whether a case of this name is wanted.
-    pub(crate) fn wants(&self, name: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| name.contains(only))
+    /// What its lines begin with.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Runs a command line in the machine; of each pair, waits for the first text, then types the
     /// second. Gives the exit status and all output.
-    pub(crate) fn run(&mut self, command: &str, dialogue: &[(&str, &str)]) -> Result<(u8, String)> {
+    pub(crate) fn run(
+        &mut self,
+        command: &str,
+        dialogue: &[(String, String)],
+    ) -> Result<(u8, String)> {
         let start = self.seen;
         self.type_text(&format!("{command}\n"))?;
         for (wait_for, text) in dialogue {
@@ -139,12 +145,12 @@ impl Machine {
     }
 
     /// An error with the console's last output.
-    pub(crate) fn failure(&self, what: &str) -> Box<dyn std::error::Error> {
+    pub(crate) fn failure(&self, what: &str) -> Box<dyn std::error::Error + Send + Sync> {
         let mut start = self.log.len().saturating_sub(SHOWN);
         while !self.log.is_char_boundary(start) {
             start += 1;
         }
-        let mut message = what.to_owned();
+        let mut message = format!("{}: {what}", self.name);
         for line in self.log.get(start..).unwrap_or_default().lines() {
             let _ = write!(message, "\n    | {line}");
         }

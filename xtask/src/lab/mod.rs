@@ -1,380 +1,253 @@
 //! The lab: for each architecture a first-level machine under full emulation that offers a real
 //! (nested) KVM, our binary in it, and stock kernels as its guests.
+//!
+//! What is done there is data ([`Case`]), grouped by the machine it is done in ([`Session`]), so that it
+//! can be listed and chosen from without a machine.
 
+mod architectures;
+mod case;
 mod devices;
 mod images;
 mod machine;
+mod plain;
 mod system;
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
+pub(crate) use architectures::{ARCHITECTURES, Architecture};
+use case::Case;
+use images::Images;
 use machine::Machine;
 
-use crate::apt;
-use crate::step::Result;
+use crate::needs::Needs;
+use crate::step::{Result, go_on, timed};
+use crate::system::System;
 
-/// Makes a guest's kernel of the packaged one.
-type Convert = fn(&[u8]) -> Result<Vec<u8>>;
+/// How much is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// What a change has to pass.
+    Smoke,
+    /// Every combination there is.
+    Full,
+}
 
-/// One architecture: another one is another row of [`ARCHITECTURES`].
+/// One first-level machine and what is done in it.
 #[derive(Debug)]
-pub(crate) struct Architecture {
-    /// Rust's name.
-    pub(crate) name: &'static str,
-    /// Debian's name.
-    pub(crate) debian: &'static str,
-    qemu: &'static str,
-    qemu_package: &'static str,
-    qemu_arguments: &'static str,
-    qemu_cmdline: &'static str,
-    /// Where its packages come from, the first that can be had; none: the machine's own release.
-    suites: &'static [&'static str],
-    /// The metapackage of the kernel, both of the machine and of its guests.
-    kernel_package: &'static str,
-    /// The metapackage of the kernels of the stock systems among its guests, where the release has them.
-    pub(crate) system_kernel: Option<&'static str>,
-    /// Kernel parameters that keep a stock system from its disk on PCI.
-    without_disk: &'static [&'static str],
-    /// Modules for /dev/kvm, taps and the stock systems' disk.
-    modules: &'static [&'static str],
-    /// What guests load besides: this architecture's own devices, what its kernel has not built in.
-    guest_modules: &'static [&'static str],
-    /// Whether the kernel has a driver that tells of panics.
-    has_pvpanic: bool,
-    /// Whether the machine has a power button that the kernel knows.
-    has_power_button: bool,
-    /// The static build.
-    pub(crate) target: &'static str,
-    /// Target and package of the micro-guests.
-    guests: (&'static str, &'static str),
-    /// Devices that a guest must find in its device tree or ACPI name space.
-    devices: &'static [&'static str],
-    /// Machines with less.
-    lesser: &'static [Lesser],
-    /// The guests' kernels, by file name.
-    guest_kernels: &'static [(&'static str, Convert)],
+struct Session {
+    /// The emulator's arguments.
+    arguments: &'static str,
+    /// Whether it has the disk of a stock system.
+    has_system: bool,
+    cases: Vec<Case>,
 }
 
-/// A first-level machine with less than the architecture's own.
-#[derive(Debug)]
-struct Lesser {
-    name: &'static str,
-    qemu_arguments: &'static str,
-    /// What the VMM says that it lacks; otherwise guests run all the same.
-    lacks: Option<&'static str>,
-}
-
-pub(crate) const ARCHITECTURES: &[Architecture] = &[
-    Architecture {
-        name: "x86_64",
-        debian: "amd64",
-        qemu: "qemu-system-x86_64",
-        qemu_package: "qemu-system-x86",
-        qemu_arguments: "-M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 2048",
-        qemu_cmdline: "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable",
-        suites: &[],
-        kernel_package: "linux-image-cloud-amd64",
-        system_kernel: Some("linux-image-cloud-amd64"),
-        // Message-signalled interrupts are the only ones there; without ACPI the kernel has no APIC.
-        without_disk: &["acpi=off", "pci=nomsi"],
-        modules: &["kvm-amd", "tun", "virtio_blk"],
-        guest_modules: &["button", "evdev", "pvpanic-mmio"],
-        has_pvpanic: true,
-        has_power_button: true,
-        target: "x86_64-unknown-linux-musl",
-        guests: ("x86_64-unknown-none", "micro-guest"),
-        devices: &["ACPI0007:00", "PNP0501:00", "PNP0B00:00"],
-        lesser: &[],
-        guest_kernels: &[("bzImage", images::packaged), ("vmlinux", images::vmlinux)],
-    },
-    Architecture {
-        name: "aarch64",
-        debian: "arm64",
-        qemu: "qemu-system-aarch64",
-        qemu_package: "qemu-system-arm",
-        qemu_arguments: "-M virt,virtualization=on,gic-version=3 -accel tcg,thread=multi \
-            -cpu max,pauth-impdef=on -smp 2 -m 2048",
-        qemu_cmdline: "console=ttyAMA0 panic=-1 quiet",
-        suites: &[],
-        // Unlike the cloud kernel it has a driver for keys on GPIO lines.
-        kernel_package: "linux-image-arm64",
-        system_kernel: Some("linux-image-cloud-arm64"),
-        without_disk: &["pci=nomsi"],
-        modules: &["tun", "virtio_blk", "ext4"],
-        guest_modules: &["evdev", "gpio_keys", "ext4"],
-        has_pvpanic: false,
-        has_power_button: true,
-        target: "aarch64-unknown-linux-musl",
-        guests: ("aarch64-unknown-none-softfloat", "micro-guest-aarch64"),
-        devices: &[
-            "interrupt-controller@8000000",
-            "psci",
-            "pmu",
-            "rtc@9001000",
-            "serial@9000000",
-            "timer",
-        ],
-        lesser: &[Lesser {
-            name: "GICv2",
-            qemu_arguments: "-M virt,virtualization=on,gic-version=2 -accel tcg,thread=multi \
-                -cpu max,pauth-impdef=on -smp 2 -m 2048",
-            lacks: Some("an interrupt controller GICv3"),
-        }],
-        guest_kernels: &[
-            ("Image", images::packaged),
-            ("Image.gz", images::gzip),
-            ("vmlinuz.efi", images::zboot),
-        ],
-    },
-    Architecture {
-        name: "riscv64",
-        debian: "riscv64",
-        qemu: "qemu-system-riscv64",
-        qemu_package: "qemu-system-misc",
-        qemu_arguments: "-M virt,aia=aplic-imsic,aia-guests=4 -accel tcg,thread=multi -cpu max \
-            -smp 2 -m 2048",
-        qemu_cmdline: "console=ttyS0 panic=-1 quiet",
-        // The older release has no such packages.
-        suites: &["trixie", "forky", "sid"],
-        kernel_package: "linux-image-riscv64",
-        system_kernel: None,
-        without_disk: &["pci=nomsi"],
-        modules: &["kvm", "tun"],
-        guest_modules: &["ext4"],
-        has_pvpanic: false,
-        has_power_button: false,
-        target: "riscv64gc-unknown-linux-gnu",
-        guests: ("riscv64gc-unknown-none-elf", "micro-guest-riscv64"),
-        devices: &[
-            "interrupt-controller@28000000",
-            "interrupt-controller@d000000",
-            "soc",
-        ],
-        lesser: &[
-            Lesser {
-                name: "no guest interrupt files",
-                qemu_arguments: "-M virt,aia=aplic-imsic -accel tcg,thread=multi -cpu max -smp 2 \
-                    -m 2048",
-                lacks: None,
-            },
-            Lesser {
-                name: "no AIA",
-                qemu_arguments: "-M virt -accel tcg,thread=multi -cpu max,smaia=off,ssaia=off -smp 2 \
-                    -m 2048",
-                lacks: Some("the interrupt architecture AIA"),
-            },
-        ],
-        guest_kernels: &[
-            ("Image", images::packaged),
-            ("Image.gz", images::gzip),
-            ("vmlinuz.efi", images::zboot),
-        ],
-    },
-];
-
-/// How a guest is ended.
-#[derive(Debug, Clone, Copy)]
-enum End {
-    PowerOff,
-    Reset,
-}
-
-/// Runs the guests of one architecture: a few, or all combinations.
-pub(crate) fn run(arch: &Architecture, full: bool, only: Option<&str>) -> Result<()> {
-    apt::install_qemu(arch.qemu, arch.qemu_package)?;
-    apt::install(&[
-        ("cpio", "cpio"),
-        ("depmod", "kmod"),
-        ("mke2fs", "e2fsprogs"),
-        ("xz", "xz-utils"),
-        ("zstd", "zstd"),
-    ])?;
-    // Building one for another architecture takes ten minutes.
-    let system = match arch.system_kernel {
-        Some(kernel) if full || arch.name == std::env::consts::ARCH => {
-            Some(crate::system::prepare(arch.debian, kernel)?)
-        }
-        _ => None,
-    };
-    let images = images::prepare(arch)?;
-    println!("==> lab {}", arch.name);
-    let start = Instant::now();
-    let disk = system.as_ref().map(|system| system.disk.as_path());
-    let mut machine = Machine::start(arch, arch.qemu_arguments, &images, disk, only)?;
-    println!("    machine up, {:.1} s", start.elapsed().as_secs_f64());
-
-    for vcpus in [1, 2] {
-        hello(&mut machine, arch, vcpus)?;
+impl Session {
+    /// Keeps the cases with this text in their name, and those that they need before them.
+    fn choose(&mut self, only: &str) {
+        let mut needed = false;
+        let mut wanted: Vec<_> = std::mem::take(&mut self.cases)
+            .into_iter()
+            .rev()
+            .filter(|case| {
+                let kept = needed || case.name.contains(only);
+                needed = kept && case.follows;
+                kept
+            })
+            .collect();
+        wanted.reverse();
+        self.cases = wanted;
     }
-    for (number, (kernel, _)) in arch.guest_kernels.iter().enumerate() {
-        if full {
-            for (vcpus, mib) in [(1, 256), (4, 256), (1, 1024), (4, 1024)] {
-                linux(&mut machine, arch, kernel, vcpus, mib, End::PowerOff)?;
+}
+
+/// What is done for one architecture: chosen, not yet prepared.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    arch: &'static Architecture,
+    sessions: Vec<Session>,
+}
+
+/// A lab whose files are there.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    lab: Lab,
+    images: Images,
+    system: Option<System>,
+}
+
+impl Lab {
+    /// Everything, or the cases with this text in their name.
+    pub(crate) fn new(
+        arch: &'static Architecture,
+        scope: Scope,
+        only: Option<&str>,
+    ) -> Result<Self> {
+        let mut sessions = sessions(arch, scope)?;
+        if let Some(only) = only {
+            let all = names(&sessions);
+            for session in &mut sessions {
+                session.choose(only);
             }
-            linux(&mut machine, arch, kernel, 1, 256, End::Reset)?;
-        } else if number == 0 {
-            linux(&mut machine, arch, kernel, 2, 256, End::PowerOff)?;
-        } else {
-            linux(&mut machine, arch, kernel, 1, 1024, End::Reset)?;
+            sessions.retain(|session| !session.cases.is_empty());
+            if sessions.is_empty() {
+                let all = all.join("\n  ");
+                return Err(format!(
+                    "--only={only}: no case of {} has this in its name; there are:\n  {all}\n  \
+                     cure: another text, or --full, which has more cases",
+                    arch.name
+                )
+                .into());
+            }
         }
+        Ok(Self { arch, sessions })
     }
-    if let Some((kernel, _)) = arch.guest_kernels.first() {
-        let lean = format!("{kernel} --lean=on");
-        linux(&mut machine, arch, &lean, 2, 256, End::PowerOff)?;
+
+    /// Its architecture's name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.arch.name
     }
-    devices::run(&mut machine, arch, full)?;
-    match &system {
-        Some(system) => system::run(&mut machine, arch, system, full)?,
-        None if arch.system_kernel.is_some() => {
-            println!("    stock systems were left out: --full runs them");
-        }
-        None => {}
+
+    /// The names of its cases, in their order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        names(&self.sessions)
+    }
+
+    /// Whether a case uses a file of the machine.
+    fn uses(&self, file: &str) -> bool {
+        let mut cases = self.sessions.iter().flat_map(|session| &session.cases);
+        cases.any(|case| case.uses(file))
+    }
+
+    /// What preparing and running it needs.
+    pub(crate) fn needs(&self) -> Needs {
+        Needs::default()
+            .targets([self.arch.target, self.arch.guests.0])
+            .tools(&[
+                ("cpio", "cpio"),
+                ("depmod", "kmod"),
+                ("mke2fs", "e2fsprogs"),
+                ("xz", "xz-utils"),
+                ("zstd", "zstd"),
+            ])
+            .qemu(self.arch.qemu, self.arch.qemu_package)
+    }
+
+    /// Gets and builds what it is made of; quick when that is there and nothing has changed.
+    pub(crate) fn prepare(self) -> Result<Ready> {
+        let name = format!("preparing the lab {}", self.arch.name);
+        timed(&name, || {
+            let has_system = self.sessions.iter().any(|session| session.has_system);
+            let system = match self.arch.system_kernel {
+                Some(kernel) if has_system => {
+                    Some(crate::system::prepare(self.arch.debian, kernel)?)
+                }
+                _ => None,
+            };
+            let images = images::prepare(self.arch, self.uses("/micro_guests"))?;
+            Ok(Ready {
+                lab: self,
+                images,
+                system,
+            })
+        })
+    }
+}
+
+impl Ready {
+    /// Runs all cases; stops at the first that fails.
+    pub(crate) fn run(&self) -> Result<()> {
+        let arch = self.lab.arch;
+        timed(&format!("lab {}", arch.name), || {
+            for session in &self.lab.sessions {
+                let disk = self.system.as_ref().filter(|_| session.has_system);
+                let disk = disk.map(|system| system.disk.as_path());
+                let mut machine = Machine::start(arch, session.arguments, &self.images, disk)?;
+                for case in &session.cases {
+                    go_on()?;
+                    case.run(&mut machine)?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn names(sessions: &[Session]) -> Vec<String> {
+    let cases = sessions.iter().flat_map(|session| &session.cases);
+    cases.map(|case| case.name.clone()).collect()
+}
+
+/// What is done for an architecture. The smoke lab has everything once on the machine's own
+/// architecture, and on the others what may differ there.
+fn sessions(arch: &'static Architecture, scope: Scope) -> Result<Vec<Session>> {
+    let everything = scope == Scope::Full || arch.name == std::env::consts::ARCH;
+    let mut cases = plain::cases(arch, scope);
+    cases.extend(devices::cases(arch, scope, everything)?);
+    // The image of another architecture takes ten minutes to build.
+    let has_system = everything && arch.system_kernel.is_some();
+    if has_system {
+        cases.extend(system::cases(arch, scope));
     }
     // On its own architecture the host has run them on its own KVM.
-    if full || arch.name != std::env::consts::ARCH {
-        integration_tests(&mut machine)?;
+    if scope == Scope::Full || arch.name != std::env::consts::ARCH {
+        cases.push(plain::micro_guests());
     }
-    drop(machine);
+    let mut sessions = vec![Session {
+        arguments: arch.qemu_arguments,
+        has_system,
+        cases,
+    }];
     for lesser in arch.lesser {
-        less(arch, lesser, &images, only)?;
+        sessions.push(Session {
+            arguments: lesser.qemu_arguments,
+            has_system: false,
+            cases: plain::lesser(arch, lesser)?,
+        });
     }
-    println!(
-        "    lab {} passed, {:.1} s",
-        arch.name,
-        start.elapsed().as_secs_f64()
-    );
-    Ok(())
+    Ok(sessions)
 }
 
-/// On a machine with less the VMM does with less, or says in one line what it lacks and in another what
-/// to do.
-fn less(
-    arch: &Architecture,
-    lesser: &Lesser,
-    images: &images::Images,
-    only: Option<&str>,
-) -> Result<()> {
-    let name = format!("{}: built-in guest", lesser.name);
-    let mut machine = Machine::start(arch, lesser.qemu_arguments, images, None, only)?;
-    let Some(lacks) = lesser.lacks else {
-        let command = "/vmm-reference --vcpus=2";
-        case(&mut machine, &name, command, &[], |output| {
-            expect(output.contains("hello from vmm-reference"), "the guest")
-        })?;
-        return devices::briefly(&mut machine, arch);
-    };
-    // The status says that the VMM failed, and so does `doctor`.
-    let command = "/vmm-reference; [ $? = 1 ] && (/vmm-reference doctor; [ $? = 1 ])";
-    case(&mut machine, &name, command, &[], |output| {
-        let error = format!("error: this host's KVM does not have {lacks}\n  cure: use a host ");
-        expect(output.contains(&error), &error)?;
-        let check = format!(": this host's KVM does not have {lacks}");
-        let failed = |line: &str| line.starts_with("FAIL  ") && line.ends_with(&check);
-        expect(output.lines().any(failed), "doctor's line")
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The built-in guest.
-fn hello(machine: &mut Machine, arch: &Architecture, vcpus: u32) -> Result<()> {
-    let name = format!("built-in guest, {vcpus} vCPUs");
-    let command = format!("/vmm-reference --vcpus={vcpus}");
-    let line = format!(
-        "hello from vmm-reference: {}, {vcpus} vCPUs, 256 MiB",
-        arch.name
-    );
-    case(machine, &name, &command, &[], |output| {
-        expect(output.contains(&line), &line)
-    })
-}
-
-/// A stock kernel, by its file's name with more options behind it: what the guest sees, a dialogue with its
-/// shell, and its end.
-fn linux(
-    machine: &mut Machine,
-    arch: &Architecture,
-    kernel: &str,
-    vcpus: u32,
-    mib: u64,
-    end: End,
-) -> Result<()> {
-    let name = format!("{kernel}, {vcpus} vCPUs, {mib} MiB, {end:?}");
-    let command = format!(
-        "/vmm-reference --kernel=/{kernel} --initrd=/initrd --vcpus={vcpus} --guest-memory={mib} \
-         --append='quiet from=lab'"
-    );
-    let last = match end {
-        End::PowerOff => "poweroff -f\r",
-        End::Reset => "reboot -f\r",
-    };
-    // The answer is in no command's echo.
-    let dialogue = [
-        ("@guest ready\n", "echo sum $((40 + 2))\r"),
-        ("sum 42\n", last),
-    ];
-    case(machine, &name, &command, &dialogue, |output| {
-        let value = |name: &str| {
-            output
-                .lines()
-                .find_map(|line| line.strip_prefix("@guest ")?.strip_prefix(name))
-                .unwrap_or_default()
-                .trim()
-        };
-        expect(value("nproc") == vcpus.to_string(), "the number of vCPUs")?;
-        let kib: u64 = value("memory").parse()?;
-        // The kernel keeps a part for itself before it counts.
-        const KERNEL: u64 = 96;
-        let counted = (mib - KERNEL) * 1024..mib * 1024;
-        expect(counted.contains(&kib), "the size of RAM")?;
-        let clock: u64 = value("clock").parse()?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        expect(clock.abs_diff(now) < 3600, "the clock")?;
-        expect(
-            value("cmdline").ends_with("quiet from=lab"),
-            "the command line",
-        )?;
-        for device in arch.devices {
-            let mut found = value("devices").split(' ');
-            expect(found.any(|name| name == *device), device)?;
+    #[test]
+    fn cases_have_names_of_their_own_and_the_full_lab_has_all_of_the_smoke_lab() {
+        for arch in ARCHITECTURES {
+            let names = |scope| Lab::new(arch, scope, None).unwrap().names();
+            let (smoke, full) = (names(Scope::Smoke), names(Scope::Full));
+            for all in [&smoke, &full] {
+                let mut sorted = all.clone();
+                sorted.sort();
+                sorted.dedup();
+                assert_eq!(sorted.len(), all.len(), "{all:?}");
+            }
+            let lost: Vec<_> = smoke.iter().filter(|name| !full.contains(name)).collect();
+            assert_eq!(lost, Vec::<&String>::new(), "{}", arch.name);
         }
-        Ok(())
-    })
-}
-
-/// The tests with micro-guests, on this machine's KVM.
-fn integration_tests(machine: &mut Machine) -> Result<()> {
-    let command = "VMM_TEST_BINARY=/vmm-reference VMM_TEST_GUEST=/micro-guest \
-        /micro_guests --test-threads=1";
-    case(machine, "tests with micro-guests", command, &[], |output| {
-        expect(output.contains("test result: ok."), "all tests pass")
-    })
-}
-
-fn expect(holds: bool, what: &str) -> Result<()> {
-    if holds {
-        Ok(())
-    } else {
-        Err(format!("not as expected: {what}").into())
     }
-}
 
-/// Runs the VMM, expects status 0, and judges the output.
-fn case(
-    machine: &mut Machine,
-    name: &str,
-    command: &str,
-    dialogue: &[(&str, &str)],
-    judge: impl Fn(&str) -> Result<()>,
-) -> Result<()> {
-    if !machine.wants(name) {
-        return Ok(());
+    #[test]
+    fn a_text_that_no_case_has_is_an_error_that_lists_them() {
+        let error = Lab::new(&ARCHITECTURES[0], Scope::Smoke, Some("no such")).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("--only=no such") && said.contains("\n  built-in guest, 1 vCPUs\n"));
     }
-    let start = Instant::now();
-    let (status, output) = machine.run(command, dialogue)?;
-    let result = match status {
-        0 => judge(&output),
-        _ => Err(format!("exit status {status}").into()),
-    };
-    result.map_err(|error| machine.failure(&format!("{name}: {error}")))?;
-    println!("    {name}: passed, {:.1} s", start.elapsed().as_secs_f64());
-    Ok(())
+
+    #[test]
+    fn a_case_comes_with_those_that_it_needs() {
+        let lab = Lab::new(
+            &ARCHITECTURES[0],
+            Scope::Smoke,
+            Some("mmio: disks: read only"),
+        );
+        let names = lab.unwrap().names();
+        assert_eq!(names.len(), 3, "{names:?}");
+        assert_eq!(names[0], "mmio: disks: write, trim");
+    }
+
+    #[test]
+    fn chosen_cases_need_no_machine_of_the_others() {
+        let lab = Lab::new(&ARCHITECTURES[2], Scope::Smoke, Some("no AIA")).unwrap();
+        assert_eq!(lab.sessions.len(), 1);
+        assert_eq!(lab.names(), ["no AIA: built-in guest"]);
+    }
 }

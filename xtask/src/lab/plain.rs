@@ -1,0 +1,132 @@
+//! Guests without devices of their own: the built-in one, stock kernels by every format, micro-guests,
+//! and machines with less.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::architectures::{Architecture, Lesser};
+use super::case::{Case, expect};
+use super::{Scope, devices};
+use crate::step::Result;
+
+/// How a guest is ended.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    PowerOff,
+    Reset,
+}
+
+/// A few, or all combinations.
+pub(super) fn cases(arch: &'static Architecture, scope: Scope) -> Vec<Case> {
+    let mut cases = vec![hello(arch, 1), hello(arch, 2)];
+    for (number, (kernel, _)) in arch.guest_kernels.iter().enumerate() {
+        if number == 0 {
+            cases.push(linux(arch, kernel, 2, 256, End::PowerOff));
+        } else {
+            cases.push(linux(arch, kernel, 1, 1024, End::Reset));
+        }
+        if scope == Scope::Full {
+            for (vcpus, mib) in [(1, 256), (4, 256), (1, 1024), (4, 1024)] {
+                cases.push(linux(arch, kernel, vcpus, mib, End::PowerOff));
+            }
+            cases.push(linux(arch, kernel, 1, 256, End::Reset));
+        }
+    }
+    cases.extend(arch.guest_kernels.iter().take(1).flat_map(|(kernel, _)| {
+        arch.lean.iter().map(move |lean| {
+            let kernel = format!("{kernel} --lean={lean}");
+            linux(arch, &kernel, 2, 256, End::PowerOff)
+        })
+    }));
+    cases
+}
+
+/// The tests with micro-guests, on this machine's KVM.
+pub(super) fn micro_guests() -> Case {
+    let command = "VMM_TEST_BINARY=/vmm-reference VMM_TEST_GUEST=/micro-guest \
+        /micro_guests --test-threads=1";
+    Case::new("tests with micro-guests", command, &[], |output| {
+        expect(output.contains("test result: ok."), "all tests pass")
+    })
+}
+
+/// On a machine with less the VMM does with less, or says in one line what it lacks and in another what
+/// to do.
+pub(super) fn lesser(arch: &'static Architecture, lesser: &'static Lesser) -> Result<Vec<Case>> {
+    let name = format!("{}: built-in guest", lesser.name);
+    let Some(lacks) = lesser.lacks else {
+        let command = "/vmm-reference --vcpus=2";
+        let mut cases = vec![Case::new(name, command, &[], |output| {
+            expect(output.contains("hello from vmm-reference"), "the guest")
+        })];
+        cases.extend(devices::briefly(arch, lesser.name)?);
+        return Ok(cases);
+    };
+    // The status says that the VMM failed, and so does `doctor`.
+    let command = "/vmm-reference; [ $? = 1 ] && (/vmm-reference doctor; [ $? = 1 ])";
+    Ok(vec![Case::new(name, command, &[], move |output| {
+        let error = format!("error: this host's KVM does not have {lacks}\n  cure: use a host ");
+        expect(output.contains(&error), &error)?;
+        let check = format!(": this host's KVM does not have {lacks}");
+        let failed = |line: &str| line.starts_with("FAIL  ") && line.ends_with(&check);
+        expect(output.lines().any(failed), "doctor's line")
+    })])
+}
+
+/// The built-in guest.
+fn hello(arch: &'static Architecture, vcpus: u32) -> Case {
+    let name = format!("built-in guest, {vcpus} vCPUs");
+    let command = format!("/vmm-reference --vcpus={vcpus}");
+    Case::new(name, command, &[], move |output| {
+        let line = format!(
+            "hello from vmm-reference: {}, {vcpus} vCPUs, 256 MiB",
+            arch.name
+        );
+        expect(output.contains(&line), &line)
+    })
+}
+
+/// A stock kernel, by its file's name with more options behind it: what the guest sees, a dialogue with its
+/// shell, and its end.
+fn linux(arch: &'static Architecture, kernel: &str, vcpus: u32, mib: u64, end: End) -> Case {
+    let name = format!("{kernel}, {vcpus} vCPUs, {mib} MiB, {end:?}");
+    let command = format!(
+        "/vmm-reference --kernel=/{kernel} --initrd=/initrd --vcpus={vcpus} --guest-memory={mib} \
+         --append='quiet from=lab'"
+    );
+    let last = match end {
+        End::PowerOff => "poweroff -f\r",
+        End::Reset => "reboot -f\r",
+    };
+    // The answer is in no command's echo.
+    let dialogue = [
+        ("@guest ready\n", "echo sum $((40 + 2))\r"),
+        ("sum 42\n", last),
+    ];
+    Case::new(name, command, &dialogue, move |output| {
+        let value = |name: &str| {
+            output
+                .lines()
+                .find_map(|line| line.strip_prefix("@guest ")?.strip_prefix(name))
+                .unwrap_or_default()
+                .trim()
+        };
+        expect(value("nproc") == vcpus.to_string(), "the number of vCPUs")?;
+        let kib: u64 = value("memory").parse()?;
+        // The kernel keeps a part for itself before it counts.
+        const KERNEL: u64 = 96;
+        let counted = (mib - KERNEL) * 1024..mib * 1024;
+        expect(counted.contains(&kib), "the size of RAM")?;
+        let clock: u64 = value("clock").parse()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        expect(clock.abs_diff(now) < 3600, "the clock")?;
+        expect(
+            value("cmdline").ends_with("quiet from=lab"),
+            "the command line",
+        )?;
+        for device in arch.devices {
+            let mut found = value("devices").split(' ');
+            expect(found.any(|name| name == *device), device)?;
+        }
+        Ok(())
+    })
+}
