@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use arch::{Cmdline, MachineConfig, Transport, VirtioKind};
+use arch::{Cmdline, GuestKernel, Lean, MachineConfig, Transport, VirtioKind};
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, parse_size};
 use serde::{Deserialize, Serialize};
 
@@ -54,10 +54,10 @@ pub struct VmConfig {
     pub balloon: Option<BalloonConfig>,
     /// Whether the guest gets random bytes of the host.
     pub rng: bool,
-    /// Whether the machine lacks what current kernels can do without: on x86_64 the interval timer (PIT)
-    /// and the PICs of a PC, which KVM takes long to take down. So it does its own I/O APIC: the VMM has
-    /// one instead, with more pins. Other architectures have nothing of the kind.
-    pub lean: bool,
+    /// Whether the machine lacks what current kernels can do without, which KVM takes long to take down:
+    /// on x86_64 the interval timer (PIT) and the PICs of a PC; the VMM then has the I/O APIC, with more
+    /// pins, instead of KVM. Other architectures have nothing of the kind.
+    pub lean: Lean,
 }
 
 impl Default for VmConfig {
@@ -84,7 +84,7 @@ impl Default for VmConfig {
             console: None,
             balloon: None,
             rng: true,
-            lean: false,
+            lean: Lean::Auto,
         }
     }
 }
@@ -177,11 +177,17 @@ impl VmConfig {
         Ok(())
     }
 
-    /// The part of the configuration that shapes the machine.
+    /// The part of the configuration that shapes the machine. Looks into the kernel's file, if there is
+    /// one, for the little that matters.
     ///
     /// # Errors
     /// When a value is refused whatever the platform.
     pub fn machine(&self) -> Result<MachineConfig, Error> {
+        self.machine_for(crate::image::guest_kernel(self))
+    }
+
+    /// The same, for a kernel that is known.
+    pub(crate) fn machine_for(&self, kernel: GuestKernel) -> Result<MachineConfig, Error> {
         for (field, text) in [("cmdline", &self.cmdline), ("append", &self.append)] {
             if let Some(text) = text
                 && text.contains('\0')
@@ -212,6 +218,7 @@ impl VmConfig {
             virtio: self.virtio(),
             transport: self.transport,
             lean: self.lean,
+            kernel,
         })
     }
 

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::Cursor;
 use std::path::Path;
 
-use arch::kernel::{KernelHeader, KernelImage};
-use arch::{AddressRange, BootError, GuestRam, LoadedKernel, MachinePlan};
+use arch::kernel::{KernelHeader, KernelImage, LinuxVersion};
+use arch::{AddressRange, BootError, GuestKernel, GuestRam, LoadedKernel, MachinePlan};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::{Error, VmConfig};
@@ -34,19 +34,48 @@ pub(crate) fn open(field: &'static str, path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|error| refuse(error.to_string(), check))
 }
 
-/// The kernel image, unpacked to at most `limit` bytes: the file that the configuration names, or
-/// the built-in guest. Also gives the text that names it in messages.
-pub(crate) fn kernel(
-    config: &VmConfig,
-    hello: Option<&'static [u8]>,
-    limit: u64,
-) -> Result<(KernelImage, String), Error> {
+/// A kernel that was opened and is known.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    /// What is loaded.
+    pub(crate) image: KernelImage,
+    pub(crate) header: KernelHeader,
+    /// What it is in messages.
+    pub(crate) name: String,
+    /// What it is to the machine.
+    pub(crate) guest: GuestKernel,
+}
+
+/// The kernel, unpacked to at most as much as there is RAM: the file that the configuration names, or
+/// the built-in guest.
+pub(crate) fn kernel(config: &VmConfig, hello: Option<&'static [u8]>) -> Result<Kernel, Error> {
     match (&config.kernel, hello) {
-        (Some(path), _) => Ok((kernel_file(path, limit)?, path.display().to_string())),
-        (None, Some(bytes)) => Ok((
-            KernelImage::Bytes(Cursor::new(bytes.into())),
-            "(built-in)".to_owned(),
-        )),
+        (Some(path), _) => {
+            let image = kernel_file(path, config.guest_memory.bytes())?;
+            let header = KernelHeader::identify(&image).map_err(kernel_error(path))?;
+            Ok(Kernel {
+                guest: linux(&image, &header),
+                image,
+                header,
+                name: path.display().to_string(),
+            })
+        }
+        (None, Some(bytes)) => {
+            let image = KernelImage::Bytes(Cursor::new(bytes.into()));
+            let name = "(built-in)".to_owned();
+            let header = KernelHeader::identify(&image).map_err(kernel_error(Path::new(&name)))?;
+            let guest = if crate::hello_guest() == Some(bytes) {
+                GuestKernel::BuiltIn
+            } else {
+                linux(&image, &header)
+            };
+            Ok(Kernel {
+                image,
+                header,
+                name,
+                guest,
+            })
+        }
         (None, None) => Err(Error::Config {
             field: "kernel",
             value: String::new(),
@@ -54,6 +83,19 @@ pub(crate) fn kernel(
             cure: "give --kernel=PATH, or build with the feature hello-guest".to_owned(),
         }),
     }
+}
+
+/// What the configuration's kernel is to the machine; unknown, too, when it cannot be read, which
+/// whoever loads it will say.
+pub(crate) fn guest_kernel(config: &VmConfig) -> GuestKernel {
+    kernel(config, crate::hello_guest()).map_or(GuestKernel::Unknown, |kernel| kernel.guest)
+}
+
+fn linux(image: &KernelImage, header: &KernelHeader) -> GuestKernel {
+    header
+        .linux_release(image)
+        .and_then(|release| LinuxVersion::parse(&release))
+        .map_or(GuestKernel::Unknown, GuestKernel::Linux)
 }
 
 fn kernel_file(path: &Path, limit: u64) -> Result<KernelImage, Error> {
@@ -151,7 +193,7 @@ mod tests {
             setup_header: Vec::new(),
         };
         let plan = MachinePlan {
-            lean: false,
+            lean: None,
             arch: "test",
             ram: vec![AddressRange::new(0, 64 << 20)],
             reserved: Vec::new(),

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use arch::BootError;
-use arch::kernel::{KernelHeader, KernelImage, Protocol};
+use arch::kernel::{BANNER, KernelHeader, KernelImage, Protocol};
 use serde::Serialize;
 
 use crate::{Error, image};
 
 /// No kernel is larger, unpacked, in bytes.
 const MAX_UNPACKED: u64 = 512 << 20;
-/// `/proc/version` of a kernel begins like this (Linux init/version-timestamp.c).
-const BANNER: &[u8] = b"Linux version ";
 /// No version text is longer.
 const MAX_VERSION: usize = 256;
 /// The configuration that is built in with CONFIG_IKCONFIG (Linux kernel/configs.c).

@@ -46,7 +46,7 @@ pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
 pub use arch;
-pub use arch::Transport;
+pub use arch::{Lean, Transport};
 pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::{ExitReason, VmHandle};

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arch::kernel::{KernelHeader, Protocol};
+use arch::kernel::Protocol;
 use arch::{
     AddressRange, BootError, BootRequest, IrqModel, KvmError, KvmIrqChip, KvmPlatform,
     LoadedKernel, MachinePlan, Planner, Platform, SEED,
@@ -156,14 +156,19 @@ impl<P: KvmPlatform> Machine<P> {
     fn build(kvm: &Kvm, platform: Arc<P>, source: Source, outside: Outside) -> Result<Self, Error> {
         let config = &source.config;
         let timeline = &outside.timeline;
-        let plan = plan(&*platform, config)?;
-        let (mut image, name) = image::kernel(config, source.hello, plan.ram_size())?;
+        let kernel = image::kernel(config, source.hello)?;
+        let plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
+        let image::Kernel {
+            mut image,
+            header,
+            name,
+            ..
+        } = kernel;
         let boot = |source| Error::Boot {
             field: "kernel",
             value: name.clone(),
             source,
         };
-        let header = KernelHeader::identify(&image).map_err(boot)?;
         timeline.reach(Milestone::Planned);
 
         // All memslots come straight after the VM: a later one waits for a grace period.

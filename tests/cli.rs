@@ -313,6 +313,59 @@ fn what_the_command_line_asks_in_vain_is_said() {
 }
 
 #[test]
+fn plan_and_inspect_say_whether_a_machine_is_lean_and_why() {
+    let plan = |arguments: &[&str]| {
+        let plan = [&["plan", "--arch=x86_64", "--json"], arguments].concat();
+        let ended = finish(vmm(&plan).spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let plan: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        let why = plan["lean"]["why"].as_str().unwrap().to_owned();
+        let has_ioapic = plan["devices"].to_string().contains("io-apic");
+        assert_eq!(plan["lean"]["lean"], has_ioapic, "{plan}");
+        (has_ioapic, why)
+    };
+    let hello = cfg!(feature = "hello-guest");
+    assert_eq!(plan(&[]).0, hello);
+    assert_eq!(plan(&["--lean=off"]), (false, "as configured".to_owned()));
+    assert_eq!(plan(&["--lean=on"]), (true, "as configured".to_owned()));
+    let other = common::kernel(&common::RESET);
+    let other = option("kernel", other.path());
+    assert!(!plan(&[&other]).0);
+    assert!(plan(&[&other, "--lean=on"]).0);
+    refused(&["--lean=maybe"], &["--lean", "maybe"]);
+
+    #[cfg(feature = "bzimage")]
+    {
+        // A setup header of protocol 2.15, four sectors of setup code with the version, and a kernel.
+        let mut image = vec![0; 5 * 512 + 64];
+        for (offset, bytes) in [
+            (0x1f1, &[4][..]),
+            (0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]),
+            (0x202, b"HdrS\x0f\x02"),
+            (0x20e, &[0, 2]),
+            (0x211, &[1]),
+            (0x236, &[1]),
+            (0x238, &[0xff, 7]),
+            (0x400, b"6.12.1 (me@here)\0"),
+        ] {
+            image[offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+        let kernel = file(&image);
+        let linux = option("kernel", kernel.path());
+        assert_eq!(
+            plan(&[&linux]),
+            (true, "Linux 6.12 misses nothing".to_owned())
+        );
+        let off = plan(&[&linux, "--append=acpi=off"]);
+        assert_eq!(off, (false, "acpi=off on the command line".to_owned()));
+        let path = kernel.path().to_str().unwrap();
+        let ended = finish(vmm(&["inspect", path]).spawn().unwrap());
+        let line = "machine       lean: Linux 6.12 misses nothing\n";
+        assert!(ended.stdout.contains(line), "{ended:?}");
+    }
+}
+
+#[test]
 fn plan_takes_the_facts_of_another_host() {
     let facts = file(
         br#"{"ipa_bits":36,"max_vcpus":4,"pmu":false,"sve":false,"pointer_authentication":false}"#,

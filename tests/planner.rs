@@ -186,7 +186,7 @@ impl Platform for Fake {
         }
         let beyond = 4096 * u64::from(self.has(Flaw::WindowOutsideRam));
         Ok(MachinePlan {
-            lean: false,
+            lean: None,
             arch: "fake",
             ram: vec![AddressRange::new(RAM, memory - lost)],
             reserved: Vec::new(),

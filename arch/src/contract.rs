@@ -7,9 +7,9 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::kernel::{BzImage, Elf, FlatImage, ImageMachine, KernelHeader, Protocol, Segment};
 use crate::{
-    AddressRange, BootError, BootInfo, BootRequest, Cmdline, DeviceKind, DevicePlan, Gsi, GuestRam,
-    IrqModel, LoadedKernel, MachineConfig, MachinePlan, PlanError, Platform, SEED, Space,
-    Transport, VIRTIO_PCI_BAR, VirtioKind,
+    AddressRange, BootError, BootInfo, BootRequest, Cmdline, DeviceKind, DevicePlan, Gsi,
+    GuestKernel, GuestRam, IrqModel, Lean, LoadedKernel, MachineConfig, MachinePlan, PlanError,
+    Platform, SEED, Space, Transport, VIRTIO_PCI_BAR, VirtioKind,
 };
 
 const MIB: u64 = 1 << 20;
@@ -70,7 +70,8 @@ macro_rules! platform_contract {
 
 fn config(memory: u64, vcpus: u32) -> MachineConfig {
     MachineConfig {
-        lean: false,
+        lean: Lean::Off,
+        kernel: GuestKernel::Unknown,
         memory,
         vcpus,
         cmdline: Cmdline {
@@ -86,10 +87,10 @@ fn config(memory: u64, vcpus: u32) -> MachineConfig {
 /// The same machine with its virtio devices on a PCI bus, and both without what a lean one lacks.
 fn variants(config: &MachineConfig) -> [MachineConfig; 4] {
     [
-        (Transport::Mmio, false),
-        (Transport::Pci, false),
-        (Transport::Mmio, true),
-        (Transport::Pci, true),
+        (Transport::Mmio, Lean::Off),
+        (Transport::Pci, Lean::Off),
+        (Transport::Mmio, Lean::On),
+        (Transport::Pci, Lean::On),
     ]
     .map(|(transport, lean)| MachineConfig {
         transport,
@@ -569,7 +570,10 @@ pub fn boot_information_is_placed_well<P: Platform>(platform: &P, protocols: &[P
         for memory in [16 * MIB, 256 * MIB, 5 * GIB] {
             for (vcpus, with_initrd) in [(1, true), (8, false)] {
                 let some = variants(&config(memory, vcpus));
-                for config in some.iter().filter(|c| !c.lean || memory == 256 * MIB) {
+                for config in some
+                    .iter()
+                    .filter(|c| c.lean == Lean::Off || memory == 256 * MIB)
+                {
                     let mut loaded = Loaded::new(platform, config, protocol);
                     if !with_initrd {
                         loaded.initrd = None;

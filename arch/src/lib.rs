@@ -12,6 +12,7 @@ pub mod device_tree;
 mod error;
 pub mod kernel;
 mod kvm;
+mod lean;
 mod pci;
 mod plan;
 mod platform;
@@ -19,6 +20,7 @@ mod resources;
 
 pub use error::{BootError, KvmError, PlanError};
 pub use kvm::{KvmIrqChip, KvmPlatform};
+pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{
     AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan,
     PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, has_word, size_text,

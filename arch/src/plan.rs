@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::PlanError;
+use crate::lean::{GuestKernel, Lean, LeanChoice};
 
 /// A global system interrupt: an input line of the interrupt chip, numbered as KVM does.
 pub type Gsi = u32;
@@ -29,7 +30,10 @@ pub struct MachineConfig {
     /// Whether what current kernels can do without is left out (on x86_64: what KVM has of a PC's
     /// interrupt controllers and its interval timer).
     #[serde(default)]
-    pub lean: bool,
+    pub lean: Lean,
+    /// What is known of the kernel.
+    #[serde(default)]
+    pub kernel: GuestKernel,
 }
 
 /// How virtio devices reach the guest.
@@ -346,9 +350,9 @@ pub struct MachinePlan {
     pub pci: Option<PciPlan>,
     /// Number of vCPUs.
     pub vcpus: u32,
-    /// As in [`MachineConfig::lean`].
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub lean: bool,
+    /// Whether the machine is lean, on architectures where that makes a difference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lean: Option<LeanChoice>,
     /// The complete kernel command line.
     pub cmdline: String,
     /// What the user should know: the command line asks Linux for what cannot work on this machine.
@@ -392,6 +396,12 @@ impl MachinePlan {
     #[must_use]
     pub fn ram_size(&self) -> u64 {
         self.ram.iter().map(|range| range.len).sum()
+    }
+
+    /// Whether what current kernels can do without is left out.
+    #[must_use]
+    pub fn is_lean(&self) -> bool {
+        self.lean.as_ref().is_some_and(|choice| choice.lean)
     }
 
     /// The lowest address of RAM.

@@ -5,8 +5,8 @@
 use std::fs::File;
 use std::io::Write;
 
-use arch::kernel::{KernelHeader, KernelImage};
-use arch::{BootRequest, Cmdline, GuestRam, KvmPlatform, MachineConfig, Platform, Transport};
+use arch::kernel::{KernelHeader, KernelImage, LinuxVersion};
+use arch::{BootRequest, Cmdline, GuestKernel, GuestRam, Lean, KvmPlatform, MachineConfig, Platform, Transport};
 use arch_x86_64::X86_64;
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -18,6 +18,8 @@ fuzz_target!(|data: &[u8]| {
     let Ok(header) = KernelHeader::identify(&image) else {
         return;
     };
+    let linux = header.linux_release(&image);
+    let kernel = linux.and_then(|release| LinuxVersion::parse(&release));
     let platform = X86_64::typical();
     let config = MachineConfig {
         memory: 64 << 20,
@@ -26,7 +28,8 @@ fuzz_target!(|data: &[u8]| {
         serial: true,
         virtio: Vec::new(),
         transport: Transport::Mmio,
-        lean: false,
+        lean: Lean::Auto,
+        kernel: kernel.map_or(GuestKernel::Unknown, GuestKernel::Linux),
     };
     let plan = platform
         .setup_memory_layout(&config)

@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use vmm_reference::{Error, KernelReport, inspect};
+use serde::Serialize;
+use vmm_reference::arch::LeanChoice;
+use vmm_reference::{Error, KernelReport, VmConfig, inspect, planner};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -20,12 +22,17 @@ pub(super) struct Options {
 
 pub(super) fn print(options: &Options) -> Result<ExitCode, Error> {
     let report = inspect(&options.kernel)?;
+    let lean = lean(&options.kernel, &report);
     let text = if options.json {
-        serde_json::to_string_pretty(&report).map_err(super::plan::cannot_print)?
+        let all = Report {
+            report: &report,
+            lean,
+        };
+        serde_json::to_string_pretty(&all).map_err(super::plan::cannot_print)?
     } else {
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = write_text(&mut text, &report);
+        let _ = write_text(&mut text, &report, lean.as_ref());
         text
     };
     // A reader that has seen enough is no failure.
@@ -33,7 +40,27 @@ pub(super) fn print(options: &Options) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_text(out: &mut String, report: &KernelReport) -> std::fmt::Result {
+/// What JSON has.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    report: &'a KernelReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lean: Option<LeanChoice>,
+}
+
+/// Whether its machine would be lean on a typical host, with the default command line; `None` where that
+/// makes no difference.
+fn lean(kernel: &Path, report: &KernelReport) -> Option<LeanChoice> {
+    let machine = VmConfig::default().with_kernel(kernel).machine().ok()?;
+    planner(report.architecture?)?.plan(&machine).ok()?.lean
+}
+
+fn write_text(
+    out: &mut String,
+    report: &KernelReport,
+    lean: Option<&LeanChoice>,
+) -> std::fmt::Result {
     writeln!(out, "format        {}", report.format)?;
     if let Some(architecture) = report.architecture {
         writeln!(out, "architecture  {architecture}")?;
@@ -56,6 +83,9 @@ fn write_text(out: &mut String, report: &KernelReport) -> std::fmt::Result {
     }
     if let Some(limit) = report.cmdline_limit {
         writeln!(out, "command line  {limit} bytes at most")?;
+    }
+    if let Some(choice) = lean {
+        writeln!(out, "machine       {}", super::plan::lean(choice))?;
     }
     for (option, value) in &report.options {
         writeln!(out, "option        CONFIG_{option}={value}")?;

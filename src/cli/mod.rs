@@ -18,8 +18,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmm_reference::{
-    BalloonConfig, BlkConfig, ConsoleTarget, Error, MemorySize, NetConfig, OnReboot, Transport,
-    VmConfig, VsockConfig,
+    BalloonConfig, BlkConfig, ConsoleTarget, Error, Lean, MemorySize, NetConfig, OnReboot,
+    Transport, VmConfig, VsockConfig,
 };
 
 /// The VM could not be run: the host or KVM failed.
@@ -131,9 +131,16 @@ struct VmArgs {
     #[arg(long, value_name = "on|off", value_parser = on_or_off)]
     rng: Option<bool>,
     /// Leaves out what current kernels can do without, for a shorter life: on x86_64 the interval timer
-    /// (PIT), which acpi=off needs, and the PICs; the I/O APIC is the VMM's, not KVM's [default: off]
-    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
-    lean: Option<bool>,
+    /// (PIT) and the PICs; the I/O APIC is the VMM's, not KVM's. auto: for the built-in guest, and for a
+    /// Linux that is new enough unless its command line needs them; `plan` says which and why
+    /// [default: auto]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "auto|on|off",
+        hide_possible_values = true
+    )]
+    lean: Option<LeanArg>,
     /// What a guest's reset does: end the VM, or start it again with fresh memory and the same
     /// disks and devices [default: exit]
     #[arg(long, value_enum, value_name = "ACTION")]
@@ -156,6 +163,13 @@ struct VmArgs {
 enum Carrier {
     Mmio,
     Pci,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LeanArg {
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -200,7 +214,12 @@ impl VmArgs {
         config.vsock = self.vsock.or(config.vsock);
         config.balloon = self.balloon.or(config.balloon);
         config.rng = self.rng.unwrap_or(config.rng);
-        config.lean = self.lean.unwrap_or(config.lean);
+        config.lean = match self.lean {
+            Some(LeanArg::Auto) => Lean::Auto,
+            Some(LeanArg::On) => Lean::On,
+            Some(LeanArg::Off) => Lean::Off,
+            None => config.lean,
+        };
         config.on_reboot = match self.on_reboot {
             Some(Reboot::Exit) => OnReboot::Exit,
             Some(Reboot::Restart) => OnReboot::Restart,

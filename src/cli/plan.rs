@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use vmm_reference::arch::{AddressRange, MachinePlan, Planner, Space};
+use vmm_reference::arch::{AddressRange, LeanChoice, MachinePlan, Planner, Space};
 use vmm_reference::{
     ARCHITECTURES, Error, HostPlatform, VmConfig, device_tree, planner, planner_with_facts, probe,
 };
@@ -107,6 +107,12 @@ fn text(plan: &MachinePlan) -> String {
     out
 }
 
+/// What became of `--lean`.
+pub(super) fn lean(choice: &LeanChoice) -> String {
+    let kind = if choice.lean { "lean" } else { "not lean" };
+    format!("{kind}: {}", choice.why)
+}
+
 fn write_text(out: &mut String, plan: &MachinePlan) -> std::fmt::Result {
     let range = |range: &AddressRange, width| {
         format!(
@@ -122,6 +128,9 @@ fn write_text(out: &mut String, plan: &MachinePlan) -> std::fmt::Result {
         plan.vcpus,
         plan.ram_size() >> 20
     )?;
+    if let Some(choice) = &plan.lean {
+        writeln!(out, "{}", lean(choice))?;
+    }
     writeln!(out, "\nmemory")?;
     for ram in &plan.ram {
         writeln!(out, "  {}  RAM", range(ram, 18))?;

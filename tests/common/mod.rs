@@ -43,6 +43,41 @@ pub(crate) fn echo() -> Vec<u8> {
 
 /// An ELF kernel for the 64-bit protocol with `code` at [`ENTRY`], in a file of its own.
 pub(crate) fn kernel(code: &[u8]) -> tempfile::NamedTempFile {
+    in_file(&elf(code))
+}
+
+/// The same, which says that it is a Linux of this release, where a vmlinux does.
+pub(crate) fn linux(code: &[u8], release: &str) -> tempfile::NamedTempFile {
+    let mut elf = elf(code);
+    let banner = format!("Linux version {release}\0");
+    let names = b"\0.rodata\0.shstrtab\0";
+    let (banner_at, names_at) = (elf.len() as u64, (elf.len() + banner.len()) as u64);
+    elf.extend(banner.bytes());
+    elf.extend(names);
+    let sections_at = elf.len() as u64;
+    for (name, offset, len) in [
+        (0u32, 0, 0),
+        (1, banner_at, banner.len() as u64),
+        (9, names_at, names.len() as u64),
+    ] {
+        let mut section = [0; 64];
+        section[..4].copy_from_slice(&name.to_le_bytes());
+        section[24..32].copy_from_slice(&offset.to_le_bytes());
+        section[32..40].copy_from_slice(&len.to_le_bytes());
+        elf.extend(section);
+    }
+    elf[40..48].copy_from_slice(&sections_at.to_le_bytes());
+    elf[60..64].copy_from_slice(&[3, 0, 2, 0]);
+    in_file(&elf)
+}
+
+fn in_file(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+fn elf(code: &[u8]) -> Vec<u8> {
     let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
     elf.extend(ENTRY.to_le_bytes());
@@ -56,7 +91,5 @@ pub(crate) fn kernel(code: &[u8]) -> tempfile::NamedTempFile {
     }
     elf.resize(0x1000, 0);
     elf.extend(code);
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(&elf).unwrap();
-    file
+    elf
 }

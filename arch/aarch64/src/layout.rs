@@ -85,7 +85,7 @@ pub(crate) fn plan(facts: &Aarch64, config: &MachineConfig) -> Result<MachinePla
         devices: devices(config, pci.as_ref())?,
         pci,
         vcpus: config.vcpus,
-        lean: config.lean,
+        lean: None,
         remarks: config.remarks(&cmdline),
         cmdline,
     })

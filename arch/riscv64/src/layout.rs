@@ -79,7 +79,7 @@ pub(crate) fn plan(facts: &Riscv64, config: &MachineConfig) -> Result<MachinePla
         devices: devices(facts, config, pci.as_ref())?,
         pci,
         vcpus: config.vcpus,
-        lean: config.lean,
+        lean: None,
         remarks: config.remarks(&cmdline),
         cmdline,
     })
@@ -114,13 +114,14 @@ fn devices(
 
 #[cfg(test)]
 mod tests {
-    use arch::{Cmdline, Platform, Transport};
+    use arch::{Cmdline, GuestKernel, Lean, Platform, Transport};
 
     use super::*;
 
     fn config(memory: u64, vcpus: u32) -> MachineConfig {
         MachineConfig {
-            lean: false,
+            lean: Lean::Off,
+            kernel: GuestKernel::Unknown,
             memory,
             vcpus,
             cmdline: Cmdline::default(),

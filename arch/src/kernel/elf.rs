@@ -14,6 +14,11 @@ const PT_NOTE: u32 = 4;
 const MAX_SEGMENTS: u16 = 128;
 /// Notes of all segments, in bytes: a loader walks every one of them.
 const MAX_NOTES: u64 = 64 << 10;
+const SECTION_HEADER_SIZE: u16 = 64;
+/// Linux kernels have about fifty.
+const MAX_SECTIONS: u16 = 512;
+/// The names of all sections, in bytes.
+const MAX_NAMES: u64 = 64 << 10;
 /// XEN_ELFNOTE_PHYS32_ENTRY.
 const XEN_PHYS32_ENTRY: u32 = 18;
 
@@ -65,6 +70,30 @@ fn parse_header(image: &Reader<'_>, start: &[u8]) -> Option<Result<KernelHeader,
         Err(error) => return Some(Err(error)),
     };
     Some(parse_segments(image, entry, &table).map(KernelHeader::Elf))
+}
+
+/// Where a section with this name lies in the image, and its size in bytes.
+pub(super) fn section(image: &Reader<'_>, name: &[u8]) -> Option<(u64, u64)> {
+    let start = image.prefix(super::PREFIX).ok()?;
+    let offset = u64_at(&start, 40)?;
+    let field = |at| u16_at(&start, at);
+    let (size, count, names) = (field(58)?, field(60)?, field(62)?);
+    if size != SECTION_HEADER_SIZE || count > MAX_SECTIONS {
+        return None;
+    }
+    let len = u64::from(size) * u64::from(count);
+    let table = image.read(offset, len).ok()?;
+    let place = |header: &[u8]| Some((u64_at(header, 24)?, u64_at(header, 32)?));
+    let mut headers = table.chunks_exact(size.into());
+    let (offset, len) = place(headers.clone().nth(names.into())?)?;
+    let names = image.read(offset, len.min(MAX_NAMES)).ok()?;
+    let is_named = |header: &&[u8]| {
+        let at = u32_at(header, 0).and_then(|at| usize::try_from(at).ok());
+        let text = at.and_then(|at| names.get(at..)).unwrap_or_default();
+        text.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(&[0]))
+    };
+    place(headers.find(is_named)?)
 }
 
 fn parse_segments(image: &Reader<'_>, entry: u64, table: &[u8]) -> Result<Elf, BootError> {

@@ -14,8 +14,11 @@ use crate::BootError;
 mod bzimage;
 mod elf;
 mod image;
+mod linux;
 #[cfg(test)]
 mod tests;
+
+pub use linux::{BANNER, LinuxVersion};
 
 /// How a kernel is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -307,3 +307,69 @@ proptest! {
         let _ = identify(&bytes);
     }
 }
+
+fn release(bytes: &[u8]) -> Option<String> {
+    let image = KernelImage::Bytes(Cursor::new(bytes.to_vec().into()));
+    KernelHeader::identify(&image).ok()?.linux_release(&image)
+}
+
+/// The ELF with three sections, the last two of them named, and a banner in `.rodata`.
+fn elf_with_sections() -> Vec<u8> {
+    let mut image = elf();
+    put(&mut image, 40, &0x400u64.to_le_bytes());
+    put(&mut image, 58, &[64, 0, 3, 0, 2, 0]);
+    let mut section = |at: usize, name: u32, offset: u64, size: u64| {
+        put(&mut image, at, &name.to_le_bytes());
+        put(&mut image, at + 24, &offset.to_le_bytes());
+        put(&mut image, at + 32, &size.to_le_bytes());
+    };
+    section(0x440, 1, 0x1000, 0x1000);
+    section(0x480, 9, 0x600, 19);
+    put(&mut image, 0x600, b"\0.rodata\0.shstrtab\0");
+    put(
+        &mut image,
+        0x10e0,
+        b"Linux version 6.12.95-cloud (me@here) #1\n\0",
+    );
+    image
+}
+
+#[test]
+fn a_linux_says_its_version_at_a_known_place() {
+    let mut packed = bzimage();
+    assert_eq!(release(&packed), None);
+    put(&mut packed, 0x201, &[0x6a]);
+    put(&mut packed, 0x20e, &0x300u16.to_le_bytes());
+    put(&mut packed, 0x500, b"6.1.0-56-amd64 (me@here)\0");
+    assert_eq!(
+        release(&packed).as_deref(),
+        Some("6.1.0-56-amd64 (me@here)")
+    );
+    put(&mut packed, 0x500, b"Memtest86+ v6.10\0");
+    assert_eq!(release(&packed), None);
+
+    let found = release(&elf_with_sections());
+    assert_eq!(found.as_deref(), Some("6.12.95-cloud (me@here) #1"));
+    assert_eq!(release(&elf()), None);
+}
+
+#[test]
+fn a_banner_is_not_searched_for() {
+    let mut image = elf_with_sections();
+    image.splice(0x1000..0x1000, vec![0; 0x4000]);
+    // The section begins where it did, and is larger than what is looked at.
+    put(&mut image, 0x440 + 32, &0x5000u64.to_le_bytes());
+    assert_eq!(release(&image), None);
+}
+
+proptest! {
+    #[test]
+    fn hostile_section_headers_are_no_version(
+        at in 0usize..200, value in any::<u64>(), bad in prop::sample::select(vec![40, 58, 60, 62, 0x440]),
+    ) {
+        let mut image = elf_with_sections();
+        put(&mut image, bad + at % 8, &value.to_le_bytes());
+        // Never a panic, never more than a few kilobytes.
+        let _ = release(&image);
+    }
+}

@@ -1,4 +1,4 @@
-//! The built-in guest: says what machine it found, then powers off.
+//! The built-in guest: says what machine it found, then powers off, or resets where it cannot.
 //!
 //! Everything it prints comes from the machine: the vCPUs are those that ran, the memory is the
 //! sum of the memory map. It runs without interrupts and heap.
@@ -21,6 +21,9 @@ use start_info::{RAM, Range, StartInfo};
 
 /// SLP_EN of the sleep control register (ACPI 6.5, 4.8.3.7); SLP_TYP starts at bit 2.
 const SLEEP_ENABLE: u8 = 1 << 5;
+/// The keyboard controller's command port, and its command that pulses the reset line.
+const KEYBOARD_CONTROLLER: u16 = 0x64;
+const RESET: u8 = 0xfe;
 const MIB: u64 = 1 << 20;
 
 extern "C" fn main(start_info: u64) -> ! {
@@ -53,7 +56,8 @@ extern "C" fn main(start_info: u64) -> ! {
     text(info.cmdline);
     text(b"\n");
     power_off(info.rsdp);
-    text(b"hello: no way to power off\n");
+    text(b"hello: no way to power off, so a reset\n");
+    port_out(KEYBOARD_CONTROLLER, RESET);
     halt()
 }
 

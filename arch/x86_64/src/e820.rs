@@ -64,7 +64,7 @@ fn push(entries: &mut Vec<E820Entry>, start: u64, end: u64, kind: E820Type) {
 
 #[cfg(test)]
 mod tests {
-    use arch::{Cmdline, MachineConfig, Platform, Transport};
+    use arch::{Cmdline, GuestKernel, Lean, MachineConfig, Platform, Transport};
 
     use super::*;
     use crate::{X86_64, layout};
@@ -75,7 +75,8 @@ mod tests {
 
     fn map_with(memory: u64, transport: Transport) -> Vec<(u64, u64, E820Type)> {
         let config = MachineConfig {
-            lean: false,
+            lean: Lean::Off,
+            kernel: GuestKernel::Unknown,
             memory,
             vcpus: 1,
             cmdline: Cmdline::default(),

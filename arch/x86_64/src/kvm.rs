@@ -59,7 +59,8 @@ impl KvmPlatform for X86_64 {
             .map_err(KvmError::of("KVM_GET_SUPPORTED_CPUID"))?;
         let entries = cpuid.as_slice().iter().map(CpuidEntry::from).collect();
         let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
-        Ok(Self::new(entries, max_vcpus))
+        let [split, full] = [Cap::SplitIrqchip, Cap::Pit2].map(|cap| kvm.check_extension(cap));
+        Ok(Self::new(entries, max_vcpus).with_chips(split, full))
     }
 
     fn load_kernel(
@@ -88,7 +89,7 @@ impl KvmPlatform for X86_64 {
             if !vm.check_extension(Cap::SplitIrqchip) {
                 return Err(KvmError::Lacks {
                     what: "local APICs without an I/O APIC (KVM_CAP_SPLIT_IRQCHIP)",
-                    cure: "use --lean=off, or Linux 4.5 or newer",
+                    cure: "use --lean=auto or --lean=off, or Linux 4.5 or newer",
                 });
             }
             // The argument stays 0: KVM tells of the end of interrupts on lines below it, and there is
@@ -104,7 +105,7 @@ impl KvmPlatform for X86_64 {
         if !vm.check_extension(Cap::Pit2) {
             return Err(KvmError::Lacks {
                 what: "an interval timer (KVM_CAP_PIT2)",
-                cure: "use --lean=on, or a kernel with CONFIG_KVM_IOAPIC",
+                cure: "use --lean=auto or --lean=on, or a kernel with CONFIG_KVM_IOAPIC",
             });
         }
         vm.create_irq_chip()

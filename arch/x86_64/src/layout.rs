@@ -9,7 +9,7 @@ use arch::{
     PlanError, Reserved, Resources, Space, Transport, has_word, virtio_mmio,
 };
 
-use crate::X86_64;
+use crate::{X86_64, lean};
 
 /// The page size that memory is counted in.
 pub const PAGE_SIZE: u64 = 0x1000;
@@ -139,6 +139,13 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         max_vcpus: facts.max_vcpus.min(MAX_VCPUS),
     };
     limits.check(config)?;
+    let default = if config.serial {
+        "console=ttyS0 reboot=k panic=-1"
+    } else {
+        "reboot=k panic=-1"
+    };
+    let cmdline = config.cmdline.text(default);
+    let lean = lean::choose(facts, config, &cmdline);
     let ram = ram(config.memory);
     // RAM may have all addresses: the upper window is made of what it leaves.
     let ram_end = ram.last().map_or(0, AddressRange::end);
@@ -146,31 +153,25 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         ecam: PCI_ECAM,
         window32: PCI_WINDOW,
         window64: PciPlan::window64_above(ram_end, facts.address_bits),
-        first_msi_gsi: pins(config.lean).into(),
+        first_msi_gsi: pins(lean.lean).into(),
     });
     let low_end = config.memory.min(HOLE.base);
-    let default = if config.serial {
-        "console=ttyS0 reboot=k panic=-1"
-    } else {
-        "reboot=k panic=-1"
-    };
-    let cmdline = config.cmdline.text(default);
     Ok(MachinePlan {
         arch: "x86_64",
         ram,
-        reserved: reserved_ranges(config.lean),
+        reserved: reserved_ranges(lean.lean),
         kernel_window: AddressRange::new(HIGH_MEMORY, low_end.saturating_sub(HIGH_MEMORY)),
         mmio_window: MMIO_WINDOW,
-        devices: devices(config, pci.as_ref())?,
+        devices: devices(config, lean.lean, pci.as_ref())?,
         pci,
         vcpus: config.vcpus,
-        lean: config.lean,
-        remarks: remarks(config, &cmdline),
+        remarks: remarks(config, lean.lean, &cmdline),
+        lean: Some(lean),
         cmdline,
     })
 }
 
-fn remarks(config: &MachineConfig, cmdline: &str) -> Vec<String> {
+fn remarks(config: &MachineConfig, lean: bool, cmdline: &str) -> Vec<String> {
     let mut remarks = config.remarks(cmdline);
     if has_word(cmdline, "acpi=off") {
         if config.transport == Transport::Mmio && !config.virtio.is_empty() {
@@ -187,7 +188,7 @@ fn remarks(config: &MachineConfig, cmdline: &str) -> Vec<String> {
                     .to_owned(),
             );
         }
-        if config.lean {
+        if lean {
             remarks.push(
                 "acpi=off: a Linux guest then keeps its time by the interval timer, which a lean \
                  machine has not; leave one of the two away"
@@ -212,7 +213,11 @@ fn ram(memory: u64) -> Vec<AddressRange> {
     }
 }
 
-fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePlan>, PlanError> {
+fn devices(
+    config: &MachineConfig,
+    lean: bool,
+    pci: Option<&PciPlan>,
+) -> Result<Vec<DevicePlan>, PlanError> {
     let mut ports = Resources::new(Space::Pio, PORT_WINDOW, 0..=0)?;
     let port_device = |kind, range, irq| DevicePlan {
         kind,
@@ -233,8 +238,8 @@ fn devices(config: &MachineConfig, pci: Option<&PciPlan>) -> Result<Vec<DevicePl
         Some(ACPI_POWER_IRQ),
     ));
     devices.push(port_device(DeviceKind::Pvpanic, ports.range(1)?, None));
-    let pins = pins(config.lean);
-    if config.lean {
+    let pins = pins(lean);
+    if lean {
         devices.push(DevicePlan {
             kind: DeviceKind::IoApic { pins },
             space: Space::Mmio,

@@ -9,6 +9,7 @@ pub mod cpuid;
 mod e820;
 pub mod irqchip;
 pub mod layout;
+mod lean;
 pub mod load;
 pub mod mptable;
 pub mod paging;
@@ -41,6 +42,17 @@ pub struct X86_64 {
     max_vcpus: u32,
     /// Physical address bits of a guest.
     address_bits: u8,
+    /// Whether KVM can have local APICs alone (KVM_CAP_SPLIT_IRQCHIP).
+    #[serde(default = "yes")]
+    split_chip: bool,
+    /// Whether KVM can have all of a PC's interrupt controllers and its interval timer (KVM_CAP_PIT2).
+    #[serde(default = "yes")]
+    full_chip: bool,
+}
+
+/// Facts from before a field was there.
+fn yes() -> bool {
+    true
 }
 
 /// The CPUID leaf with the address sizes; EAX bits 7:0 are the physical ones.
@@ -58,7 +70,17 @@ impl X86_64 {
             cpuid,
             max_vcpus,
             address_bits,
+            split_chip: true,
+            full_chip: true,
         }
+    }
+
+    /// The same host, with what its KVM has of the interrupt controllers: local APICs alone, and all of a
+    /// PC's with its interval timer.
+    #[must_use]
+    pub fn with_chips(mut self, split: bool, full: bool) -> Self {
+        (self.split_chip, self.full_chip) = (split, full);
+        self
     }
 
     /// The facts of an invented, typical host with 46 physical address bits.
@@ -102,7 +124,11 @@ impl Platform for X86_64 {
     }
 
     fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError> {
-        let keeper = if plan.lean { Keeper::Vmm } else { Keeper::Kvm };
+        let keeper = if plan.is_lean() {
+            Keeper::Vmm
+        } else {
+            Keeper::Kvm
+        };
         Ok(IoApic::new(plan.vcpus, keeper))
     }
 

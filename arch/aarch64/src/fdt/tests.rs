@@ -4,8 +4,8 @@ use std::process::Command;
 use ::fdt::Fdt;
 use arch::kernel::Protocol;
 use arch::{
-    AddressRange, Cmdline, LoadedKernel, MachineConfig, MachinePlan, Platform, SEED, Transport,
-    VirtioKind,
+    AddressRange, Cmdline, GuestKernel, Lean, LoadedKernel, MachineConfig, MachinePlan, Platform,
+    SEED, Transport, VirtioKind,
 };
 
 use super::*;
@@ -17,7 +17,8 @@ fn tree_of(facts: &Aarch64, memory: usize, vcpus: u32, initrd: Option<AddressRan
 
 fn plan_of(facts: &Aarch64, memory: usize, vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
-        lean: false,
+        lean: Lean::Off,
+        kernel: GuestKernel::Unknown,
         memory: memory as u64,
         vcpus,
         cmdline: Cmdline {

@@ -1,10 +1,11 @@
-use arch::{Cmdline, Transport};
+use arch::{Cmdline, GuestKernel, Lean, Transport};
 
 use super::*;
 
 fn config(memory: u64, vcpus: u32) -> MachineConfig {
     MachineConfig {
-        lean: false,
+        lean: Lean::Off,
+        kernel: GuestKernel::Unknown,
         memory,
         vcpus,
         cmdline: Cmdline::default(),

@@ -4,15 +4,16 @@ use std::process::Command;
 use ::fdt::Fdt;
 use arch::kernel::Protocol;
 use arch::{
-    AddressRange, Cmdline, LoadedKernel, MachineConfig, MachinePlan, Platform, SEED, Transport,
-    VirtioKind,
+    AddressRange, Cmdline, GuestKernel, Lean, LoadedKernel, MachineConfig, MachinePlan, Platform,
+    SEED, Transport, VirtioKind,
 };
 
 use super::*;
 
 fn plan_of(facts: &Riscv64, memory: u64, vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
-        lean: false,
+        lean: Lean::Off,
+        kernel: GuestKernel::Unknown,
         memory,
         vcpus,
         cmdline: Cmdline {

@@ -6,7 +6,9 @@ use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::mcfg::Mcfg;
 use acpi::{AcpiHandler, AcpiTables as Parsed, PhysicalMapping};
-use arch::{AddressRange, Cmdline, MachineConfig, Platform, Transport, VirtioKind};
+use arch::{
+    AddressRange, Cmdline, GuestKernel, Lean, MachineConfig, Platform, Transport, VirtioKind,
+};
 
 use super::*;
 use crate::X86_64;
@@ -14,7 +16,8 @@ use crate::irqchip::Keeper;
 
 fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
-        lean: false,
+        lean: Lean::Off,
+        kernel: GuestKernel::Unknown,
         memory: 256 << 20,
         vcpus,
         cmdline: Cmdline::default(),

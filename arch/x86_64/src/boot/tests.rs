@@ -1,4 +1,4 @@
-use arch::{Cmdline, LoadedKernel, MachineConfig, Platform, Transport};
+use arch::{Cmdline, GuestKernel, Lean, LoadedKernel, MachineConfig, Platform, Transport};
 
 use super::*;
 use crate::e820;
@@ -59,7 +59,8 @@ fn boot_with(
 ) -> Result<Booted, BootError> {
     let facts = X86_64::typical();
     let config = MachineConfig {
-        lean: false,
+        lean: Lean::Off,
+        kernel: GuestKernel::Unknown,
         memory: 32 << 20,
         vcpus: 2,
         cmdline: Cmdline {

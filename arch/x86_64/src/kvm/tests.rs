@@ -3,13 +3,14 @@ use std::io::Cursor;
 #[cfg(feature = "bzimage")]
 use arch::kernel::BzImage;
 use arch::kernel::{Elf, Protocol};
-use arch::{BootInfo, Cmdline, MachineConfig, Platform, Transport};
+use arch::{BootInfo, Cmdline, GuestKernel, Lean, MachineConfig, Platform, Transport};
 
 use super::*;
 
 fn config() -> MachineConfig {
     MachineConfig {
-        lean: false,
+        lean: Lean::Off,
+        kernel: GuestKernel::Unknown,
         memory: 32 << 20,
         vcpus: 2,
         cmdline: Cmdline::default(),

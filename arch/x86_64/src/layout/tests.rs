@@ -1,11 +1,12 @@
-use arch::{Cmdline, Transport};
+use arch::{Cmdline, GuestKernel, Lean, Transport};
 use proptest::prelude::*;
 
 use super::*;
 
 fn config(memory: u64) -> MachineConfig {
     MachineConfig {
-        lean: false,
+        lean: Lean::Off,
+        kernel: GuestKernel::Unknown,
         memory,
         vcpus: 2,
         cmdline: Cmdline::default(),

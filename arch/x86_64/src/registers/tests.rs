@@ -1,4 +1,4 @@
-use arch::{Cmdline, MachineConfig, Platform, Transport};
+use arch::{Cmdline, GuestKernel, Lean, MachineConfig, Platform, Transport};
 
 use super::*;
 use crate::X86_64;
@@ -118,7 +118,8 @@ fn the_gdt_register_covers_the_table_and_the_table_its_area() {
 fn only_the_boot_vcpu_gets_boot_registers() {
     let facts = X86_64::typical();
     let config = MachineConfig {
-        lean: false,
+        lean: Lean::Off,
+        kernel: GuestKernel::Unknown,
         memory: 1 << 30,
         vcpus: 2,
         cmdline: Cmdline::default(),
