@@ -33,6 +33,8 @@ pub(crate) struct Architecture {
     pub(super) has_pvpanic: bool,
     /// Whether the machine has a power button that the kernel knows.
     pub(super) has_power_button: bool,
+    /// A kernel that is no Linux: the package, and the file in it.
+    pub(super) other_kernel: Option<(&'static str, &'static str)>,
     /// Values of `--lean` that make a difference.
     pub(super) lean: &'static [&'static str],
     /// The static build.
@@ -73,6 +75,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         guest_modules: &["button", "evdev", "pvpanic-mmio"],
         has_pvpanic: true,
         has_power_button: true,
+        other_kernel: Some(("memtest86+", "boot/memtest86+x64.bin")),
         lean: &["on", "off"],
         target: "x86_64-unknown-linux-musl",
         guests: ("x86_64-unknown-none", "micro-guest"),
@@ -97,6 +100,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         guest_modules: &["evdev", "gpio_keys", "ext4"],
         has_pvpanic: false,
         has_power_button: true,
+        other_kernel: None,
         lean: &[],
         target: "aarch64-unknown-linux-musl",
         guests: ("aarch64-unknown-none-softfloat", "micro-guest-aarch64"),
@@ -137,6 +141,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         guest_modules: &["ext4"],
         has_pvpanic: false,
         has_power_button: false,
+        other_kernel: None,
         lean: &[],
         target: "riscv64gc-unknown-linux-gnu",
         guests: ("riscv64gc-unknown-none-elf", "micro-guest-riscv64"),

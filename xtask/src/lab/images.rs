@@ -34,7 +34,11 @@ pub(super) struct Images {
 /// Prepares everything; quick when the packages are there and nothing has changed.
 pub(super) fn prepare(arch: &Architecture, with_tests: bool) -> Result<Images> {
     let folder = target().join("lab").join(arch.name);
-    let unpacked = folder.join(format!("unpacked-{}", arch.kernel_package));
+    // Another list of packages has another folder.
+    let other = arch.other_kernel.map(|(package, _)| package);
+    let packages = [Some(arch.kernel_package), other];
+    let packages: Vec<_> = packages.into_iter().flatten().collect();
+    let unpacked = folder.join(format!("unpacked-{}", packages.join("-")));
     if !unpacked.exists() {
         // A name of its own until it is whole: what is cut off is never taken for complete.
         let partial = folder.join("partial");
@@ -71,6 +75,9 @@ pub(super) fn prepare(arch: &Architecture, with_tests: bool) -> Result<Images> {
     install(&agent, &root.join("bin/agent"))?;
     install(&unpacked.join("e2fsck"), &root.join("bin/e2fsck"))?;
     make_ext4(&root.join("disk.ext4"))?;
+    if arch.other_kernel.is_some() {
+        install(&unpacked.join("other-kernel"), &root.join("other-kernel"))?;
+    }
     if with_tests {
         let (tests, guest) = build_tests(arch)?;
         install(&tests, &root.join("micro_guests"))?;
@@ -128,7 +135,8 @@ fn unpack_packages(arch: &Architecture, folder: &Path) -> Result<()> {
     };
     let all = folder.join("all");
     let mut packages = archive.download_kernel(arch.kernel_package, folder)?;
-    for package in ["busybox-static", "e2fsck-static"] {
+    let other = arch.other_kernel.map(|(package, _)| package);
+    for package in ["busybox-static", "e2fsck-static"].into_iter().chain(other) {
         packages.push(archive.download(package, folder)?);
     }
     for package in packages {
@@ -145,6 +153,9 @@ fn unpack_packages(arch: &Architecture, folder: &Path) -> Result<()> {
         fs::rename(place, kept)?;
     }
     fs::rename(find(&all, "e2fsck.static")?, folder.join("e2fsck"))?;
+    if let Some((_, file)) = arch.other_kernel {
+        fs::rename(all.join(file), folder.join("other-kernel"))?;
+    }
     // And the kernel beside its modules.
     let kernel = find(&all, "vmlinu").or_else(|_| find(&folder.join("lib"), "vmlinu"))?;
     fs::rename(kernel, folder.join("kernel"))?;

@@ -37,7 +37,20 @@ pub(super) fn cases(arch: &'static Architecture, scope: Scope) -> Vec<Case> {
             linux(arch, &kernel, 2, 256, End::PowerOff)
         })
     }));
+    if arch.other_kernel.is_some() {
+        cases.push(memory_tester());
+    }
     cases
+}
+
+/// A kernel that is no Linux gets the full machine, where it does its work until the user ends it.
+fn memory_tester() -> Case {
+    let command = "/vmm-reference plan --kernel=/other-kernel; \
+        /vmm-reference --kernel=/other-kernel --guest-memory=64 --append=console=ttyS0,115200";
+    let dialogue = [("Memtest86+", ""), ("Pass", "\x01x")];
+    Case::new("memtest86+", command, &dialogue, |output| {
+        expect(output.contains("\nnot lean: "), "the full machine")
+    })
 }
 
 /// The tests with micro-guests, on this machine's KVM.
