@@ -6,7 +6,10 @@ use std::fs::File;
 use std::io::Write;
 
 use arch::kernel::{KernelHeader, KernelImage, LinuxVersion};
-use arch::{BootRequest, Cmdline, GuestKernel, GuestRam, Lean, KvmPlatform, MachineConfig, Platform, Transport};
+use arch::{
+    BootRequest, Cmdline, GuestKernel, GuestRam, KvmPlatform, Lean, MachineConfig, Platform,
+    Transport,
+};
 use arch_x86_64::X86_64;
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};

@@ -13,7 +13,8 @@ struct Row {
     name: String,
     start: Duration,
     took: Duration,
-    passed: bool,
+    /// How it ended, if it did not pass.
+    end: &'static str,
 }
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -61,7 +62,11 @@ pub(crate) fn timed<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T
             name: name.to_owned(),
             start,
             took,
-            passed: result.is_ok(),
+            end: match &result {
+                Ok(_) => "",
+                Err(error) if error.is::<Stopped>() => "  stopped",
+                Err(_) => "  FAILED",
+            },
         });
     result
 }
@@ -73,10 +78,9 @@ pub(crate) fn table() -> String {
     rows.sort_by_key(|row| row.start);
     let mut text = String::from("   start    took  step\n");
     for row in rows.iter() {
-        let failed = if row.passed { "" } else { "  FAILED" };
         let (start, took) = (row.start.as_secs_f64(), row.took.as_secs_f64());
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{start:>6.0} s {took:>5.0} s  {}{failed}", row.name);
+        let _ = writeln!(text, "{start:>6.0} s {took:>5.0} s  {}{}", row.name, row.end);
     }
     let whole = START.elapsed().as_secs();
     let _ = write!(text, "{whole:>16} s  in all");
