@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 
-use crate::lab::{ARCHITECTURES, Lab, Scope};
+use crate::lab::{Lab, Scope};
 
 #[derive(Debug, Parser)]
 #[command(about = "Project automation")]
@@ -53,8 +53,8 @@ enum Command {
     },
     /// Boots stock kernels with our VMM in an emulated machine with nested KVM
     Lab {
-        #[arg(value_parser = PossibleValuesParser::new(ARCHITECTURES.iter().map(|arch| arch.name)))]
-        arch: String,
+        #[arg(value_parser = PossibleValuesParser::new(lab::all()))]
+        machine: String,
         /// Every combination of kernel format, vCPUs and memory, not only a few
         #[arg(long)]
         full: bool,
@@ -80,22 +80,19 @@ fn run(command: Command) -> step::Result<()> {
             fuzz::run(target.as_deref(), seconds)
         }
         Command::Lab {
-            arch,
+            machine,
             full,
             only,
             list,
-        } => ARCHITECTURES
-            .iter()
-            .filter(|row| row.name == arch)
-            .try_for_each(|row| {
-                let lab = Lab::new(row, scope(full), only.as_deref())?;
-                if list {
-                    println!("{}", lab.names().join("\n"));
-                    return Ok(());
-                }
-                lab.needs().provide()?;
-                lab.prepare()?.run()
-            }),
+        } => {
+            let lab = Lab::new(&machine, scope(full), only.as_deref())?;
+            if list {
+                println!("{}", lab.names().join("\n"));
+                return Ok(());
+            }
+            lab.needs().provide()?;
+            lab.prepare()?.run()
+        }
     }
 }
 

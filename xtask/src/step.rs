@@ -80,7 +80,11 @@ pub(crate) fn table() -> String {
     for row in rows.iter() {
         let (start, took) = (row.start.as_secs_f64(), row.took.as_secs_f64());
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{start:>6.0} s {took:>5.0} s  {}{}", row.name, row.end);
+        let _ = writeln!(
+            text,
+            "{start:>6.0} s {took:>5.0} s  {}{}",
+            row.name, row.end
+        );
     }
     let whole = START.elapsed().as_secs();
     let _ = write!(text, "{whole:>16} s  in all");

@@ -12,7 +12,7 @@ use crate::apt::Unavailable;
 use crate::build::{cargo, cargo_command, fuzz_command, guests_command};
 use crate::first;
 use crate::fuzz;
-use crate::lab::{ARCHITECTURES, Lab, Ready, Scope};
+use crate::lab::{self, Lab, Ready, Scope};
 use crate::needs::Needs;
 use crate::step::{self, Result, Stopped, step};
 
@@ -98,15 +98,8 @@ fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
     })
 }
 
-/// The labs of all architectures, the host's own first.
 fn labs(scope: Scope) -> Result<Vec<Lab>> {
-    let (own, others): (Vec<_>, Vec<_>) = ARCHITECTURES
-        .iter()
-        .partition(|arch| arch.name == std::env::consts::ARCH);
-    own.into_iter()
-        .chain(others)
-        .map(|arch| Lab::new(arch, scope, None))
-        .collect()
+    lab::all().map(|name| Lab::new(name, scope, None)).collect()
 }
 
 /// The second lane.

@@ -82,6 +82,14 @@ pub(super) fn cases(arch: &Architecture, scope: Scope, everything: bool) -> Resu
     Ok(cases)
 }
 
+/// What a kernel has drivers for, for a slow machine.
+pub(super) fn once(arch: &Architecture) -> Result<Vec<Case>> {
+    let guest = Guest::new(arch, "pci")?;
+    let mut cases: Vec<_> = disks(&guest, 1).into();
+    cases.extend([network(&guest), restart(&guest), power_button(&guest)]);
+    Ok(cases)
+}
+
 /// Everything but disks.
 fn others(arch: &Architecture, guest: &Guest) -> Vec<Case> {
     let mut cases: Vec<_> = [network, sockets, memory, host_faults, console, restart]

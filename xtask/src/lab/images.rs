@@ -32,16 +32,17 @@ pub(super) struct Images {
 }
 
 /// Prepares everything; quick when the packages are there and nothing has changed.
-pub(super) fn prepare(arch: &Architecture, with_tests: bool) -> Result<Images> {
-    let folder = target().join("lab").join(arch.name);
+/// `folder` is for what is made of them.
+pub(super) fn prepare(arch: &Architecture, folder: &Path, with_tests: bool) -> Result<Images> {
+    let shared = target().join("lab").join(arch.name);
     // Another list of packages has another folder.
     let other = arch.other_kernel.map(|(package, _)| package);
     let packages = [Some(arch.kernel_package), other];
     let packages: Vec<_> = packages.into_iter().flatten().collect();
-    let unpacked = folder.join(format!("unpacked-{}", packages.join("-")));
+    let unpacked = shared.join(format!("unpacked-{}", packages.join("-")));
     if !unpacked.exists() {
         // A name of its own until it is whole: what is cut off is never taken for complete.
-        let partial = folder.join("partial");
+        let partial = shared.join("partial");
         if partial.exists() {
             fs::remove_dir_all(&partial)?;
         }

@@ -1,4 +1,5 @@
-//! The first-level machine: QEMU with an emulated hypervisor extension, and a shell on its console.
+//! The first-level machine: an emulator with a hypervisor extension, and a shell on its console, which is
+//! the emulator's own input and output.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -13,7 +14,7 @@ use super::images::Images;
 use crate::step::Result;
 
 /// An emulated machine is slow, and a hanging one must end all the same.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// How much of the console a failure shows.
 const SHOWN: usize = 6000;
 
@@ -27,39 +28,23 @@ pub(crate) struct Machine {
     log: String,
     /// What [`Machine::expect`] has passed.
     seen: usize,
+    /// How long it may be silent about what is expected.
+    patience: Duration,
     /// What its lines begin with.
     name: String,
 }
 
 impl Machine {
-    /// Starts the machine and waits for its shell.
-    pub(crate) fn start(
-        arch: &Architecture,
-        qemu_arguments: &str,
-        images: &Images,
-        disk: Option<&Path>,
-    ) -> Result<Self> {
+    /// Starts an emulator and waits for the machine's shell. `lab` names it in what is printed.
+    pub(super) fn start(lab: &str, mut emulator: Command, patience: Duration) -> Result<Self> {
         let begin = Instant::now();
-        // What is written to the disk is gone with the machine.
-        let drive = disk.map(|disk| {
-            let file = disk.display();
-            format!("-device virtio-blk-pci,drive=disk -drive file={file},format=raw,if=none,id=disk,snapshot=on")
-        });
-        let mut child = Command::new(arch.qemu)
-            .args(qemu_arguments.split_whitespace())
-            .args(drive.iter().flat_map(|drive| drive.split(' ')))
-            .args("-nodefaults -nographic -no-reboot -serial stdio".split(' '))
-            .arg("-kernel")
-            .arg(&images.kernel)
-            .arg("-initrd")
-            .arg(&images.initramfs)
-            .args(["-append", arch.qemu_cmdline])
+        let mut child = emulator
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("{}: {error}", arch.qemu))?;
-        let console = child.stdin.take().ok_or("QEMU has no stdin")?;
-        let mut stdout = child.stdout.take().ok_or("QEMU has no stdout")?;
+            .map_err(|error| format!("{}: {error}", emulator.get_program().display()))?;
+        let console = child.stdin.take().ok_or("the emulator has no stdin")?;
+        let mut stdout = child.stdout.take().ok_or("the emulator has no stdout")?;
         let (sender, output) = mpsc::channel();
         thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -75,7 +60,8 @@ impl Machine {
             output,
             log: String::new(),
             seen: 0,
-            name: format!("lab {}", arch.name),
+            patience,
+            name: format!("lab {lab}"),
         };
         let start = machine.expect("@@ready\n")?;
         if start.contains("@@failed") || !start.contains("/dev/kvm") {
@@ -117,7 +103,7 @@ impl Machine {
 
     /// Waits until `text` has come and gives what came before it.
     fn expect(&mut self, text: &str) -> Result<String> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + self.patience;
         loop {
             let new = self.log.get(self.seen..).unwrap_or_default();
             if let Some(at) = new.find(text) {
@@ -135,7 +121,7 @@ impl Machine {
                 }
                 Err(reason) => {
                     let what = match reason {
-                        RecvTimeoutError::Timeout => format!("in {} s", PATIENCE.as_secs()),
+                        RecvTimeoutError::Timeout => format!("in {} s", self.patience.as_secs()),
                         RecvTimeoutError::Disconnected => "before the machine ended".into(),
                     };
                     return Err(self.failure(&format!("{text:?} did not come {what}")));
@@ -156,6 +142,31 @@ impl Machine {
         }
         message.into()
     }
+}
+
+/// QEMU, with a disk or without.
+pub(super) fn qemu(
+    arch: &Architecture,
+    arguments: &str,
+    images: &Images,
+    disk: Option<&Path>,
+) -> Command {
+    // What is written to the disk is gone with the machine.
+    let drive = disk.map(|disk| {
+        let file = disk.display();
+        format!("-device virtio-blk-pci,drive=disk -drive file={file},format=raw,if=none,id=disk,snapshot=on")
+    });
+    let mut command = Command::new(arch.qemu);
+    command
+        .args(arguments.split_whitespace())
+        .args(drive.iter().flat_map(|drive| drive.split(' ')))
+        .args("-nodefaults -nographic -no-reboot -serial stdio".split(' '))
+        .arg("-kernel")
+        .arg(&images.kernel)
+        .arg("-initrd")
+        .arg(&images.initramfs)
+        .args(["-append", arch.qemu_cmdline]);
+    command
 }
 
 impl Drop for Machine {

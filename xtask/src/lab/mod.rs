@@ -5,6 +5,7 @@
 //! can be listed and chosen from without a machine.
 
 mod architectures;
+mod bochs;
 mod case;
 mod devices;
 mod images;
@@ -17,6 +18,9 @@ use case::Case;
 use images::Images;
 use machine::Machine;
 
+use std::path::PathBuf;
+
+use crate::build::target;
 use crate::needs::Needs;
 use crate::step::{Result, go_on, timed};
 use crate::system::System;
@@ -30,11 +34,18 @@ pub(crate) enum Scope {
     Full,
 }
 
+/// What a first-level machine is emulated by.
+#[derive(Debug, Clone, Copy)]
+enum Emulator {
+    /// QEMU, with these arguments.
+    Qemu(&'static str),
+    Bochs,
+}
+
 /// One first-level machine and what is done in it.
 #[derive(Debug)]
 struct Session {
-    /// The emulator's arguments.
-    arguments: &'static str,
+    emulator: Emulator,
     /// Whether it has the disk of a stock system.
     has_system: bool,
     cases: Vec<Case>,
@@ -58,9 +69,10 @@ impl Session {
     }
 }
 
-/// What is done for one architecture: chosen, not yet prepared.
+/// What is done under one name: chosen, not yet prepared.
 #[derive(Debug)]
 pub(crate) struct Lab {
+    name: &'static str,
     arch: &'static Architecture,
     sessions: Vec<Session>,
 }
@@ -75,12 +87,19 @@ pub(crate) struct Ready {
 
 impl Lab {
     /// Everything, or the cases with this text in their name.
-    pub(crate) fn new(
-        arch: &'static Architecture,
-        scope: Scope,
-        only: Option<&str>,
-    ) -> Result<Self> {
-        let mut sessions = sessions(arch, scope)?;
+    pub(crate) fn new(name: &str, scope: Scope, only: Option<&str>) -> Result<Self> {
+        let row = |name: &str| {
+            let mut rows = ARCHITECTURES.iter();
+            rows.find(|arch| arch.name == name)
+                .ok_or_else(|| format!("{name}: no such lab"))
+        };
+        let (name, arch, mut sessions) = if name == bochs::NAME {
+            let arch = row("x86_64")?;
+            (bochs::NAME, arch, vec![second_machine(arch, scope)?])
+        } else {
+            let arch = row(name)?;
+            (arch.name, arch, sessions(arch, scope)?)
+        };
         if let Some(only) = only {
             let all = names(&sessions);
             for session in &mut sessions {
@@ -90,24 +109,32 @@ impl Lab {
             if sessions.is_empty() {
                 let all = all.join("\n  ");
                 return Err(format!(
-                    "--only={only}: no case of {} has this in its name; there are:\n  {all}\n  \
-                     cure: another text, or --full, which has more cases",
-                    arch.name
+                    "--only={only}: no case of {name} has this in its name; there are:\n  {all}\n  \
+                     cure: another text, or --full, which has more cases"
                 )
                 .into());
             }
         }
-        Ok(Self { arch, sessions })
+        Ok(Self {
+            name,
+            arch,
+            sessions,
+        })
     }
 
-    /// Its architecture's name.
+    /// Its name.
     pub(crate) fn name(&self) -> &'static str {
-        self.arch.name
+        self.name
     }
 
     /// The names of its cases, in their order.
     pub(crate) fn names(&self) -> Vec<String> {
         names(&self.sessions)
+    }
+
+    /// Where its machine's files are.
+    fn folder(&self) -> PathBuf {
+        target().join("lab").join(self.name)
     }
 
     /// Whether a case uses a file of the machine.
@@ -118,7 +145,11 @@ impl Lab {
 
     /// What preparing and running it needs.
     pub(crate) fn needs(&self) -> Needs {
-        Needs::default()
+        let needs = match self.name {
+            bochs::NAME => bochs::needs(),
+            _ => Needs::default().qemu(self.arch.qemu, self.arch.qemu_package),
+        };
+        needs
             .targets([self.arch.target, self.arch.guests.0])
             .tools(&[
                 ("cpio", "cpio"),
@@ -127,12 +158,11 @@ impl Lab {
                 ("xz", "xz-utils"),
                 ("zstd", "zstd"),
             ])
-            .qemu(self.arch.qemu, self.arch.qemu_package)
     }
 
     /// Gets and builds what it is made of; quick when that is there and nothing has changed.
     pub(crate) fn prepare(self) -> Result<Ready> {
-        let name = format!("preparing the lab {}", self.arch.name);
+        let name = format!("preparing the lab {}", self.name);
         timed(&name, || {
             let has_system = self.sessions.iter().any(|session| session.has_system);
             let system = match self.arch.system_kernel {
@@ -141,7 +171,7 @@ impl Lab {
                 }
                 _ => None,
             };
-            let images = images::prepare(self.arch, self.uses("/micro_guests"))?;
+            let images = images::prepare(self.arch, &self.folder(), self.uses("/micro_guests"))?;
             Ok(Ready {
                 lab: self,
                 images,
@@ -154,12 +184,9 @@ impl Lab {
 impl Ready {
     /// Runs all cases; stops at the first that fails.
     pub(crate) fn run(&self) -> Result<()> {
-        let arch = self.lab.arch;
-        timed(&format!("lab {}", arch.name), || {
+        timed(&format!("lab {}", self.lab.name), || {
             for session in &self.lab.sessions {
-                let disk = self.system.as_ref().filter(|_| session.has_system);
-                let disk = disk.map(|system| system.disk.as_path());
-                let mut machine = Machine::start(arch, session.arguments, &self.images, disk)?;
+                let mut machine = self.start(session)?;
                 for case in &session.cases {
                     go_on()?;
                     case.run(&mut machine)?;
@@ -168,6 +195,37 @@ impl Ready {
             Ok(())
         })
     }
+}
+
+impl Ready {
+    fn start(&self, session: &Session) -> Result<Machine> {
+        let Self {
+            lab,
+            images,
+            system,
+        } = self;
+        let (emulator, patience) = match session.emulator {
+            Emulator::Qemu(arguments) => {
+                let system = system.as_ref().filter(|_| session.has_system);
+                let disk = system.map(|system| system.disk.as_path());
+                let command = machine::qemu(lab.arch, arguments, images, disk);
+                (command, machine::PATIENCE)
+            }
+            Emulator::Bochs => (bochs::emulator(&lab.folder(), images)?, bochs::PATIENCE),
+        };
+        Machine::start(lab.name, emulator, patience)
+    }
+}
+
+/// The names of all labs: one of each architecture, the host's own first, and those beside them.
+pub(crate) fn all() -> impl Iterator<Item = &'static str> {
+    let own = |arch: &&Architecture| arch.name == std::env::consts::ARCH;
+    let names = ARCHITECTURES.iter().filter(own);
+    let others = ARCHITECTURES.iter().filter(move |arch| !own(arch));
+    names
+        .chain(others)
+        .map(|arch| arch.name)
+        .chain([bochs::NAME])
 }
 
 fn names(sessions: &[Session]) -> Vec<String> {
@@ -191,18 +249,32 @@ fn sessions(arch: &'static Architecture, scope: Scope) -> Result<Vec<Session>> {
         cases.push(plain::micro_guests());
     }
     let mut sessions = vec![Session {
-        arguments: arch.qemu_arguments,
+        emulator: Emulator::Qemu(arch.qemu_arguments),
         has_system,
         cases,
     }];
     for lesser in arch.lesser {
         sessions.push(Session {
-            arguments: lesser.qemu_arguments,
+            emulator: Emulator::Qemu(lesser.qemu_arguments),
             has_system: false,
             cases: plain::lesser(arch, lesser)?,
         });
     }
     Ok(sessions)
+}
+
+/// What is done on x86_64's second machine, which is slow and differs in the processor's extension only.
+fn second_machine(arch: &'static Architecture, scope: Scope) -> Result<Session> {
+    let mut cases = plain::once(arch, scope);
+    if scope == Scope::Full {
+        cases.extend(devices::once(arch)?);
+        cases.push(plain::micro_guests());
+    }
+    Ok(Session {
+        emulator: Emulator::Bochs,
+        has_system: false,
+        cases,
+    })
 }
 
 #[cfg(test)]
@@ -211,8 +283,8 @@ mod tests {
 
     #[test]
     fn cases_have_names_of_their_own_and_the_full_lab_has_all_of_the_smoke_lab() {
-        for arch in ARCHITECTURES {
-            let names = |scope| Lab::new(arch, scope, None).unwrap().names();
+        for lab in all() {
+            let names = |scope| Lab::new(lab, scope, None).unwrap().names();
             let (smoke, full) = (names(Scope::Smoke), names(Scope::Full));
             for all in [&smoke, &full] {
                 let mut sorted = all.clone();
@@ -221,24 +293,20 @@ mod tests {
                 assert_eq!(sorted.len(), all.len(), "{all:?}");
             }
             let lost: Vec<_> = smoke.iter().filter(|name| !full.contains(name)).collect();
-            assert_eq!(lost, Vec::<&String>::new(), "{}", arch.name);
+            assert_eq!(lost, Vec::<&String>::new(), "{lab}");
         }
     }
 
     #[test]
     fn a_text_that_no_case_has_is_an_error_that_lists_them() {
-        let error = Lab::new(&ARCHITECTURES[0], Scope::Smoke, Some("no such")).unwrap_err();
+        let error = Lab::new("x86_64", Scope::Smoke, Some("no such")).unwrap_err();
         let said = error.to_string();
         assert!(said.contains("--only=no such") && said.contains("\n  built-in guest, 1 vCPUs\n"));
     }
 
     #[test]
     fn a_case_comes_with_those_that_it_needs() {
-        let lab = Lab::new(
-            &ARCHITECTURES[0],
-            Scope::Smoke,
-            Some("mmio: disks: read only"),
-        );
+        let lab = Lab::new("x86_64", Scope::Smoke, Some("mmio: disks: read only"));
         let names = lab.unwrap().names();
         assert_eq!(names.len(), 3, "{names:?}");
         assert_eq!(names[0], "mmio: disks: write, trim");
@@ -246,7 +314,7 @@ mod tests {
 
     #[test]
     fn chosen_cases_need_no_machine_of_the_others() {
-        let lab = Lab::new(&ARCHITECTURES[2], Scope::Smoke, Some("no AIA")).unwrap();
+        let lab = Lab::new("riscv64", Scope::Smoke, Some("no AIA")).unwrap();
         assert_eq!(lab.sessions.len(), 1);
         assert_eq!(lab.names(), ["no AIA: built-in guest"]);
     }

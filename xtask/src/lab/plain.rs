@@ -43,6 +43,26 @@ pub(super) fn cases(arch: &'static Architecture, scope: Scope) -> Vec<Case> {
     cases
 }
 
+/// The built-in guest and the first kernel; in the full lab every kernel, and the first on every kind of
+/// machine.
+pub(super) fn once(arch: &'static Architecture, scope: Scope) -> Vec<Case> {
+    let mut cases = vec![hello(arch, 1), hello(arch, 2)];
+    let kernels = arch.guest_kernels.iter().map(|(kernel, _)| *kernel);
+    cases.extend(
+        kernels
+            .clone()
+            .take(1)
+            .map(|kernel| linux(arch, kernel, 2, 256, End::PowerOff)),
+    );
+    if scope == Scope::Full {
+        let others = kernels.clone().skip(1);
+        cases.extend(others.map(|kernel| linux(arch, kernel, 1, 256, End::Reset)));
+        let full = kernels.take(1).map(|kernel| format!("{kernel} --lean=off"));
+        cases.extend(full.map(|kernel| linux(arch, &kernel, 2, 256, End::PowerOff)));
+    }
+    cases
+}
+
 /// A kernel that is no Linux gets the full machine, where it does its work until the user ends it.
 fn memory_tester() -> Case {
     let command = "/vmm-reference plan --kernel=/other-kernel; \
