@@ -65,11 +65,10 @@ pub use arch_host::{ARCHITECTURES, HostPlatform, planner, planner_with_facts};
 pub type Vm = Machine<HostPlatform>;
 
 /// The guest that is part of the library, when it was built in.
-#[cfg(feature = "host")]
 #[must_use]
 pub fn hello_guest() -> Option<&'static [u8]> {
-    #[cfg(feature = "hello-guest")]
+    #[cfg(all(feature = "host", feature = "hello-guest"))]
     return arch_host::hello::HELLO;
-    #[cfg(not(feature = "hello-guest"))]
+    #[cfg(not(all(feature = "host", feature = "hello-guest")))]
     None
 }

@@ -1,11 +1,12 @@
 //! `cargo xtask test`: every check, stopping at the first failure.
 //!
-//! There are two lanes, so that both kinds of work overlap: one compiles and runs tests, the other one runs
-//! the labs' machines, each as soon as the first lane has built what it is made of.
+//! There are lanes, so that both kinds of work overlap: one compiles and runs tests, the others run the labs'
+//! machines, each as soon as the first lane has built what it is made of.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crate::apt::Unavailable;
@@ -27,6 +28,9 @@ const BARE: [&str; 3] = [
     "riscv64gc-unknown-none-elf",
     "x86_64-unknown-none",
 ];
+/// How many labs run beside the compiling: one machine keeps a processor busy, and the second one fills the
+/// time when there is nothing left to compile.
+const LABS_AT_ONCE: usize = 2;
 /// Feature sets that every change is checked with, and those of the full run.
 const FEATURES: [&str; 4] = ["", "host,elf", "cli,serial,elf", "cli,virtio-blk"];
 const MORE_FEATURES: [&str; 10] = [
@@ -57,8 +61,11 @@ fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
     let needs = labs.iter().map(Lab::needs).fold(needs(), Needs::and);
     needs.provide()?;
     let (sender, ready) = mpsc::channel();
+    let ready = Mutex::new(ready);
     thread::scope(|threads| {
-        let machines = threads.spawn(move || machines(&ready));
+        let machines: Vec<_> = (0..LABS_AT_ONCE)
+            .map(|_| threads.spawn(|| machines(&ready)))
+            .collect();
         let mut skipped = String::new();
         let mut labs = labs.into_iter();
         let mut prepare = || -> Result<()> {
@@ -79,18 +86,25 @@ fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
             }
         };
         let work = checks(scope, &mut prepare);
-        // The other lane's end.
+        // The other lanes' end.
         drop(sender);
         if work.is_err() {
             step::stop();
         }
-        let machines = machines
-            .join()
-            .unwrap_or_else(|_| Err("the labs' lane panicked".into()));
-        match (work, machines) {
-            (Err(error), Err(cause)) if error.is::<Stopped>() => Err(cause),
-            (work, machines) => work.and(machines),
-        }?;
+        let machines = machines.into_iter().map(|lane| {
+            lane.join()
+                .unwrap_or_else(|_| Err("a lane of the labs panicked".into()))
+        });
+        let mut failures: Vec<_> = [work]
+            .into_iter()
+            .chain(machines)
+            .filter_map(Result::err)
+            .collect();
+        // What was only stopped comes last.
+        failures.sort_by_key(|error| error.is::<Stopped>());
+        if let Some(error) = failures.into_iter().next() {
+            return Err(error);
+        }
         if !with_lab {
             skipped.push_str("SKIPPED: the lab (--no-lab)\n");
         }
@@ -99,12 +113,17 @@ fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
 }
 
 fn labs(scope: Scope) -> Result<Vec<Lab>> {
-    lab::all().map(|name| Lab::new(name, scope, None)).collect()
+    let labs = lab::all().into_iter();
+    labs.map(|name| Lab::new(name, scope, None)).collect()
 }
 
-/// The second lane.
-fn machines(ready: &Receiver<Ready>) -> Result<()> {
-    let result = ready.iter().try_for_each(|lab| lab.run());
+/// A lane of the labs.
+fn machines(ready: &Mutex<Receiver<Ready>>) -> Result<()> {
+    let next = || {
+        let ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.recv().ok()
+    };
+    let result = std::iter::from_fn(next).try_for_each(|lab| lab.run());
     if result.is_err() {
         step::stop();
     }
@@ -115,6 +134,7 @@ fn machines(ready: &Receiver<Ready>) -> Result<()> {
 fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let full = scope == Scope::Full;
     require_kvm()?;
+    prepare()?;
     prepare()?;
     first::run()?;
     format()?;
