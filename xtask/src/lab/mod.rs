@@ -300,10 +300,10 @@ mod tests {
 
     #[test]
     fn a_case_comes_with_those_that_it_needs() {
-        let lab = Lab::new("x86_64", Scope::Smoke, Some("mmio: disks: read only"));
+        let lab = Lab::new("x86_64", Scope::Smoke, Some("pci: disks: read only"));
         let names = lab.unwrap().names();
         assert_eq!(names.len(), 3, "{names:?}");
-        assert_eq!(names[0], "mmio: disks: write, trim");
+        assert_eq!(names[0], "pci: disks: write, trim");
     }
 
     #[test]
