@@ -12,7 +12,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::Error;
 
@@ -70,7 +70,8 @@ pub struct VmHandle(Arc<Shared>);
 
 impl VmHandle {
     pub(crate) fn new() -> Result<Self, Error> {
-        let event = EventFd::new(EFD_NONBLOCK).map_err(Error::host("cannot create an eventfd"))?;
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+            .map_err(Error::host("cannot create an eventfd"))?;
         Ok(Self(Arc::new(Shared {
             state: Mutex::default(),
             ended: AtomicBool::new(false),

@@ -8,7 +8,7 @@ use devices::{
     Pl061, PowerButton, Pvpanic,
 };
 use kvm_ioctls::VmFd;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::console::Port;
 use crate::dispatch::IoSpaces;
@@ -174,7 +174,7 @@ pub(crate) fn interrupt(planned: &DevicePlan, lines: &Lines<'_>) -> Result<Event
 }
 
 pub(crate) fn eventfd() -> Result<EventFd, Error> {
-    EventFd::new(EFD_NONBLOCK).map_err(Error::host("cannot create an eventfd"))
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::host("cannot create an eventfd"))
 }
 
 #[cfg(feature = "serial")]

@@ -7,8 +7,8 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::sync::Once;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
@@ -19,14 +19,24 @@ pub(crate) fn kick_signal() -> libc::c_int {
     SIGRTMIN()
 }
 
-/// Installs the no-op handler, once per process.
+/// Installs the no-op handler, once per process; when that fails, the next VM tries again.
 pub(crate) fn install_handler() -> io::Result<()> {
     extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
-    static INSTALL: Once = Once::new();
-    let mut result = Ok(());
-    INSTALL.call_once(|| result = register_signal_handler(kick_signal(), nothing));
-    result.map_err(io::Error::from)
+    static INSTALLED: Mutex<bool> = Mutex::new(false);
+    once(&INSTALLED, || {
+        register_signal_handler(kick_signal(), nothing).map_err(io::Error::from)
+    })
+}
+
+/// Does what has to succeed once.
+fn once(done: &Mutex<bool>, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*done {
+        act()?;
+        *done = true;
+    }
+    Ok(())
 }
 
 /// A second mapping of a vCPU's `kvm_run`, so that another thread can set `immediate_exit`.
@@ -74,5 +84,27 @@ impl Drop for Kicker {
     fn drop(&mut self) {
         // SAFETY: unmaps exactly the mapping made in `new`.
         unsafe { libc::munmap(self.run.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_tried_again_and_what_succeeded_is_not() {
+        let done = Mutex::new(false);
+        assert!(once(&done, || Err(io::ErrorKind::OutOfMemory.into())).is_err());
+        let mut calls = 0;
+        for _ in 0..3 {
+            assert!(
+                once(&done, || {
+                    calls += 1;
+                    Ok(())
+                })
+                .is_ok()
+            );
+        }
+        assert_eq!(calls, 1);
     }
 }

@@ -121,12 +121,12 @@ impl Write for OutputRing {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+    use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
     use super::*;
 
     fn ring(capacity: usize) -> (OutputRing, EventFd) {
-        let wake = EventFd::new(EFD_NONBLOCK).unwrap();
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
         (OutputRing::new(capacity, wake.try_clone().unwrap()), wake)
     }
 

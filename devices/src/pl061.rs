@@ -189,7 +189,7 @@ impl BusDevice for Pl061 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+    use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
     use super::*;
 
@@ -198,7 +198,7 @@ mod tests {
     const ALL: u64 = 0x3fc;
 
     fn gpio() -> Pl061 {
-        Pl061::new(EventFd::new(EFD_NONBLOCK).unwrap())
+        Pl061::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap())
     }
 
     fn read(gpio: &Pl061, register: u64) -> u32 {

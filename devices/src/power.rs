@@ -82,13 +82,13 @@ impl ByteRegisters for AcpiPower {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+    use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
     use super::*;
     use crate::BusDevice;
 
     fn power() -> AcpiPower {
-        AcpiPower::new(EventFd::new(EFD_NONBLOCK).unwrap())
+        AcpiPower::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap())
     }
 
     #[test]

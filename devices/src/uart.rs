@@ -116,7 +116,7 @@ impl ByteRegisters for Uart16550 {
 mod tests {
     use std::sync::Arc;
 
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+    use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
     use super::*;
     use crate::{BusDevice, OutputRing};
@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn bench() -> Bench {
-        let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+        let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
         let (interrupt, ready) = (event(), event());
         let ring = OutputRing::new(64, event());
         let clone = |event: &EventFd| event.try_clone().unwrap();

@@ -186,7 +186,7 @@ impl Line {
             number,
             input: console.input,
             output: console.output,
-            always_ready: EventFd::new(libc::EFD_NONBLOCK)
+            always_ready: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
                 .and_then(|event| event.write(1).map(|()| event))
                 .map_err(Error::host("cannot create an eventfd"))?,
             escape: Escape {

@@ -23,7 +23,7 @@ use kvm_bindings::{
 use kvm_ioctls::{DeviceFd, Error as Errno, Kvm, VcpuFd, VmFd};
 use vm_memory::GuestAddress;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::aia::{Aia, IMSIC};
 use crate::registers::{self, VcpuSetup};
@@ -100,7 +100,7 @@ const EVENTS: usize = 16;
 
 impl KvmChip {
     fn new(device: DeviceFd, model: Aia) -> io::Result<Self> {
-        let (events, stop) = (Epoll::new()?, EventFd::new(EFD_NONBLOCK)?);
+        let (events, stop) = (Epoll::new()?, EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
         let event = EpollEvent::new(EventSet::IN, STOP);
         events.ctl(ControlOperation::Add, stop.as_raw_fd(), event)?;
         Ok(Self {

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::{Message, Rare};
 
@@ -103,7 +103,7 @@ impl Msix {
     pub(crate) fn new(count: usize, sink: Box<dyn MsiSink>) -> io::Result<Self> {
         let vectors = (0..count).map(|_| {
             Ok(Vector {
-                event: EventFd::new(EFD_NONBLOCK)?,
+                event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
                 masked: AtomicBool::new(true),
                 pending: AtomicBool::new(false),
             })

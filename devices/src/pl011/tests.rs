@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use vmm_sys_util::eventfd::EFD_NONBLOCK;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK};
 
 use super::*;
 use crate::OutputRing;
@@ -12,7 +12,7 @@ struct Bench {
 }
 
 fn bench() -> Bench {
-    let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+    let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
     let (interrupt, ready) = (event(), event());
     let ring = OutputRing::new(64, event());
     let clone = |event: &EventFd| event.try_clone().unwrap();

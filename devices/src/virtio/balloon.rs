@@ -9,7 +9,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use vm_memory::GuestAddress;
 
 use super::release::release;
-use super::{Chain, ConfigSpace, Event, GuestRam, QueueError, Queues, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, GuestRam, QueueError, Queues, Ring, VirtioDevice};
 use crate::Rare;
 use crate::config::BalloonConfig;
 
@@ -59,7 +59,8 @@ impl Balloon {
     }
 
     /// Gives the pages of a chain of page numbers back, runs of them at once.
-    fn inflate(&mut self, ram: &GuestRam) -> Result<(), QueueError> {
+    fn inflate(&mut self, ring: &Ring) -> Result<(), QueueError> {
+        let ram = ring.ram();
         let len = self.chain.readable_len().min(MOST as u64);
         self.numbers.resize(usize::try_from(len).unwrap_or(MOST), 0);
         self.chain.read(ram, &mut self.numbers)?;
@@ -71,6 +72,8 @@ impl Balloon {
         {
             if number == run.end {
                 run.end += 1;
+            } else if ring.is_stopping() {
+                return Ok(());
             } else {
                 self.release(ram, run.start << PAGE_SHIFT, run.end - run.start);
                 run = number..number + 1;
@@ -132,11 +135,14 @@ impl VirtioDevice for Balloon {
                 break;
             }
             match queue {
-                INFLATE => self.inflate(ring.ram())?,
+                INFLATE => self.inflate(ring)?,
                 // Whatever is touched again is there again.
                 DEFLATE => {}
                 REPORTING => {
                     for buffer in self.chain.writable() {
+                        if ring.is_stopping() {
+                            break;
+                        }
                         let pages = u64::from(buffer.len) >> PAGE_SHIFT;
                         self.release(ring.ram(), buffer.address.0, pages);
                     }

@@ -11,14 +11,14 @@ mod uring;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::os::fd::RawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock};
-use rustix::io::Errno;
+use rustix::fs::{FallocateFlags, fallocate, fdatasync};
+use rustix::io::{Errno, retry_on_intr};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
     VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -30,7 +30,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::{Bytes, GuestAddress};
 
 pub use self::file::BlockError;
-use self::file::{direct_alignment, open};
+use self::file::{Opened, Shape};
 use self::uring::Uring;
 use super::iovec::{Direction, Vectors};
 use super::limit::Limiter;
@@ -57,8 +57,8 @@ enum Job {
         direction: Direction,
         /// Byte in the file.
         offset: u64,
-        /// Which file: the disk's, or that of requests which are not aligned for it.
-        file: u32,
+        /// It is not aligned as the disk's file asks.
+        unaligned: bool,
         /// On the disk when it ends.
         durable: bool,
     },
@@ -94,6 +94,10 @@ pub struct Block {
     buffered: Option<File>,
     /// What direct I/O asks of memory and of places.
     alignment: u32,
+    /// Bytes in the file when it was opened.
+    size: u64,
+    /// What the rest of the last sector reads as, where the file ends in the middle of it.
+    zeros: Option<File>,
     sectors: u64,
     read_only: bool,
     discard: bool,
@@ -106,8 +110,8 @@ pub struct Block {
     limiter: Option<Limiter>,
     /// Bytes of zeroes that the request had to write itself.
     zeroed: u64,
-    /// Bytes that io_uring has to move, and those that were moved without it so far.
-    in_flight: u64,
+    /// Bytes that were moved without io_uring so far, or would have been in the time that other work
+    /// took.
     moved: u64,
     /// The queue whose turn it is first when there is room again.
     turn: usize,
@@ -126,7 +130,7 @@ impl Block {
     /// # Errors
     /// See [`BlockError`].
     pub fn check(config: &BlkConfig) -> Result<(), BlockError> {
-        open(&config.path, config.read_only, config.direct).map(drop)
+        Opened::new(config).map(drop)
     }
 
     /// Opens a disk and locks it: one writer, or any number of readers.
@@ -134,61 +138,38 @@ impl Block {
     /// # Errors
     /// See [`BlockError`].
     pub fn open(config: &BlkConfig) -> Result<Self, BlockError> {
-        let mut file = open(&config.path, config.read_only, config.direct)?;
-        let operation = if config.read_only {
-            FlockOperation::NonBlockingLockShared
-        } else {
-            FlockOperation::NonBlockingLockExclusive
-        };
-        flock(&file, operation).map_err(|errno| match io::Error::from(errno) {
-            error if error.kind() == io::ErrorKind::WouldBlock => BlockError::InUse,
-            error => BlockError::Open(error),
-        })?;
-        // The size of a block device is not in its metadata.
-        let size = file.seek(SeekFrom::End(0))?;
-        let alignment = if config.direct {
-            direct_alignment(&file)
-        } else {
-            SECTOR_BYTES
-        };
-        // What does not fill a block at the end is not offered.
-        let sectors = size / u64::from(alignment) * (u64::from(alignment) / SECTOR);
-        if sectors == 0 {
-            return Err(BlockError::TooSmall(size, alignment.into()));
-        }
-        let buffered = config
-            .direct
-            .then(|| open(&config.path, config.read_only, false))
+        let Opened {
+            file,
+            buffered,
+            alignment,
+            shape,
+        } = Opened::new(config)?.lock(config)?;
+        let zeros = (shape.sectors * SECTOR > shape.size)
+            .then(|| File::open("/dev/zero"))
             .transpose()?;
         let queues = config.queues.max(1);
         let queue_size = config.queue_size.max(2);
         let capacity = usize::from(queues) * usize::from(queue_size);
         let uring = match config.engine {
             BlkEngine::Sync => None,
-            engine => {
-                // Files of its own: the kernel lets go of a ring's files some time after its end, and
-                // the lock has to end with the disk.
-                let files = [config.direct, false]
-                    .map(|direct| open(&config.path, config.read_only, direct));
-                let [disk, buffered] = files;
-                match Uring::new(&[disk?, buffered?], capacity.min(MAX_IN_FLIGHT)) {
-                    Ok(uring) => Some(uring),
-                    Err(error) if engine == BlkEngine::IoUring => {
-                        return Err(BlockError::Uring(error));
-                    }
-                    Err(error) => {
-                        log::debug!("no io_uring, disk I/O is synchronous: {error}");
-                        None
-                    }
+            engine => match Uring::new(capacity.min(MAX_IN_FLIGHT)) {
+                Ok(uring) => Some(uring),
+                Err(error) if engine == BlkEngine::IoUring => {
+                    return Err(BlockError::Uring(error));
                 }
-            }
+                Err(error) => {
+                    log::debug!("no io_uring, disk I/O is synchronous: {error}");
+                    None
+                }
+            },
         };
-        let block_size = u32::try_from(file.metadata()?.blksize()).unwrap_or(SECTOR_BYTES);
         let mut block = Self {
             uring,
             buffered,
             alignment,
-            sectors,
+            size: shape.size,
+            zeros,
+            sectors: shape.sectors,
             read_only: config.read_only,
             discard: config.discard,
             path: config.path.clone(),
@@ -198,7 +179,6 @@ impl Block {
             config: Arc::new(ConfigSpace::new(Vec::new(), 0..0)),
             limiter: Limiter::new(&config.limits)?,
             zeroed: 0,
-            in_flight: 0,
             moved: 0,
             turn: 0,
             write_through: false,
@@ -208,12 +188,12 @@ impl Block {
             first_request: None,
             file,
         };
-        block.config = Arc::new(ConfigSpace::new(block.describe(block_size), 0..0));
+        block.config = Arc::new(ConfigSpace::new(block.describe(&shape), 0..0));
         Ok(block)
     }
 
     /// `struct virtio_blk_config` (5.2.4) up to write_zeroes_may_unmap.
-    fn describe(&self, best_block: u32) -> Vec<u8> {
+    fn describe(&self, shape: &Shape) -> Vec<u8> {
         // Header and status have buffers of their own.
         let segments = u32::from(self.queue_size.saturating_sub(2).max(1));
         let mut config = self.sectors.to_le_bytes().to_vec();
@@ -221,10 +201,10 @@ impl Block {
             config.extend(values.iter().copied().flat_map(u32::to_le_bytes));
         };
         // size_max, seg_max, geometry, blk_size.
-        word(&mut config, &[0, segments, 0, self.alignment]);
+        word(&mut config, &[0, segments, 0, shape.block]);
         // Topology: logical blocks in a physical one (a power of two), its offset, the least and the
         // best size of I/O in logical blocks.
-        let blocks = (best_block / self.alignment).max(1);
+        let blocks = (shape.best / shape.block).max(1);
         let exponent = u8::try_from(blocks.ilog2()).unwrap_or(0);
         let least = u16::try_from(blocks).unwrap_or(1).to_le_bytes();
         config.extend([exponent, 0, least[0], least[1], 0, 0, 0, 0]);
@@ -233,10 +213,7 @@ impl Block {
         config.extend([0, 0, queues[0], queues[1]]);
         // Discard: most sectors, most ranges, alignment. Zeroes: most sectors, most ranges, holes.
         let (sectors, ranges) = Erase::Discard.limits();
-        word(
-            &mut config,
-            &[sectors, ranges, self.alignment / SECTOR_BYTES],
-        );
+        word(&mut config, &[sectors, ranges, shape.block / SECTOR_BYTES]);
         let (sectors, ranges) = Erase::Zero.limits();
         word(&mut config, &[sectors, ranges, self.discard.into()]);
         config
@@ -258,8 +235,8 @@ impl Block {
             if self.moved.wrapping_sub(moved) > MOST_MOVED {
                 return Ok(true);
             }
-            let room =
-                self.uring.as_ref().is_none_or(Uring::has_room) && self.in_flight < MOST_IN_FLIGHT;
+            let uring = self.uring.as_ref();
+            let room = uring.is_none_or(|uring| uring.has_room() && uring.bytes() < MOST_IN_FLIGHT);
             let allowed = self.limiter.as_mut().is_none_or(Limiter::allows);
             if !room || !allowed || !ring.pop(&mut self.chain)? {
                 return Ok(false);
@@ -281,7 +258,7 @@ impl Block {
             return ring.complete(head, 0);
         };
         self.zeroed = 0;
-        let parsed = self.parse(ring.ram());
+        let parsed = self.parse(ring);
         if let Some(limiter) = &mut self.limiter {
             limiter.charge(match parsed {
                 Ok(Parsed::Job(_, len)) => len.into(),
@@ -298,10 +275,18 @@ impl Block {
                     len,
                     job,
                 };
+                let file = match (&job, &self.buffered) {
+                    (
+                        Job::Transfer {
+                            unaligned: true, ..
+                        },
+                        Some(buffered),
+                    ) => buffered,
+                    _ => &self.file,
+                };
                 if let Some(uring) = &mut self.uring
-                    && uring.push(request, &mut self.vectors)
+                    && uring.push(request, file, ring.ram(), &mut self.vectors)
                 {
-                    self.in_flight += u64::from(len);
                     return Ok(());
                 }
                 self.perform(&request, 0)
@@ -314,25 +299,44 @@ impl Block {
     /// Does a request's I/O, but for the first bytes, and waits for it.
     fn perform(&mut self, request: &Request, done: usize) -> Result<u32, Refusal> {
         match request.job {
-            Job::Flush => fdatasync(&self.file).map_err(io::Error::from)?,
+            Job::Flush => self.sync()?,
             Job::Transfer {
                 direction,
                 offset,
-                file,
+                unaligned,
                 durable,
             } => {
+                self.moved = self.moved.wrapping_add(request.len.into());
                 let file = match &self.buffered {
-                    Some(buffered) if file > 0 => buffered,
+                    Some(buffered) if unaligned => buffered,
                     _ => &self.file,
                 };
-                self.moved = self.moved.wrapping_add(request.len.into());
-                self.vectors.transfer(file, offset, done, direction)?;
+                let moved = self.vectors.transfer(file, offset, done, direction)?;
+                if moved < request.len as usize {
+                    self.fill(offset + moved as u64, direction)?;
+                }
                 if durable {
-                    fdatasync(file).map_err(io::Error::from)?;
+                    self.sync()?;
                 }
             }
         }
         Ok(request.written())
+    }
+
+    /// The file has ended at a place: what is left in the vectors, of its last sector, reads as zeros.
+    fn fill(&mut self, end: u64, direction: Direction) -> io::Result<()> {
+        match &self.zeros {
+            Some(zeros) if direction == Direction::Read && end >= self.size => {
+                self.vectors.transfer(zeros, 0, 0, direction).map(drop)
+            }
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Brings everything to the disk.
+    fn sync(&mut self) -> io::Result<()> {
+        self.moved = self.moved.wrapping_add(STEP);
+        Ok(retry_on_intr(|| fdatasync(&self.file))?)
     }
 
     /// Answers a request.
@@ -366,7 +370,6 @@ impl Block {
             .as_mut()
             .and_then(|uring| uring.take_ended(&mut self.vectors))
         {
-            self.in_flight -= u64::from(request.len);
             let result = match result {
                 Ok(moved) if moved == request.len as usize => Ok(request.written()),
                 // Cut short, by a signal or at the end of the file: the rest will tell.
@@ -390,7 +393,8 @@ impl Block {
 
     /// Finds out what a request wants; does at once what is rare. The data of a transfer is in
     /// `vectors` then.
-    fn parse(&mut self, ram: &GuestRam) -> Result<Parsed, Refusal> {
+    fn parse(&mut self, ring: &Ring) -> Result<Parsed, Refusal> {
+        let ram = ring.ram();
         let mut header = [0; HEADER];
         if !self.chain.read(ram, &mut header)? {
             return Err(failed("a request is cut off"));
@@ -405,8 +409,8 @@ impl Block {
                 return Ok(Parsed::Job(Job::Flush, 0));
             }
             VIRTIO_BLK_T_GET_ID => self.identify(ram)?,
-            VIRTIO_BLK_T_DISCARD if self.discard => self.ranges(ram, Erase::Discard)?,
-            VIRTIO_BLK_T_WRITE_ZEROES => self.ranges(ram, Erase::Zero)?,
+            VIRTIO_BLK_T_DISCARD if self.discard => self.ranges(ring, Erase::Discard)?,
+            VIRTIO_BLK_T_WRITE_ZEROES => self.ranges(ring, Erase::Zero)?,
             _ => return Err(Refusal::Unsupported),
         };
         Ok(Parsed::Done(done))
@@ -429,13 +433,15 @@ impl Block {
         self.vectors.set(ram, buffers)?;
         let offset = sector * SECTOR;
         let alignment = self.alignment;
+        // What goes beyond the file's end goes in parts that are not aligned.
         let aligned = self.buffered.is_none()
             || offset.is_multiple_of(alignment.into())
-                && self.vectors.is_aligned(alignment as usize);
+                && self.vectors.is_aligned(alignment as usize)
+                && offset + u64::from(len) <= self.size;
         let job = Job::Transfer {
             direction,
             offset,
-            file: u32::from(!aligned),
+            unaligned: !aligned,
             durable: self.write_through && direction == Direction::Write,
         };
         Ok(Parsed::Job(job, len))
@@ -470,21 +476,27 @@ impl Block {
     }
 
     /// Discards or zeroes ranges of the disk.
-    fn ranges(&mut self, ram: &GuestRam, erase: Erase) -> Result<u32, Refusal> {
+    fn ranges(&mut self, ring: &Ring, erase: Erase) -> Result<u32, Refusal> {
         self.writable()?;
         let (_, most) = erase.limits();
         for _ in 0..most {
             if self.chain.readable_len() == 0 {
-                return Ok(0);
+                break;
+            }
+            if ring.is_stopping() {
+                return Err(failed("the driver has reset the disk"));
             }
             let mut range = [0; RANGE];
-            if !self.chain.read(ram, &mut range)? {
+            if !self.chain.read(ring.ram(), &mut range)? {
                 return Err(failed("a range is cut off"));
             }
             self.range(words(range), erase)?;
         }
         if self.chain.readable_len() > 0 {
             return Err(failed("too many ranges in one request"));
+        }
+        if self.write_through && !ring.is_stopping() {
+            self.sync()?;
         }
         Ok(0)
     }
@@ -510,23 +522,22 @@ impl Block {
         let how = if hole {
             FallocateFlags::PUNCH_HOLE
         } else {
+            self.zeroed += len;
             FallocateFlags::ZERO_RANGE
         };
-        match fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len) {
-            // The file system has no holes, or no zeroing: a discard is a hint, zeroes are not.
-            Err(Errno::OPNOTSUPP) if erase == Erase::Discard => {}
-            Err(Errno::OPNOTSUPP) => self.write_zeroes(offset, len)?,
-            result => result.map_err(io::Error::from)?,
+        self.moved = self.moved.wrapping_add(STEP);
+        let mode = how | FallocateFlags::KEEP_SIZE;
+        match retry_on_intr(|| fallocate(&self.file, mode, offset, len)) {
+            // The file system has no holes, or no zeroing; a block device takes whole blocks only. A
+            // discard is a hint, zeroes are not.
+            Err(Errno::OPNOTSUPP | Errno::INVAL) if erase == Erase::Discard => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::INVAL) => Ok(self.write_zeroes(offset, len)?),
+            result => Ok(result.map_err(io::Error::from)?),
         }
-        if self.write_through {
-            fdatasync(&self.file).map_err(io::Error::from)?;
-        }
-        Ok(())
     }
 
     fn write_zeroes(&mut self, mut offset: u64, mut len: u64) -> io::Result<()> {
         static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
-        self.zeroed += len;
         self.moved = self.moved.wrapping_add(len);
         // Not bound to any alignment.
         let file = self.buffered.as_ref().unwrap_or(&self.file);
@@ -574,6 +585,8 @@ impl Request {
 const MAX_IN_FLIGHT: usize = 1024;
 /// With so many bytes in flight no request begins: a reset waits for them.
 const MOST_IN_FLIGHT: u64 = 256 << 20;
+/// What a call that moves no data may take of the host's time, in bytes that could have been moved.
+const STEP: u64 = 8 << 20;
 /// After so many bytes without io_uring other events have their turn, the end among them.
 const MOST_MOVED: u64 = 64 << 20;
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
 use crate::lock;
@@ -100,7 +100,7 @@ impl VirtioConsole {
         Ok(Self {
             shared: Arc::new(Shared {
                 input: Mutex::default(),
-                wake: EventFd::new(EFD_NONBLOCK)?,
+                wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
                 room,
                 config: Arc::new(config),
             }),
@@ -217,7 +217,7 @@ mod tests {
 
     fn bench() -> Bench {
         let ram = ram();
-        let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+        let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
         let (output, room) = (OutputRing::new(16, event()), event());
         let sink = Box::new(output.clone());
         Bench {

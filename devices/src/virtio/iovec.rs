@@ -102,29 +102,31 @@ impl Vectors {
     }
 
     /// Moves all bytes but the first `done` between guest memory and a file, where the whole begins
-    /// at `offset`.
+    /// at `offset`. Gives how many have their place then, the first ones included: fewer than all when the
+    /// file ends.
     ///
     /// # Errors
-    /// That of the system call; `UnexpectedEof` when the file ends early.
+    /// That of the system call.
     pub(crate) fn transfer(
         &mut self,
         file: &File,
         offset: u64,
-        mut done: usize,
+        done: usize,
         direction: Direction,
-    ) -> io::Result<()> {
-        let (mut rest, mut offset) = (&mut self.0[..], offset);
+    ) -> io::Result<usize> {
+        let (mut rest, mut offset, mut all, mut done) = (&mut self.0[..], offset, 0, done);
         loop {
             advance(rest, done);
             offset += done as u64;
+            all += done;
             while let [libc::iovec { iov_len: 0, .. }, ..] = rest {
                 rest = rest.split_first_mut().map_or(&mut [], |(_, rest)| rest);
             }
             if rest.is_empty() {
-                return Ok(());
+                return Ok(all);
             }
             done = match move_some(file, rest, offset, direction) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return Ok(all),
                 Ok(moved) => moved,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) => return Err(error),

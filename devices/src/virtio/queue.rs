@@ -7,7 +7,8 @@
 //! is read once, and every loop is bounded.
 
 use std::num::Wrapping;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap};
@@ -217,6 +218,8 @@ pub struct Ring {
     dry: bool,
     /// The driver was not asked to keep quiet.
     notifying: bool,
+    /// The device was told to stop: whatever the driver has queued, nothing more is begun.
+    stopping: Arc<AtomicBool>,
 }
 
 impl Ring {
@@ -239,6 +242,7 @@ impl Ring {
             told: Wrapping(queue.next_used()),
             dry: false,
             notifying: true,
+            stopping: Arc::default(),
             ram,
         })
     }
@@ -253,6 +257,17 @@ impl Ring {
     #[must_use]
     pub fn size(&self) -> u16 {
         self.size
+    }
+
+    /// Who stops the device sets this flag.
+    pub(super) fn heed(&mut self, stopping: &Arc<AtomicBool>) {
+        self.stopping = Arc::clone(stopping);
+    }
+
+    /// Whether the device was told to stop: of a request that takes many steps, no further one begins.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     fn load(&self, base: u64, offset: u64) -> Result<u16, QueueError> {
@@ -280,12 +295,15 @@ impl Ring {
         u64::from(index.0 % self.size)
     }
 
-    /// Fetches the next chain; `false` when there is none. The driver need not notify while the
-    /// device is looking anyway.
+    /// Fetches the next chain; `false` when there is none, or the device was told to stop. The driver
+    /// need not notify while the device is looking anyway.
     ///
     /// # Errors
     /// When the driver broke a rule.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, QueueError> {
+        if self.is_stopping() {
+            return Ok(false);
+        }
         self.dry = self.pending()? == 0;
         if self.dry {
             return Ok(false);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{
     Chain, ConfigSpace, Event, GuestRam, Interrupt, QueueError, Queues, Ring, VirtioDevice,
@@ -45,7 +45,11 @@ pub(crate) fn queue() -> Queue {
 
 /// Queues of a running device, all but the first without a driver of its own.
 pub(crate) fn queues(ram: &GuestRam, count: usize) -> Queues {
-    queues_with(ram, count, EventFd::new(EFD_NONBLOCK).unwrap())
+    queues_with(
+        ram,
+        count,
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap(),
+    )
 }
 
 /// Queues that raise this interrupt.

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Event, QueueError, Ring, VirtioDevice};
 use crate::Rare;
@@ -99,13 +99,35 @@ pub struct Queues {
     /// `None` where the driver has set up none.
     rings: Vec<Option<Ring>>,
     interrupt: Arc<Interrupt>,
+    /// Seen between one request and the next, and between one event and the next.
+    stopping: Arc<AtomicBool>,
 }
 
 impl Queues {
     /// These queues, with the interrupt that they share.
     #[must_use]
-    pub fn new(rings: Vec<Option<Ring>>, interrupt: Arc<Interrupt>) -> Self {
-        Self { rings, interrupt }
+    pub fn new(mut rings: Vec<Option<Ring>>, interrupt: Arc<Interrupt>) -> Self {
+        let stopping = Arc::default();
+        for ring in rings.iter_mut().flatten() {
+            ring.heed(&stopping);
+        }
+        Self {
+            rings,
+            interrupt,
+            stopping,
+        }
+    }
+
+    /// Whether the device was told to stop: it begins nothing more.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// What tells the device to stop.
+    #[cfg(test)]
+    pub(crate) fn stopping(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stopping)
     }
 
     /// A queue, if the driver has set it up.
@@ -224,20 +246,28 @@ impl Worker {
         // The device goes to the thread when all that can fail is done.
         let (sender, receiver) = mpsc::channel();
         let prepared = (|| {
-            let (stop, again) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?);
-            let close = EventFd::new(EFD_NONBLOCK)?;
+            let (stop, again) = (
+                EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+                EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            );
+            let close = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
             let events =
                 EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
             let for_thread = (stop.try_clone()?, close.try_clone()?);
             let thread = thread::Builder::new()
                 .name(device.name().to_owned())
-                .spawn(move || run(events, receiver.recv().ok()?))?;
+                .spawn(move || {
+                    let service: Service = receiver.recv().ok()?;
+                    let _guard =
+                        Panic(Arc::clone(&service.queues.interrupt), service.device.name());
+                    run(events, service)
+                })?;
             Ok((stop, close, for_thread, again, thread))
         })();
         match prepared {
             Ok((stop, close, for_thread, again, thread)) => {
                 device.start(features);
-                let stopping = Arc::new(AtomicBool::new(false));
+                let stopping = Arc::clone(&queues.stopping);
                 let (closing, to_close) = mpsc::channel();
                 // It waits for nothing else.
                 let _ = sender.send(Service {
@@ -247,7 +277,6 @@ impl Worker {
                     left_over: Wanted::default(),
                     again,
                     stop: for_thread.0,
-                    stopping: Arc::clone(&stopping),
                     to_close,
                     close: for_thread.1,
                 });
@@ -280,6 +309,20 @@ impl Worker {
         // The counter cannot overflow: this is its only write.
         let _ = self.stop.write(1);
         self.thread.join().ok().flatten()
+    }
+}
+
+/// A device whose thread panics needs a reset, and says so.
+struct Panic(Arc<Interrupt>, &'static str);
+
+impl Drop for Panic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let Self(interrupt, name) = self;
+            interrupt.fail(&format!(
+                "{name}: its thread panicked, which is a fault of the VMM"
+            ));
+        }
     }
 }
 
@@ -317,14 +360,13 @@ struct Service {
     /// Wakes for what is left over.
     again: EventFd,
     stop: EventFd,
-    stopping: Arc<AtomicBool>,
     to_close: mpsc::Receiver<(usize, mpsc::Sender<()>)>,
     close: EventFd,
 }
 
 impl Service {
     fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+        self.queues.is_stopping()
     }
 
     /// Closes the queues that the driver has taken back.
@@ -427,3 +469,7 @@ impl MutEventSubscriber for Service {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

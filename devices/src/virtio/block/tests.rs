@@ -7,6 +7,8 @@ use super::*;
 use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, queues, ram};
 
 mod bounds;
+mod resets;
+mod shape;
 
 const SECTORS: u64 = 64;
 /// Where a request's header, data and status lie.
@@ -16,7 +18,7 @@ const STATUS_AT: u64 = DATA + 0x800;
 
 /// Every test runs on both. User-mode emulation knows no io_uring; the lab has it everywhere.
 fn engines() -> Vec<BlkEngine> {
-    match Uring::new(&[], 1) {
+    match Uring::new(1) {
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
             eprintln!("io_uring skipped: {error}");
             vec![BlkEngine::Sync]
@@ -345,7 +347,7 @@ fn what_is_no_disk_is_refused() {
     ));
     let small = tempfile::NamedTempFile::new().unwrap();
     let small = Block::open(&options(small.path(), true));
-    assert!(matches!(small, Err(BlockError::TooSmall(0, 512))));
+    assert!(matches!(small, Err(BlockError::Empty)));
 }
 
 #[test]

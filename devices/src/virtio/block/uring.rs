@@ -1,15 +1,19 @@
-//! Disk I/O through io_uring: the requests of a batch go to the kernel in one call, on registered
-//! files, and their ends come back through shared memory.
+//! Disk I/O through io_uring: the requests of a batch go to the kernel in one call, and their ends come
+//! back through shared memory.
+//!
+//! The files are not registered with the ring: the kernel lets go of registered files some time after the
+//! ring's end, and until then a lock holds and a file system cannot be unmounted.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use io_uring::types::{Fixed, FsyncFlags};
+use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Job, Request};
+use crate::virtio::GuestRam;
 use crate::virtio::iovec::{Direction, Vectors};
 
 /// A request in flight, with what the kernel reads meanwhile.
@@ -25,6 +29,10 @@ pub(super) struct Uring {
     event: EventFd,
     slots: Vec<Slot>,
     free: Vec<usize>,
+    /// The sum of the lengths of the requests in the slots.
+    bytes: u64,
+    /// What the requests in the slots point into, which has to outlive them.
+    ram: Option<GuestRam>,
     /// Entries that the kernel has not been told of.
     waiting: bool,
 }
@@ -36,21 +44,21 @@ impl std::fmt::Debug for Uring {
 }
 
 impl Uring {
-    /// Room for `capacity` requests at once on these files, which the kernel keeps open.
-    pub(super) fn new(files: &[File], capacity: usize) -> io::Result<Self> {
+    /// Room for `capacity` requests at once.
+    pub(super) fn new(capacity: usize) -> io::Result<Self> {
         let entries = u32::try_from(capacity).map_err(io::Error::other)?;
         let ring = IoUring::builder()
             .dontfork()
             .build(entries.next_power_of_two())?;
-        let files: Vec<RawFd> = files.iter().map(|file| file.as_raw_fd()).collect();
-        ring.submitter().register_files(&files)?;
-        let event = EventFd::new(EFD_NONBLOCK)?;
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
         Ok(Self {
             ring,
             event,
             slots: (0..capacity).map(|_| Slot::default()).collect(),
             free: (0..capacity).rev().collect(),
+            bytes: 0,
+            ram: None,
             waiting: false,
         })
     }
@@ -64,9 +72,20 @@ impl Uring {
         !self.free.is_empty()
     }
 
-    /// Takes a request, whose data lies in `vectors`; those get the content of a request that has
-    /// ended. It reaches the kernel with [`Self::submit`]. `false` when there is no room.
-    pub(super) fn push(&mut self, request: Request, vectors: &mut Vectors) -> bool {
+    /// Bytes that the requests in flight have to move.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes a request on a file, whose data lies in `vectors`, parts of `ram`; those get the content of a
+    /// request that has ended. It reaches the kernel with [`Self::submit`]. `false` when there is no room.
+    pub(super) fn push(
+        &mut self,
+        request: Request,
+        file: &File,
+        ram: &GuestRam,
+        vectors: &mut Vectors,
+    ) -> bool {
         let Some(number) = self.free.pop() else {
             return false;
         };
@@ -75,21 +94,25 @@ impl Uring {
         };
         std::mem::swap(&mut slot.vectors, vectors);
         let entry = match request.job {
-            Job::Flush => opcode::Fsync::new(Fixed(0))
+            Job::Flush => opcode::Fsync::new(Fd(file.as_raw_fd()))
                 .flags(FsyncFlags::DATASYNC)
                 .build(),
             Job::Transfer {
                 direction,
                 offset,
-                file,
                 durable,
+                ..
             } => transfer(&slot.vectors, file, direction, offset, durable),
         };
         slot.request = Some(request);
+        self.bytes += u64::from(request.len);
+        if self.ram.is_none() {
+            self.ram = Some(ram.clone());
+        }
         let entry = entry.user_data(number as u64);
         let mut queue = self.ring.submission();
-        // SAFETY: the vectors stay in their slot, unchanged, until the request has ended; they are
-        // parts of guest memory, and the files are registered: both outlive the ring.
+        // SAFETY: the vectors stay in their slot, unchanged, until the request has ended; they are parts of
+        // guest memory, which the ring keeps; the disk keeps its files until nothing is in flight.
         let pushed = unsafe { queue.push(&entry) };
         drop(queue);
         self.waiting = true;
@@ -130,6 +153,7 @@ impl Uring {
             };
             std::mem::swap(&mut slot.vectors, vectors);
             self.free.push(number);
+            self.bytes -= u64::from(request.len);
             let result = entry.result();
             let moved = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
             return Some((request, moved));
@@ -146,6 +170,8 @@ impl Uring {
             }
         }
         self.waiting = false;
+        // Another driver may come with other memory.
+        self.ram = None;
     }
 
     /// Whether anything is in flight.
@@ -173,20 +199,20 @@ impl Drop for Uring {
 
 fn transfer(
     vectors: &Vectors,
-    file: u32,
+    file: &File,
     direction: Direction,
     offset: u64,
     durable: bool,
 ) -> squeue::Entry {
-    let vectors = vectors.as_slice();
+    let (vectors, file) = (vectors.as_slice(), Fd(file.as_raw_fd()));
     // A chain has at most as many buffers as the kernel takes.
     let count = u32::try_from(vectors.len()).unwrap_or(u32::MAX);
     let flags = if durable { libc::RWF_DSYNC } else { 0 };
     match direction {
-        Direction::Read => opcode::Readv::new(Fixed(file), vectors.as_ptr(), count)
+        Direction::Read => opcode::Readv::new(file, vectors.as_ptr(), count)
             .offset(offset)
             .build(),
-        Direction::Write => opcode::Writev::new(Fixed(file), vectors.as_ptr(), count)
+        Direction::Write => opcode::Writev::new(file, vectors.as_ptr(), count)
             .offset(offset)
             .rw_flags(flags)
             .build(),

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::*;
 use crate::virtio::testing::{QUEUE, USED, queues_with, wait_for};
@@ -66,10 +66,10 @@ fn a_crowd_of_clients_gets_its_bytes_back() {
         ..
     } = guest();
     let path = folder.path().join("v");
-    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let line = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
     let queues = queues_with(&ram, 3, line.try_clone().unwrap());
     let bells: Vec<_> = (0..3)
-        .map(|_| EventFd::new(EFD_NONBLOCK).unwrap())
+        .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap())
         .collect();
     let for_worker = bells.iter().map(|bell| bell.try_clone().ok()).collect();
     let mut echo = Echo {
