@@ -49,6 +49,13 @@ impl Case {
         self
     }
 
+    /// This case on a machine that a command has made something else of.
+    pub(super) fn on(mut self, what: &str, command: &str) -> Self {
+        self.name = format!("{what}: {}", self.name);
+        self.command.insert_str(0, command);
+        self
+    }
+
     /// Whether it uses a file of the machine.
     pub(super) fn uses(&self, file: &str) -> bool {
         self.command.contains(file)

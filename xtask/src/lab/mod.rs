@@ -240,7 +240,7 @@ fn sessions(arch: &'static Architecture, scope: Scope) -> Result<Vec<Session>> {
     }
     // On its own architecture the host has run them on its own KVM.
     if scope == Scope::Full || arch.name != std::env::consts::ARCH {
-        cases.push(plain::micro_guests());
+        cases.push(plain::micro_guests(""));
     }
     let mut sessions = vec![Session {
         emulator: Emulator::Qemu(arch.qemu_arguments),
@@ -262,7 +262,11 @@ fn second_machine(arch: &'static Architecture, scope: Scope) -> Result<Session> 
     let mut cases = plain::once(arch, scope);
     if scope == Scope::Full {
         cases.extend(devices::once(arch)?);
-        cases.push(plain::micro_guests());
+        cases.push(plain::micro_guests(bochs::NOT_HERE));
+        for parameter in bochs::OLDER {
+            let reload = bochs::reload(parameter);
+            cases.extend(plain::after(arch, parameter, &reload));
+        }
     }
     Ok(Session {
         emulator: Emulator::Bochs,

@@ -77,10 +77,22 @@ fn memory_tester() -> Case {
     })
 }
 
-/// The tests with micro-guests, on this machine's KVM.
-pub(super) fn micro_guests() -> Case {
-    let command = "VMM_TEST_BINARY=/vmm-reference VMM_TEST_GUEST=/micro-guest \
-        /micro_guests --test-threads=1";
+/// The built-in guest and the first kernel after a command, which says what it makes of the machine.
+pub(super) fn after(arch: &'static Architecture, what: &str, command: &str) -> Vec<Case> {
+    let kernel = arch.guest_kernels.iter().take(1);
+    let kernel = kernel.map(|(kernel, _)| linux(arch, kernel, 2, 256, End::PowerOff));
+    [hello(arch, 2).on(what, command)]
+        .into_iter()
+        .chain(kernel.map(|case| case.on(what, "").follows()))
+        .collect()
+}
+
+/// The tests with micro-guests, on this machine's KVM, with more arguments for the test program.
+pub(super) fn micro_guests(arguments: &str) -> Case {
+    let command = format!(
+        "VMM_TEST_BINARY=/vmm-reference VMM_TEST_GUEST=/micro-guest \
+         /micro_guests --test-threads=1 {arguments}"
+    );
     Case::new("tests with micro-guests", command, &[], |output| {
         expect(output.contains("test result: ok."), "all tests pass")
     })
