@@ -76,8 +76,11 @@ impl VmHandle {
             state: Mutex::default(),
             ended: AtomicBool::new(false),
             event,
-            deadline: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)
-                .map_err(|errno| Error::host("cannot create a timer")(errno.into()))?,
+            deadline: timerfd_create(
+                TimerfdClockId::Monotonic,
+                TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+            )
+            .map_err(|errno| Error::host("cannot create a timer")(errno.into()))?,
         })))
     }
 

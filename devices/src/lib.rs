@@ -55,6 +55,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Rare(std::sync::atomic::AtomicU64);
 
 impl Rare {
+    /// It has not happened yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(std::sync::atomic::AtomicU64::new(0))
+    }
+
     /// It happened again. Says how often so far when that is worth a line.
     pub fn again(&self) -> Option<u64> {
         let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

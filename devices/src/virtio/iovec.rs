@@ -20,6 +20,15 @@ pub(crate) enum Direction {
 /// Buffers of one system call (IOV_MAX of the kernel). More go in several calls.
 pub(crate) const BATCH: usize = 1024;
 
+/// A frame that was read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame {
+    /// Its length in bytes.
+    pub(crate) len: usize,
+    /// Whether the buffers have all of it.
+    pub(crate) fits: bool,
+}
+
 /// The place of guest buffers in this process, ready for the kernel; used again and again, so that
 /// nothing is allocated for a request.
 #[derive(Debug, Default)]
@@ -68,14 +77,39 @@ impl Vectors {
         self.0.drain(..count.min(self.0.len()));
     }
 
-    /// Reads once from a descriptor without places; gives the number of bytes.
+    /// Reads a frame, of which what the buffers have no room for goes to `spare`: so its length is known.
     ///
     /// # Errors
     /// That of the system call.
-    pub(crate) fn read_from(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        let count = libc::c_int::try_from(self.0.len().min(BATCH)).map_err(io::Error::other)?;
-        // SAFETY: as for `move_some`.
-        moved(unsafe { libc::readv(fd.as_raw_fd(), self.0.as_ptr(), count) })
+    pub(crate) fn read_frame(&mut self, fd: BorrowedFd<'_>, spare: &mut [u8]) -> io::Result<Frame> {
+        let used = self.0.len().min(BATCH - 1);
+        let rest = libc::iovec {
+            iov_base: spare.as_mut_ptr().cast(),
+            iov_len: spare.len(),
+        };
+        let displaced = self.0.get(used).copied();
+        match self.0.get_mut(used) {
+            Some(vector) => *vector = rest,
+            None => self.0.push(rest),
+        }
+        let count = libc::c_int::try_from(used + 1).map_err(io::Error::other)?;
+        // SAFETY: as for `move_some`, and `spare` is borrowed for the call.
+        let result = moved(unsafe { libc::readv(fd.as_raw_fd(), self.0.as_ptr(), count) });
+        match (self.0.get_mut(used), displaced) {
+            (Some(vector), Some(displaced)) => *vector = displaced,
+            _ => self.0.truncate(used),
+        }
+        let room = self
+            .0
+            .iter()
+            .take(used)
+            .map(|vector| vector.iov_len)
+            .sum::<usize>();
+        let len = result?;
+        Ok(Frame {
+            len,
+            fits: len <= room,
+        })
     }
 
     /// Writes once to a descriptor without places; gives the number of bytes.

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::transport::{Connect, Transport};
+use super::transport::{Connect, Part, Transport, set_address, set_size};
 use super::{GuestRam, Interrupt, VirtioDevice};
 use crate::bus::{BusDevice, Outcome};
 use crate::lock;
@@ -150,13 +150,13 @@ impl State {
         match register {
             QUEUE_READY => queue.set_ready(value == 1),
             // Sizes that are no power of two or too large are not taken.
-            QUEUE_SIZE => queue.set_size(u16::try_from(value).unwrap_or(0)),
-            QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
-            QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
-            QUEUE_DRIVER_LOW => queue.set_avail_ring_address(Some(value), None),
-            QUEUE_DRIVER_HIGH => queue.set_avail_ring_address(None, Some(value)),
-            QUEUE_DEVICE_LOW => queue.set_used_ring_address(Some(value), None),
-            QUEUE_DEVICE_HIGH => queue.set_used_ring_address(None, Some(value)),
+            QUEUE_SIZE => set_size(queue, u16::try_from(value).unwrap_or(0)),
+            QUEUE_DESC_LOW => set_address(queue, Part::Descriptors, Some(value), None),
+            QUEUE_DESC_HIGH => set_address(queue, Part::Descriptors, None, Some(value)),
+            QUEUE_DRIVER_LOW => set_address(queue, Part::Driver, Some(value), None),
+            QUEUE_DRIVER_HIGH => set_address(queue, Part::Driver, None, Some(value)),
+            QUEUE_DEVICE_LOW => set_address(queue, Part::Device, Some(value), None),
+            QUEUE_DEVICE_HIGH => set_address(queue, Part::Device, None, Some(value)),
             _ => {}
         }
     }

@@ -101,6 +101,12 @@ pub trait VirtioDevice: Debug + Send {
         let _ = features;
     }
 
+    /// Features that make sense only with one of others, by their bits (VIRTIO 1.3, "feature bit
+    /// requirements" of each device): a driver that takes one without is refused.
+    fn dependencies(&self) -> &'static [(u32, &'static [u32])] {
+        &[]
+    }
+
     /// Serves an event, in a bounded time, at most as many chains of a queue as it has entries. Says
     /// whether there is more to do now: then the same event comes again.
     ///

@@ -8,7 +8,6 @@
 mod tap;
 
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -26,7 +25,7 @@ use virtio_bindings::virtio_net::{
 use vm_memory::{Bytes, GuestAddress};
 
 use self::tap::{Tap, offload};
-use super::iovec::Vectors;
+use super::iovec::{BATCH, Frame, Vectors};
 use super::limit::Limiter;
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, Ring, VirtioDevice};
 use crate::Rare;
@@ -152,7 +151,9 @@ impl Waiting {
     fn fill(&mut self, ring: &mut Ring, need: u64, mergeable: bool) -> Result<(), QueueError> {
         // A driver has no more chains than its ring has entries, unless it gives one twice.
         for _ in self.chains.len()..ring.size().into() {
-            let full = self.len >= need || !mergeable && !self.chains.is_empty();
+            let full = self.len >= need
+                || !mergeable && !self.chains.is_empty()
+                || self.vectors.as_slice().len() >= BATCH;
             if full || !ring.pop(&mut self.scratch)? {
                 break;
             }
@@ -209,6 +210,8 @@ impl Waiting {
 struct Pair {
     tap: Tap,
     waiting: Waiting,
+    /// Whether frames come to this queue of the tap.
+    enabled: bool,
 }
 
 /// A network device.
@@ -225,8 +228,8 @@ pub struct Net {
     mergeable: bool,
     /// The largest frame that may come.
     need: u64,
-    /// How many pairs the driver uses; the tap's other queues are switched off.
-    active: usize,
+    /// How many pairs the driver may use: their queues come before the control queue.
+    usable: usize,
     /// The number of the control queue.
     control: usize,
     limits: [Option<Limiter>; 2],
@@ -235,6 +238,12 @@ pub struct Net {
     /// The tap is gone.
     down: bool,
     errors: Rare,
+    /// What the tap did not take of a driver's wishes.
+    refusals: Rare,
+    /// Frames that the driver had no room for.
+    too_large: Rare,
+    /// Where the rest of such a frame goes.
+    spare: Vec<u8>,
     mtu: u16,
 }
 
@@ -306,6 +315,7 @@ impl Net {
                 .map(|tap| Pair {
                     tap,
                     waiting: Waiting::default(),
+                    enabled: true,
                 })
                 .collect(),
             queue_size: config.queue_size,
@@ -314,13 +324,16 @@ impl Net {
             config: Arc::new(ConfigSpace::new(space, 0..0)),
             mergeable: false,
             need: LARGEST,
-            active: pairs.into(),
+            usable: 1,
             control: 2,
             limits: [Limiter::new(&config.limits)?, Limiter::new(&config.limits)?],
             chain: Chain::default(),
             vectors: Vectors::default(),
             down: false,
             errors: Rare::default(),
+            refusals: Rare::default(),
+            too_large: Rare::default(),
+            spare: vec![0; usize::try_from(LARGEST).unwrap_or_default()],
             mtu,
         })
     }
@@ -348,29 +361,37 @@ impl Net {
         ) else {
             return Ok(false);
         };
-        if self.down {
+        if self.down || number >= self.usable {
             return Ok(false);
         }
-        // A queue smaller than was offered cannot hold the largest frames: those are lost.
-        let usual = u64::from(self.mtu.max(DEFAULT_MTU)) + AROUND;
-        let need = if ring.size() < LARGE_QUEUE {
-            usual
-        } else {
-            self.need
-        };
         for _ in 0..ring.size() {
             if !self.limits[RECEIVE].as_mut().is_none_or(Limiter::allows) {
                 return Ok(false);
             }
             let waiting = &mut pair.waiting;
-            waiting.fill(ring, need, self.mergeable)?;
-            let few = self.mergeable && waiting.len < need;
-            if few || waiting.chains.is_empty() {
+            // A driver with few buffers gets the frames that fit.
+            waiting.fill(ring, self.need, self.mergeable)?;
+            if ring.is_stopping() || waiting.chains.is_empty() {
                 return Ok(false);
             }
-            match waiting.vectors.read_from(pair.tap.as_fd()) {
-                Ok(len) => {
-                    waiting.complete(ring, len)?;
+            let fd = pair.tap.as_fd();
+            match waiting.vectors.read_frame(fd, &mut self.spare) {
+                Ok(Frame { len: 0, .. }) => {
+                    let error = io::ErrorKind::UnexpectedEof.into();
+                    self.gone(&error, queues);
+                    return Ok(false);
+                }
+                Ok(Frame { len, fits }) => {
+                    if fits && len >= HEADER {
+                        waiting.complete(ring, len)?;
+                    } else if let Some(times) = self.too_large.again() {
+                        let name = &self.name;
+                        log::warn!(
+                            "{name}: a frame of {len} bytes was dropped, {times} times so far: the \
+                             driver has buffers for {} bytes",
+                            waiting.len
+                        );
+                    }
                     if let Some(limiter) = &mut self.limits[RECEIVE] {
                         limiter.charge(len as u64);
                     }
@@ -386,8 +407,8 @@ impl Net {
 
     /// Moves frames from the driver to the tap. Says whether there may be more.
     fn transmit(&mut self, number: usize, queues: &mut Queues) -> Result<bool, QueueError> {
-        let (Some(ring), Some(pair)) = (queues.ring(2 * number + TRANSMIT), self.pairs.get(number))
-        else {
+        let pair = self.pairs.get(number).filter(|_| number < self.usable);
+        let (Some(ring), Some(pair)) = (queues.ring(2 * number + TRANSMIT), pair) else {
             return Ok(false);
         };
         let mut failure = None;
@@ -422,13 +443,9 @@ impl Net {
         match error.raw_os_error() {
             // Nothing there, or no room: a network may lose frames.
             Some(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM) => {}
-            // The device was deleted.
-            Some(libc::EBADFD | libc::ENODEV | libc::ENXIO) => {
-                if !std::mem::replace(&mut self.down, true) {
-                    log::error!("the tap device is gone, the guest's link is down: {error}");
-                    self.config.update(STATUS_AT, &link(false));
-                    queues.config_changed();
-                }
+            // The device was deleted, or the other end is.
+            Some(libc::EBADFD | libc::ENODEV | libc::ENXIO | libc::EPIPE) => {
+                self.gone(error, queues);
             }
             errno => {
                 if let Some(times) = self.errors.again() {
@@ -440,6 +457,15 @@ impl Net {
                     log::warn!("a network frame was dropped, {times} times so far: {error}{cure}");
                 }
             }
+        }
+    }
+
+    /// Frames will never pass again.
+    fn gone(&mut self, error: &io::Error, queues: &Queues) {
+        if !std::mem::replace(&mut self.down, true) {
+            log::error!("the tap device is gone, the guest's link is down: {error}");
+            self.config.update(STATUS_AT, &link(false));
+            queues.config_changed();
         }
     }
 
@@ -470,18 +496,29 @@ impl Net {
 
     /// Frames come to the first `count` pairs only.
     fn use_pairs(&mut self, count: usize) -> bool {
-        if !(1..=self.pairs.len()).contains(&count) {
+        if !(1..=self.usable).contains(&count) {
             return false;
         }
-        let Range { start, end } = self.active.min(count)..self.active.max(count);
-        for pair in self.pairs.get(start..end).unwrap_or_default() {
-            if let Err(error) = pair.tap.set_enabled(count > self.active) {
-                log::warn!("a queue of the tap device cannot be switched: {error}");
-                return false;
+        let mut done = true;
+        for (number, pair) in self.pairs.iter_mut().enumerate() {
+            let wanted = number < count;
+            if pair.enabled == wanted {
+                continue;
+            }
+            match pair.tap.set_enabled(wanted) {
+                Ok(()) => pair.enabled = wanted,
+                // Tried again with the next command.
+                Err(error) => {
+                    done = false;
+                    if let Some(times) = self.refusals.again() {
+                        log::warn!(
+                            "a queue of the tap device cannot be switched, {times} times so far: {error}"
+                        );
+                    }
+                }
             }
         }
-        self.active = count;
-        true
+        done
     }
 }
 
@@ -590,16 +627,49 @@ impl VirtioDevice for Net {
             LARGEST
         };
         let many = features & 1 << VIRTIO_NET_F_MQ != 0;
-        self.control = if many { 2 * self.pairs.len() } else { 2 };
+        self.usable = if many { self.pairs.len() } else { 1 };
+        self.control = 2 * self.usable;
         for pair in &self.pairs {
             if let Err(error) = pair.tap.set_offload(offload) {
-                log::warn!("the tap device does not take the driver's features: {error}");
+                if let Some(times) = self.refusals.again() {
+                    log::warn!(
+                        "the tap device does not take the driver's features, {times} times so far: {error}"
+                    );
+                }
                 // Frames as any driver takes them; a device that is gone fails later.
                 let _ = pair.tap.set_offload(0);
             }
+            // What came for the driver before may be of a kind that this one does not take.
+            pair.tap.empty(&mut self.spare);
         }
         // Until the driver says otherwise it uses one pair.
         self.use_pairs(1);
+    }
+
+    /// 5.1.3.1.
+    fn dependencies(&self) -> &'static [(u32, &'static [u32])] {
+        const GUEST_CSUM: &[u32] = &[VIRTIO_NET_F_GUEST_CSUM];
+        const CSUM: &[u32] = &[VIRTIO_NET_F_CSUM];
+        &[
+            (VIRTIO_NET_F_GUEST_TSO4, GUEST_CSUM),
+            (VIRTIO_NET_F_GUEST_TSO6, GUEST_CSUM),
+            (
+                VIRTIO_NET_F_GUEST_ECN,
+                &[VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6],
+            ),
+            (VIRTIO_NET_F_GUEST_UFO, GUEST_CSUM),
+            (VIRTIO_NET_F_GUEST_USO4, GUEST_CSUM),
+            (VIRTIO_NET_F_GUEST_USO6, GUEST_CSUM),
+            (VIRTIO_NET_F_HOST_TSO4, CSUM),
+            (VIRTIO_NET_F_HOST_TSO6, CSUM),
+            (
+                VIRTIO_NET_F_HOST_ECN,
+                &[VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6],
+            ),
+            (VIRTIO_NET_F_HOST_UFO, CSUM),
+            (VIRTIO_NET_F_HOST_USO, CSUM),
+            (VIRTIO_NET_F_MQ, &[VIRTIO_NET_F_CTRL_VQ]),
+        ]
     }
 
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
@@ -611,7 +681,7 @@ impl VirtioDevice for Net {
             Event::Source(_) => {
                 self.limits.iter_mut().flatten().for_each(Limiter::woken);
                 let mut more = false;
-                for number in 0..self.pairs.len() {
+                for number in 0..self.usable {
                     more |= self.receive(number, queues)?;
                     more |= self.transmit(number, queues)?;
                 }

@@ -18,7 +18,7 @@ use virtio_bindings::virtio_ids::{
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::transport::Transport;
+use super::transport::{Part, Transport, set_address, set_size};
 use super::{GuestRam, Interrupt, VirtioDevice};
 use crate::lock;
 use crate::pci::{Config, Header, MsiSink, Msix, PBA_ENTRY, PciFunction, TABLE_ENTRY, Vectors};
@@ -357,9 +357,9 @@ impl State {
                     _ => (None, Some(value)),
                 };
                 match offset & !4 {
-                    QUEUE_DESC => queue.set_desc_table_address(low, high),
-                    QUEUE_DRIVER => queue.set_avail_ring_address(low, high),
-                    QUEUE_DEVICE => queue.set_used_ring_address(low, high),
+                    QUEUE_DESC => set_address(queue, Part::Descriptors, low, high),
+                    QUEUE_DRIVER => set_address(queue, Part::Driver, low, high),
+                    QUEUE_DEVICE => set_address(queue, Part::Device, low, high),
                     _ => {}
                 }
             }
@@ -380,7 +380,7 @@ impl State {
             QUEUE_SIZE | QUEUE_ENABLE => {
                 if let Some(queue) = self.transport.queue_to_set_up(self.queue_select.into()) {
                     match offset {
-                        QUEUE_SIZE => queue.set_size(value),
+                        QUEUE_SIZE => set_size(queue, value),
                         _ => queue.set_ready(value == 1),
                     }
                 }

@@ -228,7 +228,17 @@ impl Ring {
     /// # Errors
     /// When it is not ready or not in RAM.
     pub fn new(queue: &Queue, ram: GuestRam) -> Result<Self, QueueError> {
-        if !queue.is_valid(&ram) {
+        // As virtio-queue's `is_valid`, which writes to the log.
+        let size = u64::from(queue.size());
+        let parts = [
+            (queue.desc_table(), DESCRIPTOR * size),
+            (queue.avail_ring(), 6 + 2 * size),
+            (queue.used_ring(), 6 + 8 * size),
+        ];
+        let is_ram = |(address, len): (u64, u64)| {
+            usize::try_from(len).is_ok_and(|len| ram.check_range(GuestAddress(address), len))
+        };
+        if !queue.ready() || size == 0 || !parts.into_iter().all(is_ram) {
             return Err(QueueError::NotReady);
         }
         Ok(Self {

@@ -17,8 +17,11 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use vm_memory::GuestAddress;
+
 use super::worker::Worker;
 use super::{ConfigSpace, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
+use crate::Rare;
 
 /// Features of queues and transport.
 const COMMON_FEATURES: u64 =
@@ -50,6 +53,9 @@ pub(crate) struct Transport {
     doorbells: Vec<EventFd>,
     id: u32,
     config: Arc<ConfigSpace>,
+    /// See [`VirtioDevice::dependencies`].
+    dependencies: &'static [(u32, &'static [u32])],
+    failures: Rare,
 }
 
 /// The half of a 64-bit field that a selector chooses; there is nothing beyond the second.
@@ -91,6 +97,8 @@ impl Transport {
             doorbells,
             id: device.id(),
             config: device.config(),
+            dependencies: device.dependencies(),
+            failures: Rare::default(),
             stage: Stage::Idle(device),
         })
     }
@@ -195,8 +203,16 @@ impl Transport {
         }
     }
 
+    /// Whether the driver may take these features: all were offered, the version is among them, and none
+    /// lacks another one that it needs.
     fn features_are_fine(&self) -> bool {
-        self.accepted & !self.offered == 0 && self.accepted & 1 << VIRTIO_F_VERSION_1 != 0
+        let has = |bit: u32| self.accepted & 1 << bit != 0;
+        let complete = |(feature, needs): &(u32, &[u32])| {
+            !has(*feature) || needs.iter().any(|need| has(*need))
+        };
+        self.accepted & !self.offered == 0
+            && has(VIRTIO_F_VERSION_1)
+            && self.dependencies.iter().all(complete)
     }
 
     /// The driver is ready: the device and the queues that are set up go to a worker.
@@ -249,8 +265,9 @@ impl Transport {
     fn connect_doorbell(&self, number: u16, on: bool) {
         if let Some(doorbell) = self.doorbells.get(usize::from(number))
             && let Err(error) = (self.connect)(number, doorbell, on)
+            && let Some(times) = self.failures.again()
         {
-            log::debug!("virtio queue {number}: no ioeventfd: {error}");
+            log::debug!("virtio queue {number}: no ioeventfd, {times} times so far: {error}");
         }
     }
 
@@ -320,6 +337,39 @@ impl Transport {
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.stage, Stage::Running(_))
     }
+}
+
+/// A part of a queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part {
+    Descriptors,
+    /// The available ring.
+    Driver,
+    /// The used ring.
+    Device,
+}
+
+/// Changes halves of a part's address. What is not aligned as it has to be stays as it was: that is between
+/// the driver and its queue, and not worth the line in the log that virtio-queue's own setters write.
+pub(crate) fn set_address(queue: &mut Queue, part: Part, low: Option<u32>, high: Option<u32>) {
+    let old = match part {
+        Part::Descriptors => queue.desc_table(),
+        Part::Driver => queue.avail_ring(),
+        Part::Device => queue.used_ring(),
+    };
+    let low = low.map_or(old & u64::from(u32::MAX), u64::from);
+    let high = high.map_or(old >> 32, u64::from);
+    let address = GuestAddress(high << 32 | low);
+    let _ = match part {
+        Part::Descriptors => queue.try_set_desc_table_address(address),
+        Part::Driver => queue.try_set_avail_ring_address(address),
+        Part::Device => queue.try_set_used_ring_address(address),
+    };
+}
+
+/// Changes a queue's size, likewise.
+pub(crate) fn set_size(queue: &mut Queue, size: u16) {
+    let _ = queue.try_set_size(size);
 }
 
 impl Drop for Transport {

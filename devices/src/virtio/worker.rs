@@ -351,6 +351,9 @@ const CLOSE: u32 = 66;
 /// How often what an event leaves over is served before other events are looked at.
 const ROUNDS: usize = 8;
 
+/// A driver can start its device as often as it likes.
+static UNWATCHED: Rare = Rare::new();
+
 /// The device in its event loop.
 struct Service {
     device: Box<dyn VirtioDevice>,
@@ -463,8 +466,10 @@ impl MutEventSubscriber for Service {
         for (fd, data) in self.watched() {
             let set = EventSet::IN | EventSet::EDGE_TRIGGERED;
             // A descriptor can be added once, short of memory for the kernel's bookkeeping.
-            if let Err(error) = ops.add(Events::with_data_raw(fd, data, set)) {
-                log::error!("a virtio device cannot watch an event: {error}");
+            if let Err(error) = ops.add(Events::with_data_raw(fd, data, set))
+                && let Some(times) = UNWATCHED.again()
+            {
+                log::error!("a virtio device cannot watch an event, {times} times so far: {error}");
             }
         }
     }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::{HEADER, NetError};
 
@@ -133,6 +133,16 @@ impl Tap {
         check(unsafe { libc::ioctl(self.raw(), libc::TUNSETQUEUE, &request) })
     }
 
+    /// Throws away what waits, as much as a device's queue holds by far. `scratch` gets it.
+    pub(super) fn empty(&self, scratch: &mut [u8]) {
+        const FRAMES: usize = 4096;
+        for _ in 0..FRAMES {
+            if !matches!(rustix::io::read(&self.0, &mut *scratch), Ok(1..)) {
+                return;
+            }
+        }
+    }
+
     pub(super) fn raw(&self) -> RawFd {
         self.0.as_raw_fd()
     }
@@ -162,7 +172,12 @@ fn configure(
     what: libc::c_ulong,
     fill: impl FnOnce(&mut libc::ifreq),
 ) -> io::Result<()> {
-    let socket: OwnedFd = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    let socket: OwnedFd = socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     let mut request = request(name)?;
     fill(&mut request);
     // The C libraries differ in the type; the numbers have 16 bits.

@@ -5,6 +5,8 @@ use super::*;
 use std::os::fd::AsRawFd;
 
 use crate::config::Limits;
+mod drivers;
+
 use crate::virtio::GuestRam;
 use crate::virtio::testing::{DATA, Driver, queues, ram, wait};
 
@@ -234,7 +236,7 @@ fn the_control_queue_sets_the_number_of_pairs() {
     };
     assert_ne!(bench.device.features() & 1 << VIRTIO_NET_F_MQ, 0);
     bench.device.start(1 << VIRTIO_NET_F_MQ);
-    assert_eq!((bench.device.active, bench.device.control), (1, 4));
+    assert_eq!((bench.device.usable, bench.device.control), (2, 4));
     let mut driver = Driver::of_queue(&bench.ram, 4);
     for (command, answer) in [
         ([4u8, 0, 2, 0], 0u8),
@@ -252,7 +254,9 @@ fn the_control_queue_sets_the_number_of_pairs() {
     // After a reset everything is as before, also for a driver that knows one pair only.
     bench.device.stop();
     bench.device.start(0);
-    assert_eq!((bench.device.active, bench.device.control), (1, 2));
+    assert_eq!((bench.device.usable, bench.device.control), (1, 2));
+    let enabled: Vec<_> = bench.device.pairs.iter().map(|pair| pair.enabled).collect();
+    assert_eq!(enabled, [true, false]);
 }
 
 #[test]
