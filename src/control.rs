@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use devices::PowerButton;
 use rustix::time::{
@@ -41,6 +41,8 @@ struct State {
     button: Option<Arc<dyn PowerButton>>,
     /// The button was pressed, and the guest has so much time.
     shutdown: Option<Duration>,
+    /// When it was pressed first.
+    asked: Option<Instant>,
 }
 
 impl fmt::Debug for State {
@@ -54,6 +56,9 @@ impl fmt::Debug for State {
 
 /// What a guest does about its power button shows within this time, if it has a driver.
 const NOTICE: Duration = Duration::from_secs(3);
+/// Requests that come together are one: `timeout` signals the process and its group, a service manager the
+/// process and its supervisor.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Shared {
@@ -91,16 +96,20 @@ impl VmHandle {
     }
 
     /// Presses the guest's power button: a guest with a driver for it powers itself off in order. Ends
-    /// the VM, as [`Self::request_stop`] does, when there is no button, when it is the second request,
-    /// when the guest takes no notice within 3 s, and when it has not ended after `patience`. A guest
+    /// the VM, as [`Self::request_stop`] does, when there is no button, when it is the second request
+    /// (within a second of the first it is the same one), when the guest takes no notice within 3 s, and when it has not ended after `patience`. A guest
     /// that resets instead ends the VM too, also one that would start again.
     pub fn request_shutdown(&self, patience: Duration) {
         let mut state = self.state();
         let first = state.shutdown.is_none();
+        if state.asked.is_some_and(|asked| asked.elapsed() < TOGETHER) {
+            return;
+        }
         match &state.button {
             Some(button) if first && !patience.is_zero() => {
                 button.press();
                 self.arm(patience.min(NOTICE));
+                state.asked = Some(Instant::now());
                 state.shutdown = Some(patience);
                 log::warn!(
                     "the guest is asked to power off; another request, or {} s, end the VM",
@@ -226,6 +235,20 @@ mod tests {
         fn was_noticed(&self) -> bool {
             true
         }
+    }
+
+    #[test]
+    fn r71_two_requests_at_once_are_one() {
+        let handle = VmHandle::new().unwrap();
+        handle.set_button(Some(Arc::new(Button)));
+        for _ in 0..3 {
+            handle.request_shutdown(Duration::from_secs(60));
+        }
+        assert!(!handle.has_ended());
+        let before = Instant::now().checked_sub(TOGETHER);
+        handle.state().asked = before;
+        handle.request_shutdown(Duration::from_secs(60));
+        assert!(handle.has_ended());
     }
 
     #[test]
