@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use devices::OutputRing;
 use rustix::process::getpgrp;
@@ -34,8 +34,8 @@ pub struct Console {
     input: Option<File>,
     output: Option<File>,
     escape: EscapeKeys,
-    /// The output is a file of our own, to be emptied when the VM starts.
-    empty_first: bool,
+    /// The output is this file, to be emptied when the VM starts.
+    file: Option<PathBuf>,
     /// Readable when the terminal has another size.
     resized: Option<File>,
 }
@@ -47,6 +47,13 @@ pub struct Consoles {
     pub serial: Console,
     /// The virtio console, in a VM that has one.
     pub virtio: Console,
+}
+
+impl Consoles {
+    /// Both, by the names of their options.
+    pub(crate) fn each(&self) -> [(&'static str, &Console); 2] {
+        [("serial", &self.serial), ("console", &self.virtio)]
+    }
 }
 
 impl From<Console> for Consoles {
@@ -66,7 +73,7 @@ impl Console {
             input: None,
             output: None,
             escape: EscapeKeys::Off,
-            empty_first: false,
+            file: None,
             resized: None,
         }
     }
@@ -94,7 +101,8 @@ impl Console {
         Ok(Self::from_fds(input, output, escape))
     }
 
-    /// Output to a file that is created now, and emptied when the VM runs.
+    /// Output to a file that is created now, and emptied when the VM runs. A VM refuses a file that it reads,
+    /// or that another one writes.
     ///
     /// # Errors
     /// When the file cannot be opened.
@@ -110,7 +118,7 @@ impl Console {
             input: None,
             output: Some(output),
             escape: EscapeKeys::Off,
-            empty_first: true,
+            file: Some(path.to_owned()),
             resized: None,
         })
     }
@@ -122,7 +130,7 @@ impl Console {
             input: input.map(|fd| nonblocking(fd, OpenOptions::new().read(true))),
             output: output.map(|fd| nonblocking(fd, OpenOptions::new().write(true))),
             escape,
-            empty_first: false,
+            file: None,
             resized: None,
         }
     }
@@ -135,10 +143,15 @@ impl Console {
         self
     }
 
+    /// The file of [`Self::file`] and its name.
+    pub(crate) fn output_file(&self) -> Option<(&Path, &File)> {
+        self.file.as_deref().zip(self.output.as_ref())
+    }
+
     /// Empties the file of [`Self::file`]: the VM starts.
     fn start(&self) -> io::Result<()> {
         match &self.output {
-            Some(file) if self.empty_first && file.metadata()?.is_file() => file.set_len(0),
+            Some(file) if self.file.is_some() && file.metadata()?.is_file() => file.set_len(0),
             _ => Ok(()),
         }
     }

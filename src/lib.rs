@@ -33,6 +33,7 @@ mod kick;
 mod machine;
 mod memory;
 mod msi;
+mod outputs;
 #[cfg(feature = "pci")]
 mod pci;
 mod timeline;

@@ -158,6 +158,11 @@ impl<P: KvmPlatform> Machine<P> {
         let timeline = &outside.timeline;
         let kernel = image::kernel(config, source.hello)?;
         let plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
+        for (field, console) in outside.consoles.each() {
+            if let Some((path, file)) = console.output_file() {
+                config.check_output(field, path, file)?;
+            }
+        }
         let image::Kernel {
             mut image,
             header,

@@ -443,3 +443,75 @@ fn doctor_finds_this_host_fit() {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(ended.stdout.contains("this host can run VMs"));
 }
+
+#[test]
+fn r62_no_output_overwrites_what_the_vm_reads() {
+    let kernel = common::kernel(&common::RESET);
+    let before = std::fs::read(kernel.path()).unwrap();
+    let disk = file(&[7; 4096]);
+    let (named, disk_option) = (option("kernel", kernel.path()), option("blk", disk.path()));
+    let timeline = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
+    std::fs::write(timeline.path(), "of an earlier run").unwrap();
+    let timeline_option = option("boot-timeline", timeline.path());
+    for (field, path) in [("kernel", kernel.path()), ("disk", disk.path())] {
+        let serial = format!("--serial=file={}", path.display());
+        let text = format!("it is the {field} of this VM as well");
+        refused(
+            &[&named, &disk_option, &timeline_option, &serial],
+            &["--serial=", &text, "cure: name another file"],
+        );
+    }
+    assert_eq!(std::fs::read(kernel.path()).unwrap(), before);
+    assert_eq!(std::fs::read(disk.path()).unwrap(), [7; 4096]);
+    let kept = std::fs::read_to_string(timeline.path()).unwrap();
+    assert_eq!(kept, "of an earlier run", "nothing has started");
+    let tree = option("dump-dtb", kernel.path());
+    refused(&["plan", &named, "--arch=aarch64", &tree], &["--dump-dtb="]);
+    assert_eq!(std::fs::read(kernel.path()).unwrap(), before);
+}
+
+#[test]
+fn r63_output_that_cannot_be_written_is_an_error() {
+    for arguments in [
+        &["plan"][..],
+        &["plan", "--json"],
+        &["doctor"],
+        &["--dump-config"],
+    ] {
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let child = vmm(arguments).stdout(full).spawn().unwrap();
+        let ended = finish(child);
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {ended:?}");
+        assert!(
+            ended.stderr.contains("cannot write to standard output"),
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
+fn files_that_never_end_are_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo.json");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    refused(
+        &[&option("config", &fifo)],
+        &["--config=", "no regular file"],
+    );
+    refused(
+        &[&option("boot-timeline", &fifo)],
+        &["--boot-timeline=", "nobody reads", "start the reader first"],
+    );
+    let facts = option("facts", &fifo);
+    refused(
+        &["plan", "--arch=aarch64", &facts],
+        &["--facts=", "no regular file"],
+    );
+    let endless = folder.path().join("endless.json");
+    std::os::unix::fs::symlink("/dev/zero", &endless).unwrap();
+    refused(&[&option("config", &endless)], &["no regular file"]);
+}

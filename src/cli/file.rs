@@ -1,13 +1,13 @@
 //! Configuration files: TOML and JSON, with the keys of `VmConfig`.
 
-use std::fs;
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use vmm_reference::{Error, VmConfig};
+
+use super::files::read_text;
 
 const CURE: &str = "see docs/configuration.md, or --dump-config for a file that is right";
 /// How alike a key has to be to what was written.
@@ -43,13 +43,7 @@ pub(super) fn read(path: &Path) -> Result<(VmConfig, bool), Error> {
             ));
         }
     };
-    let text = fs::read_to_string(path).map_err(|error| {
-        refuse(
-            path,
-            error.to_string(),
-            "check the path and its permissions",
-        )
-    })?;
+    let text = read_text("config", path)?;
     let file = File { path, text, format };
     let named = file.parse::<Named>()?.serial.is_some();
     Ok((file.parse()?, named))
@@ -64,8 +58,7 @@ pub(super) fn dump(config: &VmConfig) -> Result<ExitCode, Error> {
         cause: error.to_string(),
         cure: "TOML holds paths in UTF-8 only; give others on the command line".to_owned(),
     })?;
-    // A reader that has seen enough is no failure.
-    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    super::files::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

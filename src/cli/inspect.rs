@@ -1,7 +1,6 @@
 //! `inspect`: what a kernel file is and whether it boots here.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -35,8 +34,7 @@ pub(super) fn print(options: &Options) -> Result<ExitCode, Error> {
         let _ = write_text(&mut text, &report, lean.as_ref());
         text
     };
-    // A reader that has seen enough is no failure.
-    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    super::files::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

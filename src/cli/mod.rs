@@ -3,6 +3,7 @@
 mod doctor;
 #[cfg(feature = "config-file")]
 mod file;
+mod files;
 #[cfg(feature = "completions")]
 mod generate;
 mod inspect;
@@ -291,7 +292,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Some(Command::Plan { vm, what }) => vm.then(|config| plan::print(config, &what)),
         Some(Command::Inspect(what)) => inspect::print(&what),
-        Some(Command::Doctor) => Ok(doctor::check()),
+        Some(Command::Doctor) => doctor::check(),
     };
     result.unwrap_or_else(|error| {
         report(&error);

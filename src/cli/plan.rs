@@ -1,9 +1,7 @@
 //! `plan`: the machine as text or JSON, of this host or of any other architecture.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -12,6 +10,8 @@ use vmm_reference::arch::{AddressRange, LeanChoice, MachinePlan, Planner, Space}
 use vmm_reference::{
     ARCHITECTURES, Error, HostPlatform, VmConfig, device_tree, planner, planner_with_facts, probe,
 };
+
+use super::files::{OutputFile, print as print_text, read_text};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -34,20 +34,19 @@ pub(super) struct Options {
 
 pub(super) fn print(config: &VmConfig, options: &Options) -> Result<ExitCode, Error> {
     config.check_images()?;
-    let planner = choose(options)?;
+    let planner = choose(options, config)?;
     let plan = planner.plan(&config.machine()?)?;
     super::run::warn_consoles(config, &plan.cmdline);
     if let Some(path) = &options.dump_dtb {
         let tree = device_tree(&*planner, &plan, config)?;
-        write("dump-dtb", path, &tree)?;
+        OutputFile::open("dump-dtb", path, config)?.write(&tree)?;
     }
     let text = if options.json {
         serde_json::to_string_pretty(&plan).map_err(cannot_print)?
     } else {
         text(&plan)
     };
-    // A reader that has seen enough (`| head`) is no failure.
-    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    print_text(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -59,13 +58,13 @@ pub(super) fn cannot_print(error: serde_json::Error) -> Error {
 }
 
 /// The platform to plan for.
-fn choose(options: &Options) -> Result<Box<dyn Planner>, Error> {
+fn choose(options: &Options, config: &VmConfig) -> Result<Box<dyn Planner>, Error> {
     let found = match (&options.arch, &options.facts) {
         (None, _) => {
             let platform = probe::<HostPlatform>()?;
             if let Some(path) = &options.dump_facts {
                 let facts = serde_json::to_string_pretty(&platform).map_err(cannot_print)?;
-                write("dump-facts", path, facts.as_bytes())?;
+                OutputFile::open("dump-facts", path, config)?.write(facts.as_bytes())?;
             }
             Some(Box::new(platform) as Box<dyn Planner>)
         }
@@ -78,7 +77,7 @@ fn choose(options: &Options) -> Result<Box<dyn Planner>, Error> {
                 cure: "give a file that `plan --dump-facts` wrote on a host of that architecture"
                     .to_owned(),
             };
-            let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+            let text = read_text("facts", path)?;
             planner_with_facts(arch, &mut serde_json::Deserializer::from_str(&text))
                 .map_err(|error| refuse(error.to_string()))?
         }
@@ -88,15 +87,6 @@ fn choose(options: &Options) -> Result<Box<dyn Planner>, Error> {
         value: options.arch.clone().unwrap_or_default(),
         cause: "there is no backend for it".to_owned(),
         cure: "see --help for those there are".to_owned(),
-    })
-}
-
-fn write(field: &'static str, path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    fs::write(path, bytes).map_err(|error| Error::Config {
-        field,
-        value: path.display().to_string(),
-        cause: error.to_string(),
-        cure: "name a file that can be written".to_owned(),
     })
 }
 

@@ -24,7 +24,7 @@ pub(super) fn run(
     timeline: Option<(&Path, ProcessStart)>,
 ) -> Result<ExitCode, Error> {
     let timeline = timeline
-        .map(|(path, start)| timeline::Output::create(path, start))
+        .map(|(path, start)| timeline::Output::create(path, start, config))
         .transpose()?;
     ignore_file_size_signal()?;
     allow_many_files();

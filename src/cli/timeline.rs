@@ -1,15 +1,15 @@
 //! `--boot-timeline FILE`: where the time of a VM's start went, as JSON or as a page with bars.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use vmm_reference::arch::MachinePlan;
-use vmm_reference::{Error, Milestone, Timeline};
+use vmm_reference::{Error, Milestone, Timeline, VmConfig};
+
+use super::files::OutputFile;
 
 /// The start of this process.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +39,7 @@ enum Format {
 /// Where the timeline goes; the file is there before the VM is, so that a wrong name is found early.
 #[derive(Debug)]
 pub(super) struct Output {
-    path: PathBuf,
-    file: File,
+    file: OutputFile,
     format: Format,
     start: ProcessStart,
 }
@@ -90,7 +89,11 @@ fn name(milestone: Milestone) -> &'static str {
 }
 
 impl Output {
-    pub(super) fn create(path: &Path, start: ProcessStart) -> Result<Self, Error> {
+    pub(super) fn create(
+        path: &Path,
+        start: ProcessStart,
+        config: &VmConfig,
+    ) -> Result<Self, Error> {
         let refused = |cause: String, cure: &str| Error::Config {
             field: "boot-timeline",
             value: path.display().to_string(),
@@ -105,29 +108,21 @@ impl Output {
                 return Err(refused(cause.to_owned(), "end it in .html or .json"));
             }
         };
-        let file = File::create(path)
-            .map_err(|error| refused(error.to_string(), "name a file that can be written"))?;
         Ok(Self {
-            path: path.to_owned(),
-            file,
+            file: OutputFile::open("boot-timeline", path, config)?,
             format,
             start,
         })
     }
 
     /// Writes what was reached so far.
-    pub(super) fn write(mut self, timeline: &Timeline, plan: &MachinePlan) -> Result<(), Error> {
+    pub(super) fn write(self, timeline: &Timeline, plan: &MachinePlan) -> Result<(), Error> {
         let report = Report::new(timeline, plan, self.start);
         let text = match self.format {
             Format::Html => report.html(),
             Format::Json => serde_json::to_string_pretty(&report).unwrap_or_default() + "\n",
         };
-        self.file
-            .write_all(text.as_bytes())
-            .map_err(|source| Error::Host {
-                what: format!("cannot write the boot timeline to {}", self.path.display()),
-                source,
-            })
+        self.file.write(text.as_bytes())
     }
 }
 

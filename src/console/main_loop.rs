@@ -406,7 +406,7 @@ impl Line {
             input: self.input,
             output: self.output,
             escape: self.escape.keys,
-            empty_first: false,
+            file: None,
             resized: self.resized,
         };
         (console, self.port)
