@@ -262,7 +262,7 @@ fn second_machine(arch: &'static Architecture, scope: Scope) -> Result<Session> 
     let mut cases = plain::once(arch, scope);
     if scope == Scope::Full {
         cases.extend(devices::once(arch)?);
-        cases.push(plain::micro_guests(bochs::NOT_HERE));
+        cases.push(plain::micro_guests(bochs::TESTS));
         for parameter in bochs::OLDER {
             let reload = bochs::reload(parameter);
             cases.extend(plain::after(arch, parameter, &reload));
