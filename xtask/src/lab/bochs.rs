@@ -27,10 +27,10 @@ const CMDLINE: &str = "console=ttyS0 panic=-1 quiet loglevel=0 mitigations=off t
     cryptomgr.notests \
     initcall_blacklist=jent_mod_init,load_system_certificate_list,fips_signature_selftest_init";
 
-/// The tests with micro-guests that run here. The others have guests that compute or wait for a device without an
-/// exit and with their interrupts off, which hangs the machine: Bochs (2.7, and its sources of 2026) keeps the
-/// machine's interrupts masked, as they are in KVM at VM entry, until the guest's IF changes, though KVM asks for
-/// an exit on each (`setEFlags` in `VMenterLoadCheckGuestState`, cpu/vmx.cc).
+/// The tests with micro-guests that run here. Among the others are guests that compute or wait for a device without
+/// an exit and with their interrupts off, which hangs the machine: Bochs (2.7; by its sources of 2026 still) seems to
+/// keep the machine's interrupts masked, as they are in KVM at VM entry, until the guest's IF changes, though KVM
+/// asks for an exit on each (`setEFlags` in `VMenterLoadCheckGuestState`, cpu/vmx.cc).
 pub(super) const TESTS: &str = "every_vcpu r25_ r3_ r45_ serial_input the_timer usable_memory";
 
 /// Parameters of KVM's module that make an older processor. Without real mode in guests (before Westmere), KVM

@@ -1,6 +1,5 @@
 //! Linux for a machine that boots from its disk alone: the disk is the memory that Linux starts with, an
-//! option ROM reads it and jumps into the kernel. Faster than a boot loader by a minute: it reads by
-//! sectors without the BIOS, and nothing is compressed.
+//! option ROM reads it and jumps into the kernel. No boot loader reads through the BIOS, and nothing is compressed.
 //!
 //! Linux is entered as a PVH guest: in 32-bit mode, with the address of a start-info structure (Xen,
 //! xen/include/public/arch-x86/hvm/start_info.h). The BIOS has set up PCI and the ACPI tables before.
