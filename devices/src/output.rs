@@ -81,6 +81,12 @@ impl OutputRing {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// How many bytes wait to be read.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state().bytes.len()
+    }
+
     /// How many bytes were lost to a slow reader.
     #[must_use]
     pub fn dropped(&self) -> u64 {

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -26,11 +26,17 @@ use crate::timeline::{OutputWatch, Timeline};
 const PENDING: usize = 4096;
 /// One write to the output. A pipe that polls writable takes this much without blocking.
 const CHUNK: usize = 4096;
-/// How long a reader may make no progress at the VM's end before the rest is dropped.
-const DRAIN: Timespec = Timespec {
-    tv_sec: 1,
-    tv_nsec: 0,
-};
+/// How long a reader may make no progress at the VM's end before the rest is dropped; and when somebody
+/// outside has asked for the end.
+const PATIENCE: Timespec = seconds(10);
+const HURRY: Timespec = seconds(1);
+
+const fn seconds(seconds: i64) -> Timespec {
+    Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    }
+}
 
 const HELP: &str =
     "\r\nCtrl-a x  end the VM\r\nCtrl-a h  this help\r\nCtrl-a Ctrl-a  send Ctrl-a\r\n";
@@ -95,12 +101,9 @@ pub(crate) fn main_loop<T>(
         }
     }
     let rest = end_all();
-    let ended = events.remove_subscriber(id).map_err(failed)?;
-    Ok(Ended {
-        lines: ended.lines.into_iter().map(Line::drain).collect(),
-        stop: ended.stop,
-        rest,
-    })
+    let MainLoop { lines, stop, .. } = events.remove_subscriber(id).map_err(failed)?;
+    let lines = lines.into_iter().map(|line| line.drain(&stop)).collect();
+    Ok(Ended { lines, stop, rest })
 }
 
 /// What an event of the main loop is about.
@@ -381,24 +384,24 @@ impl Line {
             .is_none_or(|output| wait_writable(output, &Timespec::default()))
     }
 
-    /// At the end: everything the guest printed goes out, unless the reader stalls. Gives the ends
-    /// of the line back.
-    fn drain(mut self) -> (Console, Port) {
+    /// At the end: everything the guest printed goes out, unless the reader stalls or somebody outside is in
+    /// a hurry. Gives the ends of the line back.
+    fn drain(mut self, requests: &Requests) -> (Console, Port) {
         while !self.port.output.ring.is_empty() {
             let ready = self
                 .output
                 .as_ref()
-                .is_none_or(|output| wait_writable(output, &DRAIN));
+                .is_none_or(|output| wait_for_reader(output, requests));
             if !ready {
                 break;
             }
             match self.write_chunk() {
-                Progress::Some => {}
-                Progress::None => break,
+                Progress::Some | Progress::None => {}
                 Progress::Closed => self.output = None,
             }
         }
-        let dropped = self.port.output.ring.dropped();
+        let ring = &self.port.output.ring;
+        let dropped = ring.dropped().saturating_add(ring.len() as u64);
         if dropped > 0 {
             log::warn!("{dropped} bytes of console output were dropped: the reader was too slow");
         }
@@ -410,6 +413,30 @@ impl Line {
             resized: self.resized,
         };
         (console, self.port)
+    }
+}
+
+/// Waits until the output takes bytes; `false` when it takes none for too long.
+fn wait_for_reader(output: &File, requests: &Requests) -> bool {
+    let asked = [
+        requests.end.as_ref().map(AsFd::as_fd),
+        requests.shutdown.as_ref().map(|(fd, _)| fd.as_fd()),
+    ];
+    let mut fds = vec![PollFd::new(output, PollFlags::OUT)];
+    fds.extend(
+        asked
+            .iter()
+            .flatten()
+            .map(|fd| PollFd::new(fd, PollFlags::IN)),
+    );
+    let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    // A request that is there is there to the end.
+    let ended = poll(&mut fds, Some(&PATIENCE)).is_ok_and(|ready| ready == 0);
+    match fds.split_first() {
+        Some((output, _)) if is_ready(output) => true,
+        Some((_, asked)) if asked.iter().any(is_ready) => wait_writable(output, &HURRY),
+        // A signal came in between.
+        _ => !ended,
     }
 }
 
