@@ -107,6 +107,9 @@ fn others(arch: &Architecture, guest: &Guest) -> Vec<Case> {
     cases
 }
 
+// Guests end with `stty echo` before `poweroff -f`: it waits until the terminal has all that was printed, which the
+// kernel's own last line overtakes otherwise.
+
 /// Disks, on both transports, for a machine that is otherwise known.
 pub(super) fn briefly(arch: &Architecture, machine: &str) -> Result<Vec<Case>> {
     let guest = |transport| {
@@ -131,7 +134,7 @@ fn disks(guest: &Guest, vcpus: u32) -> [Case; 3] {
     );
     let write = "mount -t ext4 /dev/vda /mnt && seq 1 200000 > /mnt/data && \
          head -c 12000000 /dev/urandom > /mnt/waste && sync && rm /mnt/waste && sync && \
-         fstrim /mnt && echo queues $(ls /sys/block/vda/mq | wc -l); sync; reboot -f\r";
+         fstrim /mnt && echo queues $(ls /sys/block/vda/mq | wc -l); sync; stty echo; reboot -f\r";
     let dialogue = [("@guest ready\n", write)];
     let write = guest.case("disks: write, trim", &command, &dialogue, move |output| {
         let queues = format!("queues {vcpus}\n");
@@ -161,7 +164,7 @@ fn disks(guest: &Guest, vcpus: u32) -> [Case; 3] {
         "sed 's/^/digest: /; s/-$//' /tmp/digest; {vmm} --blk=path=/tmp/disk,ro,serial=lab-disk"
     );
     let read = "mount -o ro -t ext4 /dev/vda /mnt; md5sum /mnt/data; cat /sys/block/vda/ro \
-        /sys/block/vda/serial; echo x > /dev/vda; poweroff -f\r";
+        /sys/block/vda/serial; echo x > /dev/vda; stty echo; poweroff -f\r";
     let dialogue = [("@guest ready\n", read)];
     let read = guest.after("disks: read only", &command, &dialogue, |output| {
         let digest = output
@@ -190,8 +193,9 @@ fn verify(guest: &Guest, seconds: u32) -> Case {
          --blk=path=/tmp/sync,engine=sync",
         guest.command
     );
-    let verify =
-        format!("agent verify /dev/vda {seconds}; agent verify /dev/vdb {seconds}; poweroff -f\r");
+    let verify = format!(
+        "agent verify /dev/vda {seconds}; agent verify /dev/vdb {seconds}; stty echo; poweroff -f\r"
+    );
     let dialogue = [("@guest ready\n", verify.as_str())];
     guest.case("disks: verify", &command, &dialogue, |output| {
         for disk in ["/dev/vda", "/dev/vdb"] {
@@ -217,7 +221,7 @@ fn network(guest: &Guest) -> Case {
         "ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0; \
          cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; \
          echo queues $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l); ping -c 2 10.9.0.1; \
-         agent check tcp:10.9.0.1:5000 {BYTES}; agent echo tcp:0.0.0.0:5001; sleep 1; poweroff -f\r"
+         agent check tcp:10.9.0.1:5000 {BYTES}; agent echo tcp:0.0.0.0:5001; sleep 1; stty echo; poweroff -f\r"
     );
     let dialogue = [("@guest ready\n", talk.as_str())];
     guest.case("network", &command, &dialogue, |output| {
@@ -244,7 +248,7 @@ fn sockets(guest: &Guest) -> Case {
     );
     let talk = format!(
         "agent check vsock:2:5000 {BYTES}; agent echo vsock:0:5001; \
-         agent refused vsock:2:5002; sleep 1; poweroff -f\r"
+         agent refused vsock:2:5002; sleep 1; stty echo; poweroff -f\r"
     );
     let dialogue = [("@guest ready\n", talk.as_str())];
     guest.case("sockets", &command, &dialogue, |output| {
@@ -281,7 +285,7 @@ fn memory(guest: &Guest) -> Case {
         printf go | dd of=/dev/vda conv=fsync; sleep 1; rm /mnt/waste\r";
     let dialogue = [
         ("@guest ready\n", use_and_free),
-        ("given back\n", "poweroff -f\r"),
+        ("given back\n", "stty echo; poweroff -f\r"),
     ];
     guest.case("balloon and entropy", &command, &dialogue, |output| {
         expect(output.contains("virtio_rng.0\n"), "the entropy source")?;
@@ -306,7 +310,7 @@ fn host_faults(guest: &Guest) -> Case {
         printf go | dd of=/dev/vdc conv=fsync; \
         until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.2; done; echo carrier lost; \
         dd if=/dev/vdb of=/dev/null bs=1M skip=32 count=1 iflag=direct; \
-        dd if=/dev/vdb of=/dev/null bs=4k count=1 iflag=direct && echo alive; poweroff -f\r";
+        dd if=/dev/vdb of=/dev/null bs=4k count=1 iflag=direct && echo alive; stty echo; poweroff -f\r";
     let dialogue = [("@guest ready\n", provoke)];
     guest.case("r44: faults of the host", &command, &dialogue, |output| {
         expect_all(
@@ -339,7 +343,7 @@ fn console(guest: &Guest) -> Case {
             "/dev/hvc0\n",
             "echo resize | dd of=/dev/vda conv=fsync; \
              until [ \"$(stty size)\" = '40 100' ]; do sleep 0.2; done; echo resized; \
-             poweroff -f\r",
+             stty echo; poweroff -f\r",
         ),
     ];
     guest.case("virtio console", &command, &dialogue, |output| {
@@ -398,7 +402,7 @@ fn power_button(guest: &Guest) -> Case {
         guest.command
     );
     let listen = "(sleep 1; printf go | dd of=/dev/vda conv=fsync) & \
-        head -c 24 /dev/input/event0 | hexdump -v -e '/2 \"%u \"'; echo; poweroff -f\r";
+        head -c 24 /dev/input/event0 | hexdump -v -e '/2 \"%u \"'; echo; stty echo; poweroff -f\r";
     let dialogue = [("@guest ready\n", listen)];
     guest.case("power button", &command, &dialogue, |output| {
         // Two times of 8 bytes, then type EV_KEY, code KEY_POWER, value 1.
