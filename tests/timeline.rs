@@ -80,7 +80,11 @@ fn a_timeline_that_cannot_be_written_is_said() {
     let place = |name: &str| option("boot-timeline", folder.path().join(name));
     for (name, cause, cure) in [
         ("timeline", "the name's ending", "end it in .html or .json"),
-        ("missing/t.json", "No such file", "name a file that can"),
+        (
+            "missing/t.json",
+            "the folder that it is in does not exist",
+            "make the folder",
+        ),
         (".", "the name's ending", "end it in .html or .json"),
     ] {
         let ended = run(&[&place(name)]);
@@ -100,7 +104,7 @@ fn r44_a_full_disk_costs_the_timeline_and_not_the_guest() {
     let ended = run(&[&option("boot-timeline", &file)]);
     assert!(ended.stdout.starts_with("hello"), "{ended:?}");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    let cause = "cannot write the boot timeline to";
+    let cause = "cannot write --boot-timeline to";
     assert!(ended.stderr.contains(cause), "{ended:?}");
     assert!(ended.stderr.contains("No space left"), "{ended:?}");
 }

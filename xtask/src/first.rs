@@ -67,9 +67,9 @@ fn copy(to: &Path) -> Result<()> {
                 .arg(to.join(&part));
             command
         };
-        let linked = copy("-al").output()?;
+        let linked = copy("-alT").output()?;
         if !linked.status.success() {
-            run_command(&mut copy("-a"))?;
+            run_command(&mut copy("-aT"))?;
         }
     }
     Ok(())
