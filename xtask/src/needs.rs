@@ -21,10 +21,7 @@ const CROSS: [(&str, [(&str, &str); 2]); 2] = [
         "aarch64-unknown-linux-gnu",
         [
             ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
-            (
-                "/usr/aarch64-linux-gnu/lib/libc.so.6",
-                "libc6-dev-arm64-cross",
-            ),
+            ("/usr/aarch64-linux-gnu/lib/crt1.o", "libc6-dev-arm64-cross"),
         ],
     ),
     (
