@@ -22,15 +22,19 @@ fn packet(fill: u8, len: usize) -> Vec<u8> {
     [vec![0; HEADER], frame(fill, len)].concat()
 }
 
-#[test]
-fn a_driver_with_few_buffers_gets_the_frames_that_fit() {
+/// A device that the largest frames may come to, with the driver of its receive queue.
+fn for_the_largest() -> (Net, Vec<UnixDatagram>, Queues, Driver) {
     let (mut device, hosts) = on_sockets(1);
     let ram = ram();
-    let mut queues = queues(&ram, 3);
-    // The largest frames may come, but there is room for usual ones only.
     device.start(1 << VIRTIO_NET_F_MRG_RXBUF);
     device.need = LARGEST;
-    let mut driver = Driver::of_queue(&ram, RECEIVE);
+    let driver = Driver::of_queue(&ram, RECEIVE);
+    (device, hosts, queues(&ram, 3), driver)
+}
+
+#[test]
+fn a_driver_with_few_buffers_gets_the_frames_that_fit() {
+    let (mut device, hosts, mut queues, mut driver) = for_the_largest();
     for (len, comes) in [(300, true), (3000, false), (200, true)] {
         hosts[0].send(&packet(7, len)).unwrap();
         if comes {
@@ -53,12 +57,7 @@ fn a_driver_with_few_buffers_gets_the_frames_that_fit() {
 
 #[test]
 fn scratch_memory_does_not_grow_with_the_driver_s_buffers() {
-    let (mut device, hosts) = on_sockets(1);
-    let ram = ram();
-    let mut queues = queues(&ram, 3);
-    device.start(1 << VIRTIO_NET_F_MRG_RXBUF);
-    device.need = LARGEST;
-    let mut driver = Driver::of_queue(&ram, RECEIVE);
+    let (mut device, hosts, mut queues, mut driver) = for_the_largest();
     // Chains of a thousand tiny buffers each.
     let table = 0x4_0000;
     for index in 0..1000u16 {
