@@ -105,8 +105,9 @@ impl Vmm {
         if !status.success() {
             return Err(format!("{:?} ended with {status}", self.command).into());
         }
-        self.first_byte
-            .push(first_byte.ok_or("the guest printed nothing")?);
+        self.first_byte.push(
+            first_byte.ok_or_else(|| format!("{:?}: the guest printed nothing", self.command))?,
+        );
         Ok(())
     }
 
@@ -164,7 +165,14 @@ fn firecracker(
     std::fs::write(&path, config.to_string())?;
     let mut command = Command::new(binary);
     command
-        .args(["--no-api", "--no-seccomp", "--config-file"])
+        // Its log goes where the guest prints, and would come between the guest's bytes.
+        .args([
+            "--no-api",
+            "--no-seccomp",
+            "--log-path",
+            "/dev/null",
+            "--config-file",
+        ])
         .arg(path);
     Ok(command)
 }
