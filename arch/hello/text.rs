@@ -19,17 +19,22 @@ pub fn decimal(number: u64) {
     byte(b'0' + (number % 10) as u8);
 }
 
-/// Prints a number with 16 hexadecimal digits.
+/// Prints a number in hexadecimal.
 pub fn hex(number: u64) {
     text(b"0x");
-    for shift in (0..16).rev() {
-        let digit = (number >> (4 * shift)) as u8 & 0xf;
-        byte(if digit < 10 {
-            b'0' + digit
-        } else {
-            b'a' - 10 + digit
-        });
+    hex_digits(number);
+}
+
+fn hex_digits(number: u64) {
+    if number >= 16 {
+        hex_digits(number >> 4);
     }
+    let digit = number as u8 & 0xf;
+    byte(if digit < 10 {
+        b'0' + digit
+    } else {
+        b'a' - 10 + digit
+    });
 }
 
 /// For formatted text, which only a panic has.

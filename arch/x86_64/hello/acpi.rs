@@ -65,10 +65,10 @@ pub fn s5_type(fadt: &[u8]) -> Option<u8> {
         Some(address) => address,
         None => u32_at(fadt, 40)?.into(),
     };
-    let dsdt = table(dsdt, b"DSDT")?;
+    let aml = table(dsdt, b"DSDT")?.get(HEADER..)?;
     // NameString, PackageOp, PkgLength of one byte, NumElements, then the number.
-    let at = dsdt.windows(5).position(|bytes| bytes == b"_S5_\x12")?;
-    match number(dsdt, at + 7)? {
+    let at = aml.windows(5).position(|bytes| bytes == b"_S5_\x12")?;
+    match number(aml, at + 7)? {
         [0x0a, value] => Some(value),
         [value @ (0 | 1), _] => Some(value),
         _ => None,

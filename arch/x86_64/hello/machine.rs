@@ -21,6 +21,16 @@ pub fn port_out(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
 }
 
+/// Writes bytes to a port, one after the other.
+pub fn port_out_all(port: u16, bytes: &[u8]) {
+    // SAFETY: the bytes are there; no device of this machine writes memory, and the direction flag is clear
+    // (System V ABI).
+    unsafe {
+        asm!("rep outsb", in("dx") port, inout("rsi") bytes.as_ptr() => _, inout("rcx") bytes.len() => _,
+            options(readonly, nostack, preserves_flags));
+    }
+}
+
 /// Reads a model-specific register.
 ///
 /// # Safety

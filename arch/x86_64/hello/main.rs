@@ -16,7 +16,7 @@ mod serial;
 mod start_info;
 
 use machine::{halt, port_out};
-use serial::{decimal, hex, text};
+use serial::Serial;
 use start_info::{RAM, Range, StartInfo};
 
 /// SLP_EN of the sleep control register (ACPI 6.5, 4.8.3.7); SLP_TYP starts at bit 2.
@@ -27,56 +27,51 @@ const RESET: u8 = 0xfe;
 const MIB: u64 = 1 << 20;
 
 extern "C" fn main(start_info: u64) -> ! {
+    let mut serial = Serial::new();
     let Some(info) = StartInfo::read(start_info) else {
-        text(b"hello: no hvm_start_info where EBX points\n");
+        serial.text(b"hello: no hvm_start_info where EBX points\n");
         halt()
     };
     let madt = acpi::find(info.rsdp, b"APIC").unwrap_or_default();
     let ids = acpi::apic_ids(madt);
     let described = ids.clone().count() as u32;
-    let running = info
-        .free_low_page()
-        .map_or(1, |page| cpus::start(ids, page));
-    let usable = info.memory_map().filter(|range| range.kind == RAM);
+    let running = if described > 1 {
+        let page = info.free_low_page();
+        page.map_or(1, |page| cpus::start(ids, page))
+    } else {
+        1
+    };
+    let usable = || info.memory_map().filter(|range| range.kind == RAM);
     // The legacy area below 1 MiB is missing from the sum: round up.
-    let mib = usable.map(|range| range.len).sum::<u64>().div_ceil(MIB);
+    let mib = usable().map(|range| range.len).sum::<u64>().div_ceil(MIB);
 
-    text(b"hello from vmm-reference: x86_64, ");
-    decimal(running.into());
-    text(b" vCPUs, ");
-    decimal(mib);
-    text(b" MiB\n");
+    serial
+        .text(b"hello from vmm-reference: x86_64, ")
+        .decimal(running.into())
+        .text(b" vCPUs, ")
+        .decimal(mib)
+        .text(b" MiB\n");
     if running != described {
-        text(b"but the ACPI tables describe ");
-        decimal(described.into());
-        text(b" vCPUs\n");
+        serial
+            .text(b"but the ACPI tables describe ")
+            .decimal(described.into())
+            .text(b" vCPUs\n");
     }
-    info.memory_map().for_each(print_range);
-    text(b"command line: ");
-    text(info.cmdline);
-    text(b"\n");
+    usable().for_each(|range| print_range(&mut serial, range));
+    serial
+        .text(b"command line: ")
+        .text(info.cmdline)
+        .text(b"\n");
     power_off(info.rsdp);
-    text(b"hello: no way to power off, so a reset\n");
+    serial.text(b"hello: no way to power off, so a reset\n");
     port_out(KEYBOARD_CONTROLLER, RESET);
     halt()
 }
 
-fn print_range(range: Range) {
-    text(b"  ");
-    hex(range.base);
-    text(b"-");
-    hex(range.base.wrapping_add(range.len).wrapping_sub(1));
-    match range.kind {
-        RAM => text(b" usable"),
-        2 => text(b" reserved"),
-        3 => text(b" ACPI data"),
-        4 => text(b" ACPI NVS"),
-        other => {
-            text(b" type ");
-            decimal(other.into());
-        }
-    }
-    text(b"\n");
+fn print_range(serial: &mut Serial, range: Range) {
+    let last = range.base.wrapping_add(range.len).wrapping_sub(1);
+    serial.text(b"  ").hex(range.base).text(b"-").hex(last);
+    serial.text(b" usable\n");
 }
 
 /// Enters S5 through the sleep control register; returns when there is none or it does nothing.
@@ -92,6 +87,6 @@ fn power_off(rsdp: u64) {
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
-    text(b"hello: panic\n");
+    Serial::new().text(b"hello: panic\n");
     halt()
 }
