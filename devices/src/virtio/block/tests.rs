@@ -1,8 +1,14 @@
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{OFlags, fcntl_getfl};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+};
 
+use super::erase::UNMAP;
 use super::*;
 use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, queues, ram};
 
