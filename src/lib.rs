@@ -19,6 +19,7 @@
 //! Start-up reads as one straight line in [`Machine::new`]. Nothing here depends on an
 //! architecture: the core is written against [`arch::Platform`] and [`arch::KvmPlatform`].
 
+mod command;
 mod config;
 mod console;
 mod control;
@@ -26,6 +27,7 @@ mod devices;
 mod dispatch;
 mod error;
 mod exit;
+mod gate;
 mod host;
 mod image;
 mod inspect;
@@ -36,6 +38,7 @@ mod msi;
 mod outputs;
 #[cfg(feature = "pci")]
 mod pci;
+mod registry;
 mod timeline;
 #[cfg(feature = "packed-kernels")]
 mod unpack;
@@ -48,6 +51,7 @@ pub use ::devices::config::{
 };
 pub use arch;
 pub use arch::{Lean, Transport};
+pub use command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::{ExitReason, VmHandle};

@@ -14,6 +14,7 @@ use crate::Error;
 use crate::control::{ExitReason, VmHandle};
 use crate::dispatch::{Flow, IoSpaces, dispatch};
 use crate::exit::decode;
+use crate::gate::Gate;
 use crate::kick::{Kicker, kick_signal};
 use crate::timeline::{Milestone, Timeline};
 
@@ -29,6 +30,7 @@ pub(crate) struct Shared<P> {
     /// What the guest printed, on each of its consoles.
     pub(crate) output: Vec<OutputRing>,
     pub(crate) handle: VmHandle,
+    pub(crate) gate: Gate,
     pub(crate) timeline: Timeline,
     /// KVM_GET_VCPU_MMAP_SIZE.
     pub(crate) run_size: usize,
@@ -36,48 +38,70 @@ pub(crate) struct Shared<P> {
     pub(crate) ram: GuestRam,
 }
 
-/// The running vCPU threads. Dropping it ends the VM and joins them all.
+/// The vCPU threads of a machine. Dropping it ends the VM and joins them all.
 #[derive(Debug)]
-pub(crate) struct VcpuThreads {
-    threads: Vec<(Kicker, JoinHandle<()>)>,
-    handle: VmHandle,
+pub(crate) struct VcpuThreads<P: KvmPlatform> {
+    threads: Vec<(Arc<Kicker>, JoinHandle<()>)>,
+    shared: Arc<Shared<P>>,
 }
 
-impl VcpuThreads {
+impl<P: KvmPlatform> VcpuThreads<P> {
     /// Starts one thread per vCPU. When one cannot start, those before it are stopped.
-    pub(crate) fn start<P: KvmPlatform>(
+    pub(crate) fn start(
         vcpus: Vec<VcpuFd>,
         shared: &Arc<Shared<P>>,
     ) -> Result<Self, Error> {
         crate::kick::install_handler().map_err(Error::host("cannot install a signal handler"))?;
         let mut threads = Self {
             threads: Vec::with_capacity(vcpus.len()),
-            handle: shared.handle.clone(),
+            shared: Arc::clone(shared),
         };
         for (id, vcpu) in (0..).zip(vcpus) {
             let kicker = Kicker::new(&vcpu, shared.run_size)
                 .map_err(Error::host(format!("cannot map the state of vCPU {id}")))?;
-            let shared = Arc::clone(shared);
+            let kicker = Arc::new(kicker);
+            let (for_thread, shared) = (Arc::clone(&kicker), Arc::clone(shared));
+            shared.gate.expect_one();
             let thread = thread::Builder::new()
                 .name(format!("vcpu{id}"))
-                .spawn(move || run(id, vcpu, &shared))
-                .map_err(Error::host(format!("cannot start the thread of vCPU {id}")))?;
+                .spawn(move || run(id, vcpu, &for_thread, &shared));
+            let thread = thread.map_err(|error| {
+                drop(threads.shared.gate.passer());
+                Error::host(format!("cannot start the thread of vCPU {id}"))(error)
+            })?;
             threads.threads.push((kicker, thread));
         }
         Ok(threads)
     }
-}
 
-impl Drop for VcpuThreads {
-    fn drop(&mut self) {
-        // A thread that is kicked without an end goes back to the guest. An end that came before
-        // stands.
-        self.handle.end(Ok(ExitReason::Stopped));
+    /// Has every vCPU leave the guest; returns when none is in it, and none has an access of its own pending.
+    pub(crate) fn pause(&self) {
+        self.shared.gate.close();
+        self.kick();
+        self.shared.gate.wait_for_all();
+    }
+
+    /// Lets the vCPUs go on.
+    pub(crate) fn resume(&self) {
+        self.shared.gate.open();
+    }
+
+    fn kick(&self) {
         for (kicker, thread) in &self.threads {
             kicker.request_exit();
             // It fails only when the thread has ended, which is what we want.
             let _ = thread.kill(kick_signal());
         }
+    }
+}
+
+impl<P: KvmPlatform> Drop for VcpuThreads<P> {
+    fn drop(&mut self) {
+        // A thread that is kicked without an end goes back to the guest. An end that came before
+        // stands.
+        self.shared.handle.end(Ok(ExitReason::Stopped));
+        self.shared.gate.open();
+        self.kick();
         for (kicker, thread) in self.threads.drain(..) {
             // A panic in the thread has already ended the VM with an error, see `EndOnPanic`.
             let _ = thread.join();
@@ -101,7 +125,8 @@ impl Drop for EndOnPanic<'_> {
     }
 }
 
-fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
+fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shared<P>) {
+    let gate = shared.gate.passer();
     let _guard = EndOnPanic(id, &shared.handle);
     // The mask is inherited from whoever built the VM. Without the signal, a kick would wait for
     // the next exit; an error cannot happen for a valid signal number.
@@ -109,6 +134,7 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
     log::trace!("vCPU {id} enters the guest");
     shared.timeline.reach(Milestone::Entered);
     let mut refused = 0;
+    gate.pass(|| ());
     // A handle that ended before this thread ran is seen here or by KVM_RUN's immediate_exit.
     while !shared.handle.has_ended() {
         let flow = match vcpu.run() {
@@ -118,7 +144,11 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
             }
             Err(error) => match io::Error::from(error).kind() {
                 // A kick or any other signal.
-                io::ErrorKind::Interrupted => Flow::Continue,
+                io::ErrorKind::Interrupted => {
+                    kicker.clear();
+                    gate.pass(|| shared.platform.vcpu_paused(&vcpu));
+                    Flow::Continue
+                }
                 io::ErrorKind::WouldBlock => {
                     refused += 1;
                     try_again(refused)

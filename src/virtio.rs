@@ -15,14 +15,13 @@ use std::io;
 use std::sync::Arc;
 
 use arch::{DevicePlan, GuestRam, VirtioKind};
-use devices::BusDevice;
 use devices::config::{BlkConfig, NetConfig, VsockConfig};
 use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::Port;
-use crate::devices::{Kept, Lasting, Lines, TakeBack};
+use crate::devices::{Kept, Lasting, Lines};
 use crate::timeline::{Milestone, Timeline};
 use crate::{Error, VmConfig};
 
@@ -163,14 +162,14 @@ fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
     Ok(Box::new(vsock))
 }
 
-/// Puts a device behind the transport that was planned for it. Says how to have it back.
+/// Puts a device behind the transport that was planned for it.
 pub(crate) fn carry(
     device: Box<dyn VirtioDevice>,
     planned: &DevicePlan,
     lines: &Lines<'_>,
     vm: &Arc<VmFd>,
     ram: &GuestRam,
-) -> Result<(Arc<dyn BusDevice>, TakeBack), Error> {
+) -> Result<Arc<VirtioMmio>, Error> {
     let line = crate::devices::interrupt(planned, lines)?;
     let address = IoEventAddress::Mmio(planned.range.base + VirtioMmio::NOTIFY);
     let vm = Arc::clone(vm);
@@ -185,7 +184,5 @@ pub(crate) fn carry(
     });
     let transport = VirtioMmio::new(device, ram.clone(), line, connect)
         .map_err(Error::host("cannot make a virtio device"))?;
-    let transport = Arc::new(transport);
-    let carrier = Arc::clone(&transport);
-    Ok((transport, Box::new(move || carrier.take_device())))
+    Ok(Arc::new(transport))
 }

@@ -56,6 +56,12 @@ pub trait KvmPlatform: Platform {
     fn apply_vcpu(&self, vm: &VmFd, vcpu: &VcpuFd, setup: &Self::VcpuSetup)
     -> Result<(), KvmError>;
 
+    /// A vCPU has left the guest for a pause, which its guest will see as lost time: a clock that KVM shares with
+    /// the guest is told here. Called by the vCPU's own thread.
+    fn vcpu_paused(&self, vcpu: &VcpuFd) {
+        let _ = vcpu;
+    }
+
     /// The vCPU's registers for a crash report, several lines; `ram` lets it show the instruction
     /// bytes.
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String;

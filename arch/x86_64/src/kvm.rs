@@ -143,6 +143,11 @@ impl KvmPlatform for X86_64 {
             .map_or(Ok(()), |boot| set_boot_registers(vcpu, boot))
     }
 
+    fn vcpu_paused(&self, vcpu: &VcpuFd) {
+        // Its watchdogs then know that it was not the guest that hung. Fails when the guest has no kvmclock.
+        let _ = vcpu.kvmclock_ctrl();
+    }
+
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {
         match (vcpu.get_regs(), vcpu.get_sregs()) {
             (Ok(regs), Ok(sregs)) => describe(&regs, &sregs, ram),

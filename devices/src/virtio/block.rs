@@ -441,8 +441,7 @@ impl VirtioDevice for Block {
         Ok(more)
     }
 
-    fn close(&mut self, _queue: usize, queues: &mut Queues) -> Result<(), QueueError> {
-        // Those of other queues end with it.
+    fn quiesce(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
         while let Some(uring) = self.uring.as_mut().filter(|uring| uring.is_busy()) {
             uring.wait();
             self.reap(queues)?;

@@ -19,8 +19,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use vm_memory::GuestAddress;
 
-use super::worker::Worker;
-use super::{ConfigSpace, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
+use super::worker::{Activated, Worker};
+use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
 use crate::Rare;
 
 /// Features of queues and transport.
@@ -36,6 +36,8 @@ enum Stage {
     /// Not running; the driver may set queues up.
     Idle(Box<dyn VirtioDevice>),
     Running(Worker),
+    /// The machine is paused: what ran is kept as it is.
+    Paused(Activated),
     /// Its worker panicked, or it was taken away: nothing is left to run.
     Lost,
 }
@@ -243,14 +245,51 @@ impl Transport {
             return self.interrupt.fail("its thread is gone");
         };
         let queues = Queues::new(rings, Arc::clone(&self.interrupt));
-        match Worker::start(device, queues, doorbells, self.accepted) {
-            Ok(worker) => self.stage = Stage::Running(worker),
-            Err((device, error)) => {
-                self.stage = Stage::Idle(device);
-                return self.interrupt.fail(&error.to_string());
+        let mut activated = Activated::new(device, queues, doorbells);
+        activated.device.start(self.accepted);
+        if self.run(activated) {
+            self.connect_doorbells(true);
+        }
+    }
+
+    /// Has a worker serve the device; says whether there is one.
+    fn run(&mut self, activated: Activated) -> bool {
+        match Worker::start(activated) {
+            Ok(worker) => {
+                self.stage = Stage::Running(worker);
+                true
+            }
+            Err((activated, error)) => {
+                self.stage = Stage::Idle(activated.stop());
+                self.interrupt.fail(&error.to_string());
+                false
             }
         }
-        self.connect_doorbells(true);
+    }
+
+    /// Stops the worker, and ends and answers what is in flight. No vCPU runs meanwhile, and until
+    /// [`Self::resume`].
+    pub(crate) fn pause(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Running(worker) => {
+                if let Some(mut activated) = worker.stop() {
+                    let Activated { device, queues, .. } = &mut activated;
+                    if let Err(error) = device.quiesce(queues) {
+                        self.interrupt.fail(&format!("{}: {error}", device.name()));
+                    }
+                    self.stage = Stage::Paused(activated);
+                }
+            }
+            stage => self.stage = stage,
+        }
+    }
+
+    /// The machine goes on.
+    pub(crate) fn resume(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Paused(activated) => drop(self.run(activated)),
+            stage => self.stage = stage,
+        }
     }
 
     pub(crate) fn connect_doorbells(&self, on: bool) {
@@ -291,9 +330,13 @@ impl Transport {
         match std::mem::replace(&mut self.stage, Stage::Lost) {
             Stage::Running(worker) => {
                 self.connect_doorbells(false);
-                if let Some(device) = worker.stop() {
-                    self.stage = Stage::Idle(device);
+                if let Some(activated) = worker.stop() {
+                    self.stage = Stage::Idle(activated.stop());
                 }
+            }
+            Stage::Paused(activated) => {
+                self.connect_doorbells(false);
+                self.stage = Stage::Idle(activated.stop());
             }
             stage => self.stage = stage,
         }
@@ -324,12 +367,22 @@ impl Transport {
         self.interrupt.needs_reset.store(false, Ordering::SeqCst);
     }
 
+    /// Where the device is in its life.
+    pub(crate) fn state(&self) -> DeviceState {
+        match self.stage {
+            Stage::Lost => DeviceState::Lost,
+            _ if self.interrupt.needs_reset.load(Ordering::SeqCst) => DeviceState::NeedsReset,
+            Stage::Idle(_) => DeviceState::Idle,
+            Stage::Running(_) | Stage::Paused(_) => DeviceState::Running,
+        }
+    }
+
     /// Resets the device and gives it back; `None` when it is lost.
     pub(crate) fn take_device(&mut self) -> Option<Box<dyn VirtioDevice>> {
         self.reset();
         match std::mem::replace(&mut self.stage, Stage::Lost) {
             Stage::Idle(device) => Some(device),
-            Stage::Running(_) | Stage::Lost => None,
+            Stage::Running(_) | Stage::Paused(_) | Stage::Lost => None,
         }
     }
 

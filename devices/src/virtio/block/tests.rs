@@ -462,7 +462,7 @@ fn r12_what_is_in_flight_of_a_queue_that_is_taken_back_is_answered_first() {
                 .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
             bench.disk.pull(0, &mut bench.queues).unwrap();
         }
-        bench.disk.close(0, &mut bench.queues).unwrap();
+        bench.disk.quiesce(&mut bench.queues).unwrap();
         assert_eq!(bench.driver.used().len(), 3);
     }
 }

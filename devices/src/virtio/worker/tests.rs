@@ -42,7 +42,7 @@ fn a_worker_that_panics_marks_its_device() {
     let interrupt = Arc::clone(&queues.interrupt);
     let bell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
     let doorbells = vec![bell.try_clone().ok()];
-    let Ok(worker) = Worker::start(Box::new(Faulty), queues, doorbells, 0) else {
+    let Ok(worker) = Worker::start(Activated::new(Box::new(Faulty), queues, doorbells)) else {
         panic!("no worker")
     };
     bell.write(1).unwrap();
