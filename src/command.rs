@@ -6,6 +6,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Metrics;
+
 /// Something to ask a machine for, by [`VmHandle::command`](crate::VmHandle::command).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
@@ -28,6 +30,8 @@ pub enum Command {
     Reset {},
     /// What state the machine and its devices are in.
     Status {},
+    /// What the machine has done so far.
+    Metrics {},
 }
 
 impl Command {
@@ -41,6 +45,7 @@ impl Command {
             Self::Shutdown { .. } => "shutdown",
             Self::Reset {} => "reset",
             Self::Status {} => "status",
+            Self::Metrics {} => "metrics",
         }
     }
 
@@ -49,6 +54,7 @@ impl Command {
     pub fn is_legal(&self, state: State) -> bool {
         match (self, state) {
             (Self::Status {}, _) => true,
+            (Self::Metrics {}, state) => matches!(state, State::Running | State::Paused),
             (_, State::Ended) => false,
             // Pausing what is paused and resuming what runs changes nothing.
             (Self::Pause {} | Self::Resume {} | Self::Stop {}, _) => true,
@@ -91,6 +97,8 @@ impl fmt::Display for State {
 pub enum Reply {
     /// To [`Command::Status`].
     Status(Status),
+    /// To [`Command::Metrics`].
+    Metrics(Metrics),
     /// It was done; the machine is in this state now.
     Done {
         /// The state afterwards.
@@ -113,6 +121,19 @@ pub struct Status {
     pub restarts: u64,
     /// Its devices.
     pub devices: Vec<DeviceStatus>,
+}
+
+impl Status {
+    /// That of a machine that nobody runs.
+    pub(crate) fn without_machine(state: State, restarts: u64) -> Self {
+        Self {
+            state,
+            vcpus: 0,
+            memory_bytes: 0,
+            restarts,
+            devices: Vec::new(),
+        }
+    }
 }
 
 /// A device that commands can name.
@@ -162,12 +183,13 @@ mod tests {
     #[test]
     fn the_table_of_what_is_legal_when() {
         use State::{Created, Ended, Paused, Running};
-        let legal: [(Command, &[State]); 6] = [
+        let legal: [(Command, &[State]); 7] = [
             (Command::Pause {}, &[Created, Running, Paused]),
             (Command::Resume {}, &[Created, Running, Paused]),
             (Command::Stop {}, &[Created, Running, Paused]),
             (Command::Shutdown { timeout_s: None }, &[Running]),
             (Command::Reset {}, &[Running]),
+            (Command::Metrics {}, &[Running, Paused]),
             (Command::Status {}, &[Created, Running, Paused, Ended]),
         ];
         for (command, states) in legal {

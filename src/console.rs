@@ -19,7 +19,7 @@ use rustix::process::getpgrp;
 use rustix::termios::tcgetpgrp;
 use vmm_sys_util::eventfd::EventFd;
 
-pub(crate) use main_loop::{Requests, main_loop};
+pub(crate) use main_loop::{Engine, Requests, main_loop};
 
 /// Whether the keys after Ctrl-a are commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -110,7 +110,7 @@ pub(crate) fn create(
             DeviceKind::VirtioMmio(kind) => match maker.make(kind)? {
                 Some(device) => {
                     let device = crate::virtio::carry(device, planned, lines, vm, ram)?;
-                    registry.add(kind.short_name(), device.clone());
+                    registry.add(kind.name(), device.clone());
                     device
                 }
                 // The plan comes from the same configuration.
@@ -122,7 +122,7 @@ pub(crate) fn create(
             DeviceKind::VirtioPci { kind, slot } => {
                 if let (Some(device), Some(bus)) = (maker.make(kind)?, &mut pci) {
                     let function = bus.add(device, planned, slot, vm, ram)?;
-                    registry.add(kind.short_name(), function);
+                    registry.add(kind.name(), function);
                 }
                 continue;
             }

@@ -25,6 +25,7 @@ mod console;
 mod control;
 mod devices;
 mod dispatch;
+mod engine;
 mod error;
 mod exit;
 mod gate;
@@ -34,6 +35,7 @@ mod inspect;
 mod kick;
 mod machine;
 mod memory;
+mod metrics;
 mod msi;
 mod outputs;
 #[cfg(feature = "pci")]
@@ -59,6 +61,7 @@ pub use error::Error;
 pub use host::{Check, diagnose, probe};
 pub use inspect::{KernelReport, inspect};
 pub use machine::{Machine, device_tree, plan};
+pub use metrics::{Exits, Metrics};
 pub use timeline::{Milestone, Timeline};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.

@@ -19,8 +19,12 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::config::OnReboot;
 use crate::console::{Console, Port, Requests};
 use crate::control::{ExitReason, VmHandle};
-use crate::devices::{Kept, Lines, TakeBack};
+use crate::devices::{Kept, Lines};
+use crate::engine::Running;
+use crate::gate::Gate;
+use crate::metrics::{Metrics, VcpuCounters};
 use crate::msi::MsiRoutes;
+use crate::registry::Registry;
 use crate::timeline::{Milestone, Timeline};
 use crate::vcpu::{Shared, VcpuThreads};
 use crate::{Consoles, Error, VmConfig, devices as model, image, memory};
@@ -94,6 +98,7 @@ struct Outside {
     handle: VmHandle,
     timeline: Timeline,
     devices: Kept,
+    metrics: Metrics,
 }
 
 /// A VM that is ready to run.
@@ -106,7 +111,8 @@ pub struct Machine<P: KvmPlatform> {
     consoles: Consoles,
     serial: Option<Port>,
     virtio_console: Option<Port>,
-    lasting: Vec<TakeBack>,
+    registry: Registry,
+    metrics: Metrics,
     stop: Requests,
     plan: MachinePlan,
     shared: Arc<Shared<P>>,
@@ -148,6 +154,7 @@ impl<P: KvmPlatform> Machine<P> {
             handle: VmHandle::new()?,
             timeline,
             devices: Kept::default(),
+            metrics: Metrics::default(),
         };
         Self::build(&kvm, Arc::new(platform), source, outside)
     }
@@ -236,6 +243,8 @@ impl<P: KvmPlatform> Machine<P> {
             spaces: devices.spaces,
             output,
             handle: outside.handle,
+            gate: Gate::default(),
+            counters: vcpus.iter().map(|_| VcpuCounters::default()).collect(),
             timeline: outside.timeline,
             run_size,
             ram,
@@ -247,7 +256,8 @@ impl<P: KvmPlatform> Machine<P> {
             consoles: outside.consoles,
             serial: devices.serial,
             virtio_console: devices.virtio_console,
-            lasting: devices.lasting,
+            registry: devices.registry,
+            metrics: outside.metrics,
             stop: outside.stop,
             plan,
             shared: Arc::new(shared),
@@ -261,7 +271,7 @@ impl<P: KvmPlatform> Machine<P> {
         &self.plan
     }
 
-    /// A handle that stops this VM from another thread.
+    /// A handle by which other threads ask this VM for something.
     #[must_use]
     pub fn handle(&self) -> VmHandle {
         self.shared.handle.clone()
@@ -296,11 +306,12 @@ impl<P: KvmPlatform> Machine<P> {
     /// [`Error::Vcpu`] when a vCPU could not go on, with a report; [`Error::Host`] when the host
     /// refused a thread or an event; after a reset, those of [`Machine::with_hello`] too.
     pub fn run(mut self) -> Result<ExitReason, Error> {
+        let _finish = Finish(self.handle());
         loop {
             let may_restart = self.source.config.on_reboot == OnReboot::Restart;
             let (platform, source, outside) = self.run_once()?;
             let handle = &outside.handle;
-            if !may_restart || !handle.restart() {
+            if !handle.restart(may_restart) {
                 return handle.take().unwrap_or(Ok(ExitReason::Stopped));
             }
             log::info!("the guest restarts");
@@ -317,40 +328,50 @@ impl<P: KvmPlatform> Machine<P> {
             consoles,
             serial,
             virtio_console,
-            lasting,
+            registry,
+            metrics,
             stop,
             shared,
             source,
-            plan: _,
+            plan,
         } = self;
         let handle = shared.handle.clone();
         // Guest memory outlives the devices and the VM.
         let ram = shared.ram.clone();
         let timeline = shared.timeline.clone();
+        if handle.begin() {
+            shared.gate.close();
+        }
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);
-        let end_all = || {
-            drop(threads);
-            let devices: Option<_> = lasting.into_iter().map(|take_back| take_back()).collect();
-            drop(shared);
-            devices
+        let engine = Running {
+            threads,
+            registry,
+            plan,
+            shared,
+            metrics,
+            paused_since: None,
+            patience: Duration::from_secs(source.config.shutdown_timeout.into()),
         };
         let has_serial = serial.is_some();
         let lines = [(consoles.serial, serial), (consoles.virtio, virtio_console)]
             .into_iter()
             .filter_map(|(console, port)| Some((console, port?)))
             .collect();
-        let ended = crate::console::main_loop(lines, stop, handle.clone(), &timeline, end_all)?;
+        let ended = crate::console::main_loop(lines, stop, handle.clone(), &timeline, engine)?;
         drop((chip, vm, ram));
         let mut lines = ended.lines.into_iter();
         // The serial device is made anew, the virtio console lasts.
         let serial = if has_serial { lines.next() } else { None };
         let (virtio, virtio_console) = lines.next().unzip();
         // When one is lost, all are made anew.
-        let devices = ended.rest.map_or_else(Kept::default, |lasting| Kept {
-            lasting,
-            virtio_console,
-        });
+        let devices = ended
+            .rest
+            .devices
+            .map_or_else(Kept::default, |lasting| Kept {
+                lasting,
+                virtio_console,
+            });
         let outside = Outside {
             consoles: Consoles {
                 serial: serial.map_or_else(Console::null, |(console, _)| console),
@@ -360,8 +381,18 @@ impl<P: KvmPlatform> Machine<P> {
             handle,
             timeline,
             devices,
+            metrics: ended.rest.metrics,
         };
         Ok((platform, source, outside))
+    }
+}
+
+/// Says at the end of a run, however it ends, that nobody runs the machine any more.
+struct Finish(VmHandle);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.0.finish();
     }
 }
 

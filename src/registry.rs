@@ -43,7 +43,9 @@ impl Registry {
 
     /// Stops every device that runs, with what is in flight answered. No vCPU may run meanwhile.
     pub(crate) fn pause(&self) {
-        self.entries.iter().for_each(|entry| entry.transport.pause());
+        self.entries
+            .iter()
+            .for_each(|entry| entry.transport.pause());
     }
 
     /// Lets them go on.

@@ -16,6 +16,7 @@ use crate::dispatch::{Flow, IoSpaces, dispatch};
 use crate::exit::decode;
 use crate::gate::Gate;
 use crate::kick::{Kicker, kick_signal};
+use crate::metrics::VcpuCounters;
 use crate::timeline::{Milestone, Timeline};
 
 /// KVM_RUN may be refused this often in a row, with a pause in between.
@@ -31,6 +32,8 @@ pub(crate) struct Shared<P> {
     pub(crate) output: Vec<OutputRing>,
     pub(crate) handle: VmHandle,
     pub(crate) gate: Gate,
+    /// By vCPU.
+    pub(crate) counters: Vec<VcpuCounters>,
     pub(crate) timeline: Timeline,
     /// KVM_GET_VCPU_MMAP_SIZE.
     pub(crate) run_size: usize,
@@ -47,10 +50,7 @@ pub(crate) struct VcpuThreads<P: KvmPlatform> {
 
 impl<P: KvmPlatform> VcpuThreads<P> {
     /// Starts one thread per vCPU. When one cannot start, those before it are stopped.
-    pub(crate) fn start(
-        vcpus: Vec<VcpuFd>,
-        shared: &Arc<Shared<P>>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn start(vcpus: Vec<VcpuFd>, shared: &Arc<Shared<P>>) -> Result<Self, Error> {
         crate::kick::install_handler().map_err(Error::host("cannot install a signal handler"))?;
         let mut threads = Self {
             threads: Vec::with_capacity(vcpus.len()),
@@ -127,6 +127,8 @@ impl Drop for EndOnPanic<'_> {
 
 fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shared<P>) {
     let gate = shared.gate.passer();
+    let unread = VcpuCounters::default();
+    let counters = shared.counters.get(id as usize).unwrap_or(&unread);
     let _guard = EndOnPanic(id, &shared.handle);
     // The mask is inherited from whoever built the VM. Without the signal, a kick would wait for
     // the next exit; an error cannot happen for a valid signal number.
@@ -140,11 +142,14 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shar
         let flow = match vcpu.run() {
             Ok(_) => {
                 refused = 0;
-                dispatch(decode(&mut vcpu, shared.run_size), &shared.spaces)
+                let exit = decode(&mut vcpu, shared.run_size);
+                counters.count(&exit);
+                dispatch(exit, &shared.spaces)
             }
             Err(error) => match io::Error::from(error).kind() {
                 // A kick or any other signal.
                 io::ErrorKind::Interrupted => {
+                    counters.count_kick();
                     kicker.clear();
                     gate.pass(|| shared.platform.vcpu_paused(&vcpu));
                     Flow::Continue

@@ -40,15 +40,26 @@ pub(crate) struct Ended<T> {
     pub(crate) rest: T,
 }
 
-/// Runs the VM's main loop until the VM ends, then writes out what the guest printed. `end_all` ends
-/// all that prints, before the last of the output goes out.
-pub(crate) fn main_loop<T>(
+/// What runs beside the main loop, and belongs to its thread.
+pub(crate) trait Engine {
+    /// What is left of it.
+    type Rest;
+
+    /// Carries out the commands that have come.
+    fn serve(&mut self);
+
+    /// Ends all that prints.
+    fn end(self) -> Self::Rest;
+}
+
+/// Runs the VM's main loop until the VM ends, then ends the engine and writes out what the guest printed.
+pub(crate) fn main_loop<E: Engine>(
     consoles: Vec<(Console, Port)>,
     stop: Requests,
     handle: VmHandle,
     timeline: &Timeline,
-    end_all: impl FnOnce() -> T,
-) -> Result<Ended<T>, Error> {
+    engine: E,
+) -> Result<Ended<E::Rest>, Error> {
     let failed = |error: event_manager::Error| {
         Error::host("the main loop failed")(io::Error::other(error.to_string()))
     };
@@ -59,7 +70,7 @@ pub(crate) fn main_loop<T>(
             Line::new(number << LINE_SHIFT, console, port, handle.clone(), watch)
         })
         .collect::<Result<_, _>>()?;
-    let main_loop = MainLoop::new(lines, stop, handle.clone())?;
+    let main_loop = MainLoop::new(lines, stop, handle.clone(), engine)?;
     let mut events = EventManager::new().map_err(failed)?;
     let id = events.add_subscriber(main_loop);
     while !handle.has_ended() {
@@ -69,8 +80,13 @@ pub(crate) fn main_loop<T>(
             Err(error) => return Err(failed(error)),
         }
     }
-    let rest = end_all();
-    let MainLoop { lines, stop, .. } = events.remove_subscriber(id).map_err(failed)?;
+    let MainLoop {
+        lines,
+        stop,
+        engine,
+        ..
+    } = events.remove_subscriber(id).map_err(failed)?;
+    let rest = engine.end();
     let lines = lines.into_iter().map(|line| line.drain(&stop)).collect();
     Ok(Ended { lines, stop, rest })
 }
@@ -81,20 +97,22 @@ const STOP: u32 = u32::MAX - 1;
 const SHUTDOWN: u32 = u32::MAX - 2;
 const DEADLINE: u32 = u32::MAX - 3;
 const LOOK: u32 = u32::MAX - 4;
+const REQUESTED: u32 = u32::MAX - 5;
 /// Or what it is about lies in these bits, and the line's number above.
 const LINE_SHIFT: u32 = 3;
 
-struct MainLoop {
+struct MainLoop<E> {
     lines: Vec<Line>,
     stop: Requests,
     handle: VmHandle,
+    engine: E,
     /// Runs out when it is time to look at the lines again that have no wake-up armed.
     pace: OwnedFd,
     pacing: bool,
 }
 
-impl MainLoop {
-    fn new(lines: Vec<Line>, stop: Requests, handle: VmHandle) -> Result<Self, Error> {
+impl<E: Engine> MainLoop<E> {
+    fn new(lines: Vec<Line>, stop: Requests, handle: VmHandle, engine: E) -> Result<Self, Error> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let pace = timerfd_create(TimerfdClockId::Monotonic, flags)
             .map_err(|errno| Error::host("cannot create a timer")(errno.into()))?;
@@ -102,6 +120,7 @@ impl MainLoop {
             lines,
             stop,
             handle,
+            engine,
             pace,
             pacing: false,
         })
@@ -148,7 +167,7 @@ impl MainLoop {
     }
 }
 
-impl MutEventSubscriber for MainLoop {
+impl<E: Engine> MutEventSubscriber for MainLoop<E> {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         match events.data() {
             STOP => return self.handle.request_stop(),
@@ -159,6 +178,11 @@ impl MutEventSubscriber for MainLoop {
                     self.handle.deadline_passed();
                 }
                 return;
+            }
+            REQUESTED => {
+                // Reading only resets the counter.
+                let _ = self.handle.requested().read();
+                return self.engine.serve();
             }
             // The loop itself looks at the handle.
             END => return,
@@ -185,6 +209,7 @@ impl MutEventSubscriber for MainLoop {
         };
         add(self.handle.event().as_raw_fd(), END);
         add(self.handle.deadline().as_raw_fd(), DEADLINE);
+        add(self.handle.requested().as_raw_fd(), REQUESTED);
         if let Some(stop) = &self.stop.end {
             add(stop.as_raw_fd(), STOP);
         }

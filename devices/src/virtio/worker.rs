@@ -285,11 +285,13 @@ impl Worker {
             let events =
                 EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
             let for_thread = (stop.try_clone()?, called.try_clone()?, again);
-            let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-                let service: Service = receiver.recv().ok()?;
-                let _guard = Panic(Arc::clone(&service.activated.queues.interrupt), name);
-                run(events, service)
-            })?;
+            let thread = thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || {
+                    let service: Service = receiver.recv().ok()?;
+                    let _guard = Panic(Arc::clone(&service.activated.queues.interrupt), name);
+                    run(events, service)
+                })?;
             Ok((stop, called, for_thread, thread))
         })();
         match prepared {
@@ -447,17 +449,17 @@ impl Service {
     /// Each event that is watched, with what it is about.
     fn watched(&self) -> Vec<(i32, u32)> {
         use std::os::fd::AsRawFd;
-        let doorbells = self
-            .activated
-            .doorbells
-            .iter()
-            .enumerate()
-            .filter_map(|(number, event)| {
-                Some((
-                    event.as_ref()?.as_raw_fd(),
-                    Wanted::bit(Event::Queue(number)),
-                ))
-            });
+        let doorbells =
+            self.activated
+                .doorbells
+                .iter()
+                .enumerate()
+                .filter_map(|(number, event)| {
+                    Some((
+                        event.as_ref()?.as_raw_fd(),
+                        Wanted::bit(Event::Queue(number)),
+                    ))
+                });
         let sources = self.activated.device.sources();
         let sources = sources
             .iter()
@@ -496,12 +498,20 @@ impl MutEventSubscriber for Service {
                 }
             }
             let name = self.activated.device.name();
-            self.activated.queues.interrupt.fail(&format!("{name}: {error}"));
+            self.activated
+                .queues
+                .interrupt
+                .fail(&format!("{name}: {error}"));
         }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let failed = self.activated.queues.interrupt.needs_reset.load(Ordering::SeqCst);
+        let failed = self
+            .activated
+            .queues
+            .interrupt
+            .needs_reset
+            .load(Ordering::SeqCst);
         for (fd, data) in self.watched() {
             if failed && !matches!(data, STOP | CALLED) {
                 continue;

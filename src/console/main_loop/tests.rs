@@ -4,9 +4,20 @@ use std::os::unix::net::UnixStream;
 use super::super::{EscapeKeys, Output};
 use super::*;
 
+/// Nothing runs beside the main loop.
+struct Nothing;
+
+impl Engine for Nothing {
+    type Rest = ();
+
+    fn serve(&mut self) {}
+
+    fn end(self) {}
+}
+
 /// A main loop with one line, whose device is this test.
 struct Bench {
-    events: EventManager<MainLoop>,
+    events: EventManager<MainLoop<Nothing>>,
     ring: devices::OutputRing,
     reader: UnixStream,
 }
@@ -27,7 +38,7 @@ impl Bench {
         let handle = VmHandle::new().unwrap();
         let watch = OutputWatch::new(Timeline::default());
         let line = Line::new(0, console, port, handle.clone(), watch).unwrap();
-        let main_loop = MainLoop::new(vec![line], Requests::default(), handle).unwrap();
+        let main_loop = MainLoop::new(vec![line], Requests::default(), handle, Nothing).unwrap();
         let mut events = EventManager::new().unwrap();
         events.add_subscriber(main_loop);
         Self {
