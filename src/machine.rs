@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use arch::kernel::Protocol;
 use arch::{
-    AddressRange, BootError, BootRequest, IrqModel, KvmError, KvmIrqChip, KvmPlatform,
-    LoadedKernel, MachinePlan, Planner, Platform, SEED,
+    AddressRange, BootError, BootRequest, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
+    MachinePlan, Planner, Platform, SEED,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -195,7 +195,7 @@ impl<P: KvmPlatform> Machine<P> {
         timeline.reach(Milestone::Vcpus);
 
         let lines = Lines {
-            routes: MsiRoutes::new(Arc::clone(&vm), irq_chip.wired_routes()),
+            routes: MsiRoutes::new(Arc::clone(&vm), &irq_chip),
             connect: &|event, gsi| chip.connect(&vm, event, gsi),
         };
         let kept = outside.devices;

@@ -22,6 +22,12 @@ pub trait IrqModel: Debug + Clone + PartialEq + Send + Sync {
     /// ([`DeviceKind::IoApic`](crate::DeviceKind::IoApic)). KVM_SET_GSI_ROUTING replaces the whole
     /// table, so whoever adds messages to it repeats these.
     fn wired_routes(&self) -> Vec<WiredRoute>;
+
+    /// The address that KVM_SET_GSI_ROUTING takes for a message (MSI) that the guest sends to
+    /// `address`, where the two differ. The message's data is always the guest's.
+    fn message_address(&self, address: u64) -> u64 {
+        address
+    }
 }
 
 /// A GSI that is wired to a pin of an interrupt chip in the kernel. One GSI may have several.

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel};
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, Msrs, kvm_cpuid_entry2,
     kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_irqchip, kvm_lapic_state, kvm_msr_entry,
     kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs,
 };
@@ -46,6 +47,10 @@ const NEEDED: [(Cap, &str); 4] = [
     (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
 ];
 
+/// Messages name APICs by 32 bits, and 255 is one of them, not all (api.rst, KVM_CAP_X2APIC_API).
+const WIDE_IDS: u64 =
+    (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK) as u64;
+
 /// EINVAL.
 const EINVAL: i32 = 22;
 
@@ -60,7 +65,13 @@ impl KvmPlatform for X86_64 {
         let entries = cpuid.as_slice().iter().map(CpuidEntry::from).collect();
         let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
         let [split, full] = [Cap::SplitIrqchip, Cap::Pit2].map(|cap| kvm.check_extension(cap));
-        Ok(Self::new(entries, max_vcpus).with_chips(split, full))
+        let wide = u64::from(
+            kvm.check_extension_raw(KVM_CAP_X2APIC_API.into())
+                .cast_unsigned(),
+        );
+        Ok(Self::new(entries, max_vcpus)
+            .with_chips(split, full)
+            .with_wide_ids(wide & WIDE_IDS == WIDE_IDS))
     }
 
     fn load_kernel(
@@ -100,6 +111,15 @@ impl KvmPlatform for X86_64 {
             };
             vm.enable_cap(&local_apics)
                 .map_err(KvmError::of("KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP"))?;
+            if model.wide_ids {
+                let wide_ids = kvm_enable_cap {
+                    cap: KVM_CAP_X2APIC_API,
+                    args: [WIDE_IDS, 0, 0, 0],
+                    ..kvm_enable_cap::default()
+                };
+                vm.enable_cap(&wide_ids)
+                    .map_err(KvmError::of("KVM_ENABLE_CAP of KVM_CAP_X2APIC_API"))?;
+            }
             return Ok(KvmChip);
         }
         if !vm.check_extension(Cap::Pit2) {

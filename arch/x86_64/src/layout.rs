@@ -17,6 +17,9 @@ pub const PAGE_SIZE: u64 = 0x1000;
 pub const MIN_MEMORY: u64 = 16 << 20;
 /// The most vCPUs a machine can have, whatever KVM offers.
 pub const MAX_VCPUS: u32 = 1024;
+/// The most vCPUs of a machine that is not lean. An interrupt of KVM's I/O APIC has a destination of 8 bits,
+/// and 255 stands for all.
+pub const NARROW_VCPUS: u32 = 255;
 
 /// The part of the address space below 4 GiB that never is RAM.
 pub const HOLE: AddressRange = AddressRange::new(0xC000_0000, 0x4000_0000);
@@ -136,7 +139,11 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
             .base
             .saturating_add(address_space.saturating_sub(FOUR_GIB)),
         address_bits: facts.address_bits,
-        max_vcpus: facts.max_vcpus.min(MAX_VCPUS),
+        max_vcpus: facts.max_vcpus.min(if facts.has_wide_machines() {
+            MAX_VCPUS
+        } else {
+            NARROW_VCPUS
+        }),
     };
     limits.check(config)?;
     let default = if config.serial {
@@ -146,6 +153,17 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
     };
     let cmdline = config.cmdline.text(default);
     let lean = lean::choose(facts, config, &cmdline);
+    if config.vcpus > NARROW_VCPUS && !lean.lean {
+        return Err(PlanError::Config {
+            field: "vcpus",
+            value: config.vcpus.to_string(),
+            cause: format!(
+                "interrupts of the I/O APIC that a machine with --lean=off has reach {NARROW_VCPUS} \
+                 vCPUs, and no more"
+            ),
+            cure: format!("give 1 to {NARROW_VCPUS} vCPUs, or --lean=auto"),
+        });
+    }
     let ram = ram(config.memory);
     // RAM may have all addresses: the upper window is made of what it leaves.
     let ram_end = ram.last().map_or(0, AddressRange::end);

@@ -48,6 +48,9 @@ pub struct X86_64 {
     /// Whether KVM can have all of a PC's interrupt controllers and its interval timer (KVM_CAP_PIT2).
     #[serde(default = "yes")]
     full_chip: bool,
+    /// Whether KVM has APIC ids from 255 on, and messages to them (KVM_CAP_X2APIC_API).
+    #[serde(default = "yes")]
+    wide_ids: bool,
 }
 
 /// Facts from before a field was there.
@@ -72,6 +75,7 @@ impl X86_64 {
             address_bits,
             split_chip: true,
             full_chip: true,
+            wide_ids: true,
         }
     }
 
@@ -81,6 +85,18 @@ impl X86_64 {
     pub fn with_chips(mut self, split: bool, full: bool) -> Self {
         (self.split_chip, self.full_chip) = (split, full);
         self
+    }
+
+    /// The same host, with or without APIC ids from 255 on.
+    #[must_use]
+    pub fn with_wide_ids(mut self, wide_ids: bool) -> Self {
+        self.wide_ids = wide_ids;
+        self
+    }
+
+    /// Whether there can be machines with more than [`layout::NARROW_VCPUS`] vCPUs.
+    fn has_wide_machines(&self) -> bool {
+        self.split_chip && self.wide_ids
     }
 
     /// The facts of an invented, typical host with 46 physical address bits.

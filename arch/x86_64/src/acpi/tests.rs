@@ -16,7 +16,7 @@ use crate::irqchip::Keeper;
 
 fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
-        lean: Lean::Off,
+        lean: Lean::Auto,
         kernel: GuestKernel::Unknown,
         memory: 256 << 20,
         vcpus,
@@ -29,7 +29,8 @@ fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
 }
 
 fn tables(plan: &MachinePlan) -> AcpiTables {
-    build(plan, &IoApic::new(plan.vcpus, Keeper::Kvm)).unwrap()
+    let chip = X86_64::typical().irq_chip(plan).unwrap();
+    build(plan, &chip).unwrap()
 }
 
 /// Serves physical addresses from the bytes that the guest would find there.
