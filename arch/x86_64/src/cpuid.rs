@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout::NARROW_VCPUS;
+use crate::map::NARROW_VCPUS;
 
 /// One leaf, or one subleaf of a leaf that has several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

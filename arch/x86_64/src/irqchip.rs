@@ -3,7 +3,7 @@
 
 use arch::{Gsi, IrqModel, WiredRoute};
 
-use crate::layout;
+use crate::map;
 
 /// The interrupt masks of both PICs as a PC's firmware leaves them. KVM's reset values would let
 /// their interrupts through with the processor's exception vectors, to a kernel that does not use
@@ -54,10 +54,10 @@ impl IoApic {
         let id = u8::try_from(vcpus).ok().filter(|&id| id != u8::MAX);
         Self {
             id: id.unwrap_or(0),
-            address: layout::IOAPIC.base,
-            pins: layout::pins(keeper == Keeper::Vmm).into(),
+            address: map::IOAPIC.base,
+            pins: map::pins(keeper == Keeper::Vmm).into(),
             keeper,
-            wide_ids: keeper == Keeper::Vmm && vcpus > layout::NARROW_VCPUS,
+            wide_ids: keeper == Keeper::Vmm && vcpus > map::NARROW_VCPUS,
         }
     }
 }

@@ -15,12 +15,13 @@ use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::cpuid::CpuidEntry;
+use crate::facts::X86_64;
 use crate::irqchip::{IO_APIC, IoApic, Keeper, PIC_MASK, PIC_MASTER, PIC_SLAVE};
+use crate::map;
 use crate::paging::{PagingState, translate};
 use crate::registers::{
     BootRegisters, DeliveryMode, DescriptorTable, Fpu, Msr, Segment, SegmentMode, VcpuSetup,
 };
-use crate::{X86_64, layout};
 
 // The numbers of the pure half are KVM's.
 const _: () = assert!(
@@ -88,9 +89,9 @@ impl KvmPlatform for X86_64 {
     }
 
     fn prepare_vm(&self, vm: &VmFd) -> Result<(), KvmError> {
-        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP.base)
+        vm.set_identity_map_address(map::KVM_IDENTITY_MAP.base)
             .map_err(KvmError::of("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        let tss = usize::try_from(layout::KVM_TSS.base).unwrap_or(usize::MAX);
+        let tss = usize::try_from(map::KVM_TSS.base).unwrap_or(usize::MAX);
         vm.set_tss_address(tss)
             .map_err(KvmError::of("KVM_SET_TSS_ADDR"))
     }

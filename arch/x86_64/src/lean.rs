@@ -8,7 +8,8 @@
 use arch::kernel::LinuxVersion;
 use arch::{GuestKernel, Lean, LeanChoice, MachineConfig, has_word};
 
-use crate::{X86_64, layout};
+use crate::facts::X86_64;
+use crate::map;
 
 /// The oldest Linux that is known to boot on a lean machine: the oldest in the lab.
 const OLDEST: LinuxVersion = LinuxVersion { major: 6, minor: 1 };
@@ -46,11 +47,8 @@ fn automatic(facts: &X86_64, config: &MachineConfig, cmdline: &str) -> (bool, St
     if !facts.full_chip {
         return (true, "this host's KVM has no other machine".to_owned());
     }
-    if config.vcpus > layout::NARROW_VCPUS {
-        let why = format!(
-            "no other machine has more than {} vCPUs",
-            layout::NARROW_VCPUS
-        );
+    if config.vcpus > map::NARROW_VCPUS {
+        let why = format!("no other machine has more than {} vCPUs", map::NARROW_VCPUS);
         return (true, why);
     }
     match config.kernel {

@@ -8,7 +8,7 @@ use arch::BootInfo;
 use arch::kernel::Protocol;
 
 use crate::cpuid::CpuidEntry;
-use crate::{layout, paging};
+use crate::{map, paging};
 
 /// Every register write that one vCPU needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -272,7 +272,7 @@ impl BootRegisters {
             data: FLAT_DATA,
             task: TASK,
             gdt: DescriptorTable {
-                base: layout::GDT.base,
+                base: map::GDT.base,
                 limit: GDT_BYTES - 1,
             },
             idt: DescriptorTable { base: 0, limit: 0 },
@@ -286,7 +286,7 @@ impl BootRegisters {
             Protocol::Linux64 | Protocol::DeviceTree => Self {
                 regs: GeneralRegisters {
                     rsi: boot.argument,
-                    rsp: layout::BOOT_STACK,
+                    rsp: map::BOOT_STACK,
                     ..regs
                 },
                 cr0: CR0_PE | CR0_ET | CR0_PG,

@@ -62,9 +62,9 @@ impl AcpiHandler for Memory {
 
 fn parse(plan: &MachinePlan) -> Parsed<Memory> {
     let AcpiTables { rsdp, tables } = tables(plan);
-    let memory = vec![(layout::RSDP, rsdp), (layout::ACPI_TABLES.base, tables)];
+    let memory = vec![(map::RSDP, rsdp), (map::ACPI_TABLES.base, tables)];
     let memory = Memory(Box::leak(memory.into_boxed_slice()));
-    let rsdp = usize::try_from(layout::RSDP).unwrap();
+    let rsdp = usize::try_from(map::RSDP).unwrap();
     // SAFETY: the handler maps only what is there.
     unsafe { Parsed::from_rsdp(memory, rsdp) }.unwrap()
 }
@@ -170,7 +170,7 @@ fn reassembled(plan: &MachinePlan) -> String {
             "apic",
             madt(plan.vcpus, &IoApic::new(plan.vcpus, Keeper::Kvm)).unwrap(),
         ),
-        ("facp", fadt(&plan.devices, layout::ACPI_TABLES.base)),
+        ("facp", fadt(&plan.devices, map::ACPI_TABLES.base)),
     ];
     tables.extend(plan.pci.iter().map(|bus| ("mcfg", pci::mcfg(bus))));
     for (name, bytes) in tables {

@@ -1,4 +1,5 @@
 use arch::{Cmdline, GuestKernel, Lean, LoadedKernel, MachineConfig, Platform, Transport};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::e820;
@@ -211,7 +212,7 @@ fn everything_placed_is_in_low_ram_and_disjoint() {
         let booted = boot_with(&kernel(protocol, Vec::new()), None, "quiet").unwrap();
         let placed = &booted.info.placed;
         for (index, one) in placed.iter().enumerate() {
-            assert!(one.range.end() <= layout::HIGH_MEMORY, "{}", one.name);
+            assert!(one.range.end() <= map::HIGH_MEMORY, "{}", one.name);
             let rest = &placed[index + 1..];
             assert!(
                 rest.iter().all(|other| !one.range.overlaps(&other.range)),
@@ -225,7 +226,7 @@ fn everything_placed_is_in_low_ram_and_disjoint() {
 #[test]
 fn the_gdt_lies_where_the_register_points() {
     let booted = boot_with(&kernel(Protocol::Pvh, Vec::new()), None, "").unwrap();
-    let gdt = booted.bytes::<{ registers::GDT_SIZE }>(layout::GDT.base);
+    let gdt = booted.bytes::<{ registers::GDT_SIZE }>(map::GDT.base);
     assert_eq!(gdt, registers::gdt(Protocol::Pvh));
 }
 

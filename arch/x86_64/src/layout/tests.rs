@@ -2,6 +2,7 @@ use arch::{Cmdline, GuestKernel, Lean, Transport};
 use proptest::prelude::*;
 
 use super::*;
+use crate::map::{BOOT_STACK, CMDLINE, GDT, PAGE_SIZE, PAGE_TABLES, PVH_START_INFO, ZERO_PAGE};
 
 fn config(memory: u64) -> MachineConfig {
     MachineConfig {
