@@ -3,7 +3,8 @@
 use arch::kernel::Protocol;
 use arch::{BootError, BootInfo, BootRequest, GuestRam, device_tree};
 
-use crate::{Aarch64, fdt, layout};
+use crate::facts::Aarch64;
+use crate::{fdt, layout};
 
 /// The longest command line: Linux' COMMAND_LINE_SIZE without the final zero.
 const CMDLINE_SIZE: u64 = 2047;

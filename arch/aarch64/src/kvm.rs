@@ -19,8 +19,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::Aarch64;
 use crate::cache::{self, Cache};
+use crate::facts::Aarch64;
 use crate::gic::GicV3;
 use crate::paging::{PagingState, translate};
 use crate::registers::{self, Feature, VcpuSetup};

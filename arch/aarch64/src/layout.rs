@@ -8,25 +8,15 @@ use arch::{
     PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
 };
 
-use crate::Aarch64;
-use crate::gic::{self, REDISTRIBUTOR};
+use crate::facts::Aarch64;
+use crate::gic::{self, GIC_DISTRIBUTOR, GIC_ITS, GIC_REDISTRIBUTORS, MAX_VCPUS};
 
 /// The page size that memory is counted in.
 pub const PAGE_SIZE: u64 = 0x1000;
 /// The least RAM a machine can have, in bytes.
 pub const MIN_MEMORY: u64 = 16 << 20;
-/// The most vCPUs a machine can have, whatever KVM offers (KVM's own limit with a GICv3).
-pub const MAX_VCPUS: u32 = 512;
-
-/// The distributor of the interrupt controller.
-pub const GIC_DISTRIBUTOR: AddressRange = AddressRange::new(0x0800_0000, 0x1_0000);
-/// Its interrupt translation service: two frames of 64 KiB.
-pub const GIC_ITS: AddressRange = AddressRange::new(0x0802_0000, 0x2_0000);
 /// Where devices get their registers that the guest learns from the device tree.
 pub const DEVICE_WINDOW: AddressRange = AddressRange::new(0x0900_0000, 0x0700_0000);
-/// The redistributors of all vCPUs there can be.
-pub const GIC_REDISTRIBUTORS: AddressRange =
-    AddressRange::new(0x1000_0000, REDISTRIBUTOR * MAX_VCPUS as u64);
 /// The configuration space of the PCI bus.
 pub const PCI_ECAM: AddressRange = AddressRange::new(0x3000_0000, PciPlan::ECAM_LEN);
 /// Where virtio devices get their addresses: all of it is the window of 32-bit BARs on a machine

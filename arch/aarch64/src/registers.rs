@@ -6,7 +6,7 @@
 
 use arch::{BootInfo, VcpuId};
 
-use crate::Aarch64;
+use crate::facts::Aarch64;
 
 /// Features of KVM_ARM_VCPU_INIT, by bit (KVM_ARM_VCPU_*).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,7 +3,8 @@
 use arch::kernel::Protocol;
 use arch::{BootError, BootInfo, BootRequest, GuestRam, device_tree};
 
-use crate::{Riscv64, fdt, layout};
+use crate::facts::Riscv64;
+use crate::{fdt, layout};
 
 /// The longest command line: Linux' COMMAND_LINE_SIZE without the final zero.
 const CMDLINE_SIZE: u64 = 1023;

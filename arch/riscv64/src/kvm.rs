@@ -26,8 +26,9 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::aia::{Aia, IMSIC};
+use crate::facts::Riscv64;
+use crate::isa;
 use crate::registers::{self, VcpuSetup};
-use crate::{Riscv64, isa};
 
 /// KVM_CAP_VM_GPA_BITS (`include/uapi/linux/kvm.h`), which kvm-ioctls does not name.
 const VM_GPA_BITS: u64 = 207;

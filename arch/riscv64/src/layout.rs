@@ -8,22 +8,15 @@ use arch::{
     PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
 };
 
-use crate::{Riscv64, aia};
+use crate::aia::{self, APLIC_WINDOW, IMSICS, MAX_VCPUS};
+use crate::facts::Riscv64;
 
 /// The page size that memory is counted in.
 pub const PAGE_SIZE: u64 = 0x1000;
 /// The least RAM a machine can have, in bytes.
 pub const MIN_MEMORY: u64 = 16 << 20;
-/// The most vCPUs a machine can have, whatever KVM offers.
-pub const MAX_VCPUS: u32 = 512;
-
-/// The controller of wired interrupts, as far as it may grow.
-pub const APLIC_BASE: u64 = 0x0D00_0000;
-const APLIC_WINDOW: AddressRange = AddressRange::new(APLIC_BASE, 0x10_0000);
 /// Where devices get their registers that the guest learns from the device tree.
 pub const DEVICE_WINDOW: AddressRange = AddressRange::new(0x1000_0000, 0x1000_0000);
-/// The message controllers of all vCPUs there can be.
-pub const IMSICS: AddressRange = AddressRange::new(0x2800_0000, aia::IMSIC * MAX_VCPUS as u64);
 /// The configuration space of the PCI bus.
 pub const PCI_ECAM: AddressRange = AddressRange::new(0x3000_0000, PciPlan::ECAM_LEN);
 /// Where virtio devices get their addresses: all of it is the window of 32-bit BARs on a machine
