@@ -84,13 +84,17 @@ pub struct Placed {
     pub range: AddressRange,
 }
 
+/// The most arguments of a boot protocol.
+pub const ARGUMENTS: usize = 4;
+
 /// Where the boot vCPU starts, and what it finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootInfo {
     /// The first instruction.
     pub entry: u64,
-    /// The address that the boot protocol passes in a register (zero page, start_info, FDT).
-    pub argument: u64,
+    /// What the boot protocol passes in registers (the address of zero page, start_info or device tree; the
+    /// number of the vCPU), in its order. The rest are zeros.
+    pub arguments: [u64; ARGUMENTS],
     /// How the kernel is entered.
     pub protocol: Protocol,
     /// Every block that was written.

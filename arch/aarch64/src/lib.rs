@@ -3,13 +3,11 @@
 //! [`Aarch64`] holds the host's facts and plans machines from them on any host; `kvm` applies the
 //! plans on an aarch64 host and is the only module that depends on it.
 
-mod boot;
 pub mod cache;
 mod facts;
 pub mod fdt;
 pub mod gic;
 pub mod layout;
-pub mod load;
 pub mod paging;
 pub mod registers;
 
@@ -19,12 +17,15 @@ pub mod kvm;
 use arch::kernel::KernelHeader;
 use arch::{
     BootError, BootInfo, BootRequest, GuestRam, LoadedKernel, MachineConfig, MachinePlan,
-    PlanError, Platform, VcpuId,
+    PlanError, Platform, VcpuId, device_tree,
 };
 
 pub use crate::facts::Aarch64;
 use crate::gic::GicV3;
 use crate::registers::VcpuSetup;
+
+/// The longest command line: Linux' COMMAND_LINE_SIZE without the final zero.
+const CMDLINE_SIZE: u64 = 2047;
 
 impl Platform for Aarch64 {
     type IrqChip = GicV3;
@@ -39,7 +40,7 @@ impl Platform for Aarch64 {
         header: &KernelHeader,
         plan: &MachinePlan,
     ) -> Result<LoadedKernel, BootError> {
-        load::place(header, plan.kernel_window)
+        device_tree::place_kernel(header, plan)
     }
 
     fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError> {
@@ -51,7 +52,8 @@ impl Platform for Aarch64 {
         request: &BootRequest<'_, Self>,
         ram: &GuestRam,
     ) -> Result<BootInfo, BootError> {
-        boot::build(self, request, ram)
+        let tree = fdt::build(self, request)?;
+        device_tree::hand_over(&tree, request, CMDLINE_SIZE, ram)
     }
 
     fn configure_vcpu(

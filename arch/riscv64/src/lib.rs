@@ -4,12 +4,10 @@
 //! plans on a riscv64 host and is the only module that depends on it.
 
 pub mod aia;
-mod boot;
 mod facts;
 pub mod fdt;
 pub mod isa;
 pub mod layout;
-pub mod load;
 pub mod registers;
 
 #[cfg(target_arch = "riscv64")]
@@ -18,12 +16,15 @@ pub mod kvm;
 use arch::kernel::KernelHeader;
 use arch::{
     BootError, BootInfo, BootRequest, GuestRam, LoadedKernel, MachineConfig, MachinePlan,
-    PlanError, Platform, VcpuId,
+    PlanError, Platform, VcpuId, device_tree,
 };
 
 use crate::aia::Aia;
 pub use crate::facts::Riscv64;
-use crate::registers::VcpuSetup;
+use crate::registers::{BOOT_HART, VcpuSetup};
+
+/// The longest command line: Linux' COMMAND_LINE_SIZE without the final zero.
+const CMDLINE_SIZE: u64 = 1023;
 
 impl Platform for Riscv64 {
     type IrqChip = Aia;
@@ -38,7 +39,7 @@ impl Platform for Riscv64 {
         header: &KernelHeader,
         plan: &MachinePlan,
     ) -> Result<LoadedKernel, BootError> {
-        load::place(header, plan.kernel_window)
+        device_tree::place_kernel(header, plan)
     }
 
     fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError> {
@@ -50,15 +51,21 @@ impl Platform for Riscv64 {
         request: &BootRequest<'_, Self>,
         ram: &GuestRam,
     ) -> Result<BootInfo, BootError> {
-        boot::build(self, request, ram)
+        let tree = fdt::build(self, request)?;
+        let boot = device_tree::hand_over(&tree, request, CMDLINE_SIZE, ram)?;
+        let [tree, ..] = boot.arguments;
+        Ok(BootInfo {
+            arguments: [BOOT_HART, tree, 0, 0],
+            ..boot
+        })
     }
 
     fn configure_vcpu(
         &self,
-        id: VcpuId,
+        _id: VcpuId,
         _plan: &MachinePlan,
         boot: Option<&BootInfo>,
     ) -> Result<Self::VcpuSetup, PlanError> {
-        Ok(registers::vcpu_setup(id, boot))
+        Ok(registers::vcpu_setup(boot))
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn build(
     placed.push(argument);
     Ok(BootInfo {
         entry: request.kernel.entry,
-        argument: address,
+        arguments: [address, 0, 0, 0],
         protocol,
         placed,
     })

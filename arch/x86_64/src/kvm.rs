@@ -75,6 +75,8 @@ impl KvmPlatform for X86_64 {
             .with_wide_ids(wide & WIDE_IDS == WIDE_IDS))
     }
 
+    #[cfg_attr(not(feature = "bzimage"), allow(unused_variables))]
+    #[cfg_attr(not(feature = "elf"), allow(unused_variables))]
     fn load_kernel(
         &self,
         image: &mut KernelImage,
@@ -83,8 +85,13 @@ impl KvmPlatform for X86_64 {
         ram: &GuestRam,
     ) -> Result<(), BootError> {
         match header {
+            #[cfg(feature = "bzimage")]
             KernelHeader::BzImage(_) => copy_bzimage(image, kernel, ram),
-            _ => copy_elf(image, ram),
+            #[cfg(feature = "elf")]
+            KernelHeader::Elf(_) => copy_elf(image, ram),
+            #[cfg(not(feature = "bzimage"))]
+            KernelHeader::BzImage(_) => Err(BootError::not_built_in(header, "bzimage")),
+            other => Err(BootError::not_built_in(other, "elf")),
         }
     }
 
@@ -189,11 +196,6 @@ fn copy_bzimage(
     .map_err(|error| BootError::Kernel(error.to_string()))
 }
 
-#[cfg(not(feature = "bzimage"))]
-fn copy_bzimage(_: &mut KernelImage, _: &LoadedKernel, _: &GuestRam) -> Result<(), BootError> {
-    Err(not_built_in("a bzImage", "bzimage"))
-}
-
 #[cfg(feature = "elf")]
 fn copy_elf(image: &mut KernelImage, ram: &GuestRam) -> Result<(), BootError> {
     use linux_loader::loader::{KernelLoader, elf::Elf};
@@ -203,18 +205,6 @@ fn copy_elf(image: &mut KernelImage, ram: &GuestRam) -> Result<(), BootError> {
     }
     .map(drop)
     .map_err(|error| BootError::Kernel(error.to_string()))
-}
-
-#[cfg(not(feature = "elf"))]
-fn copy_elf(_: &mut KernelImage, _: &GuestRam) -> Result<(), BootError> {
-    Err(not_built_in("an ELF kernel", "elf"))
-}
-
-#[cfg(not(all(feature = "elf", feature = "bzimage")))]
-fn not_built_in(what: &str, feature: &str) -> BootError {
-    BootError::Kernel(format!(
-        "this is {what}, and this program was built without the cargo feature {feature:?}"
-    ))
 }
 
 fn set_cpuid(vcpu: &VcpuFd, leaves: &[CpuidEntry]) -> Result<(), KvmError> {

@@ -263,9 +263,10 @@ impl BootRegisters {
             rflags: RFLAGS,
             ..GeneralRegisters::default()
         };
+        let [argument, ..] = boot.arguments;
         let flat32 = Self {
             regs: GeneralRegisters {
-                rbx: boot.argument,
+                rbx: argument,
                 ..regs
             },
             code: code_segment(boot.protocol),
@@ -285,7 +286,7 @@ impl BootRegisters {
             Protocol::Pvh => flat32,
             Protocol::Linux64 | Protocol::DeviceTree => Self {
                 regs: GeneralRegisters {
-                    rsi: boot.argument,
+                    rsi: argument,
                     rsp: map::BOOT_STACK,
                     ..regs
                 },

@@ -6,7 +6,7 @@ use crate::X86_64;
 fn boot(protocol: Protocol) -> BootInfo {
     BootInfo {
         entry: 0x100_0200,
-        argument: 0x7000,
+        arguments: [0x7000, 0, 0, 0],
         protocol,
         placed: Vec::new(),
     }
