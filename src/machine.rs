@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use arch::kernel::Protocol;
 use arch::{
-    AddressRange, BootError, BootRequest, IrqModel, KvmError, KvmIrqChip, KvmPlatform,
-    LoadedKernel, MachinePlan, Planner, Platform, SEED,
+    AddressRange, BootError, BootRequest, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
+    MachinePlan, Planner, Platform, SEED,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -72,10 +72,10 @@ pub fn device_tree(
     let tree = info
         .placed
         .iter()
-        .find(|block| block.range.base == info.argument);
-    let size = tree.map_or(0, |block| usize::try_from(block.range.len).unwrap_or(0));
-    let mut bytes = vec![0; size];
-    ram.read_slice(&mut bytes, GuestAddress(info.argument))
+        .find(|block| info.arguments.contains(&block.range.base));
+    let place = tree.map_or(AddressRange::new(0, 0), |block| block.range);
+    let mut bytes = vec![0; usize::try_from(place.len).unwrap_or(0)];
+    ram.read_slice(&mut bytes, GuestAddress(place.base))
         .map_err(|source| {
             boot(BootError::Memory {
                 what: "the device tree",
@@ -202,7 +202,7 @@ impl<P: KvmPlatform> Machine<P> {
         timeline.reach(Milestone::Vcpus);
 
         let lines = Lines {
-            routes: MsiRoutes::new(Arc::clone(&vm), irq_chip.wired_routes()),
+            routes: MsiRoutes::new(Arc::clone(&vm), &irq_chip),
             connect: &|event, gsi| chip.connect(&vm, event, gsi),
         };
         let kept = outside.devices;

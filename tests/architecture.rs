@@ -1,5 +1,8 @@
 //! The rules of the house (docs/architecture.md), executable.
 
+#[path = "architecture/imports.rs"]
+mod imports;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +31,8 @@ const KVM_BINDINGS: [&str; 5] = [
 const FACADE: [&str; 1] = ["src/lib.rs"];
 /// The folders of the backends below `arch/`.
 const BACKENDS: [&str; 3] = ["aarch64", "riscv64", "x86_64"];
+/// The crates whose files import each other in no circle.
+const WITHOUT_CIRCLES: [&str; 4] = ["arch/aarch64", "arch/host", "arch/riscv64", "arch/x86_64"];
 /// Lines of one file.
 const MAX_LINES: usize = 600;
 
@@ -157,6 +162,22 @@ fn no_file_is_too_long_to_read() {
             let lines = code(&text).count();
             assert!(lines <= MAX_LINES, "{name} has {lines} lines of code");
         }
+    }
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    for name in WITHOUT_CIRCLES {
+        let folder = format!("{name}/src/");
+        let files = sources(&folder);
+        let files = files
+            .iter()
+            .map(|(name, text)| (&name[folder.len()..], &text[..]));
+        let circle = imports::Modules::new(files).circle();
+        assert_eq!(
+            circle, None,
+            "in {name}: move what they share to a file of its own"
+        );
     }
 }
 

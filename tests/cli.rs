@@ -109,6 +109,20 @@ fn vcpus_and_options_are_checked() {
         &["--vcpus=100000"],
         &["--vcpus=100000", "this host offers 1 to"],
     );
+    // One kind of machine on one architecture has fewer vCPUs than others.
+    let pc = ["plan", "--arch=x86_64", "--lean=off"];
+    let most = [&pc[..], &["--vcpus=255"]].concat();
+    assert!(finish(vmm(&most).spawn().unwrap()).status.success());
+    refused(
+        &[&pc[..], &["--vcpus=300"]].concat(),
+        &[
+            "--vcpus=300: ",
+            "I/O APIC",
+            "--lean=off",
+            "255 vCPUs",
+            "cure: give 1 to 255 vCPUs, or --lean=auto",
+        ],
+    );
     refused(&["--on-reboot=maybe"], &["--on-reboot", "exit, restart"]);
     refused(&["--serial=tty"], &["--serial", "stdio, null or file=PATH"]);
     refused(

@@ -265,7 +265,7 @@ impl Platform for Fake {
         let range = AddressRange::new(address, BOOT_BLOCK.len);
         Ok(BootInfo {
             entry: request.kernel.entry,
-            argument: address,
+            arguments: [address, 0, 0, 0],
             protocol: request.kernel.protocol,
             placed: vec![Placed {
                 name: "the block",

@@ -402,11 +402,12 @@ pub fn bad_values_are_refused_by_name<P: Platform>(platform: &P) {
 }
 
 /// A kernel of each format, of so many bytes, that asks for `base`.
-fn kernels(size: u64, base: u64) -> [KernelHeader; 4] {
+fn kernels(size: u64, base: u64) -> Vec<KernelHeader> {
     let image = |machine| {
         KernelHeader::Image(FlatImage {
             machine,
             text_offset: 0,
+            entry_offset: 0,
             file_size: size,
             memory_size: size,
         })
@@ -417,9 +418,8 @@ fn kernels(size: u64, base: u64) -> [KernelHeader; 4] {
         address: base,
         memory_size: size,
     };
-    [
-        image(ImageMachine::Arm64),
-        image(ImageMachine::Riscv64),
+    let images = ImageMachine::ALL.iter().map(|&machine| image(machine));
+    let others = [
         KernelHeader::Elf(Elf {
             entry: base,
             pvh_entry: Some(base),
@@ -438,7 +438,8 @@ fn kernels(size: u64, base: u64) -> [KernelHeader; 4] {
             xloadflags: 1,
             header: Vec::new(),
         }),
-    ]
+    ];
+    images.chain(others).collect()
 }
 
 /// A kernel goes into the kernel window as a whole and is entered inside, or is refused; one for
@@ -608,11 +609,11 @@ fn placed_well<P: Platform>(platform: &P, loaded: &Loaded) {
         assert!(in_ram, "{block:x?} lies outside RAM");
     }
     assert!(
-        blocks
+        boot.arguments.iter().any(|&argument| blocks
             .iter()
-            .any(|block| block.contains(&AddressRange::new(boot.argument, 1))),
-        "the argument {:#x} points to none of {blocks:x?}",
-        boot.argument
+            .any(|block| block.contains(&AddressRange::new(argument, 1)))),
+        "none of the arguments {:x?} points to one of {blocks:x?}",
+        boot.arguments
     );
     let contents: Vec<_> = blocks.iter().map(|block| loaded.read(*block)).collect();
     let cmdline = loaded.plan.cmdline.as_bytes();

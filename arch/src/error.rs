@@ -2,6 +2,8 @@
 
 use kvm_ioctls::{Cap, Error as Errno, Kvm};
 
+use crate::kernel::KernelHeader;
+
 /// What Linux answers when there is no such device, on every architecture.
 const ENODEV: i32 = 19;
 
@@ -101,6 +103,17 @@ pub enum KvmError {
         /// Which host, or which kernel, has it.
         cure: &'static str,
     },
+}
+
+impl BootError {
+    /// The kernel's format is left out of this program; `feature` is the cargo feature that has it.
+    #[must_use]
+    pub fn not_built_in(kernel: &KernelHeader, feature: &str) -> Self {
+        Self::Kernel(format!(
+            "{}: this program was built without the cargo feature {feature:?}",
+            kernel.describe()
+        ))
+    }
 }
 
 impl KvmError {

@@ -21,13 +21,13 @@ use kvm_bindings::{
     kvm_riscv_core, kvm_riscv_csr, user_regs_struct,
 };
 use kvm_ioctls::{DeviceFd, Error as Errno, Kvm, VcpuFd, VmFd};
-use vm_memory::GuestAddress;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::aia::{Aia, IMSIC};
+use crate::facts::Riscv64;
+use crate::isa;
 use crate::registers::{self, VcpuSetup};
-use crate::{Riscv64, isa};
 
 /// KVM_CAP_VM_GPA_BITS (`include/uapi/linux/kvm.h`), which kvm-ioctls does not name.
 const VM_GPA_BITS: u64 = 207;
@@ -308,7 +308,10 @@ impl KvmPlatform for Riscv64 {
         kernel: &LoadedKernel,
         ram: &GuestRam,
     ) -> Result<(), BootError> {
-        copy_image(image, header, kernel, ram)
+        match header {
+            KernelHeader::Image(flat) if cfg!(feature = "image") => flat.copy(image, kernel, ram),
+            other => Err(BootError::not_built_in(other, "image")),
+        }
     }
 
     fn prepare_vm(&self, _vm: &VmFd) -> Result<(), KvmError> {
@@ -369,39 +372,6 @@ impl KvmPlatform for Riscv64 {
     fn describe_vcpu(&self, vcpu: &VcpuFd, _ram: &GuestRam) -> String {
         describe(vcpu)
     }
-}
-
-#[cfg(feature = "image")]
-fn copy_image(
-    image: &mut KernelImage,
-    header: &KernelHeader,
-    kernel: &LoadedKernel,
-    ram: &GuestRam,
-) -> Result<(), BootError> {
-    use linux_loader::loader::{KernelLoader, pe::PE};
-    let KernelHeader::Image(header) = header else {
-        return Err(BootError::Kernel("not an Image".to_owned()));
-    };
-    // The loader adds the header's text offset itself.
-    let base = kernel.range.base.saturating_sub(header.text_offset);
-    let base = Some(GuestAddress(base));
-    match image {
-        KernelImage::File(file) => PE::load(ram, base, file, None),
-        KernelImage::Bytes(bytes) => PE::load(ram, base, bytes, None),
-    }
-    .map(drop)
-    .map_err(|error| BootError::Kernel(error.to_string()))
-}
-
-#[cfg(not(feature = "image"))]
-fn copy_image(
-    _: &mut KernelImage,
-    _: &KernelHeader,
-    _: &LoadedKernel,
-    _: &GuestRam,
-) -> Result<(), BootError> {
-    let text = "this is an Image, and this program was built without the cargo feature \"image\"";
-    Err(BootError::Kernel(text.to_owned()))
 }
 
 /// The general registers' names, from x1 on.

@@ -18,6 +18,7 @@ mod linux;
 #[cfg(test)]
 mod tests;
 
+pub use image::ImageMachine;
 pub use linux::{BANNER, LinuxVersion};
 
 /// How a kernel is entered.
@@ -121,33 +122,15 @@ pub struct Elf {
     pub segments: Vec<Segment>,
 }
 
-/// The machine a flat image is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageMachine {
-    /// 64-bit Arm.
-    Arm64,
-    /// 64-bit RISC-V.
-    Riscv64,
-}
-
-impl ImageMachine {
-    /// The name that Linux' own sources use.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Arm64 => "arm64",
-            Self::Riscv64 => "riscv64",
-        }
-    }
-}
-
-/// A flat image: loaded as it is, entered at its first byte.
+/// A flat image: loaded as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlatImage {
     /// The machine it is for.
     pub machine: ImageMachine,
     /// Its offset from a 2 MiB boundary.
     pub text_offset: u64,
+    /// The first instruction's offset from its first byte.
+    pub entry_offset: u64,
     /// Bytes in the image.
     pub file_size: u64,
     /// Memory it occupies from its first byte on, BSS included.
@@ -217,10 +200,7 @@ impl KernelHeader {
     pub fn architecture(&self) -> Option<&'static str> {
         match self {
             Self::BzImage(_) | Self::Elf(_) => Some("x86_64"),
-            Self::Image(image) => Some(match image.machine {
-                ImageMachine::Arm64 => "aarch64",
-                ImageMachine::Riscv64 => "riscv64",
-            }),
+            Self::Image(image) => Some(image.machine.architecture()),
             Self::Other(_) => None,
         }
     }
@@ -241,7 +221,10 @@ impl KernelHeader {
                 .into_iter()
                 .chain(elf.entry_64().map(|entry| (Protocol::Linux64, entry)))
                 .collect(),
-            Self::Image(image) => vec![(Protocol::DeviceTree, image.text_offset)],
+            Self::Image(image) => {
+                let entry = image.text_offset.saturating_add(image.entry_offset);
+                vec![(Protocol::DeviceTree, entry)]
+            }
             Self::Other(_) => Vec::new(),
         }
     }

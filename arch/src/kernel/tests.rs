@@ -211,6 +211,7 @@ fn a_flat_image_says_where_it_goes_and_what_it_occupies() {
     ] {
         let found = identify(&image(magic)).unwrap();
         let expected = FlatImage {
+            entry_offset: 0,
             machine,
             text_offset: 0x1_0000,
             file_size: 4096,
