@@ -17,10 +17,7 @@ pub fn place(header: &KernelHeader, window: AddressRange) -> Result<LoadedKernel
                 ..
             },
         ) => image.place(window),
-        other => Err(BootError::Kernel(format!(
-            "{}: a riscv64 machine cannot boot this",
-            other.describe()
-        ))),
+        other => Err(other.refused("riscv64")),
     }
 }
 
