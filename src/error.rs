@@ -87,6 +87,10 @@ impl Error {
             }),
             Self::Plan(PlanError::Config { cure, .. }) => Some(cure),
             Self::Boot {
+                source: BootError::WrongFile { cure, .. },
+                ..
+            } => Some(cure),
+            Self::Boot {
                 source: BootError::CmdlineTooLong { .. },
                 ..
             } => Some("shorten --append or --cmdline"),
@@ -100,7 +104,10 @@ impl Error {
             }
             Self::Boot {
                 field: "kernel", ..
-            } => Some("give a kernel for this host's architecture in a format it boots (--help)"),
+            } => Some(
+                "give a kernel for this host's architecture in a format it boots (--help); if this is \
+                 one, copy, download or build it again",
+            ),
             _ => None,
         }
     }

@@ -56,10 +56,8 @@ pub fn device_tree(
         protocol: Protocol::DeviceTree,
         setup_header: Vec::new(),
     };
-    let initrd = config
-        .initrd
-        .as_deref()
-        .map(|path| image::load_initrd(path, &kernel, plan, &ram))
+    let initrd = image::Initrd::of(config)?
+        .map(|initrd| initrd.load(&kernel, plan, &ram))
         .transpose()?;
     let boot = |source| Error::Boot {
         field: "arch",
@@ -164,7 +162,10 @@ impl<P: KvmPlatform> Machine<P> {
         let config = &source.config;
         let timeline = &outside.timeline;
         let kernel = image::kernel(config, source.hello)?;
-        let plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
+        let initrd = image::Initrd::of(config)?;
+        let mut plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
+        let remark = initrd.as_ref().and_then(image::Initrd::remark);
+        plan.remarks.extend(remark);
         for (field, console) in outside.consoles.each() {
             if let Some((path, file)) = console.output_file() {
                 config.check_output(field, path, file)?;
@@ -213,10 +214,8 @@ impl<P: KvmPlatform> Machine<P> {
         platform
             .load_kernel(&mut image, &header, &kernel, &ram)
             .map_err(boot)?;
-        let initrd = config
-            .initrd
-            .as_deref()
-            .map(|path| image::load_initrd(path, &kernel, &plan, &ram))
+        let initrd = initrd
+            .map(|initrd| initrd.load(&kernel, &plan, &ram))
             .transpose()?;
         timeline.reach(Milestone::Loaded);
         let request = BootRequest {

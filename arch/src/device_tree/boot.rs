@@ -18,11 +18,7 @@ pub fn place_kernel(header: &KernelHeader, plan: &MachinePlan) -> Result<LoadedK
         KernelHeader::Image(image) if header.architecture() == Some(plan.arch) => {
             image.place(plan.kernel_window)
         }
-        other => Err(BootError::Kernel(format!(
-            "{}: {} machines do not boot this",
-            other.describe(),
-            plan.arch
-        ))),
+        other => Err(other.refused(plan.arch)),
     }
 }
 
