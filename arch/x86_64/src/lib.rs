@@ -13,6 +13,7 @@ mod lean;
 pub mod load;
 pub mod mptable;
 pub mod paging;
+pub mod probe;
 mod pvh;
 pub mod registers;
 mod zero_page;

@@ -133,6 +133,14 @@ impl Block {
         Opened::new(config).map(drop)
     }
 
+    /// Finds out whether disks can use io_uring on this host.
+    ///
+    /// # Errors
+    /// What the host's kernel answers.
+    pub fn has_io_uring() -> io::Result<()> {
+        Uring::new(1).map(drop)
+    }
+
     /// Opens a disk and locks it: one writer, or any number of readers.
     ///
     /// # Errors
