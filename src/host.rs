@@ -13,6 +13,8 @@ use kvm_ioctls::{Cap, Kvm};
 
 use crate::Error;
 
+pub(crate) use optional::kernel_release;
+
 pub use diagnose::{Check, Level, diagnose};
 
 /// The only KVM API version there is (KVM_GET_API_VERSION).
@@ -33,12 +35,6 @@ pub(crate) fn open_kvm() -> Result<Kvm, Error> {
     for needed in NEEDED {
         KvmError::check(&kvm, &[needed])?;
     }
-    log::debug!(
-        "host: {}, {} processors; KVM API {API_VERSION}, at most {} vCPUs",
-        optional::kernel_release(),
-        std::thread::available_parallelism().map_or(1, usize::from),
-        kvm.get_max_vcpus()
-    );
     Ok(kvm)
 }
 

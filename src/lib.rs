@@ -37,6 +37,7 @@ mod msi;
 mod outputs;
 #[cfg(feature = "pci")]
 mod pci;
+mod story;
 mod timeline;
 #[cfg(feature = "packed-kernels")]
 mod unpack;

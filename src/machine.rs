@@ -21,6 +21,7 @@ use crate::console::{Console, Port, Requests};
 use crate::control::{ExitReason, VmHandle};
 use crate::devices::{Kept, Lines, TakeBack};
 use crate::msi::MsiRoutes;
+use crate::story::Story;
 use crate::timeline::{Milestone, Timeline};
 use crate::vcpu::{Shared, VcpuThreads};
 use crate::{Consoles, Error, VmConfig, devices as model, image, memory};
@@ -94,6 +95,7 @@ struct Outside {
     handle: VmHandle,
     timeline: Timeline,
     devices: Kept,
+    story: Story,
 }
 
 /// A VM that is ready to run.
@@ -111,6 +113,7 @@ pub struct Machine<P: KvmPlatform> {
     plan: MachinePlan,
     shared: Arc<Shared<P>>,
     source: Source,
+    story: Story,
 }
 
 impl<P: KvmPlatform> fmt::Debug for Machine<P> {
@@ -138,6 +141,9 @@ impl<P: KvmPlatform> Machine<P> {
         let kvm = crate::host::open_kvm()?;
         let platform = P::probe(&kvm)?;
         timeline.reach(Milestone::Probed);
+        let mut story = Story::default();
+        story.begin();
+        story.host(&kvm);
         let source = Source {
             config: config.clone(),
             hello,
@@ -148,6 +154,7 @@ impl<P: KvmPlatform> Machine<P> {
             handle: VmHandle::new()?,
             timeline,
             devices: Kept::default(),
+            story,
         };
         Self::build(&kvm, Arc::new(platform), source, outside)
     }
@@ -155,9 +162,11 @@ impl<P: KvmPlatform> Machine<P> {
     /// The start-up line.
     fn build(kvm: &Kvm, platform: Arc<P>, source: Source, outside: Outside) -> Result<Self, Error> {
         let config = &source.config;
-        let timeline = &outside.timeline;
+        let (timeline, story) = (&outside.timeline, &outside.story);
         let kernel = image::kernel(config, source.hello)?;
+        story.kernel(&kernel);
         let plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
+        story.plan(&plan);
         for (field, console) in outside.consoles.each() {
             if let Some((path, file)) = console.output_file() {
                 config.check_output(field, path, file)?;
@@ -200,6 +209,7 @@ impl<P: KvmPlatform> Machine<P> {
         };
         let kept = outside.devices;
         let devices = model::create(&plan, &lines, config, kept, timeline, &vm, &ram)?;
+        story.opened(config);
         timeline.reach(Milestone::Devices);
 
         let kernel = platform.place_kernel(&header, &plan).map_err(boot)?;
@@ -211,6 +221,7 @@ impl<P: KvmPlatform> Machine<P> {
             .as_deref()
             .map(|path| image::load_initrd(path, &kernel, &plan, &ram))
             .transpose()?;
+        story.loaded(&kernel, config.initrd.as_deref().zip(initrd.as_ref()));
         timeline.reach(Milestone::Loaded);
         let request = BootRequest {
             plan: &plan,
@@ -220,6 +231,7 @@ impl<P: KvmPlatform> Machine<P> {
             seed: &seed()?,
         };
         let boot_info = platform.build_boot_info(&request, &ram).map_err(boot)?;
+        story.told(&boot_info);
         for (id, vcpu) in (0..).zip(&vcpus) {
             let boot = (id == 0).then_some(&boot_info);
             platform.apply_vcpu(&vm, vcpu, &platform.configure_vcpu(id, &plan, boot)?)?;
@@ -252,6 +264,7 @@ impl<P: KvmPlatform> Machine<P> {
             plan,
             shared: Arc::new(shared),
             source,
+            story: outside.story,
         })
     }
 
@@ -298,12 +311,17 @@ impl<P: KvmPlatform> Machine<P> {
     pub fn run(mut self) -> Result<ExitReason, Error> {
         loop {
             let may_restart = self.source.config.on_reboot == OnReboot::Restart;
-            let (platform, source, outside) = self.run_once()?;
+            let (platform, source, mut outside) = self.run_once()?;
             let handle = &outside.handle;
             if !may_restart || !handle.restart() {
-                return handle.take().unwrap_or(Ok(ExitReason::Stopped));
+                let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
+                match &end {
+                    Ok(reason) => log::debug!("end: {reason:?}"),
+                    Err(error) => log::debug!("end: {error}"),
+                }
+                return end;
             }
-            log::info!("the guest restarts");
+            outside.story.begin();
             self = Self::build(&crate::host::open_kvm()?, platform, source, outside)?;
         }
     }
@@ -321,6 +339,7 @@ impl<P: KvmPlatform> Machine<P> {
             stop,
             shared,
             source,
+            story,
             plan: _,
         } = self;
         let handle = shared.handle.clone();
@@ -360,6 +379,7 @@ impl<P: KvmPlatform> Machine<P> {
             handle,
             timeline,
             devices,
+            story,
         };
         Ok((platform, source, outside))
     }

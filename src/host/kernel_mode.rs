@@ -272,6 +272,7 @@ fn own_loop(iterations: u32) -> Duration {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -288,6 +289,28 @@ mod tests {
         }
         assert_eq!(seen(Some(4_567)).slower(), Some(400));
         assert_eq!(seen(Some(200)).slower(), Some(20));
+    }
+
+    #[test]
+    #[cfg(feature = "host")]
+    fn a_program_that_never_ends_is_ended() {
+        // Builds for other hosts are tested under an emulator, without KVM.
+        let Ok(kvm) = crate::host::open_kvm() else {
+            eprintln!("SKIPPED: no KVM here");
+            return;
+        };
+        let platform = <crate::HostPlatform as KvmPlatform>::probe(&kvm).unwrap();
+        let Some(program) = platform.probe_program() else {
+            return;
+        };
+        // A jump to itself, where there is a program so far.
+        let spin = ProbeProgram {
+            code: &[0xeb, 0xfe],
+            ..program
+        };
+        let machine = Tried::new(&kvm, &platform).unwrap();
+        let seen = run(&kvm, &platform, machine, &spin).unwrap();
+        assert_eq!((seen.finished, seen.end, seen.looped), (false, None, None));
     }
 
     #[test]

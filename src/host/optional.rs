@@ -15,7 +15,7 @@ const FEW_FILES: u64 = 256;
 const FEW_THREADS: u64 = 64;
 
 /// The host's kernel, as `uname -r` names it.
-pub(super) fn kernel_release() -> String {
+pub(crate) fn kernel_release() -> String {
     word("/proc/sys/kernel/osrelease").map_or_else(
         || "an unknown kernel".to_owned(),
         |release| format!("Linux {release}"),

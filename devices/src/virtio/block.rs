@@ -197,6 +197,17 @@ impl Block {
             file,
         };
         block.config = Arc::new(ConfigSpace::new(block.describe(&shape), 0..0));
+        log::debug!(
+            "opened: disk {}, {} sectors{}, {}",
+            block.path.display(),
+            block.sectors,
+            if block.read_only { ", read-only" } else { "" },
+            if block.uring.is_some() {
+                "io_uring"
+            } else {
+                "one system call per request"
+            }
+        );
         Ok(block)
     }
 

@@ -40,6 +40,11 @@ enum Stage {
     Lost,
 }
 
+/// Types of devices that there may be: a number below.
+const TYPES: usize = 64;
+/// So many drivers of a type are worth a line each: more devices of it a machine does not have.
+const FEW: u64 = 32;
+
 pub(crate) struct Transport {
     ram: GuestRam,
     connect: Connect,
@@ -52,6 +57,7 @@ pub(crate) struct Transport {
     queues: Vec<Queue>,
     doorbells: Vec<EventFd>,
     id: u32,
+    name: &'static str,
     config: Arc<ConfigSpace>,
     /// See [`VirtioDevice::dependencies`].
     dependencies: &'static [(u32, &'static [u32])],
@@ -96,6 +102,7 @@ impl Transport {
             queues,
             doorbells,
             id: device.id(),
+            name: device.name(),
             config: device.config(),
             dependencies: device.dependencies(),
             failures: Rare::default(),
@@ -244,13 +251,42 @@ impl Transport {
         };
         let queues = Queues::new(rings, Arc::clone(&self.interrupt));
         match Worker::start(device, queues, doorbells, self.accepted) {
-            Ok(worker) => self.stage = Stage::Running(worker),
+            Ok(worker) => {
+                self.stage = Stage::Running(worker);
+                self.tell_of_driver();
+            }
             Err((device, error)) => {
                 self.stage = Stage::Idle(device);
                 return self.interrupt.fail(&error.to_string());
             }
         }
         self.connect_doorbells(true);
+    }
+
+    /// Drivers may come again and again, also with a guest that starts again, which makes all anew but this
+    /// count.
+    fn tell_of_driver(&self) {
+        static DRIVERS: [Rare; TYPES] = [const { Rare::new() }; TYPES];
+        if !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let drivers = DRIVERS.get(self.id as usize);
+        if let Some(times) = drivers.and_then(|drivers| drivers.again_after(FEW)) {
+            let ready = self
+                .queues
+                .iter()
+                .enumerate()
+                .filter(|(_, queue)| queue.ready());
+            let queues: Vec<_> = ready
+                .map(|(number, queue)| format!("{number} of {}", queue.size()))
+                .collect();
+            log::debug!(
+                "virtio {}: DRIVER_OK, {times} of this kind so far; features {:#x}, queues {}",
+                self.name,
+                self.accepted,
+                queues.join(", ")
+            );
+        }
     }
 
     pub(crate) fn connect_doorbells(&self, on: bool) {
