@@ -28,10 +28,47 @@ pub enum ExitReason {
     PoweredOff,
     /// The guest asked for a reset.
     Reset,
-    /// The guest crashed: a triple fault, or a crash or panic that it told of.
-    Crashed,
+    /// The guest crashed.
+    Crashed(Crash),
     /// [`VmHandle::request_stop`] was called.
     Stopped,
+}
+
+/// How a guest crashed. `Display` is a part of a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crash {
+    /// The vCPU that crashed, or told of it.
+    pub vcpu: u32,
+    /// What happened.
+    pub cause: CrashCause,
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vCPU {}: {}", self.vcpu, self.cause)
+    }
+}
+
+/// What makes the end of a guest a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CrashCause {
+    /// An exception that it could not handle, nor the exceptions that followed (KVM_EXIT_SHUTDOWN).
+    TripleFault,
+    /// Its kernel panicked and told of it through the pvpanic device.
+    Panic,
+    /// It told the hypervisor that it crashed (KVM_SYSTEM_EVENT_CRASH).
+    SystemEvent,
+}
+
+impl fmt::Display for CrashCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TripleFault => "triple fault, an exception that it has no working handler for",
+            Self::Panic => "its kernel panicked, as it told through pvpanic",
+            Self::SystemEvent => "it reported a crash to the hypervisor (KVM_SYSTEM_EVENT_CRASH)",
+        })
+    }
 }
 
 pub(crate) type Outcome = Result<ExitReason, Error>;

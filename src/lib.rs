@@ -23,6 +23,7 @@ mod command;
 mod config;
 mod console;
 mod control;
+mod cures;
 mod devices;
 mod dispatch;
 mod engine;
@@ -41,6 +42,7 @@ mod outputs;
 #[cfg(feature = "pci")]
 mod pci;
 mod registry;
+mod story;
 mod timeline;
 #[cfg(feature = "packed-kernels")]
 mod unpack;
@@ -56,9 +58,9 @@ pub use arch::{Lean, Transport};
 pub use command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
-pub use control::{ExitReason, VmHandle};
+pub use control::{Crash, CrashCause, ExitReason, VmHandle};
 pub use error::Error;
-pub use host::{Check, diagnose, probe};
+pub use host::{Check, Level, diagnose, probe};
 pub use inspect::{KernelReport, inspect};
 pub use machine::{Machine, device_tree, plan};
 pub use metrics::{Exits, Metrics};

@@ -25,6 +25,7 @@ use crate::gate::Gate;
 use crate::metrics::{Metrics, VcpuCounters};
 use crate::msi::MsiRoutes;
 use crate::registry::Registry;
+use crate::story::Story;
 use crate::timeline::{Milestone, Timeline};
 use crate::vcpu::{Shared, VcpuThreads};
 use crate::{Consoles, Error, VmConfig, devices as model, image, memory};
@@ -97,6 +98,7 @@ struct Outside {
     timeline: Timeline,
     devices: Kept,
     metrics: Metrics,
+    story: Story,
 }
 
 /// A VM that is ready to run.
@@ -115,6 +117,7 @@ pub struct Machine<P: KvmPlatform> {
     plan: MachinePlan,
     shared: Arc<Shared<P>>,
     source: Source,
+    story: Story,
 }
 
 impl<P: KvmPlatform> fmt::Debug for Machine<P> {
@@ -142,6 +145,9 @@ impl<P: KvmPlatform> Machine<P> {
         let kvm = crate::host::open_kvm()?;
         let platform = P::probe(&kvm)?;
         timeline.reach(Milestone::Probed);
+        let mut story = Story::default();
+        story.begin();
+        story.host(&kvm);
         let source = Source {
             config: config.clone(),
             hello,
@@ -153,6 +159,7 @@ impl<P: KvmPlatform> Machine<P> {
             timeline,
             devices: Kept::default(),
             metrics: Metrics::default(),
+            story,
         };
         Self::build(&kvm, Arc::new(platform), source, outside)
     }
@@ -160,12 +167,14 @@ impl<P: KvmPlatform> Machine<P> {
     /// The start-up line.
     fn build(kvm: &Kvm, platform: Arc<P>, source: Source, outside: Outside) -> Result<Self, Error> {
         let config = &source.config;
-        let timeline = &outside.timeline;
+        let (timeline, story) = (&outside.timeline, &outside.story);
         let kernel = image::kernel(config, source.hello)?;
         let initrd = image::Initrd::of(config)?;
+        story.kernel(&kernel);
         let mut plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
         let remark = initrd.as_ref().and_then(image::Initrd::remark);
         plan.remarks.extend(remark);
+        story.plan(&plan);
         for (field, console) in outside.consoles.each() {
             if let Some((path, file)) = console.output_file() {
                 config.check_output(field, path, file)?;
@@ -208,6 +217,7 @@ impl<P: KvmPlatform> Machine<P> {
         };
         let kept = outside.devices;
         let devices = model::create(&plan, &lines, config, kept, timeline, &vm, &ram)?;
+        story.opened(config);
         timeline.reach(Milestone::Devices);
 
         let kernel = platform.place_kernel(&header, &plan).map_err(boot)?;
@@ -217,6 +227,7 @@ impl<P: KvmPlatform> Machine<P> {
         let initrd = initrd
             .map(|initrd| initrd.load(&kernel, &plan, &ram))
             .transpose()?;
+        story.loaded(&kernel, config.initrd.as_deref().zip(initrd.as_ref()));
         timeline.reach(Milestone::Loaded);
         let request = BootRequest {
             plan: &plan,
@@ -226,6 +237,7 @@ impl<P: KvmPlatform> Machine<P> {
             seed: &seed()?,
         };
         let boot_info = platform.build_boot_info(&request, &ram).map_err(boot)?;
+        story.told(&boot_info);
         for (id, vcpu) in (0..).zip(&vcpus) {
             let boot = (id == 0).then_some(&boot_info);
             platform.apply_vcpu(&vm, vcpu, &platform.configure_vcpu(id, &plan, boot)?)?;
@@ -261,6 +273,7 @@ impl<P: KvmPlatform> Machine<P> {
             plan,
             shared: Arc::new(shared),
             source,
+            story: outside.story,
         })
     }
 
@@ -308,12 +321,17 @@ impl<P: KvmPlatform> Machine<P> {
         let _finish = Finish(self.handle());
         loop {
             let may_restart = self.source.config.on_reboot == OnReboot::Restart;
-            let (platform, source, outside) = self.run_once()?;
+            let (platform, source, mut outside) = self.run_once()?;
             let handle = &outside.handle;
             if !handle.restart(may_restart) {
-                return handle.take().unwrap_or(Ok(ExitReason::Stopped));
+                let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
+                match &end {
+                    Ok(reason) => log::debug!("end: {reason:?}"),
+                    Err(error) => log::debug!("end: {error}"),
+                }
+                return end;
             }
-            log::info!("the guest restarts");
+            outside.story.begin();
             self = Self::build(&crate::host::open_kvm()?, platform, source, outside)?;
         }
     }
@@ -333,6 +351,7 @@ impl<P: KvmPlatform> Machine<P> {
             shared,
             source,
             plan,
+            story,
         } = self;
         let handle = shared.handle.clone();
         // Guest memory outlives the devices and the VM.
@@ -381,6 +400,7 @@ impl<P: KvmPlatform> Machine<P> {
             timeline,
             devices,
             metrics: ended.rest.metrics,
+            story,
         };
         Ok((platform, source, outside))
     }

@@ -10,14 +10,14 @@ use devices::OutputRing;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{Killable, unblock_signal};
 
-use crate::Error;
-use crate::control::{ExitReason, VmHandle};
-use crate::dispatch::{Flow, IoSpaces, dispatch};
+use crate::control::{Crash, ExitReason, VmHandle};
+use crate::dispatch::{Failure, Flow, IoSpaces, dispatch};
 use crate::exit::decode;
 use crate::gate::Gate;
 use crate::kick::{Kicker, kick_signal};
 use crate::metrics::VcpuCounters;
 use crate::timeline::{Milestone, Timeline};
+use crate::{Error, cures};
 
 /// KVM_RUN may be refused this often in a row, with a pause in between.
 const MAX_REFUSED: u32 = 100;
@@ -119,6 +119,7 @@ impl Drop for EndOnPanic<'_> {
             self.1.end(Err(Error::Vcpu {
                 id: self.0,
                 cause: "its thread panicked; this is a bug in the VMM".to_owned(),
+                cure: None,
                 report: String::new(),
             }));
         }
@@ -158,20 +159,25 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shar
                     refused += 1;
                     try_again(refused)
                 }
-                _ => Flow::Fail(format!("KVM_RUN failed: {error}")),
+                _ => Flow::Fail(format!("KVM_RUN failed: {error}").into()),
             },
         };
         match flow {
             Flow::Continue => {}
-            Flow::End(reason) => {
-                if reason == ExitReason::Crashed {
-                    log::warn!("the guest crashed\n{}", report(&vcpu, shared));
-                }
-                return shared.handle.end(Ok(reason));
+            Flow::End(reason) => return shared.handle.end(Ok(reason)),
+            Flow::Crash(cause) => {
+                let crash = Crash { vcpu: id, cause };
+                log::warn!("the guest crashed: {crash}\n{}", report(&vcpu, shared));
+                return shared.handle.end(Ok(ExitReason::Crashed(crash)));
             }
-            Flow::Fail(cause) => {
+            Flow::Fail(Failure { cause, cure }) => {
                 let report = report(&vcpu, shared);
-                return shared.handle.end(Err(Error::Vcpu { id, cause, report }));
+                return shared.handle.end(Err(Error::Vcpu {
+                    id,
+                    cause,
+                    cure,
+                    report,
+                }));
             }
         }
     }
@@ -181,11 +187,10 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shar
 /// start a thread of its own, and then goes on doing so.
 fn try_again(refused: u32) -> Flow {
     if refused > MAX_REFUSED {
-        return Flow::Fail(
-            "KVM_RUN is refused again and again (EAGAIN); the limit of processes may be reached \
-             (ulimit -u, the pids controller)"
-                .to_owned(),
-        );
+        return Flow::Fail(Failure {
+            cause: "KVM_RUN is refused again and again (EAGAIN)".to_owned(),
+            cure: Some(cures::PROCESSES),
+        });
     }
     if refused > 1 {
         thread::sleep(REFUSED_PAUSE);

@@ -15,6 +15,7 @@ const UNSAFE: &[&str] = &[
     "devices/src/virtio/release.rs",
     "devices/src/virtio/testing.rs",
     "src/exit.rs",
+    "src/host/landlock.rs",
     "src/kick.rs",
     "src/memory.rs",
 ];

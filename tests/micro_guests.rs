@@ -148,7 +148,7 @@ fn r45_a_triple_fault_in_long_mode_ends_with_status_3() {
     let ended = finish(start("triple_fault", &[]));
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
     assert_eq!(ended.stdout, "faulting\n");
-    for part in ["the guest crashed", "faulting"] {
+    for part in ["the guest crashed: vCPU 0: triple fault", "faulting"] {
         assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
     }
     // On AMD hosts the registers are gone.
@@ -165,7 +165,8 @@ fn r45_a_panic_that_the_guest_tells_of_ends_with_status_3_and_its_last_words() {
     let ended = finish(start(&format!("panic pvpanic={register:#x}"), &[]));
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
     assert_eq!(ended.stdout, "telling of a panic\n");
-    for part in ["the guest crashed", "telling of a panic"] {
+    let crashed = "the guest crashed: vCPU 0: its kernel panicked, as it told through pvpanic";
+    for part in [crashed, "telling of a panic"] {
         assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
     }
 }

@@ -19,7 +19,7 @@ mod platform;
 mod resources;
 
 pub use error::{BootError, KvmError, PlanError};
-pub use kvm::{KvmIrqChip, KvmPlatform};
+pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
 pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{
     AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan,

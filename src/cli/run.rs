@@ -56,8 +56,11 @@ pub(super) fn run(
     let ended = ended?;
     written?;
     match ended {
-        ExitReason::Crashed => {
-            say("the guest crashed");
+        ExitReason::Crashed(crash) => {
+            // With the report it stands in the log.
+            if log::max_level() < log::LevelFilter::Warn {
+                say(&format!("the guest crashed: {crash}"));
+            }
             Ok(CRASHED.into())
         }
         _ => Ok(ExitCode::SUCCESS),

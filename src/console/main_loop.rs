@@ -61,7 +61,10 @@ pub(crate) fn main_loop<E: Engine>(
     engine: E,
 ) -> Result<Ended<E::Rest>, Error> {
     let failed = |error: event_manager::Error| {
-        Error::host("the main loop failed")(io::Error::other(error.to_string()))
+        Error::host("the main loop failed")(match error {
+            event_manager::Error::Epoll(errno) => errno.into(),
+            other => io::Error::other(other.to_string()),
+        })
     };
     let lines = (0..)
         .zip(consoles)

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use arch::kernel::{KernelHeader, KernelImage};
-use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel};
+use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, ProbeProgram};
 use kvm_bindings::{
     CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
@@ -182,6 +182,10 @@ impl KvmPlatform for X86_64 {
             (Err(error), _) => format!("registers unavailable: KVM_GET_REGS: {error}"),
             (_, Err(error)) => format!("registers unavailable: KVM_GET_SREGS: {error}"),
         }
+    }
+
+    fn probe_program(&self) -> Option<ProbeProgram> {
+        Some(crate::probe::PROGRAM)
     }
 }
 

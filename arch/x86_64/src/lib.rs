@@ -16,6 +16,7 @@ pub mod load;
 pub mod map;
 pub mod mptable;
 pub mod paging;
+pub mod probe;
 mod pvh;
 pub mod registers;
 mod zero_page;

@@ -42,6 +42,11 @@ enum Stage {
     Lost,
 }
 
+/// Types of devices that there may be: a number below.
+const TYPES: usize = 64;
+/// So many drivers of a type are worth a line each: more devices of it a machine does not have.
+const FEW: u64 = 32;
+
 pub(crate) struct Transport {
     ram: GuestRam,
     connect: Connect,
@@ -54,6 +59,7 @@ pub(crate) struct Transport {
     queues: Vec<Queue>,
     doorbells: Vec<EventFd>,
     id: u32,
+    name: &'static str,
     config: Arc<ConfigSpace>,
     /// See [`VirtioDevice::dependencies`].
     dependencies: &'static [(u32, &'static [u32])],
@@ -98,6 +104,7 @@ impl Transport {
             queues,
             doorbells,
             id: device.id(),
+            name: device.name(),
             config: device.config(),
             dependencies: device.dependencies(),
             failures: Rare::default(),
@@ -249,6 +256,7 @@ impl Transport {
         activated.device.start(self.accepted);
         if self.run(activated) {
             self.connect_doorbells(true);
+            self.tell_of_driver();
         }
     }
 
@@ -289,6 +297,32 @@ impl Transport {
         match std::mem::replace(&mut self.stage, Stage::Lost) {
             Stage::Paused(activated) => drop(self.run(activated)),
             stage => self.stage = stage,
+        }
+    }
+
+    /// Drivers may come again and again, also with a guest that starts again, which makes all anew but this
+    /// count.
+    fn tell_of_driver(&self) {
+        static DRIVERS: [Rare; TYPES] = [const { Rare::new() }; TYPES];
+        if !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let drivers = DRIVERS.get(self.id as usize);
+        if let Some(times) = drivers.and_then(|drivers| drivers.again_after(FEW)) {
+            let ready = self
+                .queues
+                .iter()
+                .enumerate()
+                .filter(|(_, queue)| queue.ready());
+            let queues: Vec<_> = ready
+                .map(|(number, queue)| format!("{number} of {}", queue.size()))
+                .collect();
+            log::debug!(
+                "virtio {}: DRIVER_OK, {times} of this kind so far; features {:#x}, queues {}",
+                self.name,
+                self.accepted,
+                queues.join(", ")
+            );
         }
     }
 
