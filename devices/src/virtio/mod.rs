@@ -11,6 +11,8 @@ mod block;
 mod config_space;
 #[cfg(feature = "virtio-console")]
 mod console;
+#[cfg(any(feature = "virtio-blk", feature = "virtio-net"))]
+mod holder;
 // Each device uses its part of these.
 #[cfg_attr(
     not(all(feature = "virtio-blk", feature = "virtio-net")),
