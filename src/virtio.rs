@@ -145,7 +145,7 @@ fn refused_net(config: &NetConfig) -> impl Fn(devices::virtio::NetError) -> Erro
         field: "net",
         value: config.to_string(),
         cause: error.to_string(),
-        cure: error.cure().to_owned(),
+        cure: error.cure(),
     }
 }
 

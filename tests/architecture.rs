@@ -8,6 +8,7 @@ const UNSAFE: &[&str] = &[
     "devices/src/virtio/block/sys.rs",
     "devices/src/virtio/block/uring.rs",
     "devices/src/virtio/iovec.rs",
+    "devices/src/virtio/net/interface.rs",
     "devices/src/virtio/net/tap.rs",
     "devices/src/virtio/net/tests.rs",
     "devices/src/virtio/release.rs",

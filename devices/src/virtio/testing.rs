@@ -320,3 +320,55 @@ impl Drop for Loop {
             .status();
     }
 }
+
+/// Gives up CAP_NET_ADMIN, for this thread alone (capset(2)).
+pub(crate) fn drop_network_rights() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const NET_ADMIN: u32 = 12;
+    let header = [VERSION_3, 0];
+    // Effective, permitted, inheritable: the lower halves, then the upper ones.
+    let mut sets = [0u32; 6];
+    // SAFETY: plain system calls; header and sets have the size that this version has.
+    unsafe {
+        let result = libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr());
+        assert_eq!(result, 0);
+        sets[0] &= !(1 << NET_ADMIN);
+        sets[1] &= !(1 << NET_ADMIN);
+        assert_eq!(
+            libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()),
+            0
+        );
+    }
+}
+
+thread_local! {
+    static LINES: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Keeps the log's lines for the thread that wrote them.
+struct Lines;
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{}: {}", record.level(), record.args());
+        LINES.with_borrow_mut(|lines| lines.push(line));
+    }
+
+    fn flush(&self) {}
+}
+
+/// Does some work; gives what this thread has logged meanwhile, from `warn` on.
+pub(crate) fn logged<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Lines).unwrap();
+        log::set_max_level(log::LevelFilter::Warn);
+    });
+    LINES.take();
+    let result = work();
+    (result, LINES.take())
+}
