@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use vm_memory::GuestAddress;
 
-use super::worker::Worker;
+use super::worker::{MOST_EVENTS, Worker};
 use super::{ConfigSpace, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
 use crate::Rare;
 
@@ -52,10 +52,22 @@ pub(crate) struct Transport {
     queues: Vec<Queue>,
     doorbells: Vec<EventFd>,
     id: u32,
+    /// The device's, for messages.
+    name: &'static str,
     config: Arc<ConfigSpace>,
     /// See [`VirtioDevice::dependencies`].
     dependencies: &'static [(u32, &'static [u32])],
     failures: Rare,
+}
+
+/// Why a device has no thread, and which limit of the host that is.
+fn not_started(error: &io::Error) -> String {
+    let limit = match error.raw_os_error() {
+        Some(libc::EAGAIN) => "; the limit of threads is reached (`ulimit -u`, a container's pids)",
+        Some(libc::EMFILE) => "; the limit of open files is reached (`ulimit -n`)",
+        _ => "",
+    };
+    format!("its thread cannot start: {error}{limit}")
 }
 
 /// The half of a 64-bit field that a selector chooses; there is nothing beyond the second.
@@ -70,7 +82,8 @@ fn half(value: u64, selector: u32) -> u32 {
 
 impl Transport {
     /// # Errors
-    /// When no events can be made, or a queue's size is none.
+    /// When no events can be made, a queue's size is none, or there are more queues or sources than
+    /// events have names for.
     pub(crate) fn new(
         device: Box<dyn VirtioDevice>,
         ram: GuestRam,
@@ -78,6 +91,14 @@ impl Transport {
         connect: Connect,
     ) -> io::Result<Self> {
         let sizes = device.queue_sizes();
+        for (count, what) in [(sizes.len(), "queues"), (device.sources().len(), "sources")] {
+            if count > MOST_EVENTS {
+                let name = device.name();
+                return Err(io::Error::other(format!(
+                    "{name} has {count} {what}, a device has {MOST_EVENTS} at most"
+                )));
+            }
+        }
         let queues = sizes
             .iter()
             .map(|size| Queue::new(*size).map_err(|error| io::Error::other(error.to_string())))
@@ -96,6 +117,7 @@ impl Transport {
             queues,
             doorbells,
             id: device.id(),
+            name: device.name(),
             config: device.config(),
             dependencies: device.dependencies(),
             failures: Rare::default(),
@@ -236,21 +258,26 @@ impl Transport {
                     rings.push(ring);
                     doorbells.push(doorbell);
                 }
-                Err(error) => return self.interrupt.fail(&error),
+                Err(error) => return self.fail(&error),
             }
         }
         let Stage::Idle(device) = std::mem::replace(&mut self.stage, Stage::Lost) else {
-            return self.interrupt.fail("its thread is gone");
+            return self.fail("its thread is gone");
         };
         let queues = Queues::new(rings, Arc::clone(&self.interrupt));
         match Worker::start(device, queues, doorbells, self.accepted) {
             Ok(worker) => self.stage = Stage::Running(worker),
             Err((device, error)) => {
                 self.stage = Stage::Idle(device);
-                return self.interrupt.fail(&error.to_string());
+                return self.fail(&not_started(&error));
             }
         }
         self.connect_doorbells(true);
+    }
+
+    /// The device cannot start: its driver has to reset it, and may try again.
+    fn fail(&self, cause: &str) {
+        self.interrupt.fail(&format!("{}: {cause}", self.name));
     }
 
     pub(crate) fn connect_doorbells(&self, on: bool) {
