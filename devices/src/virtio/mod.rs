@@ -130,3 +130,15 @@ pub trait VirtioDevice: Debug + Send {
     /// touches guest memory afterwards.
     fn stop(&mut self) {}
 }
+
+#[cfg(all(
+    test,
+    feature = "virtio-balloon",
+    feature = "virtio-blk",
+    feature = "virtio-console",
+    feature = "virtio-net",
+    feature = "virtio-rng",
+    feature = "virtio-vsock"
+))]
+#[allow(clippy::unwrap_used)]
+mod tests;
