@@ -128,8 +128,7 @@ fn refused_disk(config: &BlkConfig) -> impl Fn(devices::virtio::BlockError) -> E
         field: "blk",
         value: config.path.display().to_string(),
         cause: error.to_string(),
-        cure: "name a raw image or a block device that no other VM writes to, or add ,ro"
-            .to_owned(),
+        cure: error.cure(),
     }
 }
 
@@ -145,7 +144,7 @@ fn refused_net(config: &NetConfig) -> impl Fn(devices::virtio::NetError) -> Erro
         field: "net",
         value: config.to_string(),
         cause: error.to_string(),
-        cure: error.cure().to_owned(),
+        cure: error.cure(),
     }
 }
 

@@ -191,11 +191,15 @@ fn plan_checks_the_files_too() {
 fn disks_are_checked_by_name() {
     refused(
         &["--blk=/nonexistent"],
-        &["--blk=/nonexistent: No such file", "cure:"],
+        &[
+            "--blk=/nonexistent: there is no such file",
+            "cure:",
+            "truncate",
+        ],
     );
     refused(
         &["--blk=/dev/null"],
-        &["--blk=/dev/null: neither a regular file"],
+        &["--blk=/dev/null: it is a character device"],
     );
     refused(&["--blk="], &["--blk", "write PATH"]);
     refused(&["--blk=path=x,rw"], &["--blk", "\"rw\""]);
@@ -203,7 +207,26 @@ fn disks_are_checked_by_name() {
     let path = disk.path().display();
     refused(
         &[&format!("--blk={path}"), &format!("--blk={path},ro")],
-        &["in use as a disk already", "cure:", "ro"],
+        &[
+            "in use as a disk already by this process",
+            "cure:",
+            "an image of its own",
+        ],
+    );
+    // The cure does not ask for what is there.
+    refused(
+        &[&format!("--blk={path},ro"), &format!("--blk={path}")],
+        &["in use as a disk already", "cure: add ,ro to read along"],
+    );
+    let odd = file(&[0; 1000]);
+    let named = option("blk", odd.path());
+    let plan = finish(vmm(&["plan", &named]).spawn().unwrap());
+    assert!(plan.stderr.contains("1000 bytes"), "{}", plan.stderr);
+    assert!(plan.stderr.contains("the whole sector"), "{}", plan.stderr);
+    let empty = file(&[]);
+    refused(
+        &["plan", &option("blk", empty.path())],
+        &["0 bytes", "truncate"],
     );
     refused(&["plan", "--blk=/nonexistent"], &["--blk=/nonexistent"]);
     // A plan locks nothing: the disk may be in use.

@@ -11,6 +11,8 @@ mod block;
 mod config_space;
 #[cfg(feature = "virtio-console")]
 mod console;
+#[cfg(any(feature = "virtio-blk", feature = "virtio-net"))]
+mod holder;
 // Each device uses its part of these.
 #[cfg_attr(
     not(all(feature = "virtio-blk", feature = "virtio-net")),
@@ -159,3 +161,14 @@ pub trait VirtioTransport: Debug + Send + Sync {
     /// `None` when the device is lost.
     fn take_device(&self) -> Option<Box<dyn VirtioDevice>>;
 }
+#[cfg(all(
+    test,
+    feature = "virtio-balloon",
+    feature = "virtio-blk",
+    feature = "virtio-console",
+    feature = "virtio-net",
+    feature = "virtio-rng",
+    feature = "virtio-vsock"
+))]
+#[allow(clippy::unwrap_used)]
+mod tests;

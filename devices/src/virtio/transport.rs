@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use vm_memory::GuestAddress;
 
-use super::worker::{Activated, Worker};
+use super::worker::{Activated, MOST_EVENTS, Worker};
 use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
 use crate::Rare;
 
@@ -59,11 +59,22 @@ pub(crate) struct Transport {
     queues: Vec<Queue>,
     doorbells: Vec<EventFd>,
     id: u32,
+    /// The device's, for messages.
     name: &'static str,
     config: Arc<ConfigSpace>,
     /// See [`VirtioDevice::dependencies`].
     dependencies: &'static [(u32, &'static [u32])],
     failures: Rare,
+}
+
+/// Why a device has no thread, and which limit of the host that is.
+fn not_started(error: &io::Error) -> String {
+    let limit = match error.raw_os_error() {
+        Some(libc::EAGAIN) => "; the limit of threads is reached (`ulimit -u`, a container's pids)",
+        Some(libc::EMFILE) => "; the limit of open files is reached (`ulimit -n`)",
+        _ => "",
+    };
+    format!("its thread cannot start: {error}{limit}")
 }
 
 /// The half of a 64-bit field that a selector chooses; there is nothing beyond the second.
@@ -78,7 +89,8 @@ fn half(value: u64, selector: u32) -> u32 {
 
 impl Transport {
     /// # Errors
-    /// When no events can be made, or a queue's size is none.
+    /// When no events can be made, a queue's size is none, or there are more queues or sources than
+    /// events have names for.
     pub(crate) fn new(
         device: Box<dyn VirtioDevice>,
         ram: GuestRam,
@@ -86,6 +98,14 @@ impl Transport {
         connect: Connect,
     ) -> io::Result<Self> {
         let sizes = device.queue_sizes();
+        for (count, what) in [(sizes.len(), "queues"), (device.sources().len(), "sources")] {
+            if count > MOST_EVENTS {
+                let name = device.name();
+                return Err(io::Error::other(format!(
+                    "{name} has {count} {what}, a device has {MOST_EVENTS} at most"
+                )));
+            }
+        }
         let queues = sizes
             .iter()
             .map(|size| Queue::new(*size).map_err(|error| io::Error::other(error.to_string())))
@@ -245,11 +265,11 @@ impl Transport {
                     rings.push(ring);
                     doorbells.push(doorbell);
                 }
-                Err(error) => return self.interrupt.fail(&error),
+                Err(error) => return self.fail(&error),
             }
         }
         let Stage::Idle(device) = std::mem::replace(&mut self.stage, Stage::Lost) else {
-            return self.interrupt.fail("its thread is gone");
+            return self.fail("its thread is gone");
         };
         let queues = Queues::new(rings, Arc::clone(&self.interrupt));
         let mut activated = Activated::new(device, queues, doorbells);
@@ -269,7 +289,7 @@ impl Transport {
             }
             Err((activated, error)) => {
                 self.stage = Stage::Idle(activated.stop());
-                self.interrupt.fail(&error.to_string());
+                self.fail(&not_started(&error));
                 false
             }
         }
@@ -283,7 +303,7 @@ impl Transport {
                 if let Some(mut activated) = worker.stop() {
                     let Activated { device, queues, .. } = &mut activated;
                     if let Err(error) = device.quiesce(queues) {
-                        self.interrupt.fail(&format!("{}: {error}", device.name()));
+                        self.fail(&error.to_string());
                     }
                     self.stage = Stage::Paused(activated);
                 }
@@ -324,6 +344,11 @@ impl Transport {
                 queues.join(", ")
             );
         }
+    }
+
+    /// The device cannot start: its driver has to reset it, and may try again.
+    fn fail(&self, cause: &str) {
+        self.interrupt.fail(&format!("{}: {cause}", self.name));
     }
 
     pub(crate) fn connect_doorbells(&self, on: bool) {
