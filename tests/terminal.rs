@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -90,6 +90,69 @@ fn keys_reach_the_guest_unchanged_and_escape_keys_do_not() {
     terminal.type_keys(b"\x01x");
     assert_eq!(wait(&mut child).code(), Some(0));
     same(&before, &terminal.modes());
+}
+
+/// Adds up what comes on COM1 until it is a `q`: rotates the sum, adds the byte. Prints the sum, resets.
+fn sum() -> Vec<u8> {
+    let mut code = vec![
+        0x31, 0xdb, // xor ebx, ebx
+        0x66, 0xba, 0xfd, 0x03, // next: mov dx, 0x3fd
+        0xec, // in al, dx
+        0xa8, 0x01, // test al, 1
+        0x74, 0xf7, // jz next
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xec, // in al, dx
+        0x0f, 0xb6, 0xc0, // movzx eax, al
+        0xc1, 0xc3, 0x05, // rol ebx, 5
+        0x01, 0xc3, // add ebx, eax
+        0x3c, b'q', // cmp al, 'q'
+        0x75, 0xe6, // jne next
+    ];
+    for _ in 0..4 {
+        code.extend([0x88, 0xd8, 0xee]); // mov al, bl; out dx, al
+        code.extend([0xc1, 0xeb, 0x08]); // shr ebx, 8
+    }
+    code.extend(RESET);
+    code
+}
+
+#[test]
+fn r3_what_is_pasted_reaches_the_guest_whole() {
+    let mut terminal = Terminal::new();
+    let child = terminal.start(&sum());
+    // As fast as the terminal takes it, which is faster than the guest reads.
+    let mut pasted: Vec<u8> = (0..200_000u32)
+        .map(|n| b'A' + n.to_le_bytes()[n as usize % 3] % 26)
+        .collect();
+    pasted.push(b'q');
+    terminal.type_keys(&pasted);
+    let expected = pasted.iter().fold(0u32, |sum, byte| {
+        sum.rotate_left(5).wrapping_add((*byte).into())
+    });
+    let output = wait_for_bytes(child);
+    assert_eq!(output, expected.to_le_bytes());
+}
+
+#[test]
+fn the_escape_keys_work_after_a_paste_that_the_guest_does_not_read() {
+    let mut terminal = Terminal::new();
+    let mut child = terminal.start(&[0xeb, 0xfe]);
+    terminal.type_keys(&[b'x'; 500_000]);
+    terminal.type_keys(b"\x01x");
+    assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+/// The rest of the output, when the VMM has ended with status 0.
+fn wait_for_bytes(mut child: Child) -> Vec<u8> {
+    let mut output = Vec::new();
+    assert_eq!(wait(&mut child).code(), Some(0));
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_end(&mut output)
+        .unwrap();
+    output
 }
 
 #[test]

@@ -195,11 +195,8 @@ impl MutEventSubscriber for MainLoop {
         if let Err(error) = ops.add(Events::with_data(&self.pace, LOOK, pace)) {
             log::error!("the main loop cannot watch a timer: {error}");
         }
-        for line in &self.lines {
+        for line in &mut self.lines {
             line.init(ops);
-        }
-        for line in &self.lines {
-            line.watch_input(ops);
         }
     }
 }
