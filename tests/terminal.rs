@@ -7,6 +7,7 @@ mod common;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
@@ -14,7 +15,7 @@ use common::{
     RESET, echo, finish, kernel, not_ignored, option, print, read_until, signal, vmm, wait,
 };
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Termios, tcgetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 /// A pseudo-terminal: what is typed, and the side that a program sees.
 struct Terminal {
@@ -166,6 +167,66 @@ fn signals_restore_the_terminal() {
         assert_eq!(wait(&mut child).code(), Some(0), "{name}");
         same(&before, &terminal.modes());
     }
+}
+
+/// Waits until the process is stopped, or no longer.
+fn wait_until(child: &Child, stopped: bool) {
+    let path = format!("/proc/{}/stat", child.id());
+    loop {
+        let stat = std::fs::read_to_string(&path).unwrap();
+        // Behind the name in brackets.
+        let state = stat.rsplit(") ").next().unwrap();
+        if state.starts_with('T') == stopped {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn wait_for_raw(terminal: &Terminal) {
+    while !terminal.is_raw() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_stop_restores_the_terminal_and_going_on_makes_it_raw_again() {
+    let mut terminal = Terminal::new();
+    let before = terminal.modes();
+    let mut child = terminal.start(&echo());
+    for _ in 0..3 {
+        signal(&child, "TSTP");
+        wait_until(&child, true);
+        same(&before, &terminal.modes());
+        signal(&child, "CONT");
+        wait_for_raw(&terminal);
+        terminal.type_keys(b"\x03x");
+        read_until(child.stdout.as_mut().unwrap(), "\x03x");
+    }
+    // Stopped without a warning; a shell sets the terminal as it likes it.
+    signal(&child, "STOP");
+    wait_until(&child, true);
+    tcsetattr(&terminal.screen, OptionalActions::Now, &before).unwrap();
+    signal(&child, "CONT");
+    wait_for_raw(&terminal);
+    // And one that leaves it as it is.
+    signal(&child, "STOP");
+    wait_until(&child, true);
+    signal(&child, "CONT");
+    wait_until(&child, false);
+    terminal.type_keys(b"\x03yq");
+    assert_eq!(wait(&mut child).code(), Some(0));
+    same(&before, &terminal.modes());
+}
+
+#[test]
+fn a_quit_restores_the_terminal_before_it_does_what_it_always_does() {
+    let terminal = Terminal::new();
+    let before = terminal.modes();
+    let mut child = terminal.start(&echo());
+    signal(&child, "QUIT");
+    assert_eq!(wait(&mut child).signal(), Some(3));
+    same(&before, &terminal.modes());
 }
 
 #[test]

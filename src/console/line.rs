@@ -23,7 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::escape::{Escape, HELP};
 use super::main_loop::Requests;
-use super::{Console, EscapeKeys, Port};
+use super::{Console, EscapeKeys, Port, in_background};
 use crate::Error;
 use crate::control::VmHandle;
 use crate::timeline::OutputWatch;
@@ -82,9 +82,13 @@ pub(super) struct Line {
     escape: Escape,
     port: Port,
     resized: Option<File>,
+    /// The size that the device knows.
+    told: Option<(u16, u16)>,
     /// Input that the device has not taken yet.
     pending: VecDeque<u8>,
     watching_input: bool,
+    /// The terminal belongs to another job now.
+    away: bool,
     /// That a terminal's input waits was said.
     said_full: bool,
     watching_output: bool,
@@ -115,8 +119,10 @@ impl Line {
             escape: Escape::new(console.escape),
             port,
             resized: console.resized,
+            told: None,
             pending: console.pending,
             watching_input: false,
+            away: false,
             said_full: false,
             watching_output: false,
             unattended: false,
@@ -176,6 +182,25 @@ impl Line {
         }
     }
 
+    /// Whether it waits for its terminal to be its own again.
+    pub(super) fn is_away(&self) -> bool {
+        self.away
+    }
+
+    /// Looks whether the terminal is its own again.
+    pub(super) fn look_for_terminal(&mut self, ops: &mut EventOps<'_>) {
+        if self.away
+            && self
+                .input
+                .as_ref()
+                .is_some_and(|input| !in_background(input))
+        {
+            self.away = false;
+            self.tell_size();
+            self.offer_input(ops);
+        }
+    }
+
     /// Looks again at what was left unattended: a guest that was silent meanwhile wakes us, one that goes
     /// on printing is looked at again.
     pub(super) fn look(&mut self, ops: &mut EventOps<'_>) {
@@ -189,10 +214,12 @@ impl Line {
     }
 
     /// Tells the device how large its terminal is, if it is one.
-    fn tell_size(&self) {
+    fn tell_size(&mut self) {
         if let (Some(resize), Some(output)) = (&self.port.resize, &self.output)
             && let Ok(size) = tcgetwinsize(output)
+            && self.told != Some((size.ws_col, size.ws_row))
         {
+            self.told = Some((size.ws_col, size.ws_row));
             resize(size.ws_col, size.ws_row);
         }
     }
@@ -240,6 +267,12 @@ impl Line {
     fn read_input(&mut self, ops: &mut EventOps<'_>) {
         let mut buffer = [0; READ];
         let Some(input) = &mut self.input else { return };
+        if self.escape.keys == EscapeKeys::On && in_background(&*input) {
+            // These keys are another job's, and reading them would stop this process.
+            self.unwatch_input(ops);
+            self.away = true;
+            return;
+        }
         match read_now(input, &mut buffer) {
             Ok(len @ 1..) => {
                 let keys = self.escape.filter(&buffer[..len.min(buffer.len())]);
@@ -281,7 +314,7 @@ impl Line {
                 break;
             }
         }
-        if self.input_may_come() {
+        if self.input_may_come() && !self.away {
             self.watch_input(ops);
         } else {
             self.unwatch_input(ops);
