@@ -22,6 +22,9 @@ use crate::timeline::{OutputWatch, Timeline};
 /// How long the loop lets a guest print before it looks again, in nanoseconds: a guest that prints byte by
 /// byte wakes it so often and not for each byte.
 const PACE: i64 = 1_000_000;
+/// How often it looks whether a terminal that belongs to another job has come back, in nanoseconds: a shell
+/// tells only a job that was stopped.
+const AWAY: i64 = 500_000_000;
 
 /// Descriptors by which somebody outside wants the VM to end.
 #[derive(Debug, Default)]
@@ -111,7 +114,8 @@ struct MainLoop<E> {
     engine: E,
     /// Runs out when it is time to look at the lines again that have no wake-up armed.
     pace: OwnedFd,
-    pacing: bool,
+    /// How long it was set to.
+    pacing: Option<i64>,
 }
 
 impl<E: Engine> MainLoop<E> {
@@ -125,24 +129,32 @@ impl<E: Engine> MainLoop<E> {
             handle,
             engine,
             pace,
-            pacing: false,
+            pacing: None,
         })
     }
 
     /// Sets the timer for the lines that are to be looked at again, once for all of them.
     fn set_pace(&mut self) {
-        if self.pacing || !self.lines.iter().any(Line::is_unattended) {
+        let pace = if self.lines.iter().any(Line::is_unattended) {
+            PACE
+        } else if self.lines.iter().any(Line::is_away) {
+            AWAY
+        } else {
+            return;
+        };
+        if self.pacing.is_some_and(|before| before <= pace) {
             return;
         }
         let once = Itimerspec {
             it_interval: Timespec::default(),
             it_value: Timespec {
                 tv_sec: 0,
-                tv_nsec: PACE,
+                tv_nsec: pace,
             },
         };
-        self.pacing = timerfd_settime(&self.pace, TimerfdTimerFlags::empty(), &once).is_ok();
-        if !self.pacing {
+        let set = timerfd_settime(&self.pace, TimerfdTimerFlags::empty(), &once);
+        self.pacing = set.is_ok().then_some(pace);
+        if self.pacing.is_none() {
             // It cannot fail; whatever it is, the next byte wakes.
             self.lines.iter_mut().for_each(Line::arm);
         }
@@ -192,9 +204,10 @@ impl<E: Engine> MutEventSubscriber for MainLoop<E> {
             _ => {}
         }
         if events.data() == LOOK {
-            self.pacing = false;
+            self.pacing = None;
             for line in &mut self.lines {
                 line.look(ops);
+                line.look_for_terminal(ops);
             }
         } else if let Some(line) = self.lines.get_mut((events.data() >> LINE_SHIFT) as usize) {
             line.process(events.data() & ((1 << LINE_SHIFT) - 1), ops);
@@ -223,11 +236,8 @@ impl<E: Engine> MutEventSubscriber for MainLoop<E> {
         if let Err(error) = ops.add(Events::with_data(&self.pace, LOOK, pace)) {
             log::error!("the main loop cannot watch a timer: {error}");
         }
-        for line in &self.lines {
+        for line in &mut self.lines {
             line.init(ops);
-        }
-        for line in &self.lines {
-            line.watch_input(ops);
         }
     }
 }
