@@ -3,6 +3,8 @@
 //! Any kind of descriptor may be given: terminals, pipes, sockets, and the regular files and
 //! /dev/null that epoll refuses.
 
+mod escape;
+mod line;
 mod main_loop;
 
 use std::fmt;

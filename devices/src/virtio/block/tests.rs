@@ -1,8 +1,14 @@
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{OFlags, fcntl_getfl};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+};
 
+use super::erase::UNMAP;
 use super::*;
 use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, queues, ram};
 
@@ -501,6 +507,23 @@ fn a_limit_delays_requests_and_the_timer_continues_them() {
         for _ in 0..3 {
             assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
         }
+    }
+}
+
+#[test]
+fn what_goes_beyond_a_limit_waits() {
+    for engine in engines() {
+        let mut bench = bench_with(|config| BlkConfig {
+            engine,
+            // The first request costs eight minutes, however slow this machine is.
+            limits: crate::config::Limits {
+                bw: Some(1),
+                bw_burst: Some(1),
+                ..Default::default()
+            },
+            ..config
+        });
+        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
         bench.header(VIRTIO_BLK_T_IN, 5);
         bench
             .driver

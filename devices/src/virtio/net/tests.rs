@@ -4,6 +4,8 @@ use std::fs;
 use super::*;
 use std::os::fd::AsRawFd;
 
+use vm_memory::{Bytes, GuestAddress};
+
 use crate::config::Limits;
 mod drivers;
 
