@@ -71,6 +71,8 @@ pub struct VmConfig {
     /// pins, instead of KVM. Other architectures have nothing of the kind.
     #[serde(deserialize_with = "word")]
     pub lean: Lean,
+    /// The guest may have more memory than the host has: it will not use all of it.
+    pub overcommit: bool,
 }
 
 impl Default for VmConfig {
@@ -98,6 +100,7 @@ impl Default for VmConfig {
             balloon: None,
             rng: true,
             lean: Lean::Auto,
+            overcommit: false,
         }
     }
 }
@@ -135,6 +138,13 @@ impl VmConfig {
     #[must_use]
     pub fn with_memory_mib(mut self, mib: u32) -> Self {
         self.guest_memory = MemorySize::mib(mib);
+        self
+    }
+
+    /// Lets the guest have more memory than the host has.
+    #[must_use]
+    pub fn with_overcommit(mut self) -> Self {
+        self.overcommit = true;
         self
     }
 
@@ -186,7 +196,7 @@ impl VmConfig {
             crate::image::open("initrd", path)?;
         }
         #[cfg(feature = "virtio")]
-        crate::virtio::check(self)?;
+        crate::virtio::check(self, crate::PlannedFor::AnotherHost)?;
         Ok(())
     }
 
@@ -385,7 +395,7 @@ impl VmConfig {
 pub(crate) const DEFAULT_SHUTDOWN_TIMEOUT: u32 = 30;
 
 /// A path by which the same file has the same name, whether it is there or not.
-fn whole(path: &Path) -> Option<PathBuf> {
+pub(crate) fn whole(path: &Path) -> Option<PathBuf> {
     fs::canonicalize(path)
         .or_else(|_| std::path::absolute(path))
         .ok()

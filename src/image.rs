@@ -122,6 +122,24 @@ pub(crate) fn check_kernel(path: &Path, limit: u64) -> Result<(), Error> {
     Ok(())
 }
 
+/// Bytes of the initrd's file.
+pub(crate) fn initrd_size(path: &Path) -> Result<u64, Error> {
+    size_of(path, &open("initrd", path)?)
+}
+
+fn size_of(path: &Path, file: &File) -> Result<u64, Error> {
+    let metadata = file.metadata().map_err(BootError::Read);
+    Ok(metadata.map_err(initrd_error(path))?.len())
+}
+
+fn initrd_error(path: &Path) -> impl Fn(BootError) -> Error {
+    |source| Error::Boot {
+        field: "initrd",
+        value: path.display().to_string(),
+        source,
+    }
+}
+
 /// Loads the initrd as high as the kernel allows.
 pub(crate) fn load_initrd(
     path: &Path,
@@ -130,20 +148,12 @@ pub(crate) fn load_initrd(
     ram: &GuestRam,
 ) -> Result<AddressRange, Error> {
     let mut file = open("initrd", path)?;
-    let boot = |source| Error::Boot {
-        field: "initrd",
-        value: path.display().to_string(),
-        source,
-    };
-    let size = file
-        .metadata()
-        .map_err(|error| boot(BootError::Read(error)))?
-        .len();
-    let range = place_initrd(size, kernel, plan).map_err(boot)?;
+    let size = size_of(path, &file)?;
+    let range = place_initrd(path, size, kernel, plan)?;
     let len = usize::try_from(size).unwrap_or(usize::MAX);
     ram.read_exact_volatile_from(GuestAddress(range.base), &mut file, len)
         .map_err(|source| {
-            boot(BootError::Memory {
+            initrd_error(path)(BootError::Memory {
                 what: "the initrd",
                 source,
             })
@@ -151,11 +161,17 @@ pub(crate) fn load_initrd(
     Ok(range)
 }
 
-fn place_initrd(
+/// Where an initrd of this size goes.
+pub(crate) fn place_initrd(
+    path: &Path,
     size: u64,
     kernel: &LoadedKernel,
     plan: &MachinePlan,
-) -> Result<AddressRange, BootError> {
+) -> Result<AddressRange, Error> {
+    place(size, kernel, plan).map_err(initrd_error(path))
+}
+
+fn place(size: u64, kernel: &LoadedKernel, plan: &MachinePlan) -> Result<AddressRange, BootError> {
     if size == 0 {
         return Err(BootError::Kernel("the file is empty".to_owned()));
     }
@@ -184,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    fn place(size: u64, kernel_end: u64, limit: Option<u64>) -> Result<AddressRange, BootError> {
+    fn placed(size: u64, kernel_end: u64, limit: Option<u64>) -> Result<AddressRange, BootError> {
         let kernel = LoadedKernel {
             entry: 0x10_0000,
             range: AddressRange::new(0x10_0000, kernel_end - 0x10_0000),
@@ -205,15 +221,15 @@ mod tests {
             cmdline: String::new(),
             remarks: Vec::new(),
         };
-        place_initrd(size, &kernel, &plan)
+        place(size, &kernel, &plan)
     }
 
     #[test]
     fn the_initrd_ends_below_the_limit_and_is_page_aligned() {
-        let range = place(5000, 2 << 20, None).unwrap();
+        let range = placed(5000, 2 << 20, None).unwrap();
         assert_eq!(range.base % PAGE, 0);
         assert!(range.end() <= 64 << 20);
-        assert!(place(5000, 2 << 20, Some(8 << 20)).unwrap().end() <= 8 << 20);
+        assert!(placed(5000, 2 << 20, Some(8 << 20)).unwrap().end() <= 8 << 20);
     }
 
     #[test]
@@ -225,7 +241,7 @@ mod tests {
             (4096, 2 << 20, Some(1 << 20)),
             (0, 2 << 20, None),
         ] {
-            assert!(place(size, end, limit).is_err(), "{size} {end} {limit:?}");
+            assert!(placed(size, end, limit).is_err(), "{size} {end} {limit:?}");
         }
     }
 }

@@ -27,6 +27,7 @@ mod dispatch;
 mod error;
 mod exit;
 mod host;
+mod host_memory;
 mod image;
 mod inspect;
 mod kick;
@@ -36,6 +37,7 @@ mod msi;
 mod outputs;
 #[cfg(feature = "pci")]
 mod pci;
+mod rehearsal;
 mod timeline;
 #[cfg(feature = "packed-kernels")]
 mod unpack;
@@ -55,6 +57,8 @@ pub use error::Error;
 pub use host::{Check, diagnose, probe};
 pub use inspect::{KernelReport, inspect};
 pub use machine::{Machine, device_tree, plan};
+pub use outputs::{NamedFile, refused_output};
+pub use rehearsal::{PlannedFor, rehearse};
 pub use timeline::{Milestone, Timeline};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.

@@ -121,11 +121,7 @@ fn messages_have_place_key_and_range() {
             "guest-memory = 99999999999999",
             "guest-memory: \"99999999999999\": it is 0 to 16777215T",
         ),
-        (
-            "t.toml",
-            "vsock = 2020-01-01",
-            "it is no date",
-        ),
+        ("t.toml", "vsock = 2020-01-01", "it is no date"),
     ] {
         let said = said(folder.path(), name, text).unwrap_or_default();
         assert!(
@@ -188,6 +184,7 @@ fn full() -> VmConfig {
         }),
         rng: true,
         lean: vmm_reference::Lean::Auto,
+        overcommit: true,
     }
 }
 

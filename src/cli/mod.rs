@@ -19,8 +19,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmm_reference::{
-    BalloonConfig, BlkConfig, ConsoleTarget, Error, Lean, MemorySize, NetConfig, OnReboot,
-    Transport, VmConfig, VsockConfig,
+    BalloonConfig, BlkConfig, ConsoleTarget, Error, Lean, MemorySize, NamedFile, NetConfig,
+    OnReboot, Transport, VmConfig, VsockConfig,
 };
 
 /// The VM could not be run: the host or KVM failed.
@@ -101,6 +101,9 @@ struct VmArgs {
     /// Guest RAM: MiB, or a number with K, M, G or T [default: 256]
     #[arg(long, value_name = "SIZE")]
     guest_memory: Option<MemorySize>,
+    /// Lets the guest have more memory than the host's memory and swap: it will not use all of it
+    #[arg(long)]
+    overcommit: bool,
     /// Number of vCPUs [default: 1]
     #[arg(long, value_name = "N")]
     vcpus: Option<u32>,
@@ -204,6 +207,7 @@ impl VmArgs {
         config.cmdline = self.cmdline.or(config.cmdline);
         config.append = self.append.or(config.append);
         config.guest_memory = self.guest_memory.unwrap_or(config.guest_memory);
+        config.overcommit |= self.overcommit;
         config.vcpus = self.vcpus.unwrap_or(config.vcpus);
         config.console = self.console.or(config.console);
         if !self.blk.is_empty() {
@@ -241,16 +245,24 @@ impl VmArgs {
         Ok(config)
     }
 
-    /// Does something with the configuration, unless it is only to be printed.
+    /// Does something with the configuration and the files it came from, unless it is only to be printed.
     fn then(
         self,
-        act: impl FnOnce(&VmConfig) -> Result<ExitCode, Error>,
+        act: impl FnOnce(&VmConfig, &[NamedFile<'_>]) -> Result<ExitCode, Error>,
     ) -> Result<ExitCode, Error> {
         #[cfg(feature = "config-file")]
-        if self.dump_config {
-            return file::dump(&self.config()?);
+        {
+            let file = self.config.clone();
+            let dump = self.dump_config;
+            let config = self.config()?;
+            if dump {
+                return file::dump(&config);
+            }
+            let inputs = file.as_deref().map(|path| ("config", path));
+            act(&config, inputs.as_slice())
         }
-        act(&self.config()?)
+        #[cfg(not(feature = "config-file"))]
+        act(&self.config()?, &[])
     }
 }
 
@@ -288,9 +300,13 @@ pub(crate) fn main() -> ExitCode {
         None => {
             let file = cli.vm.boot_timeline.clone();
             let timeline = file.as_deref().map(|path| (path, start));
-            cli.vm.then(|config| run::run(config, timeline))
+            cli.vm
+                .then(|config, inputs| run::run(config, inputs, timeline))
         }
-        Some(Command::Plan { vm, what }) => vm.then(|config| plan::print(config, &what)),
+        Some(Command::Plan { vm, what }) => {
+            let timeline = vm.boot_timeline.clone();
+            vm.then(|config, inputs| plan::print(config, &what, inputs, timeline.as_deref()))
+        }
         Some(Command::Inspect(what)) => inspect::print(&what),
         Some(Command::Doctor) => doctor::check(),
     };
