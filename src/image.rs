@@ -191,19 +191,27 @@ impl Initrd {
         ))
     }
 
-    /// Loads it as high as the kernel allows.
+    /// Where it goes: as high as the kernel allows.
+    pub(crate) fn place(
+        &self,
+        kernel: &LoadedKernel,
+        plan: &MachinePlan,
+    ) -> Result<AddressRange, Error> {
+        place(self.size, kernel, plan).map_err(initrd_error(&self.path))
+    }
+
+    /// Loads it there.
     pub(crate) fn load(
         mut self,
         kernel: &LoadedKernel,
         plan: &MachinePlan,
         ram: &GuestRam,
     ) -> Result<AddressRange, Error> {
-        let boot = initrd_error(&self.path);
-        let range = place_initrd(self.size, kernel, plan).map_err(&boot)?;
+        let range = self.place(kernel, plan)?;
         let len = usize::try_from(self.size).unwrap_or(usize::MAX);
         ram.read_exact_volatile_from(GuestAddress(range.base), &mut self.file, len)
             .map_err(|source| {
-                boot(BootError::Memory {
+                initrd_error(&self.path)(BootError::Memory {
                     what: "the initrd",
                     source,
                 })
@@ -220,11 +228,7 @@ fn initrd_error(path: &Path) -> impl Fn(BootError) -> Error {
     }
 }
 
-fn place_initrd(
-    size: u64,
-    kernel: &LoadedKernel,
-    plan: &MachinePlan,
-) -> Result<AddressRange, BootError> {
+fn place(size: u64, kernel: &LoadedKernel, plan: &MachinePlan) -> Result<AddressRange, BootError> {
     let limit = kernel
         .initrd_limit
         .unwrap_or(u64::MAX)
@@ -250,7 +254,7 @@ mod tests {
 
     use super::*;
 
-    fn place(size: u64, kernel_end: u64, limit: Option<u64>) -> Result<AddressRange, BootError> {
+    fn placed(size: u64, kernel_end: u64, limit: Option<u64>) -> Result<AddressRange, BootError> {
         let kernel = LoadedKernel {
             entry: 0x10_0000,
             range: AddressRange::new(0x10_0000, kernel_end - 0x10_0000),
@@ -271,15 +275,15 @@ mod tests {
             cmdline: String::new(),
             remarks: Vec::new(),
         };
-        place_initrd(size, &kernel, &plan)
+        place(size, &kernel, &plan)
     }
 
     #[test]
     fn the_initrd_ends_below_the_limit_and_is_page_aligned() {
-        let range = place(5000, 2 << 20, None).unwrap();
+        let range = placed(5000, 2 << 20, None).unwrap();
         assert_eq!(range.base % PAGE, 0);
         assert!(range.end() <= 64 << 20);
-        assert!(place(5000, 2 << 20, Some(8 << 20)).unwrap().end() <= 8 << 20);
+        assert!(placed(5000, 2 << 20, Some(8 << 20)).unwrap().end() <= 8 << 20);
     }
 
     #[test]
@@ -290,7 +294,7 @@ mod tests {
             (4096, 64 << 20, None),
             (4096, 2 << 20, Some(1 << 20)),
         ] {
-            assert!(place(size, end, limit).is_err(), "{size} {end} {limit:?}");
+            assert!(placed(size, end, limit).is_err(), "{size} {end} {limit:?}");
         }
     }
 }

@@ -31,6 +31,7 @@ mod error;
 mod exit;
 mod gate;
 mod host;
+mod host_memory;
 mod image;
 mod inspect;
 mod kick;
@@ -42,6 +43,7 @@ mod outputs;
 #[cfg(feature = "pci")]
 mod pci;
 mod registry;
+mod rehearsal;
 mod story;
 mod timeline;
 #[cfg(feature = "packed-kernels")]
@@ -64,6 +66,8 @@ pub use host::{Check, Level, diagnose, probe};
 pub use inspect::{KernelReport, inspect};
 pub use machine::{Machine, device_tree, plan};
 pub use metrics::{Exits, Metrics};
+pub use outputs::{NamedFile, refused_output};
+pub use rehearsal::{PlannedFor, rehearse};
 pub use timeline::{Milestone, Timeline};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.

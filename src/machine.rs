@@ -142,6 +142,7 @@ impl<P: KvmPlatform> Machine<P> {
     ) -> Result<Self, Error> {
         let timeline = Timeline::default();
         timeline.reach(Milestone::Begun);
+        crate::host_memory::check(config)?;
         let kvm = crate::host::open_kvm()?;
         let platform = P::probe(&kvm)?;
         timeline.reach(Milestone::Probed);

@@ -4,27 +4,7 @@
 
 mod common;
 
-use common::{finish, option, vmm};
-
-/// Runs the VMM and expects it to refuse with status 2 and all of these texts.
-fn refused(arguments: &[&str], texts: &[&str]) {
-    let ended = finish(vmm(arguments).spawn().unwrap());
-    assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:?}");
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
-    for text in texts {
-        assert!(
-            ended.stderr.contains(text),
-            "{arguments:?}: `{text}` not in {}",
-            ended.stderr
-        );
-    }
-}
-
-fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), bytes).unwrap();
-    file
-}
+use common::{file, finish, option, refused, vmm};
 
 #[test]
 fn r42_a_kernel_that_is_no_file_is_named() {
@@ -151,6 +131,7 @@ fn plan_prints_what_the_options_give() {
     let arguments = [
         "plan",
         "--guest-memory=5G",
+        "--overcommit",
         "--vcpus=3",
         "--append=quiet",
         "--json",
@@ -229,9 +210,18 @@ fn disks_are_checked_by_name() {
         &["0 bytes", "truncate"],
     );
     refused(&["plan", "--blk=/nonexistent"], &["--blk=/nonexistent"]);
-    // A plan locks nothing: the disk may be in use.
-    let named = option("blk", disk.path());
-    let plan = finish(vmm(&["plan", &named, &named]).spawn().unwrap());
+    let twice = option("blk", disk.path());
+    refused(
+        &["plan", &twice, &twice],
+        &["in use as a disk already", "cure:"],
+    );
+    // A plan locks nothing: another VM may have the disk.
+    let held = std::fs::File::open(disk.path()).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let plan = finish(vmm(&["plan", &twice]).spawn().unwrap());
+    assert_eq!(plan.stdout.matches("virtio block device").count(), 1);
+    let readers = format!("--blk={path},ro");
+    let plan = finish(vmm(&["plan", &readers, &readers]).spawn().unwrap());
     assert_eq!(plan.stdout.matches("virtio block device").count(), 2);
 }
 
@@ -374,15 +364,17 @@ fn plan_and_inspect_say_whether_a_machine_is_lean_and_why() {
     #[cfg(feature = "bzimage")]
     {
         // A setup header of protocol 2.15, four sectors of setup code with the version, and a kernel.
-        let mut image = vec![0; 5 * 512 + 64];
+        let mut image = vec![0; 5 * 512 + 4096];
         for (offset, bytes) in [
             (0x1f1, &[4][..]),
             (0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]),
             (0x202, b"HdrS\x0f\x02"),
             (0x20e, &[0, 2]),
             (0x211, &[1]),
+            (0x232, &[0x20]),
             (0x236, &[1]),
             (0x238, &[0xff, 7]),
+            (0x25b, &[1]),
             (0x400, b"6.12.1 (me@here)\0"),
         ] {
             image[offset..offset + bytes.len()].copy_from_slice(bytes);

@@ -58,7 +58,11 @@ fn usable_memory_is_there_once_and_nothing_follows_it() {
     for (mib, ends) in if is_pc() { pc } else { flat } {
         let lines = passes(
             "memory_map",
-            &[&format!("--guest-memory={mib}"), "--rng=off"],
+            &[
+                &format!("--guest-memory={mib}"),
+                "--overcommit",
+                "--rng=off",
+            ],
         );
         for line in ends {
             assert!(lines.iter().any(|found| found == line), "{line}: {lines:?}");
@@ -580,7 +584,7 @@ fn the_built_in_guest_says_what_it_found_and_powers_off() {
     };
     for &(vcpus, mib) in [(1, 256), (3, 4096)].iter().chain(many) {
         let (vcpus_option, memory) = (format!("--vcpus={vcpus}"), format!("--guest-memory={mib}"));
-        let mut command = vmm(&[&vcpus_option, &memory, "--append=a=b"]);
+        let mut command = vmm(&[&vcpus_option, &memory, "--overcommit", "--append=a=b"]);
         let ended = finish(command.spawn().unwrap());
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
         let arch = std::env::consts::ARCH;

@@ -12,17 +12,29 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGWINCH, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
-use vmm_reference::{Console, ConsoleTarget, Consoles, Error, ExitReason, Vm, VmConfig};
+use vmm_reference::{
+    Console, ConsoleTarget, Consoles, Error, ExitReason, NamedFile, Vm, VmConfig, refused_output,
+};
 
 use super::terminal::RawTerminal;
 use super::timeline::{self, ProcessStart};
 use super::{CRASHED, say};
 
-/// `timeline` is where the boot timeline goes, if there is to be one.
+/// `inputs` are the files that the command line has read; `timeline` is where the boot timeline goes, if there is to be one.
 pub(super) fn run(
     config: &VmConfig,
+    inputs: &[NamedFile<'_>],
     timeline: Option<(&Path, ProcessStart)>,
 ) -> Result<ExitCode, Error> {
+    let file = timeline.map(|(path, _)| path);
+    if let Some(path) = file {
+        timeline::format(path)?;
+    }
+    let outputs: Vec<NamedFile<'_>> = file
+        .map(|path| ("boot-timeline", path))
+        .into_iter()
+        .collect();
+    config.check_outputs(inputs, &outputs)?;
     let timeline = timeline
         .map(|(path, start)| timeline::Output::create(path, start, config))
         .transpose()?;
@@ -104,11 +116,14 @@ fn console(field: &'static str, target: &ConsoleTarget) -> Result<Console, Error
         ConsoleTarget::Null => Ok(Console::null()),
         ConsoleTarget::File(path) => Console::file(path),
     };
-    opened.map_err(|error| Error::Config {
-        field,
-        value: target.to_string(),
-        cause: error.to_string(),
-        cure: "name a file that can be written, or null".to_owned(),
+    opened.map_err(|error| match target {
+        ConsoleTarget::File(path) => refused_output(field, path, &error),
+        _ => Error::Config {
+            field,
+            value: target.to_string(),
+            cause: error.to_string(),
+            cure: "name a file that can be written, or null".to_owned(),
+        },
     })
 }
 

@@ -7,6 +7,7 @@
 
 mod control;
 mod error;
+mod foresee;
 mod interface;
 mod tap;
 mod waiting;
@@ -102,6 +103,18 @@ impl Net {
     /// # Errors
     /// When the descriptor is none of a tap device, or the MTU does not fit the queues.
     pub fn check(config: &NetConfig) -> Result<(), NetError> {
+        Self::check_values(config)?;
+        match &config.tap {
+            Some(name) if config.fd.is_none() => foresee::tap(name, config.queues),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, but for a tap device of this name, which another host may have.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_values(config: &NetConfig) -> Result<(), NetError> {
         // A queue of two entries has room for a usual frame.
         let room = BUFFER * u64::from(config.queue_size / 2);
         let mtu = config.mtu.unwrap_or(DEFAULT_MTU);
@@ -116,7 +129,7 @@ impl Net {
     /// # Errors
     /// See [`NetError`].
     pub fn open(config: &NetConfig) -> Result<Self, NetError> {
-        Self::check(config)?;
+        Self::check_values(config)?;
         let taps = match (config.fd, &config.tap) {
             (Some(fd), _) => vec![Tap::inherit(fd)?],
             (None, name) => {

@@ -84,6 +84,14 @@ pub struct Vsock {
 }
 
 impl Vsock {
+    /// Finds out whether [`Self::open`] could listen there, without doing so.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(config: &VsockConfig) -> Result<(), VsockError> {
+        listener::check(&config.path)
+    }
+
     /// Listens on the configured socket.
     ///
     /// # Errors

@@ -32,11 +32,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Whether there is one of this name.
-pub(super) fn exists(name: &str) -> Result<bool, NetError> {
+/// The index of the one of this name, if there is one.
+pub(super) fn index(name: &str) -> Result<Option<u32>, NetError> {
     match netdevice::name_to_index(socket()?, name) {
-        Ok(_) => Ok(true),
-        Err(Errno::NODEV) => Ok(false),
+        Ok(index) => Ok(Some(index)),
+        Err(Errno::NODEV) => Ok(None),
         Err(error) => Err(io::Error::from(error).into()),
     }
 }

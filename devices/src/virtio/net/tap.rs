@@ -37,7 +37,7 @@ impl Tap {
     pub(super) fn open(name: &str, count: u16) -> Result<Vec<Self>, NetError> {
         request(name).map_err(|_| NetError::Name)?;
         // Not by /sys, which shows the network namespace that it was mounted in.
-        let is_new = !interface::exists(name)?;
+        let is_new = interface::index(name)?.is_none();
         let many = count > 1;
         let mut taps = Vec::new();
         for _ in 0..count {
@@ -163,7 +163,7 @@ impl AsFd for Tap {
     }
 }
 
-fn open_tun() -> io::Result<File> {
+pub(super) fn open_tun() -> io::Result<File> {
     File::options()
         .read(true)
         .write(true)
@@ -172,7 +172,7 @@ fn open_tun() -> io::Result<File> {
 }
 
 /// Why a tap device was refused. `is_new`: there was no network interface of this name.
-fn refused(name: &str, count: u16, is_new: bool, error: io::Error) -> NetError {
+pub(super) fn refused(name: &str, count: u16, is_new: bool, error: io::Error) -> NetError {
     let (name, many) = (name.to_owned(), count > 1);
     match error.raw_os_error() {
         Some(libc::EPERM) if is_new => NetError::NoRights { name, many },
