@@ -114,7 +114,10 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
         let flow = match vcpu.run() {
             Ok(_) => {
                 refused = 0;
-                dispatch(decode(&mut vcpu, shared.run_size), &shared.spaces)
+                dispatch(
+                    decode(&mut vcpu, shared.run_size, P::QUIET_EXITS),
+                    &shared.spaces,
+                )
             }
             Err(error) => match io::Error::from(error).kind() {
                 // A kick or any other signal.
