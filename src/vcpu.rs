@@ -143,7 +143,7 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shar
         let flow = match vcpu.run() {
             Ok(_) => {
                 refused = 0;
-                let exit = decode(&mut vcpu, shared.run_size);
+                let exit = decode(&mut vcpu, shared.run_size, P::QUIET_EXITS);
                 counters.count(&exit);
                 dispatch(exit, &shared.spaces)
             }

@@ -14,6 +14,10 @@ pub trait KvmPlatform: Platform {
     /// The interrupt chip once it exists.
     type Chip: KvmIrqChip;
 
+    /// Reasons of exits that only this architecture has (KVM_EXIT_*) and that KVM has filled in as the guest
+    /// is to find them: there is nothing to do.
+    const QUIET_EXITS: &'static [u32] = &[];
+
     /// Reads the host's facts. The only reader of host state.
     ///
     /// # Errors

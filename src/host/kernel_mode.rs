@@ -127,7 +127,7 @@ pub(super) fn run<P: KvmPlatform>(
             // The mask is inherited; an error cannot happen for a valid signal number.
             let _ = unblock_signal(kick_signal());
             // Nobody waits any more: too late.
-            let _ = tell.send(watch(vcpu, run_size, &stopped));
+            let _ = tell.send(watch::<P>(vcpu, run_size, &stopped));
         })
         .map_err(Error::host("cannot start a thread"))?;
     let seen = told.recv_timeout(PATIENCE).or_else(|_| {
@@ -185,7 +185,7 @@ fn boot<P: KvmPlatform>(
 }
 
 /// Serves the program's steps until its end.
-fn watch(mut vcpu: VcpuFd, run_size: usize, stop: &AtomicBool) -> Seen {
+fn watch<P: KvmPlatform>(mut vcpu: VcpuFd, run_size: usize, stop: &AtomicBool) -> Seen {
     let nothing = IoSpaces::default();
     let mut seen = Seen::default();
     let mut steps = Steps::default();
@@ -205,7 +205,7 @@ fn watch(mut vcpu: VcpuFd, run_size: usize, stop: &AtomicBool) -> Seen {
             continue;
         }
         let now = Instant::now();
-        let exit = decode(&mut vcpu, run_size);
+        let exit = decode(&mut vcpu, run_size, P::QUIET_EXITS);
         let step = match &exit {
             Exit::PortOut { data, .. } | Exit::MmioWrite { data, .. } => data.first().copied(),
             _ => None,

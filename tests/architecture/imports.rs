@@ -71,7 +71,7 @@ impl Modules {
             rest = &rest[1..];
         }
         while let Some((name, further)) = rest.split_first() {
-            let next = [&place[..], &[name.clone()]].concat();
+            let next = [&place[..], std::slice::from_ref(name)].concat();
             if !self.0.contains_key(&next) {
                 break;
             }

@@ -15,10 +15,11 @@ use kvm_bindings::{
     KVM_DEV_RISCV_AIA_CONFIG_GUEST_BITS, KVM_DEV_RISCV_AIA_CONFIG_HART_BITS,
     KVM_DEV_RISCV_AIA_CONFIG_IDS, KVM_DEV_RISCV_AIA_CONFIG_SRCS, KVM_DEV_RISCV_AIA_CTRL_INIT,
     KVM_DEV_RISCV_AIA_GRP_ADDR, KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_GRP_CTRL,
-    KVM_REG_RISCV, KVM_REG_RISCV_CONFIG, KVM_REG_RISCV_CORE, KVM_REG_RISCV_CSR,
-    KVM_REG_RISCV_ISA_EXT, KVM_REG_RISCV_SBI_EXT, KVM_REG_RISCV_TIMER, KVM_REG_SIZE_U64,
-    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_riscv_config,
-    kvm_riscv_core, kvm_riscv_csr, user_regs_struct,
+    KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI, KVM_REG_RISCV, KVM_REG_RISCV_CONFIG,
+    KVM_REG_RISCV_CORE, KVM_REG_RISCV_CSR, KVM_REG_RISCV_ISA_EXT, KVM_REG_RISCV_SBI_EXT,
+    KVM_REG_RISCV_TIMER, KVM_REG_SIZE_U64, kvm_create_device, kvm_device_attr,
+    kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_riscv_config, kvm_riscv_core, kvm_riscv_csr,
+    user_regs_struct,
 };
 use kvm_ioctls::{DeviceFd, Error as Errno, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -253,6 +254,10 @@ fn small<T: TryFrom<u64> + Default>(vcpu: &VcpuFd, offset: usize) -> T {
 
 impl KvmPlatform for Riscv64 {
     type Chip = KvmChip;
+
+    /// A control register that KVM leaves to the VMM (`seed`, of all) reads as 0, which is no entropy; a
+    /// firmware call that it leaves to the VMM is not supported.
+    const QUIET_EXITS: &'static [u32] = &[KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI];
 
     /// What a vCPU may have is told by vCPUs alone, so there is one, in a VM of its own.
     fn probe(kvm: &Kvm) -> Result<Self, KvmError> {

@@ -49,6 +49,12 @@ impl ImageMachine {
         self.facts().name
     }
 
+    /// The number by which the header names the machine, at offset 56.
+    #[must_use]
+    pub fn magic(self) -> &'static [u8; 4] {
+        self.facts().magic
+    }
+
     /// The architecture, as `uname -m` names it.
     #[must_use]
     pub fn architecture(self) -> &'static str {
