@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{Error, image};
 
 /// No kernel is larger, unpacked, in bytes.
-const MAX_UNPACKED: u64 = 1 << 30;
+const MAX_UNPACKED: u64 = 512 << 20;
 /// No version text is longer.
 const MAX_VERSION: usize = 256;
 /// The configuration that is built in with CONFIG_IKCONFIG (Linux kernel/configs.c).

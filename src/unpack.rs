@@ -14,8 +14,8 @@ mod zstd;
 
 /// A packed zboot image in a packed file is more than anybody makes.
 const MAX_LAYERS: usize = 3;
-/// No kernel is larger, unpacked, in bytes: those with everything for a debugger reach a few hundred MiB.
-pub(crate) const MAX_UNPACKED: u64 = 1 << 30;
+/// No kernel is larger, unpacked, in bytes: only what debuggers need is.
+pub(crate) const MAX_UNPACKED: u64 = 512 << 20;
 /// How far back packed data may refer, in bytes. Linux packs kernels with 128 MiB at most (scripts/xz_wrap.sh,
 /// and ZSTD_WINDOWLOG_MAX in lib/decompress_unzstd.c).
 const MAX_WINDOW: u64 = 128 << 20;

@@ -331,6 +331,21 @@ fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
     }
 }
 
+/// A guest that looks for its devices where a Linux without ACPI does.
+#[test]
+#[cfg(feature = "virtio-rng")]
+fn r68_a_guest_without_acpi_finds_its_devices_by_its_command_line() {
+    if !is_pc() {
+        // Elsewhere the device tree tells.
+        return;
+    }
+    for lean in LEAN {
+        let test = "virtio_rng virtio=cmdline acpi=off -- for init";
+        let lines = passes(test, &["--transport=mmio", lean]);
+        assert_eq!(lines, ["random bytes, twice"]);
+    }
+}
+
 #[test]
 #[cfg(feature = "virtio-rng")]
 fn an_independent_driver_reads_random_bytes_that_differ() {

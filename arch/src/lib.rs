@@ -23,7 +23,8 @@ pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
 pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{
     AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan,
-    PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, has_word, size_text,
+    PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, add_parameters, has_word,
+    kernel_parameters, size_text,
 };
 pub use platform::{
     ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform,

@@ -4,6 +4,7 @@
 //! plans on an x86_64 host and is the only module that depends on it.
 
 pub mod acpi;
+mod announce;
 mod boot;
 pub mod cpuid;
 mod e820;
