@@ -3,6 +3,10 @@
 /// The limit of threads and processes is reached.
 pub(crate) const PROCESSES: &str = "raise the limit of threads and processes (`ulimit -u`, TasksMax= of systemd, the pids \
      controller of the cgroup), or ask for fewer vCPUs and devices";
+/// KVM had to interpret an instruction and could not.
+pub(crate) const EMULATION: &str = "KVM interprets a guest's instruction where it accesses a device, and on hosts that do not \
+     run a guest's kernel natively all of its kernel's; it does not know this one. \
+     `vmm-reference doctor` checks which kind of host this is";
 const FILES: &str =
     "raise the limit of open files (ulimit -n); each vCPU takes one, each queue of a device two";
 const ALL_FILES: &str =

@@ -17,6 +17,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmm_reference::{
     BalloonConfig, BlkConfig, ConsoleTarget, Error, Lean, MemorySize, NetConfig, OnReboot,
@@ -132,7 +133,12 @@ struct VmArgs {
     #[arg(long, value_name = "BALLOON", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     balloon: Option<BalloonConfig>,
     /// Random bytes of the host for the guest (virtio-rng) [default: on]
-    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_parser = PossibleValuesParser::new(["on", "off"]).map(|word| word == "on"),
+        hide_possible_values = true
+    )]
     rng: Option<bool>,
     /// Leaves out what current kernels can do without, for a shorter life: on x86_64 the interval timer
     /// (PIT) and the PICs; the I/O APIC is the VMM's, not KVM's. auto: for the built-in guest, and for a
@@ -257,14 +263,6 @@ impl VmArgs {
     }
 }
 
-fn on_or_off(text: &str) -> Result<bool, &'static str> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("expected on or off"),
-    }
-}
-
 pub(crate) fn main() -> ExitCode {
     let start = timeline::ProcessStart::now();
     #[cfg(feature = "completions")]
@@ -315,7 +313,8 @@ fn report(error: &Error) {
         source = cause.source();
     }
     say(&format!("error: {text}"));
-    if let Some(cure) = error.cure() {
+    let of_this_host = error.is_failed_emulation().then(doctor::interprets);
+    if let Some(cure) = of_this_host.flatten().or(error.cure()) {
         say(&format!("  cure: {cure}"));
     }
     if let Some(report) = error.report().filter(|report| !report.is_empty()) {

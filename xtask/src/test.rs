@@ -237,6 +237,8 @@ fn needs() -> Needs {
             ("iasl", "acpica-tools"),
             ("dtc", "device-tree-compiler"),
             ("qemu-aarch64-static", "qemu-user-static"),
+            // Its completions.
+            ("zsh", "zsh"),
         ])
         .and(fuzz::needs())
 }

@@ -6,6 +6,7 @@
 //! Reads, writes and flushes go to the host's kernel straight on the guest's buffers, through
 //! io_uring or one by one; what is rare (discard, zeroes) is done at once.
 
+mod facts;
 mod file;
 mod uring;
 
@@ -133,14 +134,6 @@ impl Block {
         Opened::new(config).map(drop)
     }
 
-    /// Finds out whether disks can use io_uring on this host.
-    ///
-    /// # Errors
-    /// What the host's kernel answers.
-    pub fn has_io_uring() -> io::Result<()> {
-        Uring::new(1).map(drop)
-    }
-
     /// Opens a disk and locks it: one writer, or any number of readers.
     ///
     /// # Errors
@@ -197,17 +190,7 @@ impl Block {
             file,
         };
         block.config = Arc::new(ConfigSpace::new(block.describe(&shape), 0..0));
-        log::debug!(
-            "opened: disk {}, {} sectors{}, {}",
-            block.path.display(),
-            block.sectors,
-            if block.read_only { ", read-only" } else { "" },
-            if block.uring.is_some() {
-                "io_uring"
-            } else {
-                "one system call per request"
-            }
-        );
+        block.tell();
         Ok(block)
     }
 
