@@ -112,6 +112,15 @@ fn r72_a_limit_of_the_address_space_is_named_where_ram_does_not_fit_into_it() {
     ] {
         assert!(ended.stderr.contains(text), "{text}: {ended:?}");
     }
+    // Stacks count too: of RAM that just fits, nothing is left for 200 threads.
+    let ended = under("prlimit", &[limit], &["--vcpus=200"]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    for text in [
+        "cannot start the thread of vCPU ",
+        "cure: raise the limit of the address space",
+    ] {
+        assert!(ended.stderr.contains(text), "{text}: {ended:?}");
+    }
     let ended = under("prlimit", &[limit], &["doctor", "--json"]);
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     let check = &json(&ended)["checks"]["limit_address_space"];
