@@ -1,8 +1,19 @@
 //! What to do when the host's kernel refuses something, by its error number.
 
+use rustix::process::{Resource, getrlimit};
+
 /// The limit of threads and processes is reached.
 pub(crate) const PROCESSES: &str = "raise the limit of threads and processes (`ulimit -u`, TasksMax= of systemd, the pids \
      controller of the cgroup), or ask for fewer vCPUs and devices";
+/// As [`PROCESSES`], where there is a limit of the address space, which a thread's stack may not fit into: the
+/// kernel's answer is the same.
+const PROCESSES_OR_SPACE: &str = "raise the limit of the address space (`ulimit -v`, LimitAS= of systemd), which is set and \
+     which a thread's stack has to fit into; if that is not it, the limit of threads and processes (`ulimit -u`, \
+     TasksMax= of systemd)";
+/// KVM had to interpret an instruction and could not.
+pub(crate) const EMULATION: &str = "KVM interprets a guest's instruction where it accesses a device, and on hosts that do not \
+     run a guest's kernel natively all of its kernel's; it does not know this one. \
+     `vmm-reference doctor` checks which kind of host this is";
 const FILES: &str =
     "raise the limit of open files (ulimit -n); each vCPU takes one, each queue of a device two";
 const ALL_FILES: &str =
@@ -34,6 +45,7 @@ pub(crate) fn of_host(errno: i32) -> Option<&'static str> {
         libc::EMFILE => Some(FILES),
         libc::ENFILE => Some(ALL_FILES),
         libc::ENOMEM => Some(MEMORY),
+        libc::EAGAIN if getrlimit(Resource::As).current.is_some() => Some(PROCESSES_OR_SPACE),
         libc::EAGAIN => Some(PROCESSES),
         libc::ENOSPC => Some(
             "there is no room left: free some on the disk that it is on; if it was no file, raise the limit of \

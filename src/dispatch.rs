@@ -8,6 +8,7 @@ use kvm_bindings::{
 };
 
 use crate::control::{CrashCause, ExitReason};
+use crate::cures::EMULATION;
 use crate::exit::Exit;
 
 /// The address spaces a vCPU can reach.
@@ -43,11 +44,6 @@ impl From<String> for Failure {
         Self { cause, cure: None }
     }
 }
-
-/// KVM had to interpret an instruction and could not.
-const EMULATION: &str = "KVM interprets a guest's instruction where it accesses a device, and on hosts that do not \
-    run a guest's kernel natively all of its kernel's; it does not know this one. \
-    `vmm-reference doctor` checks which kind of host this is";
 
 impl From<Outcome> for Flow {
     fn from(outcome: Outcome) -> Self {

@@ -114,6 +114,13 @@ impl Error {
         }
     }
 
+    /// Whether a vCPU stopped at an instruction that KVM had to interpret and does not know. On hosts whose KVM
+    /// interprets all code of a guest's kernel, which [`diagnose`](crate::diagnose) finds out, that is why.
+    #[must_use]
+    pub fn is_failed_emulation(&self) -> bool {
+        matches!(self, Self::Vcpu { cure: Some(cure), .. } if *cure == cures::EMULATION)
+    }
+
     /// The multi-line report of a failed vCPU.
     #[must_use]
     pub fn report(&self) -> Option<&str> {

@@ -28,7 +28,10 @@ fn doctor_finds_out_how_this_host_runs_a_guests_kernel() {
     if std::env::consts::ARCH != "x86_64" {
         return;
     }
-    let runs = run_code(&sse(), &[]).status.code() == Some(0);
+    let ended = run_code(&sse(), &[]);
+    let runs = ended.status.code() == Some(0);
+    let cure = "cure: this host's KVM interprets kernel code and does not know this instruction; `vmm-reference doctor`";
+    assert!(runs || ended.stderr.contains(cure), "{ended:?}");
     let ended = finish(vmm(&["doctor"]).spawn().unwrap());
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     let mut lines = ended.stdout.lines();
@@ -106,6 +109,15 @@ fn r72_a_limit_of_the_address_space_is_named_where_ram_does_not_fit_into_it() {
     for text in [
         "--guest-memory=1024M: ",
         "cure: this process may have 512 MiB of address space",
+    ] {
+        assert!(ended.stderr.contains(text), "{text}: {ended:?}");
+    }
+    // Stacks count too: of RAM that just fits, nothing is left for 200 threads.
+    let ended = under("prlimit", &[limit], &["--vcpus=200"]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    for text in [
+        "cannot start the thread of vCPU ",
+        "cure: raise the limit of the address space",
     ] {
         assert!(ended.stderr.contains(text), "{text}: {ended:?}");
     }

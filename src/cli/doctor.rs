@@ -32,6 +32,18 @@ pub(super) fn check(options: &Options) -> Result<ExitCode, Error> {
     })
 }
 
+/// What helps against an instruction that KVM does not know, if this host interprets all of a guest's kernel.
+pub(super) fn interprets() -> Option<&'static str> {
+    let checks = diagnose::<HostPlatform>();
+    let interprets = checks
+        .iter()
+        .any(|check| check.name == "kernel_mode" && check.level == Level::Warn);
+    interprets.then_some(
+        "this host's KVM interprets kernel code and does not know this instruction; `vmm-reference doctor` \
+         checks it. Stock kernels need a host with hardware virtualization",
+    )
+}
+
 fn text(checks: &[Check], fails: bool) -> String {
     let mut lines = Vec::new();
     for check in checks {

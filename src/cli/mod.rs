@@ -21,6 +21,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 #[cfg(feature = "virtio-balloon")]
 use vmm_reference::BalloonConfig;
@@ -148,7 +149,12 @@ struct VmArgs {
     balloon: Option<BalloonConfig>,
     /// Random bytes of the host for the guest (virtio-rng) [default: on]
     #[cfg(feature = "virtio-rng")]
-    #[arg(long, value_name = "on|off", value_parser = values::on_or_off())]
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_parser = PossibleValuesParser::new(["on", "off"]).map(|word| word == "on"),
+        hide_possible_values = true
+    )]
     rng: Option<bool>,
     /// Leaves out what current kernels can do without, for a shorter life: on x86_64 the interval timer
     /// (PIT) and the PICs; the I/O APIC is the VMM's, not KVM's. auto: for the built-in guest, and for a
@@ -363,7 +369,8 @@ fn report(error: &Error) {
         source = cause.source();
     }
     say(&format!("error: {text}"));
-    if let Some(cure) = error.cure() {
+    let of_this_host = error.is_failed_emulation().then(doctor::interprets);
+    if let Some(cure) = of_this_host.flatten().or(error.cure()) {
         say(&format!("  cure: {cure}"));
     }
     if let Some(report) = error.report().filter(|report| !report.is_empty()) {

@@ -30,15 +30,6 @@ fn number(text: &str, range: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("it is {range}"))
 }
 
-#[cfg(feature = "virtio-rng")]
-pub(super) fn on_or_off() -> Text<bool> {
-    Text(|text| match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("it is on or off".to_owned()),
-    })
-}
-
 impl<T: Clone + Send + Sync + 'static> TypedValueParser for Text<T> {
     type Value = T;
 

@@ -238,6 +238,8 @@ fn needs() -> Needs {
             ("dtc", "device-tree-compiler"),
             ("qemu-aarch64-static", "qemu-user-static"),
             ("qemu-img", "qemu-utils"),
+            // Its completions.
+            ("zsh", "zsh"),
         ])
         .and(fuzz::needs())
 }

@@ -8,6 +8,7 @@
 
 mod erase;
 mod error;
+mod facts;
 mod file;
 mod lock;
 mod parse;
@@ -107,14 +108,6 @@ impl Block {
         Opened::new(config).map(drop)
     }
 
-    /// Finds out whether disks can use io_uring on this host.
-    ///
-    /// # Errors
-    /// What the host's kernel answers.
-    pub fn has_io_uring() -> io::Result<()> {
-        Uring::new(1).map(drop)
-    }
-
     /// Opens a disk and locks it: one writer, or any number of readers.
     ///
     /// # Errors
@@ -178,17 +171,7 @@ impl Block {
             file,
         };
         block.config = Arc::new(ConfigSpace::new(block.describe(&shape), 0..0));
-        log::debug!(
-            "opened: disk {}, {} sectors{}, {}",
-            block.path.display(),
-            block.sectors,
-            if block.read_only { ", read-only" } else { "" },
-            if block.uring.is_some() {
-                "io_uring"
-            } else {
-                "one system call per request"
-            }
-        );
+        block.tell();
         Ok(block)
     }
 
