@@ -8,7 +8,9 @@ mod common;
 use std::io::Write;
 use std::process::{Child, Stdio};
 
-use common::{Ended, finish, guest_image, option, read_until, signal, vmm, wait};
+use common::{
+    Ended, all_close_on_exec, finish, guest_image, option, read_until, signal, vmm, wait,
+};
 use rustix::pipe::fcntl_setpipe_size;
 
 /// The VMM with the guest that runs a test.
@@ -369,11 +371,48 @@ fn an_independent_driver_echoes_on_the_console() {
             stdin.write_all(line.as_bytes()).unwrap();
             read_until(stdout, &line.to_uppercase());
         }
+        all_close_on_exec(&child);
         stdin.write_all(b"q\n").unwrap();
         let ended = finish(child);
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
         let said = std::fs::read_to_string(serial.path()).unwrap();
         assert_eq!(said, "80 columns, 25 rows\nthe console echoed\nEXIT 0\n");
+    }
+}
+
+/// Every device there is, one of them in use by the guest; the others' drivers are in tests of their own.
+#[test]
+#[cfg(all(
+    feature = "virtio-balloon",
+    feature = "virtio-blk",
+    feature = "virtio-console",
+    feature = "virtio-net",
+    feature = "virtio-vsock"
+))]
+fn every_descriptor_of_a_vm_with_all_devices_is_close_on_exec() {
+    let (first, second) = (disk(&[0; 8 * SECTOR]), disk(&[0; 8 * SECTOR]));
+    let folder = tempfile::tempdir().unwrap();
+    for transport in TRANSPORTS {
+        let arguments = [
+            format!("--blk={},iops=1000", first.path().display()),
+            format!("--blk={},engine=sync", second.path().display()),
+            format!("--net=ce{},bw=1G", std::process::id()),
+            format!("--vsock=cid=9,path={}", folder.path().join("v").display()),
+            "--balloon".to_owned(),
+            "--console=stdio".to_owned(),
+            format!("--serial=file={}", folder.path().join("serial").display()),
+        ];
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let mut child = start_virtio("virtio_console", transport, &arguments);
+        let mut stdin = child.stdin.take().unwrap();
+        let stdout = child.stdout.as_mut().unwrap();
+        read_until(stdout, "ready\n");
+        stdin.write_all(b"hello\n").unwrap();
+        read_until(stdout, "HELLO\n");
+        all_close_on_exec(&child);
+        stdin.write_all(b"q\n").unwrap();
+        let ended = finish(child);
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     }
 }
 
@@ -385,7 +424,11 @@ fn packet_socket(name: &str) -> std::fs::File {
     // SAFETY: plain system calls; the address is a sockaddr_ll of its size, the descriptor is ours.
     unsafe {
         let protocol = u16::try_from(libc::ETH_P_ALL).unwrap().to_be();
-        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, protocol.into());
+        let fd = libc::socket(
+            libc::AF_PACKET,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            protocol.into(),
+        );
         assert!(fd >= 0, "a packet socket needs CAP_NET_RAW");
         let mut address: libc::sockaddr_ll = std::mem::zeroed();
         address.sll_family = libc::AF_PACKET.try_into().unwrap();
@@ -429,6 +472,7 @@ fn an_independent_driver_sends_frames_back() {
                 }
             }
         }
+        all_close_on_exec(&child);
         host.write_all(&frame(b'q', 60)).unwrap();
         assert_eq!(passed(finish(child)), ["4 frames echoed"]);
     }
@@ -464,6 +508,7 @@ fn an_independent_driver_sends_back_what_comes_through_its_sockets() {
             stream.read_exact(&mut answer[..1]).unwrap();
         }
         echoes(&mut stream);
+        all_close_on_exec(&child);
         drop(stream);
         let lines = passed(finish(child));
         assert!(lines[0].starts_with("1512 bytes echoed, then"), "{lines:?}");
@@ -473,6 +518,7 @@ fn an_independent_driver_sends_back_what_comes_through_its_sockets() {
         let child = start_virtio("virtio_vsock connect=5000", transport, &[&vsock]);
         let mut stream = listener.accept().unwrap().0;
         echoes(&mut stream);
+        all_close_on_exec(&child);
         drop(stream);
         let lines = passed(finish(child));
         let last = lines.last().map(String::as_str).unwrap_or_default();
@@ -541,6 +587,7 @@ fn hostile_driver(transport: &str, more: &[&str]) {
             read_until(stdout, &format!("{case}\n"));
         }
         read_until(stdout, "waiting\n");
+        all_close_on_exec(&child);
         let peak = peak_kib(&child);
         assert!(peak < (MIB + 64) << 10, "{peak} KiB");
         child.stdin.take().unwrap().write_all(b"\n").unwrap();

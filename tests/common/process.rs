@@ -219,3 +219,28 @@ pub(crate) fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
     std::fs::write(file.path(), bytes).unwrap();
     file
 }
+
+/// That a program which a process might start would get none of its descriptors but those that it got from
+/// this one.
+pub(crate) fn all_close_on_exec(child: &Child) {
+    let folder = format!("/proc/{}", child.id());
+    let mut count = 0;
+    for entry in std::fs::read_dir(format!("{folder}/fdinfo")).unwrap() {
+        let name = entry.unwrap().file_name();
+        let number: u32 = name.to_str().unwrap().parse().unwrap();
+        let name = name.to_str().unwrap();
+        // Those that were closed meanwhile are of no interest.
+        let Ok(info) = std::fs::read_to_string(format!("{folder}/fdinfo/{name}")) else {
+            continue;
+        };
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = u32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+        let close = u32::try_from(libc::O_CLOEXEC).unwrap();
+        let target = std::fs::read_link(format!("{folder}/fd/{name}")).unwrap_or_default();
+        let ours = std::fs::read_link(format!("/proc/self/fd/{name}"));
+        let inherited = number <= 2 || ours.is_ok_and(|ours| ours == target);
+        assert!(inherited || flags & close != 0, "{number}: {target:?}");
+        count += 1;
+    }
+    assert!(count > 3);
+}

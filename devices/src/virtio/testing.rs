@@ -372,3 +372,37 @@ pub(crate) fn logged<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
     let result = work();
     (result, LINES.take())
 }
+
+/// A file system in memory that only this thread sees; it goes with the thread.
+pub(crate) struct Mount(pub(crate) tempfile::TempDir);
+
+impl Mount {
+    /// `None` where this process may not mount.
+    pub(crate) fn new(options: &str) -> Option<Self> {
+        // SAFETY: a plain system call, for this thread alone.
+        if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mount = Self(folder);
+        let private = Self::run("mount", &["--make-rprivate", "/"]);
+        let path = mount.0.path().to_str()?;
+        let done = private && Self::run("mount", &["-t", "tmpfs", "-o", options, "none", path]);
+        done.then_some(mount)
+    }
+
+    fn run(program: &str, arguments: &[&str]) -> bool {
+        let status = std::process::Command::new(program).args(arguments).status();
+        status.is_ok_and(|status| status.success())
+    }
+
+    pub(crate) fn again(&self, options: &str) -> bool {
+        let options = format!("remount,{options}");
+        Self::run("mount", &["-o", &options, self.0.path().to_str().unwrap()])
+    }
+
+    /// Whether nothing keeps it busy.
+    pub(crate) fn unmount(&self) -> bool {
+        Self::run("umount", &[self.0.path().to_str().unwrap()])
+    }
+}

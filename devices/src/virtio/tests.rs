@@ -154,7 +154,7 @@ fn stopped(
         }
         driver.offer(head);
     }
-    assert!(2 * QUEUED <= SIZE);
+    const { assert!(2 * QUEUED <= SIZE) };
     queues.ring(queue).unwrap().stop_with = Some(stop);
     let mut events = vec![Event::Queue(queue)];
     events.extend((0..bench.device.sources().len()).map(Event::Source));

@@ -97,8 +97,8 @@ impl Opened {
                 Outcome::Refused => return Err(in_use(file, config, access)),
                 Outcome::Unknown => {
                     log::warn!(
-                        "the disk {} is on a file system without locks: nothing keeps other programs \
-                         from writing to it",
+                        "the file system of the disk {} lacks locks: nothing keeps other programs from \
+                         writing to it",
                         config.path.display()
                     );
                     return Ok(self);

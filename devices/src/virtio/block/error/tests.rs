@@ -115,6 +115,14 @@ fn r64_who_may_not_write_hears_whose_it_is() {
 
 #[test]
 fn r64_what_cannot_be_written_where_it_is_can_be_read() {
+    if let Some(mount) = crate::virtio::testing::Mount::new("size=1m") {
+        let path = mount.0.path().join("image");
+        fs::write(&path, [0; 512]).unwrap();
+        assert!(mount.again("ro"));
+        says(&options(&path, false), "mounted read-only", "add ,ro");
+        drop(Block::open(&options(&path, true)).unwrap());
+        assert!(mount.unmount());
+    }
     let config = options(Path::new("/x"), false);
     let error = BlockError::of_open(&config, io::Error::from_raw_os_error(libc::EROFS));
     assert!(matches!(error, BlockError::ReadOnly(_)), "{error}");

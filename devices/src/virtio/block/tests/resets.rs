@@ -136,3 +136,39 @@ fn r51_a_turn_has_a_bound_in_work_that_moves_no_data() {
         assert!((1..12).contains(&done), "{done} in one turn");
     }
 }
+
+/// R61: io_uring lets go of registered files some time after the ring's end only.
+#[test]
+fn r61_the_file_system_of_a_disk_can_be_unmounted_at_once_when_the_disk_is_gone() {
+    for engine in engines() {
+        for _ in 0..10 {
+            let Some(mount) = crate::virtio::testing::Mount::new("size=1m") else {
+                assert!(std::env::var_os("CI").is_none(), "no mounts");
+                eprintln!("skipped: this user may not mount");
+                return;
+            };
+            let path = mount.0.path().join("image");
+            std::fs::write(&path, [7; 4096]).unwrap();
+            let config = BlkConfig {
+                engine,
+                ..options(&path, false)
+            };
+            let ram = ram();
+            let mut bench = Bench {
+                disk: Block::open(&config).unwrap(),
+                queues: queues(&ram, 1),
+                driver: Driver::new(&ram),
+                file: tempfile::NamedTempFile::new().unwrap(),
+            };
+            assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 3, 512, false), (OK, 1));
+            // And one in flight.
+            bench.header(VIRTIO_BLK_T_IN, 0);
+            bench
+                .driver
+                .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
+            bench.disk.pull(0, &mut bench.queues).unwrap();
+            drop(bench);
+            assert!(mount.unmount(), "{engine:?}: busy");
+        }
+    }
+}
