@@ -192,8 +192,9 @@ impl VmConfig {
         if let Some(path) = &self.kernel {
             crate::image::check_kernel(path, self.guest_memory.bytes())?;
         }
-        if let Some(path) = &self.initrd {
-            crate::image::open("initrd", path)?;
+        let initrd = crate::image::Initrd::of(self)?;
+        if let Some(remark) = initrd.and_then(|initrd| initrd.remark()) {
+            log::warn!("{remark}");
         }
         #[cfg(feature = "virtio")]
         crate::virtio::check(self, crate::PlannedFor::AnotherHost)?;

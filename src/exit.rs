@@ -5,8 +5,8 @@
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_RISCV_CSR,
-    KVM_EXIT_RISCV_SBI, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, kvm_run,
+    KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_SYSTEM_EVENT, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -44,8 +44,9 @@ pub(crate) enum Exit<'a> {
 }
 
 /// Decodes the exit of a KVM_RUN that has just returned without an error. `mapped` is
-/// KVM_GET_VCPU_MMAP_SIZE.
-pub(crate) fn decode(vcpu: &mut VcpuFd, mapped: usize) -> Exit<'_> {
+/// KVM_GET_VCPU_MMAP_SIZE; `quiet` are the architecture's own exits with nothing to do
+/// ([`arch::KvmPlatform::QUIET_EXITS`]).
+pub(crate) fn decode<'a>(vcpu: &'a mut VcpuFd, mapped: usize, quiet: &[u32]) -> Exit<'a> {
     let run = vcpu.get_kvm_run();
     let start: *mut kvm_run = run;
     match run.exit_reason {
@@ -80,11 +81,6 @@ pub(crate) fn decode(vcpu: &mut VcpuFd, mapped: usize) -> Exit<'_> {
                 Exit::MmioWrite { address, data }
             }
         }
-        // A control register that KVM leaves to the VMM (`seed`, of all): as KVM has filled it in, it
-        // reads as 0, which is no entropy.
-        KVM_EXIT_RISCV_CSR => Exit::Nothing,
-        // A firmware call that KVM leaves to the VMM: as it has filled it in, it is not supported.
-        KVM_EXIT_RISCV_SBI => Exit::Nothing,
         KVM_EXIT_HLT | KVM_EXIT_INTR | KVM_EXIT_IRQ_WINDOW_OPEN => Exit::Nothing,
         KVM_EXIT_SHUTDOWN => Exit::Shutdown,
         KVM_EXIT_SYSTEM_EVENT => {
@@ -103,6 +99,7 @@ pub(crate) fn decode(vcpu: &mut VcpuFd, mapped: usize) -> Exit<'_> {
             // SAFETY: the exit reason says that `internal` is the active field.
             Exit::InternalError(unsafe { run.__bindgen_anon_1.internal.suberror })
         }
+        other if quiet.contains(&other) => Exit::Nothing,
         other => Exit::Unknown(other),
     }
 }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use arch::BootError;
 use arch::kernel::{BANNER, KernelHeader, KernelImage, Protocol};
+use arch::{BootError, GuestKernel};
 use serde::Serialize;
 
 use crate::{Error, image};
 
 /// No kernel is larger, unpacked, in bytes.
-const MAX_UNPACKED: u64 = 512 << 20;
+const MAX_UNPACKED: u64 = 1 << 30;
 /// No version text is longer.
 const MAX_VERSION: usize = 256;
 /// The configuration that is built in with CONFIG_IKCONFIG (Linux kernel/configs.c).
@@ -40,6 +40,9 @@ pub struct KernelReport {
     pub format: String,
     /// As `uname -m` names it.
     pub architecture: Option<&'static str>,
+    /// What it is to a machine.
+    #[serde(skip)]
+    pub guest: GuestKernel,
     /// The version text.
     pub version: Option<String>,
     /// How the kernel is packed, from the outside in.
@@ -74,20 +77,23 @@ pub fn inspect(path: &Path) -> Result<KernelReport, Error> {
     look(KernelImage::File(file)).map_err(image::kernel_error(path))
 }
 
-fn look(image: KernelImage) -> Result<KernelReport, BootError> {
-    let file_size = image.size().map_err(BootError::Read)?;
+fn look(file: KernelImage) -> Result<KernelReport, BootError> {
+    let file_size = file.size().map_err(BootError::Read)?;
     #[cfg_attr(not(feature = "packed-kernels"), allow(unused_mut))]
     let mut compression = Vec::new();
+    #[cfg(not(feature = "packed-kernels"))]
+    let image = file;
     #[cfg(feature = "packed-kernels")]
     let image = {
-        compression.extend(crate::unpack::packing(&image, 0)?.map(str::to_owned));
-        crate::unpack::unpack(image, MAX_UNPACKED)?
+        compression.extend(crate::unpack::packing(&file, 0)?.map(str::to_owned));
+        crate::unpack::unpack(file, MAX_UNPACKED)?
     };
-    let header = KernelHeader::identify(&image)?;
+    let header = image::identify(&image)?;
     let size = image.size().map_err(BootError::Read)?.min(MAX_UNPACKED);
     let mut report = KernelReport {
         format: header.describe(),
         architecture: header.architecture(),
+        guest: image::linux(&image, &header),
         version: None,
         compression: Vec::new(),
         file_size,
@@ -115,18 +121,23 @@ fn look(image: KernelImage) -> Result<KernelReport, BootError> {
             #[cfg(feature = "packed-kernels")]
             if let Some((offset, size)) = found.payload() {
                 compression.extend(crate::unpack::packing(&image, offset)?.map(str::to_owned));
-                match crate::unpack::unpack_part(&image, offset, size, MAX_UNPACKED)? {
-                    Some(bytes) => kernel = bytes,
-                    None => report.notes.push(
+                match crate::unpack::unpack_part(&image, offset, size, MAX_UNPACKED) {
+                    Ok(Some(bytes)) => kernel = bytes,
+                    Ok(None) => report.notes.push(
                         "its inner compression is not known here (the kernel unpacks itself), so \
                          its configuration was not looked for"
                             .to_owned(),
                     ),
+                    // It may unpack what we do not.
+                    Err(error) => report.notes.push(format!(
+                        "the kernel inside, which unpacks itself, cannot be looked into: {error}"
+                    )),
                 }
             }
             if report.entries.is_empty() {
                 report.problems.push(
-                    "it has no 64-bit entry (boot protocol 2.12 with CONFIG_X86_64)".to_owned(),
+                    "it has no 64-bit entry: it is a 32-bit kernel, or older than boot protocol 2.12"
+                        .to_owned(),
                 );
             }
         }
@@ -278,6 +289,7 @@ fn options(kernel: &[u8], report: &mut KernelReport) -> Result<(), BootError> {
 mod tests {
     use std::io::{Cursor, Write};
 
+    use arch::kernel::ImageMachine;
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
@@ -287,6 +299,13 @@ mod tests {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(data).unwrap();
         encoder.finish().unwrap()
+    }
+
+    /// Packed as Linux' build does it.
+    fn lz4_legacy(data: &[u8]) -> Vec<u8> {
+        let block = lz4_flex::block::compress(data);
+        let size = u32::try_from(block.len()).unwrap().to_le_bytes();
+        [&[2, 0x21, 0x4c, 0x18][..], &size, &block].concat()
     }
 
     fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
@@ -314,7 +333,8 @@ mod tests {
 
     #[test]
     fn a_kernel_tells_its_version_and_its_configuration() {
-        for (magic, architecture) in [(b"ARM\x64", "arm64"), (b"RSC\x05", "riscv64")] {
+        for machine in ImageMachine::ALL {
+            let (magic, architecture) = (machine.magic(), machine.name());
             let plain = report(flat(magic));
             assert_eq!(plain.format, format!("{architecture} Image"));
             assert_eq!(plain.version.as_deref(), Some("6.12.1 (me@here)"));
@@ -372,8 +392,20 @@ mod tests {
         assert_eq!(found.compression, ["gzip"]);
         assert_eq!(found.options["VIRTIO_BLK"], "m");
 
-        let unknown = report(bzimage(b"\xfd7zXZ\0and so on"));
-        assert_eq!(unknown.compression, ["xz"]);
+        let lz4 = [&lz4_legacy(&flat(b"none"))[..], &[1, 2, 3, 0]].concat();
+        for payload in [lz4, b"\xfd7zXZ\0and so on".to_vec()] {
+            let damaged = report(bzimage(&payload));
+            let note = damaged.notes.join("\n");
+            assert!(note.contains("cannot be looked into: the "), "{note}");
+        }
+        let lz4 = lz4_legacy(&flat(b"none"));
+        let size = u32::try_from(flat(b"none").len()).unwrap().to_le_bytes();
+        let found = report(bzimage(&[&lz4[..], &size].concat()));
+        assert_eq!(found.compression, ["lz4"]);
+        assert_eq!(found.options["VIRTIO_BLK"], "m");
+
+        let unknown = report(bzimage(b"BZh9 and so on"));
+        assert_eq!(unknown.compression, ["bzip2"]);
         assert!(unknown.options.is_empty());
         assert!(unknown.notes[0].contains("inner compression"));
 

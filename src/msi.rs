@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arch::{Gsi, WiredRoute};
+use arch::{Gsi, IrqModel, WiredRoute};
 use devices::{Message, Rare, Route};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MSI_VALID_DEVID, KvmIrqRouting,
@@ -28,18 +28,22 @@ fn lock(messages: &Mutex<Messages>) -> MutexGuard<'_, Messages> {
 pub(crate) struct MsiRoutes {
     vm: Arc<VmFd>,
     wired: Vec<WiredRoute>,
+    /// The address that KVM is told, from the guest's.
+    address: Box<dyn Fn(u64) -> u64 + Send + Sync>,
     /// Messages carry the number of their device.
     with_device: bool,
     messages: Mutex<Messages>,
 }
 
 impl MsiRoutes {
-    /// A table with these wired lines.
-    pub(crate) fn new(vm: Arc<VmFd>, wired: Vec<WiredRoute>) -> Arc<Self> {
+    /// A table with the wired lines of an interrupt chip.
+    pub(crate) fn new<C: IrqModel + 'static>(vm: Arc<VmFd>, chip: &C) -> Arc<Self> {
+        let (wired, chip) = (chip.wired_routes(), chip.clone());
         Arc::new(Self {
             with_device: vm.check_extension(Cap::MsiDevid),
             vm,
             wired,
+            address: Box::new(move |address| chip.message_address(address)),
             messages: Mutex::default(),
         })
     }
@@ -73,7 +77,7 @@ impl MsiRoutes {
             entries.push(entry);
         }
         for (gsi, (device, message)) in messages {
-            let [a, b, c, d, e, f, g, h] = message.address.to_le_bytes();
+            let [a, b, c, d, e, f, g, h] = (self.address)(message.address).to_le_bytes();
             let mut msi = kvm_irq_routing_msi {
                 address_lo: u32::from_le_bytes([a, b, c, d]),
                 address_hi: u32::from_le_bytes([e, f, g, h]),

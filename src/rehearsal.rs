@@ -1,7 +1,5 @@
 //! What building a VM would say, without building it: nothing is created, locked, emptied or connected.
 
-use std::path::Path;
-
 use arch::{MachinePlan, Planner};
 
 use crate::{Error, VmConfig, host_memory, image, memory};
@@ -37,17 +35,16 @@ pub fn rehearse(
         Some(kernel) => kernel.guest,
         None => image::guest_kernel(config),
     };
-    let plan = planner.plan(&config.machine_for(guest)?)?;
+    let mut plan = planner.plan(&config.machine_for(guest)?)?;
     if here {
         config.check_outputs(&[], &[])?;
         host_memory::check(config)?;
     }
     #[cfg(feature = "virtio")]
     crate::virtio::check(config, planned_for)?;
-    let initrd = match &config.initrd {
-        Some(path) => Some((path.as_path(), image::initrd_size(path)?)),
-        None => None,
-    };
+    let initrd = image::Initrd::of(config)?;
+    plan.remarks
+        .extend(initrd.as_ref().and_then(image::Initrd::remark));
     if let Some(kernel) = &kernel {
         load(planner, &plan, kernel, initrd, planned_for)?;
     }
@@ -59,7 +56,7 @@ fn load(
     planner: &dyn Planner,
     plan: &MachinePlan,
     kernel: &image::Kernel,
-    initrd: Option<(&Path, u64)>,
+    initrd: Option<image::Initrd>,
     planned_for: PlannedFor,
 ) -> Result<(), Error> {
     let boot = |source| Error::Boot {
@@ -69,7 +66,7 @@ fn load(
     };
     let placed = planner.kernel_place(&kernel.header, plan).map_err(boot)?;
     let initrd = initrd
-        .map(|(path, size)| image::place_initrd(path, size, &placed, plan))
+        .map(|initrd| initrd.place(&placed, plan))
         .transpose()?;
     // As lazily reserved as that of a VM.
     let ram = match (memory::map_ram(plan), planned_for) {

@@ -18,14 +18,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arch::{DevicePlan, GuestRam, VirtioKind};
-use devices::BusDevice;
 use devices::config::{BlkConfig, NetConfig, VsockConfig};
 use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::Port;
-use crate::devices::{Kept, Lasting, Lines, TakeBack};
+use crate::devices::{Kept, Lasting, Lines};
 use crate::timeline::{Milestone, Timeline};
 use crate::{Error, PlannedFor, VmConfig};
 
@@ -117,7 +116,11 @@ pub(crate) fn check(config: &VmConfig, planned_for: PlannedFor) -> Result<(), Er
         };
         // What the lock of one would say to the other.
         if before.any(clash) {
-            return Err(refused_disk(disk)(devices::virtio::BlockError::InUse));
+            return Err(refused_disk(disk)(devices::virtio::BlockError::InUse {
+                by: " by this process".to_owned(),
+                readers_only: false,
+                path: disk.path.clone(),
+            }));
         }
     }
     let here = planned_for == PlannedFor::ThisHost;
@@ -156,8 +159,7 @@ fn refused_disk(config: &BlkConfig) -> impl Fn(devices::virtio::BlockError) -> E
         field: "blk",
         value: config.path.display().to_string(),
         cause: error.to_string(),
-        cure: "name a raw image or a block device that no other VM writes to, or add ,ro"
-            .to_owned(),
+        cure: error.cure(),
     }
 }
 
@@ -173,7 +175,7 @@ fn refused_net(config: &NetConfig) -> impl Fn(devices::virtio::NetError) -> Erro
         field: "net",
         value: config.to_string(),
         cause: error.to_string(),
-        cure: error.cure().to_owned(),
+        cure: error.cure(),
     }
 }
 
@@ -195,14 +197,14 @@ fn refused_vsock(config: &VsockConfig) -> impl Fn(devices::virtio::VsockError) -
     }
 }
 
-/// Puts a device behind the transport that was planned for it. Says how to have it back.
+/// Puts a device behind the transport that was planned for it.
 pub(crate) fn carry(
     device: Box<dyn VirtioDevice>,
     planned: &DevicePlan,
     lines: &Lines<'_>,
     vm: &Arc<VmFd>,
     ram: &GuestRam,
-) -> Result<(Arc<dyn BusDevice>, TakeBack), Error> {
+) -> Result<Arc<VirtioMmio>, Error> {
     let line = crate::devices::interrupt(planned, lines)?;
     let address = IoEventAddress::Mmio(planned.range.base + VirtioMmio::NOTIFY);
     let vm = Arc::clone(vm);
@@ -217,7 +219,5 @@ pub(crate) fn carry(
     });
     let transport = VirtioMmio::new(device, ram.clone(), line, connect)
         .map_err(Error::host("cannot make a virtio device"))?;
-    let transport = Arc::new(transport);
-    let carrier = Arc::clone(&transport);
-    Ok((transport, Box::new(move || carrier.take_device())))
+    Ok(Arc::new(transport))
 }

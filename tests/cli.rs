@@ -89,6 +89,20 @@ fn vcpus_and_options_are_checked() {
         &["--vcpus=100000"],
         &["--vcpus=100000", "this host offers 1 to"],
     );
+    // One kind of machine on one architecture has fewer vCPUs than others.
+    let pc = ["plan", "--arch=x86_64", "--lean=off"];
+    let most = [&pc[..], &["--vcpus=255"]].concat();
+    assert!(finish(vmm(&most).spawn().unwrap()).status.success());
+    refused(
+        &[&pc[..], &["--vcpus=300"]].concat(),
+        &[
+            "--vcpus=300: ",
+            "I/O APIC",
+            "--lean=off",
+            "255 vCPUs",
+            "cure: give 1 to 255 vCPUs, or --lean=auto",
+        ],
+    );
     refused(&["--on-reboot=maybe"], &["--on-reboot", "exit, restart"]);
     refused(&["--serial=tty"], &["--serial", "stdio, null or file=PATH"]);
     refused(
@@ -158,11 +172,15 @@ fn plan_checks_the_files_too() {
 fn disks_are_checked_by_name() {
     refused(
         &["--blk=/nonexistent"],
-        &["--blk=/nonexistent: No such file", "cure:"],
+        &[
+            "--blk=/nonexistent: there is no such file",
+            "cure:",
+            "truncate",
+        ],
     );
     refused(
         &["--blk=/dev/null"],
-        &["--blk=/dev/null: neither a regular file"],
+        &["--blk=/dev/null: it is a character device"],
     );
     refused(&["--blk="], &["--blk", "write PATH"]);
     refused(&["--blk=path=x,rw"], &["--blk", "\"rw\""]);
@@ -170,7 +188,26 @@ fn disks_are_checked_by_name() {
     let path = disk.path().display();
     refused(
         &[&format!("--blk={path}"), &format!("--blk={path},ro")],
-        &["in use as a disk already", "cure:", "ro"],
+        &[
+            "in use as a disk already by this process",
+            "cure:",
+            "an image of its own",
+        ],
+    );
+    // The cure does not ask for what is there.
+    refused(
+        &[&format!("--blk={path},ro"), &format!("--blk={path}")],
+        &["in use as a disk already", "cure: add ,ro to read along"],
+    );
+    let odd = file(&[0; 1000]);
+    let named = option("blk", odd.path());
+    let plan = finish(vmm(&["plan", &named]).spawn().unwrap());
+    assert!(plan.stderr.contains("1000 bytes"), "{}", plan.stderr);
+    assert!(plan.stderr.contains("the whole sector"), "{}", plan.stderr);
+    let empty = file(&[]);
+    refused(
+        &["plan", &option("blk", empty.path())],
+        &["0 bytes", "truncate"],
     );
     refused(&["plan", "--blk=/nonexistent"], &["--blk=/nonexistent"]);
     let twice = option("blk", disk.path());

@@ -6,12 +6,13 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use vm_fdt::FdtWriter;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_reference::arch::kernel::{KernelHeader, Protocol};
 use vmm_reference::arch::{
     AddressRange, BootError, BootInfo, BootRequest, DeviceKind, DevicePlan, Gsi, GuestRam,
     IrqModel, LoadedKernel, MachineConfig, MachinePlan, PciPlan, Placed, PlanError, Platform,
-    Space, Transport, VcpuId, WiredRoute, contract, virtio_mmio,
+    Space, Transport, VcpuId, WiredRoute, contract, device_tree, virtio_mmio,
 };
 use vmm_reference::{VmConfig, plan};
 
@@ -43,6 +44,7 @@ enum Flaw {
     WritesElsewhere,
     WritesOverTheInitrd,
     ForgetsTheCommandLine,
+    TreeWithoutCells,
     StartsEveryVcpu,
     PlacesKernelsAnywhere,
     EntersElsewhere,
@@ -238,14 +240,11 @@ impl Platform for Fake {
         request: &BootRequest<'_, Self>,
         ram: &GuestRam,
     ) -> Result<BootInfo, BootError> {
-        let cmdline = match self.0 {
-            Flaw::ForgetsTheCommandLine => b"",
-            _ => request.plan.cmdline.as_bytes(),
-        };
-        let size = cmdline.len() as u64;
+        let tree = self.tree(request).unwrap();
+        let size = tree.len() as u64;
         if size > BOOT_BLOCK.len {
             return Err(BootError::TooLarge {
-                what: "the command line",
+                what: "the tree",
                 size,
                 cause: "it is long".to_owned(),
             });
@@ -258,14 +257,14 @@ impl Platform for Fake {
             ram.write_slice(text, GuestAddress(address))
                 .map_err(|source| BootError::Memory { what: "it", source })
         };
-        write(address, cmdline)?;
+        write(address, &tree)?;
         if self.has(Flaw::WritesElsewhere) {
             write(BOOT_BLOCK.end(), b"x")?;
         }
         let range = AddressRange::new(address, BOOT_BLOCK.len);
         Ok(BootInfo {
             entry: request.kernel.entry,
-            argument: address,
+            arguments: [address, 0, 0, 0],
             protocol: request.kernel.protocol,
             placed: vec![Placed {
                 name: "the block",
@@ -289,6 +288,33 @@ impl Platform for Fake {
     }
 }
 
+impl Fake {
+    fn tree(&self, request: &BootRequest<'_, Self>) -> Result<Vec<u8>, vm_fdt::Error> {
+        let mut fdt = FdtWriter::new()?;
+        let root = fdt.begin_node("")?;
+        if !self.has(Flaw::TreeWithoutCells) {
+            fdt.property_u32("#address-cells", 2)?;
+            fdt.property_u32("#size-cells", 2)?;
+        }
+        if !self.has(Flaw::ForgetsTheCommandLine) {
+            device_tree::chosen(&mut fdt, request, None)?;
+        }
+        device_tree::memory(&mut fdt, request.plan)?;
+        let cpus = fdt.begin_node("cpus")?;
+        fdt.property_u32("#address-cells", 1)?;
+        fdt.property_u32("#size-cells", 0)?;
+        for id in 0..request.plan.vcpus {
+            let cpu = fdt.begin_node(&format!("cpu@{id:x}"))?;
+            fdt.property_string("device_type", "cpu")?;
+            fdt.property_u32("reg", id)?;
+            fdt.end_node(cpu)?;
+        }
+        fdt.end_node(cpus)?;
+        fdt.end_node(root)?;
+        fdt.finish()
+    }
+}
+
 vmm_reference::arch::platform_contract!(Fake(Flaw::None), [Protocol::DeviceTree]);
 
 #[test]
@@ -298,10 +324,12 @@ fn the_contract_finds_every_flaw() {
     let configuration: fn(Fake) = |fake| contract::the_configuration_is_in_the_plan(&fake);
     let refusals: fn(Fake) = |fake| contract::bad_values_are_refused_by_name(&fake);
     let boot = move |fake: Fake| contract::boot_information_is_placed_well(&fake, &protocols);
+    let trees =
+        move |fake: Fake| contract::device_trees_are_read_without_a_remark(&fake, &protocols);
     let vcpus = move |fake: Fake| contract::every_vcpu_can_be_configured(&fake, &protocols);
     type Check<'a> = &'a dyn Fn(Fake);
     let kernels = move |fake: Fake| contract::kernels_have_their_place(&fake, &protocols);
-    let checks: [(Flaw, Check<'_>, &str); 22] = [
+    let checks: [(Flaw, Check<'_>, &str); 23] = [
         (Flaw::LosesAPage, &plans, "RAM of"),
         (Flaw::DeviceInRam, &plans, "overlaps devices"),
         (Flaw::SharedInterrupt, &plans, "interrupts are shared"),
@@ -328,6 +356,7 @@ fn the_contract_finds_every_flaw() {
             &boot,
             "command line is nowhere",
         ),
+        (Flaw::TreeWithoutCells, &trees, "dtc about the device tree"),
         (Flaw::StartsEveryVcpu, &vcpus, "starts the kernel or waits"),
         (Flaw::PlacesKernelsAnywhere, &kernels, "outside the window"),
         (Flaw::EntersElsewhere, &kernels, "outside the kernel"),

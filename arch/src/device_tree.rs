@@ -1,13 +1,15 @@
 //! What the device trees of all architectures have in common (Devicetree Specification 0.4; bindings
-//! under Documentation/devicetree/bindings of Linux), and how a tree reaches the kernel.
+//! under Documentation/devicetree/bindings of Linux): nodes, the machine that they describe, and how a
+//! kernel is entered with a tree.
 
 use vm_fdt::{Error, FdtWriter};
-use vm_memory::{Bytes, GuestAddress};
 
-use crate::{
-    AddressRange, BootError, BootInfo, BootRequest, DevicePlan, GuestRam, MachinePlan, PciPlan,
-    Placed, Platform,
-};
+use crate::{AddressRange, BootRequest, DevicePlan, MachinePlan, PciPlan, Platform};
+
+pub mod board;
+mod boot;
+
+pub use boot::{hand_over, place_kernel};
 
 /// Address spaces of a PCI bus (PCI Bus Binding to IEEE 1275, 2.2.1.1): memory that 32-bit BARs
 /// reach, memory for 64-bit ones.
@@ -113,40 +115,4 @@ fn pci_range(space: u32, window: &AddressRange) -> [u32; 7] {
 #[allow(clippy::cast_possible_truncation)] // The point of it.
 fn halves(value: u64) -> [u32; 2] {
     [(value >> 32) as u32, value as u32]
-}
-
-/// Writes a tree to guest RAM, where `place` sets memory aside for it, and says how the kernel is
-/// entered with it.
-///
-/// # Errors
-/// When the tree is larger than its place, or the command line longer than `cmdline_size` bytes.
-pub fn hand_over<P: Platform>(
-    tree: &[u8],
-    place: AddressRange,
-    request: &BootRequest<'_, P>,
-    cmdline_size: u64,
-    ram: &GuestRam,
-) -> Result<BootInfo, BootError> {
-    let size = request.plan.cmdline.len() as u64;
-    if size > cmdline_size {
-        let limit = cmdline_size;
-        return Err(BootError::CmdlineTooLong { size, limit });
-    }
-    let what = "the device tree";
-    let range = AddressRange::new(place.base, tree.len() as u64);
-    if !place.contains(&range) {
-        return Err(BootError::TooLarge {
-            what,
-            size: range.len,
-            cause: format!("{} bytes are set aside for it", place.len),
-        });
-    }
-    ram.write_slice(tree, GuestAddress(range.base))
-        .map_err(|source| BootError::Memory { what, source })?;
-    Ok(BootInfo {
-        entry: request.kernel.entry,
-        argument: range.base,
-        protocol: request.kernel.protocol,
-        placed: vec![Placed { name: what, range }],
-    })
 }

@@ -2,6 +2,8 @@
 
 use kvm_ioctls::{Cap, Error as Errno, Kvm};
 
+use crate::kernel::KernelHeader;
+
 /// What Linux answers when there is no such device, on every architecture.
 const ENODEV: i32 = 19;
 
@@ -48,6 +50,14 @@ pub enum BootError {
     /// The kernel image cannot be booted; the text says why.
     #[error("{0}")]
     Kernel(String),
+    /// A file is not what it should be, and it is known what to do about that.
+    #[error("{cause}")]
+    WrongFile {
+        /// What is wrong with it.
+        cause: String,
+        /// What would be right.
+        cure: String,
+    },
     /// Something does not fit where it has to be.
     #[error("{what} ({size} bytes) does not fit: {cause}")]
     TooLarge {
@@ -101,6 +111,17 @@ pub enum KvmError {
         /// Which host, or which kernel, has it.
         cure: &'static str,
     },
+}
+
+impl BootError {
+    /// The kernel's format is left out of this program; `feature` is the cargo feature that has it.
+    #[must_use]
+    pub fn not_built_in(kernel: &KernelHeader, feature: &str) -> Self {
+        Self::Kernel(format!(
+            "{}: this program was built without the cargo feature {feature:?}",
+            kernel.describe()
+        ))
+    }
 }
 
 impl KvmError {

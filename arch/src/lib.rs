@@ -19,14 +19,14 @@ mod platform;
 mod resources;
 
 pub use error::{BootError, KvmError, PlanError};
-pub use kvm::{KvmIrqChip, KvmPlatform};
+pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
 pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{
     AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan,
     PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, has_word, size_text,
 };
 pub use platform::{
-    BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform, SEED,
-    VcpuId, WiredRoute,
+    ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform,
+    SEED, VcpuId, WiredRoute,
 };
 pub use resources::{Resources, virtio_mmio};

@@ -209,6 +209,21 @@ pub enum VirtioKind {
     Balloon,
 }
 
+impl VirtioKind {
+    /// What options and ids of devices call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Block => "blk",
+            Self::Net => "net",
+            Self::Vsock => "vsock",
+            Self::Console => "console",
+            Self::Rng => "rng",
+            Self::Balloon => "balloon",
+        }
+    }
+}
+
 /// What a planned device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

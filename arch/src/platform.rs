@@ -22,6 +22,12 @@ pub trait IrqModel: Debug + Clone + PartialEq + Send + Sync {
     /// ([`DeviceKind::IoApic`](crate::DeviceKind::IoApic)). KVM_SET_GSI_ROUTING replaces the whole
     /// table, so whoever adds messages to it repeats these.
     fn wired_routes(&self) -> Vec<WiredRoute>;
+
+    /// The address that KVM_SET_GSI_ROUTING takes for a message (MSI) that the guest sends to
+    /// `address`, where the two differ. The message's data is always the guest's.
+    fn message_address(&self, address: u64) -> u64 {
+        address
+    }
 }
 
 /// A GSI that is wired to a pin of an interrupt chip in the kernel. One GSI may have several.
@@ -78,13 +84,17 @@ pub struct Placed {
     pub range: AddressRange,
 }
 
+/// The most arguments of a boot protocol.
+pub const ARGUMENTS: usize = 4;
+
 /// Where the boot vCPU starts, and what it finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootInfo {
     /// The first instruction.
     pub entry: u64,
-    /// The address that the boot protocol passes in a register (zero page, start_info, FDT).
-    pub argument: u64,
+    /// What the boot protocol passes in registers (the address of zero page, start_info or device tree; the
+    /// number of the vCPU), in its order. The rest are zeros.
+    pub arguments: [u64; ARGUMENTS],
     /// How the kernel is entered.
     pub protocol: Protocol,
     /// Every block that was written.

@@ -28,7 +28,9 @@ const ID_BITS: u32 = 0x0f00_0000;
 /// A pin's low word: masked; what only the controller may change (delivery status, remote IRR).
 const MASKED: u32 = 1 << 16;
 const LOW_BITS: u32 = 0x0001_afff;
-const HIGH_BITS: u32 = 0xff00_0000;
+/// A pin's high word: bits 7:0 of the destination in bits 31:24, and its bits 14:8 in bits 23:17, for guests
+/// that know of them (Linux arch/x86/include/asm/io_apic.h, `virt_destid_8_14`); others write zeros there.
+const HIGH_BITS: u32 = 0xfffe_0000;
 
 /// Where messages to local APICs go (Intel SDM volume 3, 11.11.1).
 const LOCAL_APICS: u64 = 0xFEE0_0000;
@@ -37,7 +39,7 @@ const VECTOR_AND_MODE: u32 = 0x7ff;
 /// Bit of the low word: the destination is a logical one; and its place in a message's address.
 const LOGICAL: u32 = 1 << 11;
 const LOGICAL_ADDRESS: u64 = 1 << 2;
-/// The destination lies here in a message's address.
+/// Both parts of the destination lie by so much lower in a message's address.
 const DESTINATION_SHIFT: u32 = 12;
 
 /// Tells the host what a write to the eventfd of a line sends from now on; `None`: nothing. Says whether
@@ -57,7 +59,7 @@ impl Pin {
         if self.low & MASKED != 0 {
             return None;
         }
-        let mut address = LOCAL_APICS | u64::from(self.high >> 24) << DESTINATION_SHIFT;
+        let mut address = LOCAL_APICS | u64::from(self.high >> DESTINATION_SHIFT);
         if self.low & LOGICAL != 0 {
             address |= LOGICAL_ADDRESS;
         }
@@ -249,13 +251,17 @@ mod tests {
         // Lowest priority, to a logical destination.
         write(&chip, FIRST_PIN + 8, 0x0931);
         write(&chip, FIRST_PIN + 8, MASKED | 0x0931);
+        // To the APIC with id 0x12c: bits 14:8 of it below bits 7:0. All other bits are reserved.
+        write(&chip, FIRST_PIN + 9, 0x2c03_ffff);
+        write(&chip, FIRST_PIN + 8, 0x31);
         let message = |address, data| Some(Message { address, data });
         assert_eq!(
             *lock(&told),
             [
                 (4, message(0xfee0_3000, 0x31)),
                 (4, message(0xfee0_3004, 0x131)),
-                (4, None)
+                (4, None),
+                (4, message(0xfee2_c020, 0x31))
             ]
         );
     }

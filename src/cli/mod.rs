@@ -81,8 +81,11 @@ enum Command {
     },
     /// Says what a kernel file is, and what it lacks to boot here
     Inspect(inspect::Options),
-    /// Checks what this host offers and says what is missing
-    Doctor,
+    /// Checks what this host offers, and how it runs a guest's kernel; says what is missing
+    ///
+    /// Each line begins with ok, with WARN for what only some VMs need, or with FAIL for what all need; the
+    /// status is 1 when one fails.
+    Doctor(doctor::Options),
 }
 
 #[derive(Debug, Args)]
@@ -340,7 +343,7 @@ pub(crate) fn main() -> ExitCode {
             vm.then(|config, inputs| plan::print(config, &what, inputs, timeline.as_deref()))
         }
         Some(Command::Inspect(what)) => inspect::print(&what),
-        Some(Command::Doctor) => doctor::check(),
+        Some(Command::Doctor(what)) => doctor::check(&what),
     };
     result.unwrap_or_else(|error| {
         report(&error);

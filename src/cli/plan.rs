@@ -20,7 +20,7 @@ pub(super) struct Options {
     #[arg(long)]
     json: bool,
     /// Plan for a typical host of this architecture instead of this host
-    #[arg(long, value_parser = PossibleValuesParser::new(ARCHITECTURES))]
+    #[arg(long, value_parser = PossibleValuesParser::new(ARCHITECTURES.iter().copied()))]
     arch: Option<String>,
     /// Plan for the host with these facts (JSON, as --dump-facts writes them); needs --arch
     #[arg(long, value_name = "FILE")]

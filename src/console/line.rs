@@ -2,12 +2,14 @@
 //!
 //! A console device (a UART, a virtio console) writes to a bounded ring and never waits. A line
 //! moves the ring to the output descriptor when that takes bytes, and input to the device when that
-//! has room. It decides what is dropped: output beyond the ring when the reader is slow or gone, and
-//! terminal input beyond [`PENDING`] bytes when the guest does not read.
+//! has room. It decides what is dropped: output beyond the ring when the reader is slow or gone. Input is
+//! never dropped: what the guest has no room for stays where it comes from, but for [`TYPED`] bytes of
+//! a terminal.
 //!
 //! The ring wakes the main loop for the first byte after silence. While the guest goes on printing, the
 //! loop looks again after a while by itself, which costs the guest's threads nothing.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -21,13 +23,16 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::escape::{Escape, HELP};
 use super::main_loop::Requests;
-use super::{Console, EscapeKeys, Port};
+use super::{Console, EscapeKeys, Port, in_background};
 use crate::Error;
 use crate::control::VmHandle;
 use crate::timeline::OutputWatch;
 
-/// Input kept for a guest that does not read, in bytes.
-const PENDING: usize = 4096;
+/// Input of a terminal that is kept for a guest that does not read it, in bytes: so far the escape keys are
+/// looked for. What was typed beyond stays in the terminal.
+const TYPED: usize = 1 << 20;
+/// One read of the input.
+const READ: usize = 4096;
 /// One write to the output. A pipe that polls writable takes this much without blocking.
 const CHUNK: usize = 4096;
 /// How long a reader may make no progress at the VM's end before the rest is dropped; and when somebody
@@ -77,8 +82,15 @@ pub(super) struct Line {
     escape: Escape,
     port: Port,
     resized: Option<File>,
+    /// The size that the device knows.
+    told: Option<(u16, u16)>,
     /// Input that the device has not taken yet.
-    pending: Vec<u8>,
+    pending: VecDeque<u8>,
+    watching_input: bool,
+    /// The terminal belongs to another job now.
+    away: bool,
+    /// That a terminal's input waits was said.
+    said_full: bool,
     watching_output: bool,
     /// Everything is written, and the ring does not wake: somebody has to look again.
     unattended: bool,
@@ -107,7 +119,11 @@ impl Line {
             escape: Escape::new(console.escape),
             port,
             resized: console.resized,
-            pending: Vec::new(),
+            told: None,
+            pending: console.pending,
+            watching_input: false,
+            away: false,
+            said_full: false,
             watching_output: false,
             unattended: false,
             watch,
@@ -119,8 +135,7 @@ impl Line {
         Ok(line)
     }
 
-    /// Watches everything but the input.
-    pub(super) fn init(&self, ops: &mut EventOps<'_>) {
+    pub(super) fn init(&mut self, ops: &mut EventOps<'_>) {
         let events = [
             (Some(self.port.output.wake.as_raw_fd()), RING),
             (Some(self.port.room.as_raw_fd()), ROOM),
@@ -135,6 +150,8 @@ impl Line {
                 log::error!("the main loop cannot watch an event of a console: {error}");
             }
         }
+        // What the last machine has not taken comes first.
+        self.offer_input(ops);
     }
 
     pub(super) fn process(&mut self, what: u32, ops: &mut EventOps<'_>) {
@@ -165,6 +182,25 @@ impl Line {
         }
     }
 
+    /// Whether it waits for its terminal to be its own again.
+    pub(super) fn is_away(&self) -> bool {
+        self.away
+    }
+
+    /// Looks whether the terminal is its own again.
+    pub(super) fn look_for_terminal(&mut self, ops: &mut EventOps<'_>) {
+        if self.away
+            && self
+                .input
+                .as_ref()
+                .is_some_and(|input| !in_background(input))
+        {
+            self.away = false;
+            self.tell_size();
+            self.offer_input(ops);
+        }
+    }
+
     /// Looks again at what was left unattended: a guest that was silent meanwhile wakes us, one that goes
     /// on printing is looked at again.
     pub(super) fn look(&mut self, ops: &mut EventOps<'_>) {
@@ -178,10 +214,12 @@ impl Line {
     }
 
     /// Tells the device how large its terminal is, if it is one.
-    fn tell_size(&self) {
+    fn tell_size(&mut self) {
         if let (Some(resize), Some(output)) = (&self.port.resize, &self.output)
             && let Ok(size) = tcgetwinsize(output)
+            && self.told != Some((size.ws_col, size.ws_row))
         {
+            self.told = Some((size.ws_col, size.ws_row));
             resize(size.ws_col, size.ws_row);
         }
     }
@@ -200,8 +238,11 @@ impl Line {
     }
 
     /// Watches the input, or what stands in for it.
-    pub(super) fn watch_input(&self, ops: &mut EventOps<'_>) {
+    fn watch_input(&mut self, ops: &mut EventOps<'_>) {
         let Some(input) = &self.input else { return };
+        if std::mem::replace(&mut self.watching_input, true) {
+            return;
+        }
         if ops
             .add(Events::with_data(input, self.data(INPUT), EventSet::IN))
             .is_err()
@@ -213,8 +254,10 @@ impl Line {
         }
     }
 
-    fn unwatch_input(&self, ops: &mut EventOps<'_>) {
-        if let Some(input) = &self.input {
+    fn unwatch_input(&mut self, ops: &mut EventOps<'_>) {
+        if let Some(input) = &self.input
+            && std::mem::take(&mut self.watching_input)
+        {
             // One of the two is registered.
             let _ = ops.remove(Events::empty(input));
             let _ = ops.remove(Events::empty(&self.always_ready));
@@ -222,8 +265,14 @@ impl Line {
     }
 
     fn read_input(&mut self, ops: &mut EventOps<'_>) {
-        let mut buffer = [0; 256];
+        let mut buffer = [0; READ];
         let Some(input) = &mut self.input else { return };
+        if self.escape.keys == EscapeKeys::On && in_background(&*input) {
+            // These keys are another job's, and reading them would stop this process.
+            self.unwatch_input(ops);
+            self.away = true;
+            return;
+        }
         match read_now(input, &mut buffer) {
             Ok(len @ 1..) => {
                 let keys = self.escape.filter(&buffer[..len.min(buffer.len())]);
@@ -234,7 +283,7 @@ impl Line {
                 if keys.stop {
                     return self.handle.request_stop();
                 }
-                self.pending.extend_from_slice(&keys.bytes);
+                self.pending.extend(keys.bytes);
                 self.offer_input(ops);
             }
             Err(error)
@@ -250,27 +299,48 @@ impl Line {
         }
     }
 
-    /// Offers pending input to the device. A pipe or file is read again when all was taken; a
-    /// terminal is always read, so that the escape keys work, and keeps at most [`PENDING`] bytes.
+    /// Offers pending input to the device. A pipe or file is read again when all was taken; a terminal is
+    /// read further, so that the escape keys work, until [`TYPED`] bytes wait.
     fn offer_input(&mut self, ops: &mut EventOps<'_>) {
-        let taken = (self.port.receive)(&self.pending).min(self.pending.len());
-        self.pending.drain(..taken);
-        self.pending.truncate(PENDING);
-        if self.escape.keys == EscapeKeys::Off && !self.pending.is_empty() {
+        loop {
+            let (first, _) = self.pending.as_slices();
+            if first.is_empty() {
+                break;
+            }
+            let offered = first.len();
+            let taken = (self.port.receive)(first).min(offered);
+            self.pending.drain(..taken);
+            if taken < offered {
+                break;
+            }
+        }
+        if self.input_may_come() && !self.away {
+            self.watch_input(ops);
+        } else {
             self.unwatch_input(ops);
         }
+    }
+
+    /// Whether there is a place for what comes.
+    fn input_may_come(&mut self) -> bool {
+        if self.escape.keys == EscapeKeys::Off {
+            return self.pending.is_empty();
+        }
+        let full = self.pending.len() >= TYPED;
+        if full && !std::mem::replace(&mut self.said_full, true) {
+            log::warn!(
+                "the guest does not read its console, and {} bytes of input wait for it; the terminal is read \
+                 again, for the escape keys too, when it does; until then SIGINT or SIGTERM ends the VM",
+                self.pending.len()
+            );
+        }
+        !full
     }
 
     fn guest_has_room(&mut self, ops: &mut EventOps<'_>) {
         // Reading only resets the counter.
         let _ = self.port.room.read();
-        if self.pending.is_empty() {
-            return;
-        }
         self.offer_input(ops);
-        if self.pending.is_empty() && self.escape.keys == EscapeKeys::Off {
-            self.watch_input(ops);
-        }
     }
 
     /// Writes one chunk of the ring. The guest may go on filling the ring meanwhile.
@@ -378,6 +448,7 @@ impl Line {
             escape: self.escape.keys,
             file: None,
             resized: self.resized,
+            pending: self.pending,
         };
         (console, self.port)
     }

@@ -22,6 +22,9 @@ use crate::timeline::{OutputWatch, Timeline};
 /// How long the loop lets a guest print before it looks again, in nanoseconds: a guest that prints byte by
 /// byte wakes it so often and not for each byte.
 const PACE: i64 = 1_000_000;
+/// How often it looks whether a terminal that belongs to another job has come back, in nanoseconds: a shell
+/// tells only a job that was stopped.
+const AWAY: i64 = 500_000_000;
 
 /// Descriptors by which somebody outside wants the VM to end.
 #[derive(Debug, Default)]
@@ -40,17 +43,31 @@ pub(crate) struct Ended<T> {
     pub(crate) rest: T,
 }
 
-/// Runs the VM's main loop until the VM ends, then writes out what the guest printed. `end_all` ends
-/// all that prints, before the last of the output goes out.
-pub(crate) fn main_loop<T>(
+/// What runs beside the main loop, and belongs to its thread.
+pub(crate) trait Engine {
+    /// What is left of it.
+    type Rest;
+
+    /// Carries out the commands that have come.
+    fn serve(&mut self);
+
+    /// Ends all that prints.
+    fn end(self) -> Self::Rest;
+}
+
+/// Runs the VM's main loop until the VM ends, then ends the engine and writes out what the guest printed.
+pub(crate) fn main_loop<E: Engine>(
     consoles: Vec<(Console, Port)>,
     stop: Requests,
     handle: VmHandle,
     timeline: &Timeline,
-    end_all: impl FnOnce() -> T,
-) -> Result<Ended<T>, Error> {
+    engine: E,
+) -> Result<Ended<E::Rest>, Error> {
     let failed = |error: event_manager::Error| {
-        Error::host("the main loop failed")(io::Error::other(error.to_string()))
+        Error::host("the main loop failed")(match error {
+            event_manager::Error::Epoll(errno) => errno.into(),
+            other => io::Error::other(other.to_string()),
+        })
     };
     let lines = (0..)
         .zip(consoles)
@@ -59,7 +76,7 @@ pub(crate) fn main_loop<T>(
             Line::new(number << LINE_SHIFT, console, port, handle.clone(), watch)
         })
         .collect::<Result<_, _>>()?;
-    let main_loop = MainLoop::new(lines, stop, handle.clone())?;
+    let main_loop = MainLoop::new(lines, stop, handle.clone(), engine)?;
     let mut events = EventManager::new().map_err(failed)?;
     let id = events.add_subscriber(main_loop);
     while !handle.has_ended() {
@@ -69,8 +86,13 @@ pub(crate) fn main_loop<T>(
             Err(error) => return Err(failed(error)),
         }
     }
-    let rest = end_all();
-    let MainLoop { lines, stop, .. } = events.remove_subscriber(id).map_err(failed)?;
+    let MainLoop {
+        lines,
+        stop,
+        engine,
+        ..
+    } = events.remove_subscriber(id).map_err(failed)?;
+    let rest = engine.end();
     let lines = lines.into_iter().map(|line| line.drain(&stop)).collect();
     Ok(Ended { lines, stop, rest })
 }
@@ -81,20 +103,23 @@ const STOP: u32 = u32::MAX - 1;
 const SHUTDOWN: u32 = u32::MAX - 2;
 const DEADLINE: u32 = u32::MAX - 3;
 const LOOK: u32 = u32::MAX - 4;
+const REQUESTED: u32 = u32::MAX - 5;
 /// Or what it is about lies in these bits, and the line's number above.
 const LINE_SHIFT: u32 = 3;
 
-struct MainLoop {
+struct MainLoop<E> {
     lines: Vec<Line>,
     stop: Requests,
     handle: VmHandle,
+    engine: E,
     /// Runs out when it is time to look at the lines again that have no wake-up armed.
     pace: OwnedFd,
-    pacing: bool,
+    /// How long it was set to.
+    pacing: Option<i64>,
 }
 
-impl MainLoop {
-    fn new(lines: Vec<Line>, stop: Requests, handle: VmHandle) -> Result<Self, Error> {
+impl<E: Engine> MainLoop<E> {
+    fn new(lines: Vec<Line>, stop: Requests, handle: VmHandle, engine: E) -> Result<Self, Error> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let pace = timerfd_create(TimerfdClockId::Monotonic, flags)
             .map_err(|errno| Error::host("cannot create a timer")(errno.into()))?;
@@ -102,25 +127,34 @@ impl MainLoop {
             lines,
             stop,
             handle,
+            engine,
             pace,
-            pacing: false,
+            pacing: None,
         })
     }
 
     /// Sets the timer for the lines that are to be looked at again, once for all of them.
     fn set_pace(&mut self) {
-        if self.pacing || !self.lines.iter().any(Line::is_unattended) {
+        let pace = if self.lines.iter().any(Line::is_unattended) {
+            PACE
+        } else if self.lines.iter().any(Line::is_away) {
+            AWAY
+        } else {
+            return;
+        };
+        if self.pacing.is_some_and(|before| before <= pace) {
             return;
         }
         let once = Itimerspec {
             it_interval: Timespec::default(),
             it_value: Timespec {
                 tv_sec: 0,
-                tv_nsec: PACE,
+                tv_nsec: pace,
             },
         };
-        self.pacing = timerfd_settime(&self.pace, TimerfdTimerFlags::empty(), &once).is_ok();
-        if !self.pacing {
+        let set = timerfd_settime(&self.pace, TimerfdTimerFlags::empty(), &once);
+        self.pacing = set.is_ok().then_some(pace);
+        if self.pacing.is_none() {
             // It cannot fail; whatever it is, the next byte wakes.
             self.lines.iter_mut().for_each(Line::arm);
         }
@@ -148,7 +182,7 @@ impl MainLoop {
     }
 }
 
-impl MutEventSubscriber for MainLoop {
+impl<E: Engine> MutEventSubscriber for MainLoop<E> {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         match events.data() {
             STOP => return self.handle.request_stop(),
@@ -160,14 +194,20 @@ impl MutEventSubscriber for MainLoop {
                 }
                 return;
             }
+            REQUESTED => {
+                // Reading only resets the counter.
+                let _ = self.handle.requested().read();
+                return self.engine.serve();
+            }
             // The loop itself looks at the handle.
             END => return,
             _ => {}
         }
         if events.data() == LOOK {
-            self.pacing = false;
+            self.pacing = None;
             for line in &mut self.lines {
                 line.look(ops);
+                line.look_for_terminal(ops);
             }
         } else if let Some(line) = self.lines.get_mut((events.data() >> LINE_SHIFT) as usize) {
             line.process(events.data() & ((1 << LINE_SHIFT) - 1), ops);
@@ -185,6 +225,7 @@ impl MutEventSubscriber for MainLoop {
         };
         add(self.handle.event().as_raw_fd(), END);
         add(self.handle.deadline().as_raw_fd(), DEADLINE);
+        add(self.handle.requested().as_raw_fd(), REQUESTED);
         if let Some(stop) = &self.stop.end {
             add(stop.as_raw_fd(), STOP);
         }
@@ -195,11 +236,8 @@ impl MutEventSubscriber for MainLoop {
         if let Err(error) = ops.add(Events::with_data(&self.pace, LOOK, pace)) {
             log::error!("the main loop cannot watch a timer: {error}");
         }
-        for line in &self.lines {
+        for line in &mut self.lines {
             line.init(ops);
-        }
-        for line in &self.lines {
-            line.watch_input(ops);
         }
     }
 }

@@ -7,9 +7,10 @@
 use arch::{BootError, BootRequest, DeviceKind, DevicePlan, device_tree};
 use vm_fdt::{Error, FdtWriter};
 
+use crate::cache;
+use crate::facts::Aarch64;
 use crate::gic::GicV3;
 use crate::registers::{PMU_INTID, mpidr};
-use crate::{Aarch64, cache};
 
 /// Handles by which nodes refer to each other.
 const GIC: u32 = 1;

@@ -19,8 +19,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::Aarch64;
 use crate::cache::{self, Cache};
+use crate::facts::Aarch64;
 use crate::gic::GicV3;
 use crate::paging::{PagingState, translate};
 use crate::registers::{self, Feature, VcpuSetup};
@@ -155,7 +155,10 @@ impl KvmPlatform for Aarch64 {
         kernel: &LoadedKernel,
         ram: &GuestRam,
     ) -> Result<(), BootError> {
-        copy_image(image, header, kernel, ram)
+        match header {
+            KernelHeader::Image(flat) if cfg!(feature = "image") => flat.copy(image, kernel, ram),
+            other => Err(BootError::not_built_in(other, "image")),
+        }
     }
 
     fn prepare_vm(&self, _vm: &VmFd) -> Result<(), KvmError> {
@@ -255,39 +258,6 @@ fn host_caches() -> Vec<Cache> {
         .take_while(|folder| folder.exists())
         .filter_map(|folder| cache::parse(|name| fs::read_to_string(folder.join(name)).ok()))
         .collect()
-}
-
-#[cfg(feature = "image")]
-fn copy_image(
-    image: &mut KernelImage,
-    header: &KernelHeader,
-    kernel: &LoadedKernel,
-    ram: &GuestRam,
-) -> Result<(), BootError> {
-    use linux_loader::loader::{KernelLoader, pe::PE};
-    let KernelHeader::Image(header) = header else {
-        return Err(BootError::Kernel("not an Image".to_owned()));
-    };
-    // The loader adds the header's text offset itself.
-    let base = kernel.range.base.saturating_sub(header.text_offset);
-    let base = Some(GuestAddress(base));
-    match image {
-        KernelImage::File(file) => PE::load(ram, base, file, None),
-        KernelImage::Bytes(bytes) => PE::load(ram, base, bytes, None),
-    }
-    .map(drop)
-    .map_err(|error| BootError::Kernel(error.to_string()))
-}
-
-#[cfg(not(feature = "image"))]
-fn copy_image(
-    _: &mut KernelImage,
-    _: &KernelHeader,
-    _: &LoadedKernel,
-    _: &GuestRam,
-) -> Result<(), BootError> {
-    let text = "this is an Image, and this program was built without the cargo feature \"image\"";
-    Err(BootError::Kernel(text.to_owned()))
 }
 
 /// Instructions shown from the program counter on.

@@ -3,12 +3,11 @@
 //! [`Aarch64`] holds the host's facts and plans machines from them on any host; `kvm` applies the
 //! plans on an aarch64 host and is the only module that depends on it.
 
-mod boot;
 pub mod cache;
+mod facts;
 pub mod fdt;
 pub mod gic;
 pub mod layout;
-pub mod load;
 pub mod paging;
 pub mod registers;
 
@@ -18,60 +17,15 @@ pub mod kvm;
 use arch::kernel::KernelHeader;
 use arch::{
     BootError, BootInfo, BootRequest, GuestRam, LoadedKernel, MachineConfig, MachinePlan,
-    PlanError, Platform, VcpuId,
+    PlanError, Platform, VcpuId, device_tree,
 };
-use serde::{Deserialize, Serialize};
 
-use crate::cache::Cache;
+pub use crate::facts::Aarch64;
 use crate::gic::GicV3;
 use crate::registers::VcpuSetup;
 
-/// The facts about an aarch64 host that decide what its machines look like.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Aarch64 {
-    /// Bits of the largest guest physical address (KVM_CAP_ARM_VM_IPA_SIZE).
-    pub ipa_bits: u8,
-    /// The most vCPUs that KVM allows.
-    pub max_vcpus: u32,
-    /// The guest may count events (KVM_CAP_ARM_PMU_V3).
-    pub pmu: bool,
-    /// The guest may use scalable vectors (KVM_CAP_ARM_SVE).
-    pub sve: bool,
-    /// The guest may authenticate pointers (KVM_CAP_ARM_PTRAUTH_ADDRESS and _GENERIC).
-    pub pointer_authentication: bool,
-    /// The caches of processor 0, as far as they are known.
-    #[serde(default)]
-    pub caches: Vec<Cache>,
-}
-
-impl Aarch64 {
-    /// The facts of an invented, typical host: everything, and 44 address bits.
-    #[must_use]
-    pub fn typical() -> Self {
-        Self {
-            ipa_bits: 44,
-            max_vcpus: 512,
-            pmu: true,
-            sve: true,
-            pointer_authentication: true,
-            caches: cache::typical(),
-        }
-    }
-
-    /// The machine type of KVM_CREATE_VM: the number of guest physical address bits, or 0 for KVM's
-    /// default of 40 where that is possible and enough.
-    #[must_use]
-    pub fn machine_type(&self, plan: &MachinePlan) -> u64 {
-        let window = plan.pci.as_ref().and_then(|pci| pci.window64.as_ref());
-        let last = plan.ram.iter().chain(window).map(|range| range.end() - 1);
-        let last = last.max().unwrap_or(0);
-        let needed = (u64::BITS - last.leading_zeros()).max(32);
-        match u32::from(self.ipa_bits) {
-            40.. if needed <= 40 => 0,
-            limit => needed.min(limit).into(),
-        }
-    }
-}
+/// The longest command line: Linux' COMMAND_LINE_SIZE without the final zero.
+const CMDLINE_SIZE: u64 = 2047;
 
 impl Platform for Aarch64 {
     type IrqChip = GicV3;
@@ -86,7 +40,7 @@ impl Platform for Aarch64 {
         header: &KernelHeader,
         plan: &MachinePlan,
     ) -> Result<LoadedKernel, BootError> {
-        load::place(header, plan.kernel_window)
+        device_tree::place_kernel(header, plan)
     }
 
     fn irq_chip(&self, plan: &MachinePlan) -> Result<Self::IrqChip, PlanError> {
@@ -98,7 +52,8 @@ impl Platform for Aarch64 {
         request: &BootRequest<'_, Self>,
         ram: &GuestRam,
     ) -> Result<BootInfo, BootError> {
-        boot::build(self, request, ram)
+        let tree = fdt::build(self, request)?;
+        device_tree::hand_over(&tree, request, CMDLINE_SIZE, ram)
     }
 
     fn configure_vcpu(

@@ -6,7 +6,7 @@
 
 use arch::{BootInfo, VcpuId};
 
-use crate::Aarch64;
+use crate::facts::Aarch64;
 
 /// Features of KVM_ARM_VCPU_INIT, by bit (KVM_ARM_VCPU_*).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,13 +116,10 @@ pub(crate) fn vcpu_setup(facts: &Aarch64, boot: Option<&BootInfo>) -> VcpuSetup 
     .filter_map(|(feature, wanted)| wanted.then_some(feature))
     .collect();
     let registers = boot.map_or_else(Vec::new, |boot| {
-        [
-            (PSTATE, BOOT_PSTATE),
-            (PC, boot.entry),
-            (x(0), boot.argument),
-        ]
-        .map(|(id, value)| Register { id, value })
-        .to_vec()
+        let [tree, ..] = boot.arguments;
+        [(PSTATE, BOOT_PSTATE), (PC, boot.entry), (x(0), tree)]
+            .map(|(id, value)| Register { id, value })
+            .to_vec()
     });
     VcpuSetup {
         features,
@@ -148,7 +145,7 @@ mod tests {
     fn boot() -> BootInfo {
         BootInfo {
             entry: 0x8020_0000,
-            argument: 0x8000_0000,
+            arguments: [0x8000_0000, 0, 0, 0],
             protocol: Protocol::DeviceTree,
             placed: Vec::new(),
         }

@@ -6,51 +6,52 @@
 //! target without a backend has no `HostPlatform`; everything that needs none still compiles.
 
 use arch::Planner;
-use arch_aarch64::Aarch64;
-use arch_riscv64::Riscv64;
-use arch_x86_64::X86_64;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
-/// The architectures that there are backends for, as `uname -m` names them.
-pub const ARCHITECTURES: [&str; 3] = ["aarch64", "riscv64", "x86_64"];
+/// Everything that follows from the list of backends: each the name of its architecture, as `uname -m` and
+/// the compiler have it, and its platform.
+macro_rules! backends {
+    ($($arch:tt => $platform:path,)*) => {
+        /// The architectures that there are backends for, as `uname -m` names them.
+        pub const ARCHITECTURES: &[&str] = &[$($arch),*];
 
-/// The pure half of a backend, for a typical host; `None` for an architecture that has none.
-#[must_use]
-pub fn planner(arch: &str) -> Option<Box<dyn Planner>> {
-    match arch {
-        "aarch64" => Some(Box::new(Aarch64::typical())),
-        "riscv64" => Some(Box::new(Riscv64::typical())),
-        "x86_64" => Some(Box::new(X86_64::typical())),
-        _ => None,
-    }
+        /// The pure half of a backend, for a typical host; `None` for an architecture that has none.
+        #[must_use]
+        pub fn planner(arch: &str) -> Option<Box<dyn Planner>> {
+            match arch {
+                $($arch => Some(Box::new(<$platform>::typical())),)*
+                _ => None,
+            }
+        }
+
+        /// Like [`planner`], for the host whose facts are given.
+        ///
+        /// # Errors
+        /// When they are not the facts of such a host.
+        pub fn planner_with_facts<'de, D: Deserializer<'de>>(
+            arch: &str,
+            facts: D,
+        ) -> Result<Option<Box<dyn Planner>>, D::Error> {
+            Ok(match arch {
+                $($arch => Some(Box::new(<$platform>::deserialize(facts)?)),)*
+                _ => None,
+            })
+        }
+
+        $(
+            /// The backend of the host this was built for.
+            #[cfg(target_arch = $arch)]
+            pub use $platform as HostPlatform;
+        )*
+    };
 }
 
-/// Like [`planner`], for the host whose facts are given.
-///
-/// # Errors
-/// When they are not the facts of such a host.
-pub fn planner_with_facts<'de, D: Deserializer<'de>>(
-    arch: &str,
-    facts: D,
-) -> Result<Option<Box<dyn Planner>>, D::Error> {
-    Ok(match arch {
-        "aarch64" => Some(Box::new(Aarch64::deserialize(facts)?)),
-        "riscv64" => Some(Box::new(Riscv64::deserialize(facts)?)),
-        "x86_64" => Some(Box::new(X86_64::deserialize(facts)?)),
-        _ => None,
-    })
+backends! {
+    "aarch64" => arch_aarch64::Aarch64,
+    "riscv64" => arch_riscv64::Riscv64,
+    "x86_64" => arch_x86_64::X86_64,
 }
-
-/// The backend of the host this was built for.
-#[cfg(target_arch = "x86_64")]
-pub use arch_x86_64::X86_64 as HostPlatform;
-
-#[cfg(target_arch = "aarch64")]
-pub use arch_aarch64::Aarch64 as HostPlatform;
-
-#[cfg(target_arch = "riscv64")]
-pub use arch_riscv64::Riscv64 as HostPlatform;
 
 #[cfg(feature = "hello-guest")]
 pub mod hello;

@@ -4,8 +4,6 @@
 
 use arch::{AddressRange, Gsi, IrqModel, WiredRoute};
 
-use crate::layout;
-
 /// Registers of the APLIC without those of the vCPUs, and of each vCPU, which it has for its other
 /// mode (KVM_DEV_RISCV_APLIC_SIZE).
 const APLIC: u64 = 0x4000;
@@ -14,6 +12,14 @@ const APLIC_VCPU: u64 = 32;
 pub const IMSIC: u64 = 0x1000;
 /// The most wired interrupts. Source 0 is none.
 pub const SOURCES: u32 = 96;
+
+/// The most vCPUs a machine can have, whatever KVM offers.
+pub const MAX_VCPUS: u32 = 512;
+
+/// The controller of wired interrupts, as far as it may grow.
+pub const APLIC_WINDOW: AddressRange = AddressRange::new(0x0D00_0000, 0x10_0000);
+/// The message controllers of all vCPUs there can be.
+pub const IMSICS: AddressRange = AddressRange::new(0x2800_0000, IMSIC * MAX_VCPUS as u64);
 
 /// Where the parts are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +50,9 @@ impl Aia {
             .saturating_add(APLIC)
             .next_multiple_of(APLIC);
         Self {
-            aplic: AddressRange::new(layout::APLIC_BASE, aplic),
+            aplic: AddressRange::new(APLIC_WINDOW.base, aplic),
             sources: sources(identities),
-            imsics: AddressRange::new(layout::IMSICS.base, IMSIC.saturating_mul(vcpus.into())),
+            imsics: AddressRange::new(IMSICS.base, IMSIC.saturating_mul(vcpus.into())),
             identities,
             hart_bits: u32::BITS - vcpus.saturating_sub(1).leading_zeros(),
         }

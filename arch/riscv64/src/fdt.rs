@@ -8,7 +8,8 @@ use arch::{BootError, BootRequest, DeviceKind, DevicePlan, device_tree};
 use vm_fdt::{Error, FdtWriter};
 
 use crate::aia::Aia;
-use crate::{Riscv64, isa};
+use crate::facts::Riscv64;
+use crate::isa;
 
 /// Handles by which nodes refer to each other; those of the vCPUs' own controllers follow.
 const APLIC: u32 = 1;

@@ -15,19 +15,20 @@ use kvm_bindings::{
     KVM_DEV_RISCV_AIA_CONFIG_GUEST_BITS, KVM_DEV_RISCV_AIA_CONFIG_HART_BITS,
     KVM_DEV_RISCV_AIA_CONFIG_IDS, KVM_DEV_RISCV_AIA_CONFIG_SRCS, KVM_DEV_RISCV_AIA_CTRL_INIT,
     KVM_DEV_RISCV_AIA_GRP_ADDR, KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_GRP_CTRL,
-    KVM_REG_RISCV, KVM_REG_RISCV_CONFIG, KVM_REG_RISCV_CORE, KVM_REG_RISCV_CSR,
-    KVM_REG_RISCV_ISA_EXT, KVM_REG_RISCV_SBI_EXT, KVM_REG_RISCV_TIMER, KVM_REG_SIZE_U64,
-    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_riscv_config,
-    kvm_riscv_core, kvm_riscv_csr, user_regs_struct,
+    KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI, KVM_REG_RISCV, KVM_REG_RISCV_CONFIG,
+    KVM_REG_RISCV_CORE, KVM_REG_RISCV_CSR, KVM_REG_RISCV_ISA_EXT, KVM_REG_RISCV_SBI_EXT,
+    KVM_REG_RISCV_TIMER, KVM_REG_SIZE_U64, kvm_create_device, kvm_device_attr,
+    kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_riscv_config, kvm_riscv_core, kvm_riscv_csr,
+    user_regs_struct,
 };
 use kvm_ioctls::{DeviceFd, Error as Errno, Kvm, VcpuFd, VmFd};
-use vm_memory::GuestAddress;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::aia::{Aia, IMSIC};
+use crate::facts::Riscv64;
+use crate::isa;
 use crate::registers::{self, VcpuSetup};
-use crate::{Riscv64, isa};
 
 /// KVM_CAP_VM_GPA_BITS (`include/uapi/linux/kvm.h`), which kvm-ioctls does not name.
 const VM_GPA_BITS: u64 = 207;
@@ -254,6 +255,10 @@ fn small<T: TryFrom<u64> + Default>(vcpu: &VcpuFd, offset: usize) -> T {
 impl KvmPlatform for Riscv64 {
     type Chip = KvmChip;
 
+    /// A control register that KVM leaves to the VMM (`seed`, of all) reads as 0, which is no entropy; a
+    /// firmware call that it leaves to the VMM is not supported.
+    const QUIET_EXITS: &'static [u32] = &[KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI];
+
     /// What a vCPU may have is told by vCPUs alone, so there is one, in a VM of its own.
     fn probe(kvm: &Kvm) -> Result<Self, KvmError> {
         let vm = kvm.create_vm().map_err(KvmError::of("KVM_CREATE_VM"))?;
@@ -308,7 +313,10 @@ impl KvmPlatform for Riscv64 {
         kernel: &LoadedKernel,
         ram: &GuestRam,
     ) -> Result<(), BootError> {
-        copy_image(image, header, kernel, ram)
+        match header {
+            KernelHeader::Image(flat) if cfg!(feature = "image") => flat.copy(image, kernel, ram),
+            other => Err(BootError::not_built_in(other, "image")),
+        }
     }
 
     fn prepare_vm(&self, _vm: &VmFd) -> Result<(), KvmError> {
@@ -369,39 +377,6 @@ impl KvmPlatform for Riscv64 {
     fn describe_vcpu(&self, vcpu: &VcpuFd, _ram: &GuestRam) -> String {
         describe(vcpu)
     }
-}
-
-#[cfg(feature = "image")]
-fn copy_image(
-    image: &mut KernelImage,
-    header: &KernelHeader,
-    kernel: &LoadedKernel,
-    ram: &GuestRam,
-) -> Result<(), BootError> {
-    use linux_loader::loader::{KernelLoader, pe::PE};
-    let KernelHeader::Image(header) = header else {
-        return Err(BootError::Kernel("not an Image".to_owned()));
-    };
-    // The loader adds the header's text offset itself.
-    let base = kernel.range.base.saturating_sub(header.text_offset);
-    let base = Some(GuestAddress(base));
-    match image {
-        KernelImage::File(file) => PE::load(ram, base, file, None),
-        KernelImage::Bytes(bytes) => PE::load(ram, base, bytes, None),
-    }
-    .map(drop)
-    .map_err(|error| BootError::Kernel(error.to_string()))
-}
-
-#[cfg(not(feature = "image"))]
-fn copy_image(
-    _: &mut KernelImage,
-    _: &KernelHeader,
-    _: &LoadedKernel,
-    _: &GuestRam,
-) -> Result<(), BootError> {
-    let text = "this is an Image, and this program was built without the cargo feature \"image\"";
-    Err(BootError::Kernel(text.to_owned()))
 }
 
 /// The general registers' names, from x1 on.

@@ -1,119 +1,38 @@
-//! The memory map: where RAM, devices and boot information go.
-//!
-//! Decides every fixed address of the machine. Devices lie below 2 GiB, RAM is one region above.
-//! The device tree is at the start of RAM; kernel and initrd follow in the kernel window.
+//! What the machines of this architecture have that other boards do not; see [`arch::device_tree::board`].
 
-use arch::{
-    AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
-    PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
-};
+use arch::device_tree::board::Board;
+use arch::{AddressRange, DeviceKind, MachineConfig, MachinePlan, PlanError};
 
-use crate::{Riscv64, aia};
+use crate::aia::{self, APLIC_WINDOW, IMSICS, MAX_VCPUS};
+use crate::facts::Riscv64;
 
-/// The page size that memory is counted in.
-pub const PAGE_SIZE: u64 = 0x1000;
-/// The least RAM a machine can have, in bytes.
-pub const MIN_MEMORY: u64 = 16 << 20;
-/// The most vCPUs a machine can have, whatever KVM offers.
-pub const MAX_VCPUS: u32 = 512;
-
-/// The controller of wired interrupts, as far as it may grow.
-pub const APLIC_BASE: u64 = 0x0D00_0000;
-const APLIC_WINDOW: AddressRange = AddressRange::new(APLIC_BASE, 0x10_0000);
 /// Where devices get their registers that the guest learns from the device tree.
 pub const DEVICE_WINDOW: AddressRange = AddressRange::new(0x1000_0000, 0x1000_0000);
-/// The message controllers of all vCPUs there can be.
-pub const IMSICS: AddressRange = AddressRange::new(0x2800_0000, aia::IMSIC * MAX_VCPUS as u64);
-/// The configuration space of the PCI bus.
-pub const PCI_ECAM: AddressRange = AddressRange::new(0x3000_0000, PciPlan::ECAM_LEN);
-/// Where virtio devices get their addresses: all of it is the window of 32-bit BARs on a machine
-/// with a PCI bus.
-pub const MMIO_WINDOW: AddressRange = AddressRange::new(0x4000_0000, 0x4000_0000);
-/// The start of RAM.
-pub const RAM_BASE: u64 = 0x8000_0000;
-/// The device tree. Linux maps it with one page of 2 MiB (Documentation/arch/riscv/boot.rst).
-pub const DEVICE_TREE: AddressRange = AddressRange::new(RAM_BASE, 2 << 20);
 
 /// The registers of a UART: eight of one byte.
 const UART_REGISTERS: u64 = 8;
 /// The registers of the clock (Documentation/devicetree/bindings/rtc/google,goldfish-rtc.yaml of Linux).
-const RTC_REGISTERS: u64 = PAGE_SIZE;
-/// What the binding of pvpanic has (Documentation/devicetree/bindings/misc/pvpanic-mmio.txt of Linux).
-const PVPANIC_REGISTERS: u64 = 2;
-/// The other devices have the interrupts before, virtio devices those from here on.
-const FIRST_VIRTIO_GSI: Gsi = 16;
+const RTC_REGISTERS: u64 = 0x1000;
 
 /// Computes the plan; see [`arch::Platform::setup_memory_layout`].
 pub(crate) fn plan(facts: &Riscv64, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
-    let address_space = 1u64.checked_shl(facts.gpa_bits.into()).unwrap_or(u64::MAX);
-    let limits = Limits {
-        min_memory: MIN_MEMORY,
-        max_memory: address_space.saturating_sub(RAM_BASE),
+    let board = Board {
+        arch: "riscv64",
         address_bits: facts.gpa_bits,
         max_vcpus: facts.max_vcpus.min(MAX_VCPUS),
-    };
-    limits.check(config)?;
-    let ram = AddressRange::new(RAM_BASE, config.memory);
-    // RAM may have all addresses: the upper window is made of what it leaves.
-    let pci = (config.transport == Transport::Pci).then(|| PciPlan {
-        ecam: PCI_ECAM,
-        window32: MMIO_WINDOW,
-        window64: PciPlan::window64_above(ram.end(), facts.gpa_bits),
+        controllers: &[("APLIC", APLIC_WINDOW), ("IMSICs", IMSICS)],
+        device_window: DEVICE_WINDOW,
+        lines: 1..=aia::sources(facts.identities),
         first_msi_gsi: aia::SOURCES + 1,
-    });
-    let default = if config.serial {
-        "console=ttyS0 panic=-1"
-    } else {
-        "panic=-1"
+        console: (DeviceKind::Uart16550, UART_REGISTERS, "ttyS0"),
+        devices: &[(DeviceKind::GoldfishRtc, RTC_REGISTERS)],
     };
-    let window = DEVICE_TREE.end();
-    let cmdline = config.cmdline.text(default);
-    Ok(MachinePlan {
-        arch: "riscv64",
-        ram: vec![ram],
-        reserved: [("APLIC", APLIC_WINDOW), ("IMSICs", IMSICS)]
-            .map(|(name, range)| Reserved { name, range })
-            .to_vec(),
-        kernel_window: AddressRange::new(window, ram.end().saturating_sub(window)),
-        mmio_window: MMIO_WINDOW,
-        devices: devices(facts, config, pci.as_ref())?,
-        pci,
-        vcpus: config.vcpus,
-        lean: None,
-        remarks: config.remarks(&cmdline),
-        cmdline,
-    })
-}
-
-fn devices(
-    facts: &Riscv64,
-    config: &MachineConfig,
-    pci: Option<&PciPlan>,
-) -> Result<Vec<DevicePlan>, PlanError> {
-    let last = aia::sources(facts.identities);
-    let (own, virtio) = (1..=FIRST_VIRTIO_GSI - 1, FIRST_VIRTIO_GSI..=last);
-    let mut resources = Resources::new(Space::Mmio, DEVICE_WINDOW, own)?;
-    let mut devices = Vec::new();
-    if config.serial {
-        devices.push(resources.device(DeviceKind::Uart16550, UART_REGISTERS)?);
-    }
-    devices.push(resources.device(DeviceKind::GoldfishRtc, RTC_REGISTERS)?);
-    devices.push(DevicePlan {
-        kind: DeviceKind::Pvpanic,
-        space: Space::Mmio,
-        range: resources.range(PVPANIC_REGISTERS)?,
-        irq: None,
-    });
-    if let Some(pci) = pci {
-        devices.extend(pci.devices(&config.virtio, None)?);
-        return Ok(devices);
-    }
-    devices.extend(virtio_mmio(MMIO_WINDOW, virtio, &config.virtio)?);
-    Ok(devices)
+    board.plan(config)
 }
 
 #[cfg(test)]
 mod tests {
+    use arch::device_tree::board::{DEVICE_TREE, MIN_MEMORY, MMIO_WINDOW, PCI_ECAM, RAM_BASE};
     use arch::{Cmdline, GuestKernel, Lean, Platform, Transport};
 
     use super::*;
@@ -183,7 +102,7 @@ mod tests {
         let most = (1 << 41) - RAM_BASE;
         let ram = plan(&facts, &config(most, 1)).unwrap().ram;
         assert_eq!(ram, [AddressRange::new(RAM_BASE, most)]);
-        let error = plan(&facts, &config(most + PAGE_SIZE, 1)).unwrap_err();
+        let error = plan(&facts, &config(most + 4096, 1)).unwrap_err();
         assert!(error.to_string().contains("41 address bits"), "{error}");
     }
 }

@@ -4,7 +4,7 @@
 //! Documentation/virt/kvm/api.rst, KVM_SET_ONE_REG). Core registers are counted in words of 64 bits
 //! from the start of `struct kvm_riscv_core`, control registers in `struct kvm_riscv_csr`.
 
-use arch::{BootInfo, VcpuId};
+use arch::BootInfo;
 
 /// One register write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,13 +66,19 @@ pub const A1: u64 = core(11);
 /// reset.)
 const NOT_SERVED: [u64; 3] = [0, 7, 8];
 
+/// The vCPU that boots.
+pub(crate) const BOOT_HART: u64 = 0;
+
 /// The registers of a vCPU: one that boots starts at the kernel with its number and the device tree
 /// as arguments (Documentation/arch/riscv/boot.rst); the others wait for the firmware call that
 /// starts them.
 #[must_use]
-pub(crate) fn vcpu_setup(id: VcpuId, boot: Option<&BootInfo>) -> VcpuSetup {
+pub(crate) fn vcpu_setup(boot: Option<&BootInfo>) -> VcpuSetup {
     let off = NOT_SERVED.map(|number| (firmware(number), 0));
-    let start = boot.map(|boot| [(PC, boot.entry), (A0, id.into()), (A1, boot.argument)]);
+    let start = boot.map(|boot| {
+        let [hart, tree, ..] = boot.arguments;
+        [(PC, boot.entry), (A0, hart), (A1, tree)]
+    });
     let all = off.into_iter().chain(start.into_iter().flatten());
     VcpuSetup {
         registers: all.map(|(id, value)| Register { id, value }).collect(),
@@ -89,11 +95,11 @@ mod tests {
     fn the_boot_vcpu_starts_at_the_kernel_with_its_number_and_the_device_tree() {
         let boot = BootInfo {
             entry: 0x8020_0000,
-            argument: 0x8000_0000,
+            arguments: [BOOT_HART, 0x8000_0000, 0, 0],
             protocol: Protocol::DeviceTree,
             placed: Vec::new(),
         };
-        let setup = vcpu_setup(0, Some(&boot));
+        let setup = vcpu_setup(Some(&boot));
         let value = |id| {
             let register = setup.registers.iter().find(|register| register.id == id);
             register.map(|register| register.value)
@@ -106,7 +112,7 @@ mod tests {
 
     #[test]
     fn no_vcpu_has_firmware_calls_that_nobody_serves() {
-        let setup = vcpu_setup(3, None);
+        let setup = vcpu_setup(None);
         let ids: Vec<_> = setup.registers.iter().map(|register| register.id).collect();
         assert_eq!(ids, NOT_SERVED.map(firmware));
         assert!(setup.registers.iter().all(|register| register.value == 0));

@@ -1,8 +1,66 @@
 //! Flat kernel images with a 64-byte header: arm64 (Linux Documentation/arch/arm64/booting.rst) and
 //! riscv64 (Documentation/arch/riscv/boot-image-header.rst). Both have the same first fields.
 
-use super::{FlatImage, ImageMachine, KernelHeader, Protocol, Reader, fail, u64_at};
-use crate::{AddressRange, BootError, LoadedKernel};
+use std::io::Seek;
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{FlatImage, KernelHeader, KernelImage, Protocol, Reader, fail, u64_at};
+use crate::{AddressRange, BootError, GuestRam, LoadedKernel};
+
+/// The machine a flat image is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageMachine {
+    /// 64-bit Arm.
+    Arm64,
+    /// 64-bit RISC-V.
+    Riscv64,
+}
+
+/// What is known of a machine with flat images.
+struct Machine {
+    /// Its name in Linux' own sources.
+    name: &'static str,
+    /// Its name as `uname -m` gives it.
+    architecture: &'static str,
+    /// The magic number at offset 56.
+    magic: &'static [u8; 4],
+}
+
+impl ImageMachine {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Arm64, Self::Riscv64];
+
+    fn facts(self) -> Machine {
+        let (name, architecture, magic) = match self {
+            Self::Arm64 => ("arm64", "aarch64", b"ARM\x64"),
+            Self::Riscv64 => ("riscv64", "riscv64", b"RSC\x05"),
+        };
+        Machine {
+            name,
+            architecture,
+            magic,
+        }
+    }
+
+    /// The name that Linux' own sources use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.facts().name
+    }
+
+    /// The number by which the header names the machine, at offset 56.
+    #[must_use]
+    pub fn magic(self) -> &'static [u8; 4] {
+        self.facts().magic
+    }
+
+    /// The architecture, as `uname -m` names it.
+    #[must_use]
+    pub fn architecture(self) -> &'static str {
+        self.facts().architecture
+    }
+}
 
 /// Size of the header.
 const HEADER: u64 = 64;
@@ -30,8 +88,9 @@ impl FlatImage {
         let range = base.map(|base| AddressRange::new(base, size));
         range
             .filter(|range| range.base.checked_add(size).is_some() && window.contains(range))
+            .filter(|_| self.entry_offset < size)
             .map(|range| LoadedKernel {
-                entry: range.base,
+                entry: range.base.saturating_add(self.entry_offset),
                 range,
                 initrd_limit: None,
                 protocol: Protocol::DeviceTree,
@@ -47,15 +106,41 @@ impl FlatImage {
                 ),
             })
     }
+
+    /// Copies the kernel to its place in guest memory, as [`Self::place`] gave it.
+    ///
+    /// # Errors
+    /// When the image cannot be read or has become shorter.
+    pub fn copy(
+        &self,
+        image: &mut KernelImage,
+        kernel: &LoadedKernel,
+        ram: &GuestRam,
+    ) -> Result<(), BootError> {
+        let place = GuestAddress(kernel.range.base);
+        let size = usize::try_from(self.file_size).unwrap_or(usize::MAX);
+        match image {
+            KernelImage::File(file) => {
+                file.rewind().map_err(BootError::Read)?;
+                ram.read_exact_volatile_from(place, file, size)
+            }
+            KernelImage::Bytes(bytes) => {
+                let mut bytes = bytes.get_ref().as_ref();
+                ram.read_exact_volatile_from(place, &mut bytes, size)
+            }
+        }
+        .map_err(|source| BootError::Memory {
+            what: "the kernel",
+            source,
+        })
+    }
 }
 
-/// The machine that the magic number at offset 56 names.
+/// The machine that the magic number names.
 pub(super) fn machine(start: &[u8]) -> Option<ImageMachine> {
-    match start.get(56..60)? {
-        b"ARM\x64" => Some(ImageMachine::Arm64),
-        b"RSC\x05" => Some(ImageMachine::Riscv64),
-        _ => None,
-    }
+    let magic = start.get(56..60)?;
+    let mut all = ImageMachine::ALL.iter().copied();
+    all.find(|machine| machine.facts().magic == magic)
 }
 
 pub(super) fn parse(
@@ -87,7 +172,48 @@ pub(super) fn parse(
     Ok(KernelHeader::Image(FlatImage {
         machine,
         text_offset,
+        entry_offset: 0,
         file_size: image.size,
         memory_size,
     }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::{Cursor, Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_copied_whole_from_wherever_it_is() {
+        let bytes: Vec<u8> = (0..10_000u16)
+            .map(|number| number.to_le_bytes()[0])
+            .collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        // Wherever it was read before.
+        file.rewind().unwrap();
+        file.read_exact(&mut [0; 100]).unwrap();
+        let header = FlatImage {
+            machine: ImageMachine::Arm64,
+            text_offset: 0,
+            entry_offset: 0,
+            file_size: bytes.len() as u64,
+            memory_size: 1 << 20,
+        };
+        let base = 0x20_0000;
+        let kernel = header.place(AddressRange::new(base, 2 << 20)).unwrap();
+        let in_memory = KernelImage::Bytes(Cursor::new(bytes.clone().into()));
+        let mut short = KernelImage::Bytes(Cursor::new(bytes[..9_999].to_vec().into()));
+        for mut image in [KernelImage::File(file), in_memory] {
+            let ram = GuestRam::from_ranges(&[(GuestAddress(base), 2 << 20)]).unwrap();
+            header.copy(&mut image, &kernel, &ram).unwrap();
+            let mut copied = vec![0xff; bytes.len() + 1];
+            ram.read_slice(&mut copied, GuestAddress(base)).unwrap();
+            assert_eq!(copied.split_last(), Some((&0, &bytes[..])));
+        }
+        let ram = GuestRam::from_ranges(&[(GuestAddress(base), 2 << 20)]).unwrap();
+        assert!(header.copy(&mut short, &kernel, &ram).is_err());
+    }
 }

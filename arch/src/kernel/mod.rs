@@ -13,11 +13,14 @@ use crate::BootError;
 
 mod bzimage;
 mod elf;
+mod foreign;
 mod image;
 mod linux;
 #[cfg(test)]
 mod tests;
 
+pub use foreign::{ForeignFile, foreign};
+pub use image::ImageMachine;
 pub use linux::{BANNER, LinuxVersion};
 
 /// How a kernel is entered.
@@ -121,33 +124,15 @@ pub struct Elf {
     pub segments: Vec<Segment>,
 }
 
-/// The machine a flat image is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageMachine {
-    /// 64-bit Arm.
-    Arm64,
-    /// 64-bit RISC-V.
-    Riscv64,
-}
-
-impl ImageMachine {
-    /// The name that Linux' own sources use.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Arm64 => "arm64",
-            Self::Riscv64 => "riscv64",
-        }
-    }
-}
-
-/// A flat image: loaded as it is, entered at its first byte.
+/// A flat image: loaded as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlatImage {
     /// The machine it is for.
     pub machine: ImageMachine,
     /// Its offset from a 2 MiB boundary.
     pub text_offset: u64,
+    /// The first instruction's offset from its first byte.
+    pub entry_offset: u64,
     /// Bytes in the image.
     pub file_size: u64,
     /// Memory it occupies from its first byte on, BSS included.
@@ -164,19 +149,28 @@ pub enum KernelHeader {
     Elf(Elf),
     /// A flat Image.
     Image(FlatImage),
-    /// Something recognised that cannot be booted as it is, with its name ("arm64 ELF").
-    Other(String),
+    /// A kernel in a format that is not booted.
+    Other {
+        /// What it is ("arm64 ELF").
+        name: String,
+        /// The architecture it is for, as `uname -m` names it, where that is known.
+        architecture: Option<&'static str>,
+    },
 }
 
 impl KernelHeader {
     /// Finds out what an image is, by content.
     ///
     /// # Errors
-    /// [`BootError::Kernel`] says why it is no kernel; [`BootError::Read`] when reading failed.
+    /// [`BootError::WrongFile`] and [`BootError::Kernel`] say why it is no kernel; [`BootError::Read`] when
+    /// reading failed.
     pub fn identify(image: &KernelImage) -> Result<Self, BootError> {
         let image = Reader::new(image)?;
         if image.size == 0 {
-            return fail("the file is empty");
+            return Err(BootError::WrongFile {
+                cause: "the file is empty".to_owned(),
+                cure: "copy, download or build it again".to_owned(),
+            });
         }
         let start = image.prefix(PREFIX)?;
         let magic = |offset: usize, bytes: &[u8]| {
@@ -193,22 +187,12 @@ impl KernelHeader {
         if let Some(machine) = image::machine(&start) {
             return image::parse(&image, &start, machine);
         }
-        let known = [
-            (
-                magic(4, b"zimg") && magic(0, b"MZ"),
-                "compressed EFI image (zboot)",
-            ),
-            (magic(0, &[0x1f, 0x8b]), "gzip-compressed file"),
-            (magic(0, &[0x28, 0xb5, 0x2f, 0xfd]), "zstd-compressed file"),
-            (magic(0, b"\xfd7zXZ\0"), "xz-compressed file"),
-            (magic(0, b"BZh"), "bzip2-compressed file"),
-            (magic(0, b"070701"), "cpio archive (an initrd?)"),
-            (magic(0, b"#!"), "script"),
-            (magic(0, b"MZ"), "EFI program without a Linux boot header"),
-        ];
-        match known.iter().find(|(found, _)| *found) {
-            Some((_, name)) => Ok(Self::Other((*name).to_owned())),
-            None => fail("no known kernel format (bzImage, ELF, Image)"),
+        match foreign::find(&image, &start)? {
+            Some(found) => Err(found.refused()),
+            None => Err(BootError::WrongFile {
+                cause: "no known kernel format (bzImage, ELF, Image)".to_owned(),
+                cure: "give a kernel; `file FILE` may tell what this is".to_owned(),
+            }),
         }
     }
 
@@ -217,11 +201,8 @@ impl KernelHeader {
     pub fn architecture(&self) -> Option<&'static str> {
         match self {
             Self::BzImage(_) | Self::Elf(_) => Some("x86_64"),
-            Self::Image(image) => Some(match image.machine {
-                ImageMachine::Arm64 => "aarch64",
-                ImageMachine::Riscv64 => "riscv64",
-            }),
-            Self::Other(_) => None,
+            Self::Image(image) => Some(image.machine.architecture()),
+            Self::Other { architecture, .. } => *architecture,
         }
     }
 
@@ -241,8 +222,31 @@ impl KernelHeader {
                 .into_iter()
                 .chain(elf.entry_64().map(|entry| (Protocol::Linux64, entry)))
                 .collect(),
-            Self::Image(image) => vec![(Protocol::DeviceTree, image.text_offset)],
-            Self::Other(_) => Vec::new(),
+            Self::Image(image) => {
+                let entry = image.text_offset.saturating_add(image.entry_offset);
+                vec![(Protocol::DeviceTree, entry)]
+            }
+            Self::Other { .. } => Vec::new(),
+        }
+    }
+
+    /// The error for a machine, named as `uname -m` does, that does not boot such a kernel.
+    #[must_use]
+    pub fn refused(&self, machine: &str) -> BootError {
+        let cure = match self.architecture() {
+            Some(found) if found != machine => {
+                format!("give a kernel for {machine}, or run this one on a host that is {found}")
+            }
+            Some(_) => {
+                "give the flat Image (arch/*/boot/Image in the kernel's build; of an ELF file, \
+                        objcopy -O binary FILE IMAGE)"
+                    .to_owned()
+            }
+            None => format!("give a kernel for {machine}"),
+        };
+        BootError::WrongFile {
+            cause: format!("{}: {machine} machines do not boot this", self.describe()),
+            cure,
         }
     }
 
@@ -259,7 +263,7 @@ impl KernelHeader {
             }) => "x86_64 ELF with a PVH entry".to_owned(),
             Self::Elf(_) => "x86_64 ELF".to_owned(),
             Self::Image(image) => format!("{} Image", image.machine.name()),
-            Self::Other(name) => name.clone(),
+            Self::Other { name, .. } => name.clone(),
         }
     }
 }

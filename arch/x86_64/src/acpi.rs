@@ -8,21 +8,16 @@ use acpi_tables::aml::{self, Device, EISAName, Interrupt, Name, Package, Path, R
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::rsdp::Rsdp;
-use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 use arch::{BootError, DeviceKind, DevicePlan, MachinePlan, Space};
 
+use self::table::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Rendered, bytes, find, table};
 use crate::irqchip::IoApic;
-use crate::layout;
+use crate::map;
 
 mod pci;
-
-const OEM_ID: [u8; 6] = *b"VMMREF";
-const OEM_TABLE_ID: [u8; 8] = *b"VMMREFER";
-const OEM_REVISION: u32 = 1;
-/// Length of the header that every table starts with.
-const HEADER: u32 = 36;
+mod table;
 
 /// IAPC_BOOT_ARCH: do not probe for VGA (bit 2); no CMOS clock (bit 5). The 8042 bit stays clear:
 /// the controller here resets and does nothing else, a driver would only wait for it.
@@ -55,9 +50,9 @@ const LINT1: u8 = 1;
 /// The tables, ready for their places in guest memory.
 #[derive(Debug)]
 pub struct AcpiTables {
-    /// The root pointer, for [`layout::RSDP`].
+    /// The root pointer, for [`map::RSDP`].
     pub rsdp: Vec<u8>,
-    /// All other tables, for [`layout::ACPI_TABLES`].
+    /// All other tables, for [`map::ACPI_TABLES`].
     pub tables: Vec<u8>,
 }
 
@@ -79,7 +74,7 @@ pub fn build(plan: &MachinePlan, chip: &IoApic) -> Result<AcpiTables, BootError>
     }
     let xsdt = append(&mut tables, &bytes(&xsdt));
     let size = tables.len() as u64;
-    if size > layout::ACPI_TABLES.len {
+    if size > map::ACPI_TABLES.len {
         return Err(too_large(size));
     }
     Ok(AcpiTables {
@@ -94,37 +89,17 @@ fn too_large(size: u64) -> BootError {
         size,
         cause: format!(
             "{} bytes are set aside for them; use fewer vCPUs",
-            layout::ACPI_TABLES.len
+            map::ACPI_TABLES.len
         ),
     }
-}
-
-fn bytes(aml: &dyn Aml) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    aml.to_aml_bytes(&mut bytes);
-    bytes
 }
 
 /// Appends a table, aligned to 8 bytes, and gives the address it will have.
 fn append(tables: &mut Vec<u8>, table: &[u8]) -> u64 {
     tables.resize(tables.len().next_multiple_of(8), 0);
-    let address = layout::ACPI_TABLES.base + tables.len() as u64;
+    let address = map::ACPI_TABLES.base + tables.len() as u64;
     tables.extend_from_slice(table);
     address
-}
-
-/// A table with a standard header.
-fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
-    let mut table = Sdt::new(
-        signature,
-        HEADER,
-        revision,
-        OEM_ID,
-        OEM_TABLE_ID,
-        OEM_REVISION,
-    );
-    table.append_slice(body);
-    table.as_slice().to_vec()
 }
 
 /// A one-byte register of a device.
@@ -140,10 +115,6 @@ fn register(device: &DevicePlan, offset: u64) -> GAS {
         AccessSize::ByteAccess,
         device.range.base + offset,
     )
-}
-
-fn find(devices: &[DevicePlan], kind: DeviceKind) -> Option<&DevicePlan> {
-    devices.iter().find(|device| device.kind == kind)
 }
 
 fn fadt(devices: &[DevicePlan], dsdt: u64) -> Vec<u8> {
@@ -174,7 +145,7 @@ fn fadt(devices: &[DevicePlan], dsdt: u64) -> Vec<u8> {
 
 fn madt(vcpus: u32, chip: &IoApic) -> Result<Vec<u8>, BootError> {
     let io_apic = u32::try_from(chip.address).map_err(|_| too_large(chip.address))?;
-    let mut body = layout::LAPIC_ADDRESS.to_le_bytes().to_vec();
+    let mut body = map::LAPIC_ADDRESS.to_le_bytes().to_vec();
     // Flags: no PCAT_COMPAT, the machine has no legacy PIC to mask.
     body.extend(0u32.to_le_bytes());
     for id in 0..vcpus {
@@ -295,15 +266,6 @@ fn power_button(power: &DevicePlan, body: &mut Vec<u8>) {
         ],
     )
     .to_aml_bytes(body);
-}
-
-/// AML that was rendered already.
-struct Rendered(Vec<u8>);
-
-impl Aml for Rendered {
-    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        sink.vec(&self.0);
-    }
 }
 
 /// A device with its ports and its interrupt, an edge.

@@ -5,22 +5,10 @@
 
 use arch::kernel::Protocol;
 use arch::{AddressRange, BootError, BootInfo, BootRequest, GuestRam, Placed};
-use vm_memory::{Bytes, GuestAddress};
 
-use crate::{X86_64, acpi, layout, mptable, paging, pvh, registers, zero_page};
-
-/// The longest command line of a kernel that does not name its limit: Linux' COMMAND_LINE_SIZE
-/// without the final zero.
-pub const DEFAULT_CMDLINE_SIZE: u64 = 2047;
-
-/// What both boot protocols pass on, once it lies in guest memory.
-#[derive(Debug)]
-pub(crate) struct Handover<'a> {
-    /// The request it comes from.
-    pub(crate) request: &'a BootRequest<'a, X86_64>,
-    /// The command line without its final zero.
-    pub(crate) cmdline: AddressRange,
-}
+use crate::facts::X86_64;
+use crate::handover::{Handover, write};
+use crate::{acpi, map, mptable, paging, pvh, registers, zero_page};
 
 /// Writes all of it; see [`arch::Platform::build_boot_info`].
 pub(crate) fn build(
@@ -33,7 +21,7 @@ pub(crate) fn build(
     placed.push(block);
     let handover = Handover { request, cmdline };
     let gdt = registers::gdt(protocol);
-    placed.push(write(ram, "GDT", layout::GDT, &gdt)?);
+    placed.push(write(ram, "GDT", map::GDT, &gdt)?);
     let argument = match protocol {
         Protocol::Linux64 => {
             placed.push(paging::write_identity_map(ram)?);
@@ -49,7 +37,7 @@ pub(crate) fn build(
     placed.push(argument);
     Ok(BootInfo {
         entry: request.kernel.entry,
-        argument: address,
+        arguments: [address, 0, 0, 0],
         protocol,
         placed,
     })
@@ -63,11 +51,11 @@ fn write_tables(
     let (plan, chip) = (request.plan, request.irq_chip);
     let acpi = acpi::build(plan, chip)?;
     let mut placed = vec![
-        write(ram, "ACPI root pointer", layout::RSDP_AREA, &acpi.rsdp)?,
-        write(ram, "ACPI tables", layout::ACPI_TABLES, &acpi.tables)?,
+        write(ram, "ACPI root pointer", map::RSDP_AREA, &acpi.rsdp)?,
+        write(ram, "ACPI tables", map::ACPI_TABLES, &acpi.tables)?,
     ];
     if let Some(table) = mptable::build(plan.vcpus, chip)? {
-        placed.push(write(ram, "MP table", layout::MP_TABLE, &table)?);
+        placed.push(write(ram, "MP table", map::MP_TABLE, &table)?);
     }
     Ok(placed)
 }
@@ -87,31 +75,8 @@ fn write_cmdline(
         let text = "the kernel command line contains a zero byte, which would end it";
         return Err(BootError::Kernel(text.to_owned()));
     }
-    let block = write(ram, "command line", layout::CMDLINE, &[text, &[0]].concat())?;
-    Ok((AddressRange::new(layout::CMDLINE.base, size), block))
-}
-
-/// Writes `bytes` to the start of `area`.
-pub(crate) fn write(
-    ram: &GuestRam,
-    name: &'static str,
-    area: AddressRange,
-    bytes: &[u8],
-) -> Result<Placed, BootError> {
-    let len = bytes.len() as u64;
-    if len > area.len {
-        return Err(BootError::TooLarge {
-            what: name,
-            size: len,
-            cause: format!("{} bytes are set aside for it", area.len),
-        });
-    }
-    ram.write_slice(bytes, GuestAddress(area.base))
-        .map_err(|source| BootError::Memory { what: name, source })?;
-    Ok(Placed {
-        name,
-        range: AddressRange::new(area.base, len),
-    })
+    let block = write(ram, "command line", map::CMDLINE, &[text, &[0]].concat())?;
+    Ok((AddressRange::new(map::CMDLINE.base, size), block))
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::map::NARROW_VCPUS;
+
 /// One leaf, or one subleaf of a leaf that has several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuidEntry {
@@ -40,6 +42,9 @@ const ARAT: u32 = 1 << 2;
 /// Leaf 0x8000_0001 ECX on AMD: EDX bit HTT means cores; leaf 0x8000_001E is there.
 const CMP_LEGACY: u32 = 1 << 1;
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
+/// Leaf 0x4000_0001 EAX: bits 11:5 of a message's address are bits 14:8 of its destination
+/// (KVM_FEATURE_MSI_EXT_DEST_ID). KVM does not offer it by itself: it is the VMM that reads these bits.
+const EXTENDED_DESTINATIONS: u32 = 1 << 15;
 /// Level types of leaf 0xB.
 const SMT_LEVEL: u32 = 1;
 const CORE_LEVEL: u32 = 2;
@@ -123,6 +128,7 @@ impl Topology {
             }
             // No performance counters: nothing here sets them up or saves them.
             0xa => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0),
+            0x4000_0001 if self.vcpus > NARROW_VCPUS => leaf.eax |= EXTENDED_DESTINATIONS,
             0x8000_0001 if leaf.ecx & TOPOLOGY_EXTENSIONS != 0 => {
                 let several = u32::from(self.vcpus > 1);
                 set(&mut leaf.ecx, CMP_LEGACY.trailing_zeros(), 1, several);
@@ -193,6 +199,7 @@ mod tests {
             leaf(0xb, 0, [1, 2, 0x100, 99]),
             leaf(0x1f, 0, [1, 2, 0x100, 99]),
             leaf(0x4000_0000, 0, [0x4000_0001, 5, 6, 7]),
+            leaf(0x4000_0001, 0, [0x0100_7afb, 0, 0, 0]),
             leaf(0x8000_0001, 0, [0, 0, TOPOLOGY_EXTENSIONS | CMP_LEGACY, 0]),
             leaf(0x8000_0008, 0, [0x3030, 5, 0x700f, 0]),
             leaf(0x8000_001e, 0, [77, 0x177, 0x201, 0]),
@@ -264,10 +271,20 @@ mod tests {
     #[test]
     fn other_leaves_pass_through() {
         let leaves = vcpu_leaves(&host(), 3, 4);
-        for function in [0, 7, 0x4000_0000] {
+        for function in [0, 7, 0x4000_0000, 0x4000_0001] {
             assert_eq!(find(&leaves, function, 0), find(&host(), function, 0));
         }
         assert_eq!(find(&leaves, 0xa, 0), leaf(0xa, 0, [0; 4]));
+    }
+
+    #[test]
+    fn more_vcpus_than_8_bits_can_name_are_told_of_wider_destinations() {
+        for (vcpus, offered) in [(255, false), (256, true), (1024, true)] {
+            let leaves = vcpu_leaves(&host(), vcpus - 1, vcpus);
+            let features = find(&leaves, 0x4000_0001, 0).eax;
+            assert_eq!(features & EXTENDED_DESTINATIONS != 0, offered, "{vcpus}");
+            assert_eq!(find(&leaves, 0xb, 0).edx, vcpus - 1);
+        }
     }
 
     #[test]

@@ -67,7 +67,8 @@ mod tests {
     use arch::{Cmdline, GuestKernel, Lean, MachineConfig, Platform, Transport};
 
     use super::*;
-    use crate::{X86_64, layout};
+    use crate::facts::X86_64;
+    use crate::map;
 
     fn map(memory: u64) -> Vec<(u64, u64, E820Type)> {
         map_with(memory, Transport::Mmio)
@@ -98,7 +99,7 @@ mod tests {
         assert_eq!(map[1], (0x9_FC00, 0x10_0000, E820Type::Reserved));
         assert_eq!(map[2], (0x10_0000, 128 << 20, E820Type::Ram));
         assert!(map[3..].iter().all(|entry| entry.2 == E820Type::Reserved));
-        assert!(map[3..].iter().all(|entry| entry.0 >= layout::HOLE.base));
+        assert!(map[3..].iter().all(|entry| entry.0 >= map::HOLE.base));
     }
 
     #[test]

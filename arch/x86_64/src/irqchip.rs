@@ -3,7 +3,7 @@
 
 use arch::{Gsi, IrqModel, WiredRoute};
 
-use crate::layout;
+use crate::map;
 
 /// The interrupt masks of both PICs as a PC's firmware leaves them. KVM's reset values would let
 /// their interrupts through with the processor's exception vectors, to a kernel that does not use
@@ -37,7 +37,15 @@ pub struct IoApic {
     pub pins: u32,
     /// Who has it.
     pub keeper: Keeper,
+    /// Whether there are APIC ids from 255 on, so that messages have destinations of 15 bits.
+    pub wide_ids: bool,
 }
+
+/// Bits 14:8 of a destination in bits 11:5 of a message's address, as a guest writes them that knows
+/// KVM_FEATURE_MSI_EXT_DEST_ID (Linux Documentation/virt/kvm/x86/cpuid.rst); bits 7:0 are in bits 19:12.
+const EXTENDED_DESTINATION: u64 = 0x7f << 5;
+/// Where KVM has them with KVM_X2APIC_API_USE_32BIT_IDS: from bit 40 on (api.rst, KVM_CAP_X2APIC_API).
+const EXTENDED_SHIFT: u32 = 40 - 5;
 
 impl IoApic {
     /// The chip of a machine with `vcpus` vCPUs, whose APIC ids count from 0.
@@ -46,9 +54,10 @@ impl IoApic {
         let id = u8::try_from(vcpus).ok().filter(|&id| id != u8::MAX);
         Self {
             id: id.unwrap_or(0),
-            address: layout::IOAPIC.base,
-            pins: layout::pins(keeper == Keeper::Vmm).into(),
+            address: map::IOAPIC.base,
+            pins: map::pins(keeper == Keeper::Vmm).into(),
             keeper,
+            wide_ids: keeper == Keeper::Vmm && vcpus > map::NARROW_VCPUS,
         }
     }
 }
@@ -79,6 +88,16 @@ impl IrqModel for IoApic {
         let pics = (0..2 * PIC_PINS).map(pic);
         pics.chain(self.lines().map(io_apic)).collect()
     }
+
+    fn message_address(&self, address: u64) -> u64 {
+        if !self.wide_ids {
+            return address;
+        }
+        // KVM ignores what a guest writes to the upper half as long as destinations have 8 bits.
+        let address = address & u64::from(u32::MAX);
+        let extended = address & EXTENDED_DESTINATION;
+        (address ^ extended) | extended << EXTENDED_SHIFT
+    }
 }
 
 #[cfg(test)]
@@ -99,5 +118,23 @@ mod tests {
         assert_eq!(of(15), [(1, 7), (2, 15)]);
         assert_eq!(of(23), [(2, 23)]);
         assert_eq!(routes.len(), 16 + 24);
+    }
+
+    #[test]
+    fn kvm_is_told_of_destinations_beyond_8_bits_where_it_has_them() {
+        let wide = IoApic::new(300, Keeper::Vmm);
+        for (guest, kvm) in [
+            (0xFEE0_0000, 0xFEE0_0000),
+            // The APIC with id 0x12c, and the last that there is an id for.
+            (0xFEE2_C020, 0x0000_0100_FEE2_C000),
+            (0xFEEF_FFE4, 0x0000_7F00_FEEF_F004),
+            // A hostile upper half.
+            (0xFFFF_FFFF_FEE0_1000, 0xFEE0_1000),
+        ] {
+            assert_eq!(wide.message_address(guest), kvm, "{guest:#x}");
+        }
+        for narrow in [IoApic::new(255, Keeper::Vmm), IoApic::new(300, Keeper::Kvm)] {
+            assert_eq!(narrow.message_address(0xFEE2_C020), 0xFEE2_C020);
+        }
     }
 }

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 
 use arch::kernel::{KernelHeader, KernelImage};
-use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel};
+use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, ProbeProgram};
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, Msrs, kvm_cpuid_entry2,
     kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_irqchip, kvm_lapic_state, kvm_msr_entry,
     kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs,
 };
@@ -14,12 +15,13 @@ use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::cpuid::CpuidEntry;
+use crate::facts::X86_64;
 use crate::irqchip::{IO_APIC, IoApic, Keeper, PIC_MASK, PIC_MASTER, PIC_SLAVE};
+use crate::map;
 use crate::paging::{PagingState, translate};
 use crate::registers::{
     BootRegisters, DeliveryMode, DescriptorTable, Fpu, Msr, Segment, SegmentMode, VcpuSetup,
 };
-use crate::{X86_64, layout};
 
 // The numbers of the pure half are KVM's.
 const _: () = assert!(
@@ -46,6 +48,10 @@ const NEEDED: [(Cap, &str); 4] = [
     (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
 ];
 
+/// Messages name APICs by 32 bits, and 255 is one of them, not all (api.rst, KVM_CAP_X2APIC_API).
+const WIDE_IDS: u64 =
+    (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK) as u64;
+
 /// EINVAL.
 const EINVAL: i32 = 22;
 
@@ -60,9 +66,17 @@ impl KvmPlatform for X86_64 {
         let entries = cpuid.as_slice().iter().map(CpuidEntry::from).collect();
         let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
         let [split, full] = [Cap::SplitIrqchip, Cap::Pit2].map(|cap| kvm.check_extension(cap));
-        Ok(Self::new(entries, max_vcpus).with_chips(split, full))
+        let wide = u64::from(
+            kvm.check_extension_raw(KVM_CAP_X2APIC_API.into())
+                .cast_unsigned(),
+        );
+        Ok(Self::new(entries, max_vcpus)
+            .with_chips(split, full)
+            .with_wide_ids(wide & WIDE_IDS == WIDE_IDS))
     }
 
+    #[cfg_attr(not(feature = "bzimage"), allow(unused_variables))]
+    #[cfg_attr(not(feature = "elf"), allow(unused_variables))]
     fn load_kernel(
         &self,
         image: &mut KernelImage,
@@ -71,15 +85,20 @@ impl KvmPlatform for X86_64 {
         ram: &GuestRam,
     ) -> Result<(), BootError> {
         match header {
+            #[cfg(feature = "bzimage")]
             KernelHeader::BzImage(_) => copy_bzimage(image, kernel, ram),
-            _ => copy_elf(image, ram),
+            #[cfg(feature = "elf")]
+            KernelHeader::Elf(_) => copy_elf(image, ram),
+            #[cfg(not(feature = "bzimage"))]
+            KernelHeader::BzImage(_) => Err(BootError::not_built_in(header, "bzimage")),
+            other => Err(BootError::not_built_in(other, "elf")),
         }
     }
 
     fn prepare_vm(&self, vm: &VmFd) -> Result<(), KvmError> {
-        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP.base)
+        vm.set_identity_map_address(map::KVM_IDENTITY_MAP.base)
             .map_err(KvmError::of("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        let tss = usize::try_from(layout::KVM_TSS.base).unwrap_or(usize::MAX);
+        let tss = usize::try_from(map::KVM_TSS.base).unwrap_or(usize::MAX);
         vm.set_tss_address(tss)
             .map_err(KvmError::of("KVM_SET_TSS_ADDR"))
     }
@@ -100,6 +119,15 @@ impl KvmPlatform for X86_64 {
             };
             vm.enable_cap(&local_apics)
                 .map_err(KvmError::of("KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP"))?;
+            if model.wide_ids {
+                let wide_ids = kvm_enable_cap {
+                    cap: KVM_CAP_X2APIC_API,
+                    args: [WIDE_IDS, 0, 0, 0],
+                    ..kvm_enable_cap::default()
+                };
+                vm.enable_cap(&wide_ids)
+                    .map_err(KvmError::of("KVM_ENABLE_CAP of KVM_CAP_X2APIC_API"))?;
+            }
             return Ok(KvmChip);
         }
         if !vm.check_extension(Cap::Pit2) {
@@ -143,12 +171,21 @@ impl KvmPlatform for X86_64 {
             .map_or(Ok(()), |boot| set_boot_registers(vcpu, boot))
     }
 
+    fn vcpu_paused(&self, vcpu: &VcpuFd) {
+        // Its watchdogs then know that it was not the guest that hung. Fails when the guest has no kvmclock.
+        let _ = vcpu.kvmclock_ctrl();
+    }
+
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {
         match (vcpu.get_regs(), vcpu.get_sregs()) {
             (Ok(regs), Ok(sregs)) => describe(&regs, &sregs, ram),
             (Err(error), _) => format!("registers unavailable: KVM_GET_REGS: {error}"),
             (_, Err(error)) => format!("registers unavailable: KVM_GET_SREGS: {error}"),
         }
+    }
+
+    fn probe_program(&self) -> Option<ProbeProgram> {
+        Some(crate::probe::PROGRAM)
     }
 }
 
@@ -168,11 +205,6 @@ fn copy_bzimage(
     .map_err(|error| BootError::Kernel(error.to_string()))
 }
 
-#[cfg(not(feature = "bzimage"))]
-fn copy_bzimage(_: &mut KernelImage, _: &LoadedKernel, _: &GuestRam) -> Result<(), BootError> {
-    Err(not_built_in("a bzImage", "bzimage"))
-}
-
 #[cfg(feature = "elf")]
 fn copy_elf(image: &mut KernelImage, ram: &GuestRam) -> Result<(), BootError> {
     use linux_loader::loader::{KernelLoader, elf::Elf};
@@ -182,18 +214,6 @@ fn copy_elf(image: &mut KernelImage, ram: &GuestRam) -> Result<(), BootError> {
     }
     .map(drop)
     .map_err(|error| BootError::Kernel(error.to_string()))
-}
-
-#[cfg(not(feature = "elf"))]
-fn copy_elf(_: &mut KernelImage, _: &GuestRam) -> Result<(), BootError> {
-    Err(not_built_in("an ELF kernel", "elf"))
-}
-
-#[cfg(not(all(feature = "elf", feature = "bzimage")))]
-fn not_built_in(what: &str, feature: &str) -> BootError {
-    BootError::Kernel(format!(
-        "this is {what}, and this program was built without the cargo feature {feature:?}"
-    ))
 }
 
 fn set_cpuid(vcpu: &VcpuFd, leaves: &[CpuidEntry]) -> Result<(), KvmError> {

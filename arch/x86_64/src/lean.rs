@@ -8,7 +8,8 @@
 use arch::kernel::LinuxVersion;
 use arch::{GuestKernel, Lean, LeanChoice, MachineConfig, has_word};
 
-use crate::X86_64;
+use crate::facts::X86_64;
+use crate::map;
 
 /// The oldest Linux that is known to boot on a lean machine: the oldest in the lab.
 const OLDEST: LinuxVersion = LinuxVersion { major: 6, minor: 1 };
@@ -34,19 +35,23 @@ pub(crate) fn choose(facts: &X86_64, config: &MachineConfig, cmdline: &str) -> L
     let (lean, why) = match config.lean {
         Lean::On => (true, "as configured".to_owned()),
         Lean::Off => (false, "as configured".to_owned()),
-        Lean::Auto => automatic(facts, config.kernel, cmdline),
+        Lean::Auto => automatic(facts, config, cmdline),
     };
     LeanChoice { lean, why }
 }
 
-fn automatic(facts: &X86_64, kernel: GuestKernel, cmdline: &str) -> (bool, String) {
+fn automatic(facts: &X86_64, config: &MachineConfig, cmdline: &str) -> (bool, String) {
     if !facts.split_chip {
         return (false, "this host's KVM has no other machine".to_owned());
     }
     if !facts.full_chip {
         return (true, "this host's KVM has no other machine".to_owned());
     }
-    match kernel {
+    if config.vcpus > map::NARROW_VCPUS {
+        let why = format!("no other machine has more than {} vCPUs", map::NARROW_VCPUS);
+        return (true, why);
+    }
+    match config.kernel {
         GuestKernel::BuiltIn => (true, "the built-in guest misses nothing".to_owned()),
         GuestKernel::Unknown => (
             false,

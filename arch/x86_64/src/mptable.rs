@@ -1,12 +1,12 @@
 //! The MP table (Intel MultiProcessor Specification 1.4), for kernels without ACPI.
 //!
-//! It lies where guests scan for it: the floating pointer at the start of [`layout::MP_TABLE`],
+//! It lies where guests scan for it: the floating pointer at the start of [`map::MP_TABLE`],
 //! the configuration table right after it.
 
 use arch::BootError;
 
 use crate::irqchip::{IoApic, Keeper};
-use crate::layout;
+use crate::map;
 
 /// The most processors with an 8-bit APIC id, besides the I/O APIC and the broadcast id.
 pub const MAX_VCPUS: u32 = 254;
@@ -48,7 +48,7 @@ pub fn build(vcpus: u32, chip: &IoApic) -> Result<Option<Vec<u8>>, BootError> {
     }
     let misfit = |_| BootError::Kernel("the MP table cannot describe this machine".to_owned());
     let table = table(vcpus, chip).map_err(misfit)?;
-    let address = u32::try_from(layout::MP_TABLE.base + POINTER).map_err(misfit)?;
+    let address = u32::try_from(map::MP_TABLE.base + POINTER).map_err(misfit)?;
     let mut pointer = b"_MP_".to_vec();
     pointer.extend(address.to_le_bytes());
     // Length in paragraphs, revision, checksum; feature bytes: a table is there, virtual wire mode.
@@ -95,7 +95,7 @@ fn table(vcpus: u32, chip: &IoApic) -> Result<Vec<u8>, std::num::TryFromIntError
     // No OEM table.
     table.extend([0; 6]);
     table.extend(count.to_le_bytes());
-    table.extend(layout::LAPIC_ADDRESS.to_le_bytes());
+    table.extend(map::LAPIC_ADDRESS.to_le_bytes());
     table.extend([0; 4]);
     debug_assert_eq!(table.len(), HEADER);
     table.extend(entries);
@@ -120,7 +120,7 @@ mod tests {
         let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
         assert_eq!((&bytes[..4], sum(&bytes[..16])), (&b"_MP_"[..], 0));
         let address = u64::from(u32::from_le_bytes(bytes[4..8].try_into().unwrap()));
-        let table = &bytes[usize::try_from(address - layout::MP_TABLE.base).unwrap()..];
+        let table = &bytes[usize::try_from(address - map::MP_TABLE.base).unwrap()..];
         let len = usize::from(u16::from_le_bytes(table[4..6].try_into().unwrap()));
         assert_eq!(
             (&table[..4], len, sum(table)),
@@ -144,7 +144,7 @@ mod tests {
                 .unwrap()
                 .unwrap();
             assert_eq!(walk(&table), [vcpus, 1, 1, 16, 2]);
-            assert!(table.len() as u64 <= layout::MP_TABLE.len);
+            assert!(table.len() as u64 <= map::MP_TABLE.len);
         }
     }
 

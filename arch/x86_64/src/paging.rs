@@ -6,8 +6,8 @@
 use arch::{BootError, GuestRam, Placed};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::boot::write;
-use crate::layout::{PAGE_SIZE, PAGE_TABLES};
+use crate::handover::write;
+use crate::map::{PAGE_SIZE, PAGE_TABLES};
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;

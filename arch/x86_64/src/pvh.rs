@@ -5,9 +5,9 @@
 
 use arch::{AddressRange, BootError, GuestRam, Placed};
 
-use crate::boot::{Handover, write};
 use crate::e820::e820;
-use crate::layout::{PVH_START_INFO, RSDP};
+use crate::handover::{Handover, write};
+use crate::map::{PVH_START_INFO, RSDP};
 
 /// XEN_HVM_START_MAGIC_VALUE.
 const MAGIC: u32 = 0x336E_C578;

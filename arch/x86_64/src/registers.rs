@@ -8,7 +8,7 @@ use arch::BootInfo;
 use arch::kernel::Protocol;
 
 use crate::cpuid::CpuidEntry;
-use crate::{layout, paging};
+use crate::{map, paging};
 
 /// Every register write that one vCPU needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -263,16 +263,17 @@ impl BootRegisters {
             rflags: RFLAGS,
             ..GeneralRegisters::default()
         };
+        let [argument, ..] = boot.arguments;
         let flat32 = Self {
             regs: GeneralRegisters {
-                rbx: boot.argument,
+                rbx: argument,
                 ..regs
             },
             code: code_segment(boot.protocol),
             data: FLAT_DATA,
             task: TASK,
             gdt: DescriptorTable {
-                base: layout::GDT.base,
+                base: map::GDT.base,
                 limit: GDT_BYTES - 1,
             },
             idt: DescriptorTable { base: 0, limit: 0 },
@@ -285,8 +286,8 @@ impl BootRegisters {
             Protocol::Pvh => flat32,
             Protocol::Linux64 | Protocol::DeviceTree => Self {
                 regs: GeneralRegisters {
-                    rsi: boot.argument,
-                    rsp: layout::BOOT_STACK,
+                    rsi: argument,
+                    rsp: map::BOOT_STACK,
                     ..regs
                 },
                 cr0: CR0_PE | CR0_ET | CR0_PG,

@@ -4,9 +4,9 @@
 
 use arch::{AddressRange, BootError, GuestRam, Placed};
 
-use crate::boot::{DEFAULT_CMDLINE_SIZE, Handover, write};
 use crate::e820::{E820Entry, e820};
-use crate::layout;
+use crate::handover::{DEFAULT_CMDLINE_SIZE, Handover, write};
+use crate::map;
 
 const EXT_RAMDISK_IMAGE: usize = 0x0C0;
 const EXT_RAMDISK_SIZE: usize = 0x0C4;
@@ -59,7 +59,7 @@ pub(crate) fn cmdline_limit(setup_header: &[u8]) -> u64 {
         }
         _ => OLD_CMDLINE_SIZE,
     };
-    limit.min(layout::CMDLINE.len - 1)
+    limit.min(map::CMDLINE.len - 1)
 }
 
 /// A field of a setup header, by its offset in the zero page.
@@ -75,7 +75,7 @@ pub(crate) fn write_to(handover: &Handover<'_>, ram: &GuestRam) -> Result<Placed
     page.set_setup_header(&kernel.setup_header, kernel.range)?;
     page.set(TYPE_OF_LOADER, [UNKNOWN_LOADER]);
     page.set(CMD_LINE_PTR, low32(handover.cmdline.base).to_le_bytes());
-    page.set(ACPI_RSDP_ADDR, layout::RSDP.to_le_bytes());
+    page.set(ACPI_RSDP_ADDR, map::RSDP.to_le_bytes());
     if let Some(initrd) = handover.request.initrd {
         page.set(RAMDISK_IMAGE, low32(initrd.base).to_le_bytes());
         page.set(EXT_RAMDISK_IMAGE, low32(initrd.base >> 32).to_le_bytes());
@@ -83,7 +83,7 @@ pub(crate) fn write_to(handover: &Handover<'_>, ram: &GuestRam) -> Result<Placed
         page.set(EXT_RAMDISK_SIZE, low32(initrd.len >> 32).to_le_bytes());
     }
     page.set_e820(&e820(handover.request.plan))?;
-    write(ram, "zero page", layout::ZERO_PAGE, &page.0)
+    write(ram, "zero page", map::ZERO_PAGE, &page.0)
 }
 
 /// The low half of a value whose high half has a field of its own or is zero.

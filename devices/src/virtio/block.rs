@@ -7,9 +7,12 @@
 //! io_uring or one by one; what is rare (discard, zeroes) is done at once.
 
 mod erase;
+mod error;
 mod file;
+mod lock;
 mod parse;
 mod request;
+mod sys;
 mod uring;
 
 use std::fmt;
@@ -30,7 +33,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::{Bytes, GuestAddress};
 
 use self::erase::Erase;
-pub use self::file::BlockError;
+pub use self::error::BlockError;
 use self::file::{Opened, Shape};
 use self::request::{Job, Parsed, Refusal, Request};
 use self::uring::Uring;
@@ -39,6 +42,9 @@ use super::limit::Limiter;
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, Ring, VirtioDevice};
 use crate::Rare;
 use crate::config::{BlkConfig, BlkEngine};
+
+/// Disks for which there was no io_uring.
+static FELL_BACK: Rare = Rare::new();
 
 /// The unit of every size and place in a request.
 const SECTOR_BYTES: u32 = 512;
@@ -101,6 +107,14 @@ impl Block {
         Opened::new(config).map(drop)
     }
 
+    /// Finds out whether disks can use io_uring on this host.
+    ///
+    /// # Errors
+    /// What the host's kernel answers.
+    pub fn has_io_uring() -> io::Result<()> {
+        Uring::new(1).map(drop)
+    }
+
     /// Opens a disk and locks it: one writer, or any number of readers.
     ///
     /// # Errors
@@ -122,11 +136,18 @@ impl Block {
             BlkEngine::Sync => None,
             engine => match Uring::new(capacity.min(MAX_IN_FLIGHT)) {
                 Ok(uring) => Some(uring),
-                Err(error) if engine == BlkEngine::IoUring => {
-                    return Err(BlockError::Uring(error));
-                }
                 Err(error) => {
-                    log::debug!("no io_uring, disk I/O is synchronous: {error}");
+                    let reason = error::uring_reason(&error);
+                    if engine == BlkEngine::IoUring {
+                        return Err(BlockError::Uring { reason });
+                    }
+                    // Once for all disks.
+                    if FELL_BACK.again() == Some(1) {
+                        log::warn!(
+                            "io_uring is refused: {reason}; the disks' requests are done one by one, \
+                             which engine=sync asks for without this warning"
+                        );
+                    }
                     None
                 }
             },
@@ -157,6 +178,17 @@ impl Block {
             file,
         };
         block.config = Arc::new(ConfigSpace::new(block.describe(&shape), 0..0));
+        log::debug!(
+            "opened: disk {}, {} sectors{}, {}",
+            block.path.display(),
+            block.sectors,
+            if block.read_only { ", read-only" } else { "" },
+            if block.uring.is_some() {
+                "io_uring"
+            } else {
+                "one system call per request"
+            }
+        );
         Ok(block)
     }
 
@@ -441,8 +473,7 @@ impl VirtioDevice for Block {
         Ok(more)
     }
 
-    fn close(&mut self, _queue: usize, queues: &mut Queues) -> Result<(), QueueError> {
-        // Those of other queues end with it.
+    fn quiesce(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
         while let Some(uring) = self.uring.as_mut().filter(|uring| uring.is_busy()) {
             uring.wait();
             self.reap(queues)?;

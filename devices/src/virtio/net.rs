@@ -8,6 +8,7 @@
 mod control;
 mod error;
 mod foresee;
+mod interface;
 mod tap;
 mod waiting;
 
@@ -135,7 +136,7 @@ impl Net {
                 let name = name.as_deref().unwrap_or_default();
                 let taps = Tap::open(name, config.queues)?;
                 if let Some(mtu) = config.mtu
-                    && let Err(error) = tap::set_mtu(name, mtu)
+                    && let Err(error) = interface::set_mtu(name, mtu)
                 {
                     log::warn!("the MTU of the tap device {name} cannot be set: {error}");
                 }

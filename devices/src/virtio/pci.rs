@@ -26,7 +26,7 @@ use self::layout::{
     class,
 };
 use super::transport::Transport;
-use super::{GuestRam, Interrupt, VirtioDevice};
+use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
 use crate::lock;
 use crate::pci::{Config, Header, MsiSink, Msix, PBA_ENTRY, PciFunction, TABLE_ENTRY};
 
@@ -117,10 +117,22 @@ impl VirtioPci {
             }),
         })
     }
+}
 
-    /// Resets the device and gives it back, for another transport: nothing is behind this one any
-    /// more. `None` when the device is lost.
-    pub fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {
+impl VirtioTransport for VirtioPci {
+    fn state(&self) -> DeviceState {
+        lock(&self.state).transport.state()
+    }
+
+    fn pause(&self) {
+        lock(&self.state).transport.pause();
+    }
+
+    fn resume(&self) {
+        lock(&self.state).transport.resume();
+    }
+
+    fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {
         lock(&self.state).transport.take_device()
     }
 }

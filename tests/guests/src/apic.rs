@@ -94,6 +94,12 @@ fn io_apic() -> u64 {
 
 /// Routes a GSI, edge triggered and active high, to a vector of this vCPU.
 pub fn route(gsi: u32, vector: u8) {
+    route_to(gsi, id(), vector.into());
+}
+
+/// Routes a GSI, edge triggered and active high, to an APIC with at most 15 bits of id; `mode` has the vector
+/// and the delivery mode.
+pub fn route_to(gsi: u32, id: u32, mode: u32) {
     let base = io_apic();
     let write = |register: u32, value: u32| {
         // SAFETY: the I/O APIC is mapped, uncached: index register, then data register.
@@ -102,6 +108,7 @@ pub fn route(gsi: u32, vector: u8) {
             ptr::write_volatile((base + 0x10) as *mut u32, value);
         }
     };
-    write(0x10 + 2 * gsi + 1, id() << 24);
-    write(0x10 + 2 * gsi, vector.into());
+    // KVM_FEATURE_MSI_EXT_DEST_ID: bits 14:8 of the id are below bits 7:0.
+    write(0x10 + 2 * gsi + 1, id << 24 | id >> 8 << 17);
+    write(0x10 + 2 * gsi, mode);
 }

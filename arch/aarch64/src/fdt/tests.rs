@@ -1,7 +1,5 @@
-use std::io::Write;
-use std::process::Command;
-
 use ::fdt::Fdt;
+use arch::contract::decompiled;
 use arch::kernel::Protocol;
 use arch::{
     AddressRange, Cmdline, GuestKernel, Lean, LoadedKernel, MachineConfig, MachinePlan, Platform,
@@ -168,18 +166,4 @@ fn dtc_takes_the_tree_without_a_remark_and_gives_the_golden_text() {
         include_str!("golden-pci.dts"),
         "the bus has changed; if it should, update golden-pci.dts"
     );
-}
-
-/// What dtc makes of a tree, if it has no remarks.
-fn decompiled(tree: &[u8]) -> String {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(tree).unwrap();
-    let output = Command::new("dtc")
-        .args(["-I", "dtb", "-O", "dts"])
-        .arg(file.path())
-        .output()
-        .expect("dtc is needed (Debian: device-tree-compiler)");
-    let remarks = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && remarks.is_empty(), "{remarks}");
-    String::from_utf8(output.stdout).unwrap()
 }

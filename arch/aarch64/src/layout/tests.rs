@@ -1,3 +1,4 @@
+use arch::device_tree::board::{DEVICE_TREE, MIN_MEMORY, MMIO_WINDOW, PCI_ECAM, RAM_BASE};
 use arch::{Cmdline, GuestKernel, Lean, Transport};
 
 use super::*;
@@ -46,7 +47,7 @@ fn ram_is_one_region_as_far_as_the_address_bits_reach() {
     for (memory, text) in [
         (0, "at least 16 MiB"),
         (MIN_MEMORY + 1, "multiple of 4096"),
-        (most + PAGE_SIZE, "at most 16775168 MiB"),
+        (most + 4096, "at most 16775168 MiB"),
     ] {
         let Err(PlanError::Config { field, cure, .. }) = plan_of(memory) else {
             panic!("{memory} is accepted");

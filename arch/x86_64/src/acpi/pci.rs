@@ -10,7 +10,7 @@ use acpi_tables::aml::{
 use acpi_tables::mcfg::MCFG;
 use arch::{BootError, DeviceKind, DevicePlan, PciPlan};
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Rendered, bytes, find};
+use super::table::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Rendered, bytes, find};
 
 /// The interface of `_OSC` for PCI host bridges (4.5.1).
 const OSC_UUID: &str = "33db4d5b-1ff7-401c-9657-7441c03dd766";

@@ -16,7 +16,7 @@ use crate::irqchip::Keeper;
 
 fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
-        lean: Lean::Off,
+        lean: Lean::Auto,
         kernel: GuestKernel::Unknown,
         memory: 256 << 20,
         vcpus,
@@ -29,7 +29,8 @@ fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
 }
 
 fn tables(plan: &MachinePlan) -> AcpiTables {
-    build(plan, &IoApic::new(plan.vcpus, Keeper::Kvm)).unwrap()
+    let chip = X86_64::typical().irq_chip(plan).unwrap();
+    build(plan, &chip).unwrap()
 }
 
 /// Serves physical addresses from the bytes that the guest would find there.
@@ -61,9 +62,9 @@ impl AcpiHandler for Memory {
 
 fn parse(plan: &MachinePlan) -> Parsed<Memory> {
     let AcpiTables { rsdp, tables } = tables(plan);
-    let memory = vec![(layout::RSDP, rsdp), (layout::ACPI_TABLES.base, tables)];
+    let memory = vec![(map::RSDP, rsdp), (map::ACPI_TABLES.base, tables)];
     let memory = Memory(Box::leak(memory.into_boxed_slice()));
-    let rsdp = usize::try_from(layout::RSDP).unwrap();
+    let rsdp = usize::try_from(map::RSDP).unwrap();
     // SAFETY: the handler maps only what is there.
     unsafe { Parsed::from_rsdp(memory, rsdp) }.unwrap()
 }
@@ -169,7 +170,7 @@ fn reassembled(plan: &MachinePlan) -> String {
             "apic",
             madt(plan.vcpus, &IoApic::new(plan.vcpus, Keeper::Kvm)).unwrap(),
         ),
-        ("facp", fadt(&plan.devices, layout::ACPI_TABLES.base)),
+        ("facp", fadt(&plan.devices, map::ACPI_TABLES.base)),
     ];
     tables.extend(plan.pci.iter().map(|bus| ("mcfg", pci::mcfg(bus))));
     for (name, bytes) in tables {

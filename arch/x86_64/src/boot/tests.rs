@@ -1,4 +1,5 @@
 use arch::{Cmdline, GuestKernel, Lean, LoadedKernel, MachineConfig, Platform, Transport};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::e820;
@@ -89,7 +90,7 @@ fn boot_with(
 fn an_elf_kernel_gets_a_minimal_setup_header_in_its_zero_page() {
     let kernel = kernel(Protocol::Linux64, Vec::new());
     let booted = boot_with(&kernel, Some(INITRD), "quiet").unwrap();
-    assert_eq!(booted.info.argument, 0x7000);
+    assert_eq!(booted.info.arguments[0], 0x7000);
     assert_eq!(booted.u16(0x7000 + 0x1FE), 0xAA55);
     assert_eq!(&booted.bytes::<4>(0x7000 + 0x202), b"HdrS");
     assert_eq!(booted.bytes::<1>(0x7000 + 0x210), [0xFF]);
@@ -178,7 +179,7 @@ fn a_command_line_with_a_zero_byte_is_refused() {
 fn pvh_start_info_names_command_line_initrd_root_pointer_and_memory_map() {
     let kernel = kernel(Protocol::Pvh, Vec::new());
     let booted = boot_with(&kernel, Some(INITRD), "quiet").unwrap();
-    let info = booted.info.argument;
+    let info = booted.info.arguments[0];
     assert_eq!(booted.u32(info), 0x336E_C578);
     assert_eq!(booted.u32(info + 4), 1);
     assert_eq!(booted.u32(info + 12), 1);
@@ -201,8 +202,8 @@ fn pvh_start_info_names_command_line_initrd_root_pointer_and_memory_map() {
 #[test]
 fn without_an_initrd_pvh_has_no_modules() {
     let booted = boot_with(&kernel(Protocol::Pvh, Vec::new()), None, "").unwrap();
-    assert_eq!(booted.u32(booted.info.argument + 12), 0);
-    assert_eq!(booted.u64(booted.info.argument + 16), 0);
+    assert_eq!(booted.u32(booted.info.arguments[0] + 12), 0);
+    assert_eq!(booted.u64(booted.info.arguments[0] + 16), 0);
 }
 
 #[test]
@@ -211,7 +212,7 @@ fn everything_placed_is_in_low_ram_and_disjoint() {
         let booted = boot_with(&kernel(protocol, Vec::new()), None, "quiet").unwrap();
         let placed = &booted.info.placed;
         for (index, one) in placed.iter().enumerate() {
-            assert!(one.range.end() <= layout::HIGH_MEMORY, "{}", one.name);
+            assert!(one.range.end() <= map::HIGH_MEMORY, "{}", one.name);
             let rest = &placed[index + 1..];
             assert!(
                 rest.iter().all(|other| !one.range.overlaps(&other.range)),
@@ -225,7 +226,7 @@ fn everything_placed_is_in_low_ram_and_disjoint() {
 #[test]
 fn the_gdt_lies_where_the_register_points() {
     let booted = boot_with(&kernel(Protocol::Pvh, Vec::new()), None, "").unwrap();
-    let gdt = booted.bytes::<{ registers::GDT_SIZE }>(layout::GDT.base);
+    let gdt = booted.bytes::<{ registers::GDT_SIZE }>(map::GDT.base);
     assert_eq!(gdt, registers::gdt(Protocol::Pvh));
 }
 

@@ -162,7 +162,7 @@ fn kvm_takes_what_was_planned() {
     }
     let boot = BootInfo {
         entry: 0x100_0200,
-        argument: 0x7000,
+        arguments: [0x7000, 0, 0, 0],
         protocol: Protocol::Linux64,
         placed: Vec::new(),
     };

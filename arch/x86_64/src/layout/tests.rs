@@ -2,6 +2,7 @@ use arch::{Cmdline, GuestKernel, Lean, Transport};
 use proptest::prelude::*;
 
 use super::*;
+use crate::map::{BOOT_STACK, CMDLINE, GDT, PAGE_SIZE, PAGE_TABLES, PVH_START_INFO, ZERO_PAGE};
 
 fn config(memory: u64) -> MachineConfig {
     MachineConfig {
@@ -119,14 +120,7 @@ fn vcpu_numbers_are_bounded_by_the_host_and_by_the_platform() {
             max_vcpus,
             ..X86_64::typical()
         };
-        plan(
-            &facts,
-            &MachineConfig {
-                vcpus,
-                ..config(1 << 30)
-            },
-        )
-        .map(|plan| plan.vcpus)
+        vcpus_of(&facts, Lean::On, vcpus)
     };
     assert_eq!(with(8, 1), Ok(1));
     assert_eq!(with(8, 8), Ok(8));
@@ -135,6 +129,45 @@ fn vcpu_numbers_are_bounded_by_the_host_and_by_the_platform() {
         let (field, cause) = field_and_cause(with(max_vcpus, vcpus).unwrap_err());
         assert_eq!(field, "vcpus");
         assert!(cause.contains("1 to"), "{cause}");
+    }
+}
+
+fn vcpus_of(facts: &X86_64, lean: Lean, vcpus: u32) -> Result<u32, PlanError> {
+    let config = MachineConfig {
+        vcpus,
+        lean,
+        ..config(1 << 30)
+    };
+    plan(facts, &config).map(|plan| plan.vcpus)
+}
+
+#[test]
+fn only_lean_machines_have_more_vcpus_than_8_bits_can_name() {
+    let facts = X86_64::typical();
+    for (lean, most) in [(Lean::Off, 255), (Lean::On, 1024), (Lean::Auto, 1024)] {
+        assert_eq!(vcpus_of(&facts, lean, most), Ok(most));
+        assert!(vcpus_of(&facts, lean, most + 1).is_err());
+    }
+    let error = vcpus_of(&facts, Lean::Off, 300).unwrap_err();
+    assert!(error.to_string().starts_with("--vcpus=300: "), "{error}");
+    assert!(error.to_string().contains("--lean=off"), "{error}");
+    let PlanError::Config { cure, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(cure.contains("1 to 255 vCPUs, or --lean=auto"), "{cure}");
+    // Where KVM lacks what they need, no machine has more.
+    for narrow in [
+        X86_64::typical().with_wide_ids(false),
+        X86_64::typical().with_chips(false, true),
+    ] {
+        for lean in [Lean::Auto, Lean::Off] {
+            assert_eq!(vcpus_of(&narrow, lean, 255), Ok(255));
+            let (field, cause) = field_and_cause(vcpus_of(&narrow, lean, 256).unwrap_err());
+            assert_eq!(
+                (field, cause.as_str()),
+                ("vcpus", "this host offers 1 to 255 vCPUs")
+            );
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::X86_64;
 fn boot(protocol: Protocol) -> BootInfo {
     BootInfo {
         entry: 0x100_0200,
-        argument: 0x7000,
+        arguments: [0x7000, 0, 0, 0],
         protocol,
         placed: Vec::new(),
     }
@@ -109,9 +109,9 @@ fn the_pvh_entry_is_flat_32_bit_with_start_info_in_ebx() {
 #[test]
 fn the_gdt_register_covers_the_table_and_the_table_its_area() {
     let registers = BootRegisters::new(&boot(Protocol::Linux64));
-    assert_eq!(registers.gdt.base, layout::GDT.base);
+    assert_eq!(registers.gdt.base, map::GDT.base);
     assert_eq!(usize::from(registers.gdt.limit) + 1, GDT_SIZE);
-    assert!(GDT_SIZE as u64 <= layout::GDT.len);
+    assert!(GDT_SIZE as u64 <= map::GDT.len);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What opening a tap device would say, as far as that can be known without opening or creating it.
 //!
-//! Source: `tun_set_iff` and `tun_not_capable` of Linux drivers/net/tun.c; /sys/class/net/NAME has what
-//! they look at.
+//! Source: `tun_set_iff` and `tun_not_capable` of Linux drivers/net/tun.c. What they look at is told by
+//! /sys/class/net alone, which may show another network namespace: then it is left to the opening.
 
 use std::fs;
 use std::io;
@@ -10,44 +10,45 @@ use std::path::Path;
 use rustix::process::geteuid;
 
 use super::NetError;
+use super::interface::{self, Kind};
+use super::tap::{open_tun, refused};
 
 /// The bit of CAP_NET_ADMIN (capability.h).
 const NET_ADMIN: u32 = 12;
 
 /// Refuses a tap device that could not be opened with this many queues.
 pub(super) fn tap(name: &str, queues: u16) -> Result<(), NetError> {
-    let network = Path::new("/sys/class/net").join(name);
-    let is_new = !network.exists();
-    let refuse = |error| Err(NetError::of_tap(name, queues, is_new, error));
+    interface::request(name).map_err(|_| NetError::Name)?;
+    let index = interface::index(name)?;
     // A descriptor without a device: nothing has happened when it is closed.
-    let device = fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun");
-    if let Err(error) = device {
-        return refuse(error);
-    }
-    let errno = |errno| refuse(io::Error::from_raw_os_error(errno));
-    if is_new {
+    open_tun().map_err(NetError::of_tun)?;
+    let errno = |errno| {
+        let error = io::Error::from_raw_os_error(errno);
+        Err(refused(name, queues, index.is_none(), error))
+    };
+    let Some(index) = index else {
         return if may_administer() {
             Ok(())
         } else {
             errno(libc::EPERM)
         };
+    };
+    if interface::kind(name) != Kind::Tap {
+        return errno(libc::EINVAL);
     }
+    let network = Path::new("/sys/class/net").join(name);
     let read = |file| fs::read_to_string(network.join(file)).ok();
+    let number = |file| read(file).and_then(|text| text.trim().parse::<u32>().ok());
+    if number("ifindex") != Some(index) {
+        return Ok(());
+    }
     let flags = read("tun_flags");
     let flags =
         flags.and_then(|text| i32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok());
-    let fits = flags.is_some_and(|flags| {
-        let many = flags & libc::IFF_MULTI_QUEUE != 0;
-        flags & libc::IFF_TAP != 0 && many == (queues > 1)
-    });
-    if !fits {
+    if flags.is_some_and(|flags| (flags & libc::IFF_MULTI_QUEUE != 0) != (queues > 1)) {
         return errno(libc::EINVAL);
     }
-    let owner = read("owner").and_then(|text| text.trim().parse::<u32>().ok());
-    match owner {
+    match number("owner") {
         Some(owner) if owner != geteuid().as_raw() && !may_administer() => errno(libc::EPERM),
         _ => Ok(()),
     }

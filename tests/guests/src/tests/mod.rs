@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use guest::{apic, interrupts, println, smp, user};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 17] = [
+pub const ALL: [(&str, fn()); 18] = [
     ("chatter", serial::chatter),
     ("io_widths", io_widths::run),
     ("memory_map", memory_map::run),
@@ -19,6 +19,7 @@ pub const ALL: [(&str, fn()); 17] = [
     ("reset", endings::reset),
     ("reboots", virtio::reboots::run),
     ("serial_echo", serial::echo),
+    ("serial_starts_last", serial::start_last),
     ("smp", smp),
     ("spin", endings::spin),
     ("timer", timer),

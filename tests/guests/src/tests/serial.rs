@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering}
 
 use guest::machine::{port_in, port_out};
 use guest::serial::{DATA, FIFO, INTERRUPTS, MODEM, READY, STATUS, byte};
-use guest::{apic, interrupts, option, ports, println};
+use guest::{apic, interrupts, option, ports, println, smp};
 
 const COM1_GSI: u32 = 4;
 const VECTOR: u8 = 36;
@@ -29,6 +29,22 @@ pub fn echo() {
     }
     port_out(INTERRUPTS, 0);
     assert_ne!(INTERRUPTED.load(Ordering::Relaxed), 0);
+}
+
+/// Starts the vCPU with the highest APIC id by the interrupts of the serial port.
+pub fn start_last() {
+    let last = smp::apic_ids().max().expect("no vCPU");
+    let started = smp::start_by_line(last, COM1_GSI, || {
+        port_out(MODEM, 0x0b);
+        port_out(INTERRUPTS, 0x02); // the transmitter is empty
+        byte(b'.');
+        port_out(INTERRUPTS, 0);
+    });
+    byte(b'\n');
+    for (id, starts) in (0..).zip(started) {
+        assert_eq!(starts, u8::from(id == last & 0xff), "starts of {id}");
+    }
+    println!("vCPU {last} has started");
 }
 
 fn receive() {

@@ -1,0 +1,351 @@
+//! Which files of a crate import which, and whether they do so in a circle.
+//!
+//! A file is a module. It imports another one when its code, tests left out, names a path that leads there:
+//! from the crate's root, from itself or its parent, or from a child that it declares. What a module passes on
+//! with `pub use` counts for where it comes from. So does a name that `mod` declares, as long as it is used.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A module's place: the names that lead to it from the crate's root, which is empty.
+type Path = Vec<String>;
+
+/// The modules of a crate by their paths, with their code.
+pub(crate) struct Modules(BTreeMap<Path, Vec<Token>>);
+
+/// What paths are made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token {
+    Word(String),
+    Mark(char),
+}
+
+impl Modules {
+    /// From files, by their names below the crate's `src/`.
+    pub(crate) fn new<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let files = files.filter(|(name, _)| !name.ends_with("tests.rs"));
+        let modules = files.map(|(name, text)| (module_of(name), tokens(&without_tests(text))));
+        Self(modules.collect())
+    }
+
+    /// A circle of modules that import each other, the first one again at its end; `None` when there is
+    /// none.
+    pub(crate) fn circle(&self) -> Option<Vec<String>> {
+        let edges: BTreeMap<_, _> = self.0.keys().map(|at| (at, self.imports(at))).collect();
+        let mut done = BTreeSet::new();
+        for start in self.0.keys() {
+            let mut way = Vec::new();
+            if let Some(circle) = walk(start, &edges, &mut way, &mut done) {
+                return Some(circle);
+            }
+        }
+        None
+    }
+
+    /// The modules that one imports.
+    fn imports(&self, at: &Path) -> BTreeSet<Path> {
+        let all = paths(&self.0[at]).into_iter();
+        let found = all.filter_map(|path| self.resolve(at, &path.names, 8));
+        found.filter(|found| found != at).collect()
+    }
+
+    /// The module that has what a path names, seen from a module.
+    fn resolve(&self, at: &Path, names: &[String], depth: u32) -> Option<Path> {
+        let mut place = at.clone();
+        let mut rest = names;
+        match names.first()?.as_str() {
+            "crate" => (place, rest) = (Vec::new(), &names[1..]),
+            "self" => rest = &names[1..],
+            "super" => {}
+            // A child, or a name from elsewhere.
+            child => {
+                let known = self
+                    .0
+                    .contains_key(&[&at[..], &[child.to_owned()]].concat());
+                if !known {
+                    return None;
+                }
+            }
+        }
+        while rest.first().is_some_and(|name| name == "super") {
+            place.pop()?;
+            rest = &rest[1..];
+        }
+        while let Some((name, further)) = rest.split_first() {
+            let next = [&place[..], std::slice::from_ref(name)].concat();
+            if !self.0.contains_key(&next) {
+                break;
+            }
+            (place, rest) = (next, further);
+        }
+        let passed_on = rest.first().and_then(|name| {
+            let uses = paths(&self.0[&place]).into_iter();
+            let mut public = uses.filter(|path| path.public && path.last() == Some(name));
+            public.find_map(|path| self.resolve(&place, &path.names, depth.checked_sub(1)?))
+        });
+        Some(passed_on.unwrap_or(place))
+    }
+}
+
+/// Goes on from a module, without those that lead to no circle.
+fn walk(
+    at: &Path,
+    edges: &BTreeMap<&Path, BTreeSet<Path>>,
+    way: &mut Vec<Path>,
+    done: &mut BTreeSet<Path>,
+) -> Option<Vec<String>> {
+    if let Some(start) = way.iter().position(|before| before == at) {
+        let circle = way[start..].iter().chain([at]);
+        let name = |path: &Path| format!("crate::{}", path.join("::"));
+        return Some(circle.map(name).collect());
+    }
+    if !done.contains(at) {
+        way.push(at.clone());
+        for next in &edges[at] {
+            if let Some(circle) = walk(next, edges, way, done) {
+                return Some(circle);
+            }
+        }
+        way.pop();
+        done.insert(at.clone());
+    }
+    None
+}
+
+fn module_of(file: &str) -> Path {
+    let name = file.trim_end_matches(".rs");
+    let names = name.split('/').map(str::to_owned);
+    let mut path: Path = names.collect();
+    if matches!(
+        path.last().map(String::as_str),
+        Some("lib" | "main" | "mod")
+    ) {
+        path.pop();
+    }
+    path
+}
+
+/// A text without what is compiled for tests only: modules, in this file or others.
+fn without_tests(text: &str) -> String {
+    let mut kept = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line != "#[cfg(test)]" {
+            kept.push_str(line.split("//").next().unwrap_or_default());
+            kept.push('\n');
+            continue;
+        }
+        let mut item = lines.by_ref().skip_while(|line| line.starts_with("#["));
+        if item.next().is_some_and(|item| item.ends_with('{')) {
+            let _ = lines.by_ref().find(|line| *line == "}");
+        }
+    }
+    kept
+}
+
+fn tokens(text: &str) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    let mut word = String::new();
+    for letter in text.chars().chain([' ']) {
+        if letter.is_alphanumeric() || letter == '_' {
+            word.push(letter);
+            continue;
+        }
+        if !word.is_empty() {
+            tokens.push(Token::Word(std::mem::take(&mut word)));
+        }
+        if !letter.is_whitespace() {
+            tokens.push(Token::Mark(letter));
+        }
+    }
+    tokens
+}
+
+/// A path of at least two names.
+struct Named {
+    names: Path,
+    /// What it is called here, where `as` says so.
+    alias: Option<String>,
+    /// Whether `pub use` passes it on.
+    public: bool,
+}
+
+impl Named {
+    fn last(&self) -> Option<&String> {
+        self.alias.as_ref().or(self.names.last())
+    }
+}
+
+/// Every path in a text; a group is as many paths as it has names.
+fn paths(tokens: &[Token]) -> Vec<Named> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    let mut public = false;
+    while at < tokens.len() {
+        match &tokens[at] {
+            Token::Word(word) if word == "use" => public = is_public(&tokens[..at]),
+            Token::Mark(';') => public = false,
+            Token::Word(_) => {
+                let before = found.len();
+                at = path(tokens, at, &mut Vec::new(), &mut found);
+                for named in &mut found[before..] {
+                    named.public = public;
+                }
+                continue;
+            }
+            Token::Mark(_) => {}
+        }
+        at += 1;
+    }
+    found.retain(|path| path.names.len() > 1);
+    found
+}
+
+/// Whether tokens end with `pub` or `pub(…)`.
+fn is_public(tokens: &[Token]) -> bool {
+    let word = |token: &Token| matches!(token, Token::Word(word) if word == "pub");
+    tokens.last().is_some_and(word)
+        || tokens.last() == Some(&Token::Mark(')')) && tokens.iter().rev().nth(3).is_some_and(word)
+}
+
+/// Reads the path that begins at a token, behind the names of `start`. Gives where it ends.
+fn path(tokens: &[Token], mut at: usize, start: &mut Path, found: &mut Vec<Named>) -> usize {
+    let depth = start.len();
+    let colons = |at: usize| tokens.get(at..at + 2) == Some(&[Token::Mark(':'), Token::Mark(':')]);
+    loop {
+        match tokens.get(at) {
+            Some(Token::Word(word)) => {
+                start.push(word.clone());
+                at += 1;
+                if colons(at) {
+                    at += 2;
+                    continue;
+                }
+            }
+            Some(Token::Mark('{')) if depth < start.len() => {
+                at += 1;
+                while tokens
+                    .get(at)
+                    .is_some_and(|token| *token != Token::Mark('}'))
+                {
+                    at = match &tokens[at] {
+                        Token::Mark(',') => at + 1,
+                        _ => path(tokens, at, start, found),
+                    };
+                }
+                start.truncate(depth);
+                return at + 1;
+            }
+            // A glob, a generic argument: the path ends before it.
+            Some(Token::Mark(_)) | None if depth < start.len() => {
+                start.push("*".to_owned());
+                at += 1;
+            }
+            _ => at += 1,
+        }
+        break;
+    }
+    let mut alias = None;
+    if let Some([Token::Word(renamed), Token::Word(name)]) = tokens.get(at..at + 2)
+        && renamed == "as"
+    {
+        alias = Some(name.clone());
+        at += 2;
+    }
+    if depth < start.len() {
+        found.push(Named {
+            names: start.clone(),
+            alias,
+            public: false,
+        });
+    }
+    start.truncate(depth);
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn circle(files: &[(&str, &str)]) -> Option<String> {
+        let circle = Modules::new(files.iter().copied()).circle();
+        circle.map(|names| names.join(" "))
+    }
+
+    #[test]
+    fn circles_are_found_however_a_module_is_named() {
+        for (a, b) in [
+            ("use crate::b::B;", "use crate::a::A;"),
+            (
+                "use std::fmt;\nuse crate::{b, c::C};",
+                "fn f() { crate::a::g() }",
+            ),
+            (
+                "use crate::{\n    c::{C, D as E},\n    b::{self},\n};",
+                "use super::a;",
+            ),
+            (
+                "use super::b::*;",
+                "use crate::c::C;\nstruct S<T: crate::a::A>(T);",
+            ),
+        ] {
+            let files = [
+                ("lib.rs", "mod a;\nmod b;\nmod c;"),
+                ("a.rs", a),
+                ("b.rs", b),
+                ("c.rs", ""),
+            ];
+            let found = circle(&files);
+            assert_eq!(
+                found.as_deref(),
+                Some("crate::a crate::b crate::a"),
+                "{a} {b}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_module_passes_on_comes_from_elsewhere() {
+        let root = "mod a;\nmod b;\npub use a::A;\npub(crate) use crate::b::{B as C};";
+        assert_eq!(
+            circle(&[("lib.rs", root), ("a.rs", ""), ("b.rs", "use crate::A;")]),
+            None
+        );
+        let files = [
+            ("lib.rs", root),
+            ("a.rs", "use crate::C;"),
+            ("b.rs", "use crate::A;"),
+        ];
+        assert_eq!(
+            circle(&files).as_deref(),
+            Some("crate::a crate::b crate::a")
+        );
+        // What the root has itself.
+        let files = [("lib.rs", root), ("a.rs", "use crate::Root;"), ("b.rs", "")];
+        assert_eq!(circle(&files).as_deref(), Some("crate:: crate::a crate::"));
+    }
+
+    #[test]
+    fn children_may_import_from_their_parent_or_it_from_them() {
+        let child = ("a/b.rs", "use super::A;");
+        assert_eq!(
+            circle(&[("lib.rs", "mod a;"), ("a/mod.rs", "mod b;"), child]),
+            None
+        );
+        let parent = ("a/mod.rs", "mod b;\nfn f() { b::g() }");
+        let found = circle(&[("lib.rs", "mod a;"), parent, child]);
+        assert_eq!(found.as_deref(), Some("crate::a crate::a::b crate::a"));
+    }
+
+    #[test]
+    fn tests_may_import_anything() {
+        let a = "fn f() {}\n#[cfg(test)]\n#[allow(x)]\nmod tests {\n    use crate::b::B;\n}\n";
+        let files = [
+            ("a.rs", a),
+            ("b.rs", "use crate::a::f;"),
+            ("b/tests.rs", "use super::*;"),
+        ];
+        assert_eq!(circle(&files), None);
+        let a = "#[cfg(test)]\nmod tests;\n// use crate::b::B;\nfn f() {}";
+        assert_eq!(circle(&[("a.rs", a), ("b.rs", "use crate::a::f;")]), None);
+    }
+}
