@@ -34,7 +34,6 @@ const OPTIONS: [&str; 9] = [
 
 /// A kernel file, as far as it tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct KernelReport {
     /// The format in words.
@@ -49,14 +48,17 @@ pub struct KernelReport {
     /// How the kernel is packed, from the outside in.
     pub compression: Vec<String>,
     /// Bytes of the file.
+    #[serde(rename = "file_size_bytes")]
     pub file_size: u64,
     /// Bytes of guest memory that it takes before it looks for more.
+    #[serde(rename = "memory_size_bytes")]
     pub memory_size: Option<u64>,
     /// The guest physical address that it wants; for flat Images, from a 2 MiB boundary on.
     pub load_address: Option<u64>,
     /// How and where it can be entered: guest physical addresses, for flat Images as above.
     pub entries: Vec<(&'static str, u64)>,
     /// The longest kernel command line, in bytes.
+    #[serde(rename = "cmdline_limit_bytes")]
     pub cmdline_limit: Option<u64>,
     /// The kernel's own configuration, where it carries it: `y`, `m`, `n` for what matters here.
     pub options: BTreeMap<&'static str, String>,

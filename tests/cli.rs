@@ -209,7 +209,7 @@ fn plan_prints_what_the_options_give() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|r| r["len"].as_u64().unwrap())
+        .map(|r| r["len_bytes"].as_u64().unwrap())
         .sum();
     assert_eq!((ram, &plan["vcpus"]), (5 << 30, &serde_json::json!(3)));
     assert!(plan["cmdline"].as_str().unwrap().ends_with(" quiet"));
@@ -515,7 +515,7 @@ fn inspect_says_what_a_kernel_is() {
     assert_eq!(text.contains("nothing in the file speaks against"), here);
     let json: serde_json::Value = serde_json::from_str(&inspect(&[path, "--json"])).unwrap();
     assert_eq!(json["architecture"], "x86_64");
-    assert_eq!(json["load-address"], 0x10_0000);
+    assert_eq!(json["load_address"], 0x10_0000);
 
     let mut riscv = vec![0; 4096];
     riscv[56..60].copy_from_slice(b"RSC\x05");

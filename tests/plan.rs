@@ -154,3 +154,97 @@ fn r72_memory_that_the_host_lacks_is_refused() {
     let ended = finish(vmm(&["plan", "--arch=x86_64", &memory]).spawn().unwrap());
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
 }
+
+/// Every key of a JSON text, at any depth.
+fn keys(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                found.push(key.clone());
+                keys(value, found);
+            }
+        }
+        serde_json::Value::Array(list) => list.iter().for_each(|value| keys(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn json_has_keys_of_one_kind_with_units() {
+    let folder = tempfile::tempdir().unwrap();
+    let timeline = folder.path().join("timeline.json");
+    let facts = folder.path().join("facts.json");
+    let kernel = common::kernel(&common::RESET);
+    let path = kernel.path().display().to_string();
+    let dump = option("dump-facts", &facts);
+    let planned = finish(vmm(&["plan", "--json", &dump]).spawn().unwrap());
+    let inspected = finish(vmm(&["inspect", &path, "--json"]).spawn().unwrap());
+    let arguments = [
+        option("kernel", kernel.path()),
+        option("boot-timeline", &timeline),
+    ];
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ran = finish(vmm(&arguments).spawn().unwrap());
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let mut found = Vec::new();
+    for text in [
+        planned.stdout,
+        inspected.stdout,
+        std::fs::read_to_string(&timeline).unwrap(),
+        std::fs::read_to_string(&facts).unwrap(),
+    ] {
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let before = found.len();
+        keys(&value, &mut found);
+        assert!(found.len() > before, "{text}");
+    }
+    for key in &found {
+        // Names of things (kinds of devices, options of a kernel) are keys of their own.
+        let is_name = ["virtio-pci", "virtio-mmio", "io-apic"].contains(&key.as_str());
+        assert!(is_name || !key.contains('-'), "{key}");
+        for unitless in [
+            "len",
+            "from",
+            "to",
+            "size",
+            "file_size",
+            "memory_size",
+            "memory",
+            "time",
+        ] {
+            assert_ne!(key, unitless);
+        }
+    }
+    for key in [
+        "len_bytes",
+        "file_size_bytes",
+        "from_us",
+        "to_us",
+        "memory_mib",
+    ] {
+        assert!(found.iter().any(|found| found == key), "{key}: {found:?}");
+    }
+}
+
+#[test]
+fn a_kernel_is_opened_once() {
+    use rustix::fs::inotify;
+    let kernel = common::kernel(&common::RESET);
+    // With its end between two openings, so that they are not counted as one.
+    let events_of_a_file = inotify::WatchFlags::OPEN | inotify::WatchFlags::CLOSE_NOWRITE;
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&watch, kernel.path(), events_of_a_file).unwrap();
+    let planned = finish(
+        vmm(&["plan", &option("kernel", kernel.path())])
+            .spawn()
+            .unwrap(),
+    );
+    assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(&watch, &mut buffer);
+    let mut opened = 0;
+    while let Ok(event) = events.next() {
+        opened += usize::from(event.events().contains(inotify::ReadFlags::OPEN));
+    }
+    assert_eq!(opened, 1);
+}

@@ -36,7 +36,10 @@ fn the_steps_of_a_start_follow_each_other() {
     assert_eq!(names(&with_init["missing"]), ["first disk request"]);
     let (mut end_of_last, mut entered) = (0, 0);
     for step in with_init["steps"].as_array().unwrap() {
-        let (from, to) = (step["from"].as_u64().unwrap(), step["to"].as_u64().unwrap());
+        let (from, to) = (
+            step["from_us"].as_u64().unwrap(),
+            step["to_us"].as_u64().unwrap(),
+        );
         assert!(from <= to, "{step}");
         if step["of"] == "vmm" {
             assert_eq!(from, end_of_last, "{step}");

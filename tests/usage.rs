@@ -104,6 +104,8 @@ fn a_value_that_has_to_stand_after_an_equals_sign_is_said_so() {
 
 #[test]
 fn a_kernel_command_line_is_one_line_of_utf_8() {
+    let kernel = common::kernel(&common::RESET);
+    let kernel = common::option("kernel", kernel.path());
     for option in ["--append", "--cmdline"] {
         for (text, said) in [
             ("a\nb", "a line's end"),
@@ -113,7 +115,7 @@ fn a_kernel_command_line_is_one_line_of_utf_8() {
             let argument = format!("{option}={text}");
             for command in [&["plan"][..], &[]] {
                 refused(
-                    &[command, &[&argument]].concat(),
+                    &[command, &[&kernel, &argument]].concat(),
                     &[option, said, "cure: separate"],
                 );
             }

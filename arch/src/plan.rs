@@ -151,6 +151,7 @@ pub struct AddressRange {
     /// The first address.
     pub base: u64,
     /// The length in bytes (ports, for I/O ports).
+    #[serde(rename = "len_bytes")]
     pub len: u64,
 }
 

@@ -50,7 +50,9 @@ struct Step {
     name: &'static str,
     /// Whose time it is: of the VMM or of the guest.
     of: &'static str,
+    #[serde(rename = "from_us")]
     from: u64,
+    #[serde(rename = "to_us")]
     to: u64,
 }
 

@@ -140,7 +140,7 @@ fn linux(arch: &'static Architecture, kernel: &str, vcpus: u32, mib: u64, end: E
     let name = format!("{kernel}, {vcpus} vCPUs, {mib} MiB, {end:?}");
     let command = format!(
         "/vmm-reference --kernel=/{kernel} --initrd=/initrd --vcpus={vcpus} --guest-memory={mib} \
-         --append='quiet from=lab'"
+         --overcommit --append='quiet from=lab'"
     );
     let last = match end {
         End::PowerOff => "poweroff -f\r",
