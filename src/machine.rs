@@ -329,8 +329,8 @@ impl<P: KvmPlatform> Machine<P> {
         let timeline = shared.timeline.clone();
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);
-        let end_all = || {
-            drop(threads);
+        let end_guest = || drop(threads);
+        let end_devices = || {
             let devices: Option<_> = lasting.into_iter().map(|take_back| take_back()).collect();
             drop(shared);
             devices
@@ -340,7 +340,14 @@ impl<P: KvmPlatform> Machine<P> {
             .into_iter()
             .filter_map(|(console, port)| Some((console, port?)))
             .collect();
-        let ended = crate::console::main_loop(lines, stop, handle.clone(), &timeline, end_all)?;
+        let ended = crate::console::main_loop(
+            lines,
+            stop,
+            handle.clone(),
+            &timeline,
+            end_guest,
+            end_devices,
+        )?;
         drop((chip, vm, ram));
         let mut lines = ended.lines.into_iter();
         // The serial device is made anew, the virtio console lasts.

@@ -29,7 +29,7 @@ impl OutputFile {
             .truncate(false)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
-            .map_err(|error| refused(field, path, &error))?;
+            .map_err(|error| refused(field, path.display().to_string(), &error))?;
         config.check_output(field, path, &file)?;
         Ok(Self {
             what: field,
@@ -55,7 +55,8 @@ impl OutputFile {
     }
 }
 
-fn refused(field: &'static str, path: &Path, error: &io::Error) -> Error {
+/// What is wrong with a file that is to be written.
+pub(super) fn refused(field: &'static str, value: String, error: &io::Error) -> Error {
     let (cause, cure) = match error.raw_os_error() {
         Some(libc::ENXIO) => (
             "it is a FIFO or a socket that nobody reads".to_owned(),
@@ -69,7 +70,7 @@ fn refused(field: &'static str, path: &Path, error: &io::Error) -> Error {
     };
     Error::Config {
         field,
-        value: path.display().to_string(),
+        value,
         cause,
         cure: cure.to_owned(),
     }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmm_reference::{
     BalloonConfig, BlkConfig, ConsoleTarget, Error, Lean, MemorySize, NetConfig, OnReboot,
-    Transport, VmConfig, VsockConfig,
+    Overflow, Transport, VmConfig, VsockConfig,
 };
 
 /// The VM could not be run: the host or KVM failed.
@@ -110,6 +110,10 @@ struct VmArgs {
     /// A virtio console (hvc0), faster than the serial one: stdio, null or file=PATH
     #[arg(long, value_name = "TARGET", num_args = 0..=1, require_equals = true, default_missing_value = "stdio")]
     console: Option<ConsoleTarget>,
+    /// What becomes of the virtio console's output when its reader is too slow: the guest waits, or the
+    /// oldest bytes are dropped, and counted [default: wait]
+    #[arg(long, value_enum, value_name = "ACTION")]
+    console_overflow: Option<WhenFull>,
     /// A disk: PATH or path=PATH[,ro][,serial=TEXT][,engine=auto|io_uring|sync][,direct][,queues=N]
     /// [,queue-size=N][,discard=off][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N], the limits
     /// per second; may be repeated
@@ -174,6 +178,12 @@ enum LeanArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum WhenFull {
+    Wait,
+    Drop,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Reboot {
     Exit,
     Restart,
@@ -220,6 +230,11 @@ impl VmArgs {
             Some(LeanArg::On) => Lean::On,
             Some(LeanArg::Off) => Lean::Off,
             None => config.lean,
+        };
+        config.console_overflow = match self.console_overflow {
+            Some(WhenFull::Wait) => Overflow::Wait,
+            Some(WhenFull::Drop) => Overflow::Drop,
+            None => config.console_overflow,
         };
         config.on_reboot = match self.on_reboot {
             Some(Reboot::Exit) => OnReboot::Exit,

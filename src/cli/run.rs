@@ -14,6 +14,7 @@ use signal_hook::flag;
 use signal_hook::low_level::pipe;
 use vmm_reference::{Console, ConsoleTarget, Consoles, Error, ExitReason, Vm, VmConfig};
 
+use super::files::refused;
 use super::terminal::RawTerminal;
 use super::timeline::{self, ProcessStart};
 use super::{CRASHED, say};
@@ -99,13 +100,15 @@ fn console(field: &'static str, target: &ConsoleTarget) -> Result<Console, Error
     let opened = match target {
         ConsoleTarget::Stdio => Console::stdio(),
         ConsoleTarget::Null => Ok(Console::null()),
-        ConsoleTarget::File(path) => Console::file(path),
+        ConsoleTarget::File(path) => {
+            return Console::file(path).map_err(|error| refused(field, target.to_string(), &error));
+        }
     };
     opened.map_err(|error| Error::Config {
         field,
         value: target.to_string(),
         cause: error.to_string(),
-        cure: "name a file that can be written, or null".to_owned(),
+        cure: "name a file, or null".to_owned(),
     })
 }
 

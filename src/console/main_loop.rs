@@ -43,14 +43,15 @@ pub(crate) struct Ended<T> {
     pub(crate) rest: T,
 }
 
-/// Runs the VM's main loop until the VM ends, then writes out what the guest printed. `end_all` ends
-/// all that prints, before the last of the output goes out.
+/// Runs the VM's main loop until the VM ends, then writes out what the guest printed. `end_guest` ends the
+/// guest, whose devices print what they still have of it, then `end_devices` ends them.
 pub(crate) fn main_loop<T>(
     consoles: Vec<(Console, Port)>,
     stop: Requests,
     handle: VmHandle,
     timeline: &Timeline,
-    end_all: impl FnOnce() -> T,
+    end_guest: impl FnOnce(),
+    end_devices: impl FnOnce() -> T,
 ) -> Result<Ended<T>, Error> {
     let failed = |error: event_manager::Error| {
         Error::host("the main loop failed")(io::Error::other(error.to_string()))
@@ -72,9 +73,14 @@ pub(crate) fn main_loop<T>(
             Err(error) => return Err(failed(error)),
         }
     }
-    let rest = end_all();
-    let MainLoop { lines, stop, .. } = events.remove_subscriber(id).map_err(failed)?;
-    let lines = lines.into_iter().map(|line| line.drain(&stop)).collect();
+    end_guest();
+    let MainLoop {
+        mut lines, stop, ..
+    } = events.remove_subscriber(id).map_err(failed)?;
+    lines.iter_mut().for_each(|line| line.drain(&stop));
+    let rest = end_devices();
+    lines.iter_mut().for_each(|line| line.drain(&stop));
+    let lines = lines.into_iter().map(Line::end).collect();
     Ok(Ended { lines, stop, rest })
 }
 

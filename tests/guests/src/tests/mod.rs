@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use guest::{apic, interrupts, println, smp, user};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 17] = [
+pub const ALL: [(&str, fn()); 18] = [
     ("chatter", serial::chatter),
     ("io_widths", io_widths::run),
     ("memory_map", memory_map::run),
@@ -25,6 +25,7 @@ pub const ALL: [(&str, fn()); 17] = [
     ("triple_fault", endings::triple_fault),
     ("virtio_blk", virtio::block::run),
     ("virtio_console", virtio::console::run),
+    ("virtio_console_burst", virtio::console::burst),
     ("virtio_hostile", virtio::hostile::run),
     ("virtio_net", virtio::net::run),
     ("virtio_rng", virtio::rng::run),
