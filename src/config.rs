@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arch::{Cmdline, GuestKernel, Lean, MachineConfig, Transport, VirtioKind};
+use devices::Overflow;
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,8 @@ pub struct VmConfig {
     pub vsock: Option<VsockConfig>,
     /// Where the virtio console goes; without it there is none.
     pub console: Option<ConsoleTarget>,
+    /// What becomes of the virtio console's output when its reader is too slow.
+    pub console_overflow: Overflow,
     /// The memory balloon, if there is one.
     pub balloon: Option<BalloonConfig>,
     /// Whether the guest gets random bytes of the host.
@@ -97,6 +100,7 @@ impl Default for VmConfig {
             net: Vec::new(),
             vsock: None,
             console: None,
+            console_overflow: Overflow::Wait,
             balloon: None,
             rng: true,
             lean: Lean::Auto,

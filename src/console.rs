@@ -43,6 +43,8 @@ pub struct Console {
     resized: Option<File>,
     /// Input that was read and that no device has taken yet.
     pending: VecDeque<u8>,
+    /// There was an output that takes no more: what it would have got is counted.
+    closed: bool,
 }
 
 /// Where the consoles of a VM go. One [`Console`] stands for the serial console alone.
@@ -81,6 +83,7 @@ impl Console {
             file: None,
             resized: None,
             pending: VecDeque::new(),
+            closed: false,
         }
     }
 
@@ -127,6 +130,7 @@ impl Console {
             file: Some(path.to_owned()),
             resized: None,
             pending: VecDeque::new(),
+            closed: false,
         })
     }
 
@@ -140,6 +144,7 @@ impl Console {
             file: None,
             resized: None,
             pending: VecDeque::new(),
+            closed: false,
         }
     }
 

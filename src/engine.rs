@@ -15,7 +15,8 @@ use crate::registry::Registry;
 use crate::vcpu::{Shared, VcpuThreads};
 
 pub(crate) struct Running<P: KvmPlatform> {
-    pub(crate) threads: VcpuThreads<P>,
+    /// Until the guest has ended.
+    pub(crate) threads: Option<VcpuThreads<P>>,
     pub(crate) registry: Registry,
     pub(crate) plan: MachinePlan,
     pub(crate) shared: Arc<Shared<P>>,
@@ -45,7 +46,7 @@ impl<P: KvmPlatform> Running<P> {
         let state = match command {
             Command::Pause {} => {
                 // Without vCPUs, nothing can stop a device or start one meanwhile.
-                self.threads.pause();
+                self.threads.iter().for_each(VcpuThreads::pause);
                 self.registry.pause();
                 if self.paused_since.is_none() {
                     self.paused_since = Some(Instant::now());
@@ -56,7 +57,7 @@ impl<P: KvmPlatform> Running<P> {
             }
             Command::Resume {} => {
                 self.registry.resume();
-                self.threads.resume();
+                self.threads.iter().for_each(VcpuThreads::resume);
                 self.end_pause();
                 handle.set_paused(false);
                 State::Running
@@ -120,9 +121,14 @@ impl<P: KvmPlatform> Engine for Running<P> {
         }
     }
 
-    fn end(mut self) -> Rest {
+    fn end_guest(&mut self) {
         self.end_pause();
-        drop(self.threads);
+        // What devices had to wait for while the guest stood still, they do now.
+        self.registry.resume();
+        self.threads = None;
+    }
+
+    fn end(mut self) -> Rest {
         let metrics = {
             self.metrics.exits.add_all(&self.shared.counters);
             self.metrics

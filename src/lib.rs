@@ -52,6 +52,7 @@ mod vcpu;
 #[cfg(feature = "virtio")]
 mod virtio;
 
+pub use ::devices::Overflow;
 pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };

@@ -364,7 +364,7 @@ impl<P: KvmPlatform> Machine<P> {
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);
         let engine = Running {
-            threads,
+            threads: Some(threads),
             registry,
             plan,
             shared,

@@ -91,8 +91,9 @@ impl<'a> Maker<'a> {
         let room = crate::devices::eventfd()?;
         let for_device = room.try_clone().map_err(failed())?;
         let output = crate::console::Output::new()?;
-        let sink = Box::new(output.ring.clone());
-        let device = devices::virtio::VirtioConsole::new(sink, for_device).map_err(failed())?;
+        let (sink, overflow) = (output.ring.clone(), self.config.console_overflow);
+        let device =
+            devices::virtio::VirtioConsole::new(sink, overflow, for_device).map_err(failed())?;
         let (input, size) = (device.port(), device.port());
         self.console = Some(Port {
             receive: Box::new(move |bytes| input.receive(bytes)),

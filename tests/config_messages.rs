@@ -149,6 +149,7 @@ fn full() -> VmConfig {
         guest_memory: "1G".parse().unwrap(),
         vcpus: 1,
         serial: ConsoleTarget::Stdio,
+        console_overflow: vmm_reference::Overflow::Wait,
         on_reboot: vmm_reference::OnReboot::Exit,
         shutdown_timeout: 30,
         transport: vmm_reference::Transport::Pci,

@@ -244,6 +244,26 @@ fn r32_a_reader_that_goes_away_does_not_end_the_guest() {
 }
 
 #[test]
+fn a_fifo_that_nobody_reads_is_named_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    for console in ["serial", "console"] {
+        let option = format!("--{console}=file={}", fifo.display());
+        let ended = run_code(&chatter(10), &[&option]);
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert!(
+            ended
+                .stderr
+                .contains("a FIFO or a socket that nobody reads"),
+            "{ended:?}"
+        );
+        assert!(ended.stderr.contains("start the reader first"), "{ended:?}");
+    }
+}
+
+#[test]
 fn r44_r32_a_full_disk_or_a_size_limit_costs_output_and_never_the_guest() {
     let code = chatter(20_000);
     let ended = run_code(&code, &["--serial=file=/dev/full"]);
@@ -252,6 +272,14 @@ fn r44_r32_a_full_disk_or_a_size_limit_costs_output_and_never_the_guest() {
         ended.stderr.contains("console output is closed: No space"),
         "{ended:?}"
     );
+    assert!(
+        ended.stderr.contains("the file system is full"),
+        "{ended:?}"
+    );
+    assert_eq!(ended.stderr.matches("is closed").count(), 1, "{ended:?}");
+    // All of it: the first write failed.
+    let lost = "20000 bytes of console output were dropped: the output was closed";
+    assert!(ended.stderr.contains(lost), "{ended:?}");
 
     let folder = tempfile::tempdir().unwrap();
     let kernel = kernel(&code);

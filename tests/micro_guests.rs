@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[cfg(feature = "virtio-console")]
+mod micro_consoles;
 
 use std::io::Write;
 use std::process::{Child, Stdio};
@@ -354,29 +356,6 @@ fn an_independent_driver_reads_random_bytes_that_differ() {
     for transport in TRANSPORTS {
         let child = start_virtio("virtio_rng", transport, &[]);
         assert_eq!(passed(finish(child)), ["random bytes, twice"]);
-    }
-}
-
-#[test]
-#[cfg(feature = "virtio-console")]
-fn an_independent_driver_echoes_on_the_console() {
-    for transport in TRANSPORTS {
-        let serial = tempfile::NamedTempFile::new().unwrap();
-        let file = format!("--serial=file={}", serial.path().display());
-        let mut child = start_virtio("virtio_console", transport, &["--console=stdio", &file]);
-        let mut stdin = child.stdin.take().unwrap();
-        let stdout = child.stdout.as_mut().unwrap();
-        read_until(stdout, "ready\n");
-        for line in ["hello\n", "one more\n"] {
-            stdin.write_all(line.as_bytes()).unwrap();
-            read_until(stdout, &line.to_uppercase());
-        }
-        all_close_on_exec(&child);
-        stdin.write_all(b"q\n").unwrap();
-        let ended = finish(child);
-        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-        let said = std::fs::read_to_string(serial.path()).unwrap();
-        assert_eq!(said, "80 columns, 25 rows\nthe console echoed\nEXIT 0\n");
     }
 }
 

@@ -31,7 +31,7 @@ pub use goldfish_rtc::GoldfishRtc;
 pub use i8042::I8042;
 pub use ioapic::{IoApic, Route};
 pub use msi::Message;
-pub use output::OutputRing;
+pub use output::{OutputRing, Overflow};
 #[cfg(feature = "serial")]
 pub use pl011::Pl011;
 pub use pl031::Pl031;

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::lock;
@@ -22,11 +23,29 @@ struct State {
     dropped: u64,
     /// The next byte wakes the reader.
     armed: bool,
+    /// Written when there is room again that a writer has asked for.
+    room: Option<EventFd>,
+    /// A writer has not got all of its bytes in since it was last told of room.
+    short: bool,
+    /// A writer has more than it could get in.
+    waited_for: bool,
+}
+
+/// What becomes of output when the buffer is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overflow {
+    /// It waits in the guest, which waits for it.
+    #[default]
+    Wait,
+    /// The oldest bytes are dropped, and counted.
+    Drop,
 }
 
 /// A bounded buffer that a guest fills and a main loop empties; clones share it.
 ///
-/// Writing never waits and never fails: when the reader is too slow, the oldest bytes go. The reader is
+/// [`Write`] never waits and never fails: when the reader is too slow, the oldest bytes go. Whoever can wait
+/// uses [`Self::offer`]. The reader is
 /// woken by the first byte after [`Self::arm`] and when half of the buffer is full, so that one who
 /// comes by itself now and then costs the writer no wake-ups.
 #[derive(Debug, Clone)]
@@ -43,11 +62,14 @@ impl OutputRing {
             position: 0,
             dropped: 0,
             armed: true,
+            room: None,
+            short: false,
+            waited_for: false,
         };
         Self(Arc::new((Mutex::new(state), wake)))
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.0.0)
     }
 
@@ -71,6 +93,71 @@ impl OutputRing {
             usize::try_from(read).map_or(state.bytes.len(), |read| read.min(state.bytes.len()));
         state.bytes.drain(..read);
         state.position = state.position.saturating_add(read as u64);
+        let has_room = state.bytes.len() <= state.capacity / 2;
+        if has_room
+            && std::mem::take(&mut state.short)
+            && let Some(room) = &state.room
+        {
+            // A full counter wakes as well.
+            let _ = room.write(1);
+        }
+    }
+
+    /// Takes as many bytes as there is room for and says how many. When it was not all of them, the
+    /// event of [`Self::tell_room`] is written once half of the buffer is free.
+    #[must_use]
+    pub fn offer(&self, bytes: &[u8]) -> usize {
+        let mut state = self.state();
+        let room = state.capacity.saturating_sub(state.bytes.len());
+        let taken = bytes.get(..room).unwrap_or(bytes);
+        if taken.len() < bytes.len() {
+            state.short = true;
+            state.waited_for = true;
+        }
+        let capacity = state.capacity;
+        self.append(state, taken, capacity);
+        taken.len()
+    }
+
+    /// The event for whoever was offered too little room.
+    pub fn tell_room(&self, event: EventFd) {
+        self.state().room = Some(event);
+    }
+
+    /// The writer that waited for room has got everything in.
+    pub fn settle(&self) {
+        self.state().waited_for = false;
+    }
+
+    /// Whether a writer has more than it could get in.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.state().waited_for
+    }
+
+    /// Takes bytes that are the last of a writer, or not the guest's: up to twice the capacity may wait,
+    /// then the oldest go.
+    pub fn keep(&self, bytes: &[u8]) {
+        let state = self.state();
+        let capacity = state.capacity.saturating_mul(2);
+        self.append(state, bytes, capacity);
+    }
+
+    /// Appends and drops the oldest beyond `most`.
+    fn append(&self, mut state: MutexGuard<'_, State>, bytes: &[u8], most: usize) {
+        let half = state.capacity / 2;
+        let before = state.bytes.len();
+        push(&mut state.history, bytes, HISTORY);
+        let dropped = push(&mut state.bytes, bytes, most);
+        state.dropped = state.dropped.saturating_add(dropped as u64);
+        state.position = state.position.saturating_add(dropped as u64);
+        let fills = before <= half && state.bytes.len() > half;
+        let first = !bytes.is_empty() && std::mem::take(&mut state.armed);
+        drop(state);
+        if first || fills {
+            // The counter of a non-blocking eventfd is full only when nobody ever reads it.
+            let _ = self.0.1.write(1);
+        }
     }
 
     /// Asks to be woken by the next byte. `false` when there are bytes already: then none will wake.
@@ -117,21 +204,9 @@ fn push(queue: &mut VecDeque<u8>, bytes: &[u8], capacity: usize) -> usize {
 
 impl Write for OutputRing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = self.state();
+        let state = self.state();
         let capacity = state.capacity;
-        let half = capacity / 2;
-        let before = state.bytes.len();
-        push(&mut state.history, bytes, HISTORY);
-        let dropped = push(&mut state.bytes, bytes, capacity);
-        state.dropped = state.dropped.saturating_add(dropped as u64);
-        state.position = state.position.saturating_add(dropped as u64);
-        let fills = before <= half && state.bytes.len() > half;
-        let first = !bytes.is_empty() && std::mem::take(&mut state.armed);
-        drop(state);
-        if first || fills {
-            // The counter of a non-blocking eventfd is full only when nobody ever reads it.
-            let _ = self.0.1.write(1);
-        }
+        self.append(state, bytes, capacity);
         Ok(bytes.len())
     }
 
@@ -188,6 +263,31 @@ mod tests {
         assert!(ring.arm());
         ring.write_all(b"f").unwrap();
         assert_eq!(wake.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_writer_that_waits_loses_nothing_and_is_told_of_room() {
+        let (ring, _wake) = ring(8);
+        let room = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
+        ring.tell_room(room.try_clone().unwrap());
+        assert_eq!(ring.offer(b"0123"), 4);
+        assert!(!ring.is_waited_for());
+        assert_eq!(ring.offer(b"456789"), 4);
+        assert!(ring.is_waited_for());
+        ring.consume(3);
+        assert!(room.read().is_err(), "less than half of it is free");
+        ring.consume(4);
+        assert_eq!(room.read().unwrap(), 1);
+        assert_eq!(ring.offer(b"89"), 2);
+        ring.settle();
+        assert_eq!((drain(&ring), ring.dropped()), (b"456789".to_vec(), 0));
+        assert!(room.read().is_err(), "nobody waits");
+        // The last of it has a place of its own, which has an end too.
+        assert_eq!(ring.offer(b"01234567"), 8);
+        ring.keep(b"89abcdef");
+        assert_eq!((ring.len(), ring.dropped()), (16, 0));
+        ring.keep(b"x");
+        assert_eq!((ring.len(), ring.dropped()), (16, 1));
     }
 
     #[test]

@@ -29,6 +29,8 @@ use vmm_reference::BalloonConfig;
 use vmm_reference::BlkConfig;
 #[cfg(feature = "virtio-net")]
 use vmm_reference::NetConfig;
+#[cfg(feature = "virtio-console")]
+use vmm_reference::Overflow;
 #[cfg(feature = "virtio")]
 use vmm_reference::Transport;
 #[cfg(feature = "virtio-vsock")]
@@ -125,6 +127,11 @@ struct VmArgs {
     #[cfg(feature = "virtio-console")]
     #[arg(long, value_name = "TARGET", num_args = 0..=1, require_equals = true, default_missing_value = "stdio", value_parser = values::text::<ConsoleTarget>())]
     console: Option<ConsoleTarget>,
+    /// What becomes of the virtio console's output when its reader is too slow: the guest waits, or the
+    /// oldest bytes are dropped, and counted [default: wait]
+    #[cfg(feature = "virtio-console")]
+    #[arg(long, value_enum, value_name = "ACTION")]
+    console_overflow: Option<WhenFull>,
     /// A disk: PATH or path=PATH[,ro][,serial=TEXT][,engine=auto|io_uring|sync][,direct][,queues=N]
     /// [,queue-size=N][,discard=off][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N], the limits
     /// per second; a value with a comma stands in double quotes; may be repeated
@@ -200,6 +207,12 @@ enum LeanArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum WhenFull {
+    Wait,
+    Drop,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Reboot {
     Exit,
     Restart,
@@ -261,6 +274,11 @@ impl VmArgs {
             Some(LeanArg::On) => Lean::On,
             Some(LeanArg::Off) => Lean::Off,
             None => config.lean,
+        };
+        config.console_overflow = match self.console_overflow {
+            Some(WhenFull::Wait) => Overflow::Wait,
+            Some(WhenFull::Drop) => Overflow::Drop,
+            None => config.console_overflow,
         };
         config.on_reboot = match self.on_reboot {
             Some(Reboot::Exit) => OnReboot::Exit,

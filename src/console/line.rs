@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use event_manager::{EventOps, EventSet, Events};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +21,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use rustix::termios::tcgetwinsize;
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::poll::PollContext;
 
 use super::escape::{Escape, HELP};
 use super::main_loop::Requests;
@@ -39,6 +41,9 @@ const CHUNK: usize = 4096;
 /// outside has asked for the end.
 const PATIENCE: Timespec = seconds(10);
 const HURRY: Timespec = seconds(1);
+
+/// How long a device may take to print what it has, when there is room for it.
+const DEVICE: Duration = Duration::from_secs(1);
 
 const fn seconds(seconds: i64) -> Timespec {
     Timespec {
@@ -92,6 +97,11 @@ pub(super) struct Line {
     /// That a terminal's input waits was said.
     said_full: bool,
     watching_output: bool,
+    /// The output has taken its last byte, and so many came for it afterwards.
+    closed: bool,
+    lost: u64,
+    /// At the end the reader has made no progress for too long.
+    given_up: bool,
     /// Everything is written, and the ring does not wake: somebody has to look again.
     unattended: bool,
     watch: OutputWatch,
@@ -125,6 +135,9 @@ impl Line {
             away: false,
             said_full: false,
             watching_output: false,
+            closed: console.closed,
+            lost: 0,
+            given_up: false,
             unattended: false,
             watch,
             handle,
@@ -277,8 +290,7 @@ impl Line {
             Ok(len @ 1..) => {
                 let keys = self.escape.filter(&buffer[..len.min(buffer.len())]);
                 if keys.help {
-                    // Writing to the ring cannot fail.
-                    let _ = self.port.output.ring.write_all(HELP.as_bytes());
+                    self.port.output.ring.keep(HELP.as_bytes());
                 }
                 if keys.stop {
                     return self.handle.request_stop();
@@ -351,6 +363,9 @@ impl Line {
         let Some(output) = &mut self.output else {
             // Nobody reads: drop it.
             self.watch.see(chunk);
+            if self.closed {
+                self.lost = self.lost.saturating_add(len as u64);
+            }
             self.port.output.ring.consume(position + len as u64);
             return Progress::Some;
         };
@@ -364,7 +379,11 @@ impl Line {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Progress::None,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Progress::Some,
             Err(error) => {
-                log::warn!("console output is closed: {error}");
+                log::warn!(
+                    "console output is closed: {error}{}; what the guest prints there is dropped, and counted",
+                    what_it_means(&error)
+                );
+                self.closed = true;
                 Progress::Closed
             }
         }
@@ -422,25 +441,46 @@ impl Line {
     }
 
     /// At the end: everything the guest printed goes out, unless the reader stalls or somebody outside is in
-    /// a hurry. Gives the ends of the line back.
-    pub(super) fn drain(mut self, requests: &Requests) -> (Console, Port) {
-        while !self.port.output.ring.is_empty() {
-            let ready = self
-                .output
-                .as_ref()
-                .is_none_or(|output| wait_for_reader(output, requests));
-            if !ready {
-                break;
+    /// a hurry. Once before the devices end, and once more for what their ends bring.
+    pub(super) fn drain(&mut self, requests: &Requests) {
+        while !self.given_up {
+            while !self.port.output.ring.is_empty() {
+                let ready = self
+                    .output
+                    .as_ref()
+                    .is_none_or(|output| wait_for_reader(output, requests));
+                if !ready {
+                    self.given_up = true;
+                    return;
+                }
+                match self.write_chunk() {
+                    Progress::Some | Progress::None => {}
+                    Progress::Closed => self.output = None,
+                }
             }
-            match self.write_chunk() {
-                Progress::Some | Progress::None => {}
-                Progress::Closed => self.output = None,
+            // A device that has waited for room is on its way.
+            let wake = &self.port.output.wake;
+            let _ = wake.read();
+            let more = !self.port.output.ring.arm()
+                || self.port.output.ring.is_waited_for() && is_woken(wake);
+            if !more {
+                return;
             }
         }
+    }
+
+    /// Says what was lost, and gives the ends of the line back.
+    pub(super) fn end(self) -> (Console, Port) {
         let ring = &self.port.output.ring;
         let dropped = ring.dropped().saturating_add(ring.len() as u64);
         if dropped > 0 {
             log::warn!("{dropped} bytes of console output were dropped: the reader was too slow");
+        }
+        if self.lost > 0 {
+            log::warn!(
+                "{} bytes of console output were dropped: the output was closed",
+                self.lost
+            );
         }
         let console = Console {
             input: self.input,
@@ -449,8 +489,23 @@ impl Line {
             file: None,
             resized: self.resized,
             pending: self.pending,
+            closed: self.closed,
         };
         (console, self.port)
+    }
+}
+
+/// What an error of a write says to somebody who does not know its name.
+fn what_it_means(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => ", the file system is full",
+        Some(libc::EDQUOT) => ", the user's quota is used up",
+        Some(libc::EFBIG) => {
+            ", the size limit of files (ulimit -f) or of the file system is reached"
+        }
+        Some(libc::EPIPE | libc::ECONNRESET) => ", its reader is gone",
+        Some(libc::EIO) => ", the terminal or the disk is gone",
+        _ => "",
     }
 }
 
@@ -481,4 +536,14 @@ fn wait_for_reader(output: &File, requests: &Requests) -> bool {
 fn wait_writable(output: &File, timeout: &Timespec) -> bool {
     let mut fds = [PollFd::new(output, PollFlags::OUT)];
     matches!(poll(&mut fds, Some(timeout)), Ok(1..))
+}
+
+/// Waits for a device that has something to print; `false` when it takes too long for it.
+fn is_woken(wake: &EventFd) -> bool {
+    PollContext::new().is_ok_and(|context| {
+        context.add(wake, 0u32).is_ok()
+            && context
+                .wait_timeout(DEVICE)
+                .is_ok_and(|events| events.iter().next().is_some())
+    })
 }

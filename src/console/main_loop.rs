@@ -51,7 +51,10 @@ pub(crate) trait Engine {
     /// Carries out the commands that have come.
     fn serve(&mut self);
 
-    /// Ends all that prints.
+    /// Ends the guest. Its devices print what they still have of it.
+    fn end_guest(&mut self);
+
+    /// Ends the devices.
     fn end(self) -> Self::Rest;
 }
 
@@ -87,13 +90,16 @@ pub(crate) fn main_loop<E: Engine>(
         }
     }
     let MainLoop {
-        lines,
+        mut lines,
         stop,
-        engine,
+        mut engine,
         ..
     } = events.remove_subscriber(id).map_err(failed)?;
+    engine.end_guest();
+    lines.iter_mut().for_each(|line| line.drain(&stop));
     let rest = engine.end();
-    let lines = lines.into_iter().map(|line| line.drain(&stop)).collect();
+    lines.iter_mut().for_each(|line| line.drain(&stop));
+    let lines = lines.into_iter().map(Line::end).collect();
     Ok(Ended { lines, stop, rest })
 }
 

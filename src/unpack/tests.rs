@@ -41,11 +41,11 @@ fn unpacked(bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>, String> {
 
 const KERNEL: [u8; 5000] = [0x42; 5000];
 
-/// What the tools made of [`calls`]: `xz --check=crc32 --x86 --lzma2=dict=1MiB` (as Linux does it),
-/// `--arm64`, `--check=sha256`, `--lzma2=dict=1GiB`; `lzma -9`; `lz4 -l -9` (as Linux does it), `lz4 -9`;
+/// What the tools made of [`calls`]: `xz --check=crc32 --lzma2=dict=1MiB` with the BCJ filter of the kernel's
+/// architecture (as Linux does it), twice, `--check=sha256`, `--lzma2=dict=1GiB`; `lzma -9`; `lz4 -l -9` (as Linux does it), `lz4 -9`;
 /// `zstd -19`, and with `--long=31` from a pipe.
-const XZ_X86: &[u8] = include_bytes!("../../fuzz/seeds/packed/xz-x86");
-const XZ_ARM64: &[u8] = include_bytes!("../../fuzz/seeds/packed/xz-arm64");
+const XZ_CALLS: &[u8] = include_bytes!("../../fuzz/seeds/packed/xz-bcj");
+const XZ_BRANCHES: &[u8] = include_bytes!("../../fuzz/seeds/packed/xz-bcj-branches");
 const XZ_SHA256: &[u8] = include_bytes!("fixtures/xz-sha256");
 const XZ_WIDE: &[u8] = include_bytes!("fixtures/xz-wide");
 const LZMA: &[u8] = include_bytes!("../../fuzz/seeds/packed/lzma");
@@ -121,7 +121,7 @@ fn with_size(packed: &[u8]) -> Vec<u8> {
 #[test]
 fn what_the_tools_pack_is_unpacked() {
     let calls = calls();
-    for packed in [XZ_X86, XZ_ARM64, XZ_SHA256, LZMA, LZ4, LZ4_FRAME, ZSTD] {
+    for packed in [XZ_CALLS, XZ_BRANCHES, XZ_SHA256, LZMA, LZ4, LZ4_FRAME, ZSTD] {
         let name = packing(&KernelImage::Bytes(Cursor::new(packed.into())), 0);
         let name = name.unwrap().unwrap();
         for whole in [packed.to_vec(), with_size(packed)] {
@@ -137,8 +137,8 @@ fn what_the_tools_pack_is_unpacked() {
         }
     }
     for (method, packed) in [
-        ("xzkern", XZ_ARM64),
-        ("xz", XZ_X86),
+        ("xzkern", XZ_BRANCHES),
+        ("xz", XZ_CALLS),
         ("lzma", LZMA),
         ("lz4", LZ4),
         ("lz4", LZ4_FRAME),
@@ -182,7 +182,7 @@ fn r28_what_would_take_too_much_memory_is_refused_before_it_does() {
 #[test]
 fn r28_truncation_at_any_length_is_said() {
     for packed in [
-        XZ_X86,
+        XZ_CALLS,
         XZ_SHA256,
         LZMA,
         LZ4,
@@ -210,7 +210,7 @@ fn r28_truncation_at_any_length_is_said() {
 fn r28_bits_that_flipped_end_in_an_answer() {
     let calls = calls();
     for (packed, checked) in [
-        (XZ_X86, true),
+        (XZ_CALLS, true),
         (XZ_SHA256, true),
         (ZSTD, true),
         (LZ4_FRAME, true),

@@ -1,11 +1,12 @@
 //! The console device (VIRTIO 1.3, 5.3): one port, many bytes for one interrupt.
 //!
-//! Output goes to whoever was given, who must not wait. Input waits in a bounded buffer until the
-//! driver has room for it.
+//! Output goes to a bounded buffer. While that is full the driver does not get its buffers back, unless
+//! it was chosen that the oldest bytes go. Input waits in a bounded buffer until the driver has room for it.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
 
@@ -13,13 +14,15 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
-use crate::lock;
+use crate::{OutputRing, Overflow, lock};
 
 /// Feature bit (5.3.3): the configuration has the size.
 const VIRTIO_CONSOLE_F_SIZE: u32 = 0;
 const QUEUE_SIZE: u16 = 128;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+/// The source that says that the output has room.
+const OUTPUT_ROOM: usize = 1;
 /// Input that waits for the driver, in bytes.
 const WAITING: usize = 4096;
 /// The most bytes of one request that are printed; drivers send a page at most.
@@ -77,9 +80,14 @@ impl ConsolePort {
 /// A console.
 pub struct VirtioConsole {
     shared: Arc<Shared>,
-    output: Box<dyn Write + Send>,
+    output: OutputRing,
+    overflow: Overflow,
+    /// The output has room again.
+    output_room: EventFd,
     chain: Chain,
     bytes: Vec<u8>,
+    /// What is printed of a request that waits for room; its head, and where in `bytes` it goes on.
+    held: Option<(u16, usize)>,
 }
 
 impl fmt::Debug for VirtioConsole {
@@ -89,12 +97,14 @@ impl fmt::Debug for VirtioConsole {
 }
 
 impl VirtioConsole {
-    /// `output` gets what the guest prints and must not wait; `room` is written when the port takes
-    /// input again that it has refused.
+    /// `output` gets what the guest prints, and `overflow` says what becomes of that when it is full;
+    /// `room` is written when the port takes input again that it has refused.
     ///
     /// # Errors
     /// When there can be no eventfd.
-    pub fn new(output: Box<dyn Write + Send>, room: EventFd) -> io::Result<Self> {
+    pub fn new(output: OutputRing, overflow: Overflow, room: EventFd) -> io::Result<Self> {
+        let output_room = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        output.tell_room(output_room.try_clone()?);
         // Columns, rows, number of ports: the driver reads those that were negotiated.
         let config = ConfigSpace::new(vec![80, 0, 25, 0, 1, 0, 0, 0], 0..0);
         Ok(Self {
@@ -105,8 +115,11 @@ impl VirtioConsole {
                 config: Arc::new(config),
             }),
             output,
+            overflow,
+            output_room,
             chain: Chain::default(),
             bytes: Vec::new(),
+            held: None,
         })
     }
 
@@ -145,22 +158,49 @@ impl VirtioConsole {
         Ok(more)
     }
 
+    /// Prints what the driver sends, as far as the output has room. Says whether there may be more to do
+    /// now; room wakes the device.
     fn transmit(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
         let Some(ring) = queues.ring(TRANSMIT) else {
             return Ok(false);
         };
         for _ in 0..ring.size() {
-            if !ring.pop(&mut self.chain)? {
+            let (head, from) = match self.held.take() {
+                Some(held) => held,
+                None if ring.pop(&mut self.chain)? => {
+                    let len = self.chain.readable_len().min(MOST as u64);
+                    self.bytes.resize(usize::try_from(len).unwrap_or(MOST), 0);
+                    self.chain.read(ring.ram(), &mut self.bytes)?;
+                    (self.chain.head(), 0)
+                }
+                None => {
+                    self.output.settle();
+                    return Ok(false);
+                }
+            };
+            let rest = self.bytes.get(from..).unwrap_or_default();
+            let taken = match self.overflow {
+                Overflow::Wait => self.output.offer(rest),
+                Overflow::Drop => {
+                    // It takes everything.
+                    let _ = self.output.write_all(rest);
+                    rest.len()
+                }
+            };
+            if taken < rest.len() {
+                self.held = Some((head, from + taken));
                 return Ok(false);
             }
-            let len = self.chain.readable_len().min(MOST as u64);
-            self.bytes.resize(usize::try_from(len).unwrap_or(MOST), 0);
-            self.chain.read(ring.ram(), &mut self.bytes)?;
-            // Nobody to read it is the same as a screen that is off.
-            let _ = self.output.write_all(&self.bytes);
-            ring.complete(self.chain.head(), 0)?;
+            ring.complete(head, 0)?;
         }
         Ok(true)
+    }
+
+    /// A request that waits for room goes to the output whole: nobody will come back for it.
+    fn let_go(&mut self) -> Option<u16> {
+        let (head, from) = self.held.take()?;
+        self.output.keep(self.bytes.get(from..).unwrap_or_default());
+        Some(head)
     }
 }
 
@@ -186,16 +226,33 @@ impl VirtioDevice for VirtioConsole {
     }
 
     fn sources(&self) -> Vec<RawFd> {
-        vec![self.shared.wake.as_raw_fd()]
+        vec![self.shared.wake.as_raw_fd(), self.output_room.as_raw_fd()]
     }
 
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
         let more = match event {
-            Event::Queue(TRANSMIT) => self.transmit(queues)?,
+            Event::Queue(TRANSMIT) | Event::Source(OUTPUT_ROOM) => self.transmit(queues)?,
             _ => self.receive(queues)?,
         };
         queues.publish()?;
         Ok(more)
+    }
+
+    fn close(&mut self, queue: usize, queues: &mut Queues) -> Result<(), QueueError> {
+        if queue == TRANSMIT
+            && let Some(head) = self.let_go()
+            && let Some(ring) = queues.ring(TRANSMIT)
+        {
+            ring.complete(head, 0)?;
+            queues.publish()?;
+        }
+        self.output.settle();
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.let_go();
+        self.output.settle();
     }
 }
 
@@ -203,7 +260,6 @@ impl VirtioDevice for VirtioConsole {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::OutputRing;
     use crate::virtio::GuestRam;
     use crate::virtio::testing::{DATA, Driver, queues, ram};
 
@@ -216,12 +272,17 @@ mod tests {
     }
 
     fn bench() -> Bench {
+        bench_that(Overflow::Drop)
+    }
+
+    fn bench_that(overflow: Overflow) -> Bench {
         let ram = ram();
         let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
         let (output, room) = (OutputRing::new(16, event()), event());
-        let sink = Box::new(output.clone());
+        let sink = output.clone();
+        let for_device = room.try_clone().unwrap();
         Bench {
-            device: VirtioConsole::new(sink, room.try_clone().unwrap()).unwrap(),
+            device: VirtioConsole::new(sink, overflow, for_device).unwrap(),
             queues: queues(&ram, 2),
             ram,
             output,
@@ -244,6 +305,72 @@ mod tests {
         driver.request(&[(DATA, 0x8_0000, false), (DATA, 0x8_0000, false)]);
         driver.serve(&mut bench.device, &mut bench.queues);
         assert_eq!(bench.device.bytes.len(), MOST);
+    }
+
+    fn read_all(output: &OutputRing) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        let (len, position) = output.peek(&mut buffer);
+        output.consume(position + len as u64);
+        buffer[..len].to_vec()
+    }
+
+    #[test]
+    fn a_slow_reader_holds_the_driver_back_and_gets_every_byte() {
+        let mut bench = bench_that(Overflow::Wait);
+        let mut driver = Driver::of_queue(&bench.ram, TRANSMIT);
+        driver.put(DATA, *b"0123456789abcdefghijklmnopqrst");
+        driver.put(DATA + 30, *b"uvwxyz");
+        driver.descriptor(1, DATA + 30, 6, 0, 0);
+        driver.request(&[(DATA, 30, false)]);
+        driver.offer(1);
+        let event = Event::Queue(TRANSMIT);
+        bench.device.serve(event, &mut bench.queues).unwrap();
+        assert_eq!(driver.used(), []);
+        assert!(bench.output.is_waited_for());
+        assert_eq!(read_all(&bench.output), b"0123456789abcdef");
+        bench.device.output_room.read().unwrap();
+        // Room for the rest of the first request and for a part of the second one.
+        let event = Event::Source(OUTPUT_ROOM);
+        bench.device.serve(event, &mut bench.queues).unwrap();
+        assert_eq!(driver.used(), [(0, 0)]);
+        assert_eq!(read_all(&bench.output), b"ghijklmnopqrstuv");
+        bench.device.serve(event, &mut bench.queues).unwrap();
+        assert_eq!(driver.used(), [(1, 0)]);
+        assert_eq!(read_all(&bench.output), b"wxyz");
+        assert!(!bench.output.is_waited_for());
+        assert_eq!(bench.output.dropped(), 0);
+    }
+
+    #[test]
+    fn a_request_that_waits_is_printed_when_the_device_stops_or_its_queue_closes() {
+        let mut bench = bench_that(Overflow::Wait);
+        let mut driver = Driver::of_queue(&bench.ram, TRANSMIT);
+        driver.put(DATA, *b"0123456789abcdefghij");
+        driver.request(&[(DATA, 20, false)]);
+        let event = Event::Queue(TRANSMIT);
+        bench.device.serve(event, &mut bench.queues).unwrap();
+        assert_eq!(driver.used(), []);
+        bench.device.close(TRANSMIT, &mut bench.queues).unwrap();
+        assert_eq!(driver.used(), [(0, 0)]);
+        assert_eq!(read_all(&bench.output), b"0123456789abcdefghij");
+        driver.request(&[(DATA, 20, false)]);
+        let event = Event::Queue(TRANSMIT);
+        bench.device.serve(event, &mut bench.queues).unwrap();
+        assert_eq!(driver.used(), []);
+        bench.device.stop();
+        assert_eq!(read_all(&bench.output), b"0123456789abcdefghij");
+        assert!(!bench.output.is_waited_for());
+    }
+
+    #[test]
+    fn who_prefers_loss_keeps_the_newest_bytes() {
+        let mut bench = bench();
+        let mut driver = Driver::of_queue(&bench.ram, TRANSMIT);
+        driver.put(DATA, *b"0123456789abcdefghij");
+        driver.request(&[(DATA, 20, false)]);
+        assert_eq!(driver.serve(&mut bench.device, &mut bench.queues), [(0, 0)]);
+        assert_eq!(read_all(&bench.output), b"456789abcdefghij");
+        assert_eq!(bench.output.dropped(), 4);
     }
 
     #[test]

@@ -116,14 +116,25 @@ pub trait VirtioDevice: Debug + Send {
     /// When the driver broke a rule of a queue.
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError>;
 
-    /// Ends and answers whatever is in flight, and begins nothing: the driver takes a queue back, or the
-    /// machine is paused. What the driver has queued and the device has not begun stays queued.
+    /// Ends and answers whatever is in flight, and begins nothing: the machine is paused. What the driver has
+    /// queued and the device has not begun stays queued, and what waits for something outside the guest goes on
+    /// waiting.
     ///
     /// # Errors
     /// When the driver broke a rule of a queue.
     fn quiesce(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
         let _ = queues;
         Ok(())
+    }
+
+    /// The driver takes a queue back: whatever the device holds of it is answered before this returns. The
+    /// queue is gone afterwards.
+    ///
+    /// # Errors
+    /// When the driver broke a rule of a queue.
+    fn close(&mut self, queue: usize, queues: &mut Queues) -> Result<(), QueueError> {
+        let _ = queue;
+        self.quiesce(queues)
     }
 
     /// The driver resets the device: whatever is in flight ends before this returns, and nothing

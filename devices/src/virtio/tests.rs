@@ -7,10 +7,10 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::testing::{DATA, Driver, NEXT, QUEUE, SIZE, WRITE, logged, queues, ram};
+use super::testing::{DATA, Driver, NEXT, QUEUE, WRITE, logged, queues, ram};
 use super::*;
-use crate::OutputRing;
 use crate::config::{BalloonConfig, BlkConfig, BlkEngine, NetConfig, VsockConfig};
+use crate::{OutputRing, Overflow};
 
 /// A device, with the host's end of it.
 struct Bench {
@@ -92,7 +92,7 @@ const VICTIM: u64 = 0x4_0000;
 
 fn console() -> (Bench, ConsolePort) {
     let output = OutputRing::new(1 << 10, event());
-    let device = VirtioConsole::new(Box::new(output.clone()), event()).unwrap();
+    let device = VirtioConsole::new(output.clone(), Overflow::Wait, event()).unwrap();
     let port = device.port();
     let bench = Bench {
         device: Box::new(device),
@@ -154,7 +154,6 @@ fn stopped(
         }
         driver.offer(head);
     }
-    const { assert!(2 * QUEUED <= SIZE) };
     queues.ring(queue).unwrap().stop_with = Some(stop);
     let mut events = vec![Event::Queue(queue)];
     events.extend((0..bench.device.sources().len()).map(Event::Source));

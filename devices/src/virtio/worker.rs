@@ -342,7 +342,7 @@ impl Worker {
     pub(crate) fn close(&self, queue: usize) {
         // A thread that is gone uses no queue either, and one that fails has closed it.
         let _ = self.call(move |device, queues| {
-            let result = device.quiesce(queues);
+            let result = device.close(queue, queues);
             queues.close(queue);
             result
         });

@@ -10,7 +10,7 @@ use crate::run::{device, option, tree};
 use crate::{bindings, cpus, firmware, irq, println, text, uart, virtio};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 14] = [
+pub const ALL: [(&str, fn()); 15] = [
     ("chatter", chatter),
     ("io_widths", io_widths),
     ("memory_map", memory_map),
@@ -22,6 +22,9 @@ pub const ALL: [(&str, fn()); 14] = [
     ("timer", timer),
     ("virtio_blk", || with_shared(virtio::block::run)),
     ("virtio_console", || with_shared(virtio::console::run)),
+    ("virtio_console_burst", || {
+        with_shared(virtio::console::burst)
+    }),
     ("virtio_net", || with_shared(virtio::net::run)),
     ("virtio_rng", || with_shared(virtio::rng::run)),
     ("virtio_vsock", || with_shared(virtio::vsock::run)),

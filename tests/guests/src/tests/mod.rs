@@ -26,6 +26,7 @@ pub const ALL: [(&str, fn()); 18] = [
     ("triple_fault", endings::triple_fault),
     ("virtio_blk", virtio::block::run),
     ("virtio_console", virtio::console::run),
+    ("virtio_console_burst", virtio::console::burst),
     ("virtio_hostile", virtio::hostile::run),
     ("virtio_net", virtio::net::run),
     ("virtio_rng", virtio::rng::run),

@@ -1,4 +1,4 @@
-//! The console: echoes lines in upper case until one is `q`.
+//! The console: echoes lines in upper case until one is `q`; or prints far more than anybody keeps.
 
 use guest::println;
 use virtio_drivers::device::console::VirtIOConsole;
@@ -32,4 +32,25 @@ pub fn run() {
         }
     }
     println!("the console echoed");
+}
+
+/// What [`burst`] prints: so many blocks of so many bytes, each a letter further than the one before.
+const BLOCKS: usize = 128;
+const BLOCK: usize = 4096;
+
+pub fn burst() {
+    let device = device(CONSOLE);
+    device.route();
+    let mut console =
+        VirtIOConsole::<GuestHal, _>::new(device.transport()).expect("the driver finds it");
+    let mut letters = [0; BLOCK + 26];
+    for (place, byte) in letters.iter_mut().enumerate() {
+        *byte = b'a' + (place % 26) as u8;
+    }
+    for block in 0..BLOCKS {
+        console
+            .send_bytes(&letters[block % 26..][..BLOCK])
+            .expect("sending");
+    }
+    println!("the console printed");
 }
