@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use arch::kernel::{KernelHeader, KernelImage, LinuxVersion};
-use arch::{AddressRange, BootError, GuestKernel, GuestRam, LoadedKernel, MachinePlan};
+use arch::{AddressRange, BootError, GuestKernel, GuestRam, KernelPlacement, MachinePlan};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::{Error, VmConfig};
@@ -125,7 +125,7 @@ pub(crate) fn check_kernel(path: &Path, limit: u64) -> Result<(), Error> {
 /// Loads the initrd as high as the kernel allows.
 pub(crate) fn load_initrd(
     path: &Path,
-    kernel: &LoadedKernel,
+    kernel: &KernelPlacement,
     plan: &MachinePlan,
     ram: &GuestRam,
 ) -> Result<AddressRange, Error> {
@@ -153,7 +153,7 @@ pub(crate) fn load_initrd(
 
 fn place_initrd(
     size: u64,
-    kernel: &LoadedKernel,
+    kernel: &KernelPlacement,
     plan: &MachinePlan,
 ) -> Result<AddressRange, BootError> {
     if size == 0 {
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     fn place(size: u64, kernel_end: u64, limit: Option<u64>) -> Result<AddressRange, BootError> {
-        let kernel = LoadedKernel {
+        let kernel = KernelPlacement {
             entry: 0x10_0000,
             range: AddressRange::new(0x10_0000, kernel_end - 0x10_0000),
             initrd_limit: limit,

@@ -26,7 +26,7 @@ pub use plan::{
     PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, has_word, size_text,
 };
 pub use platform::{
-    ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform,
-    SEED, VcpuId, WiredRoute,
+    ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, KernelPlacement, Placed, Planner,
+    Platform, SEED, VcpuId, WiredRoute,
 };
 pub use resources::{Resources, virtio_mmio};
