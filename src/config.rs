@@ -1,14 +1,17 @@
 //! What a user may ask for: plain data that a file can hold.
 
-use std::fmt;
+#[cfg(test)]
+mod tests;
+mod values;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use arch::{Cmdline, GuestKernel, Lean, MachineConfig, Transport, VirtioKind};
-use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, parse_size};
+use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
 use serde::{Deserialize, Serialize};
 
+pub use self::values::{ConsoleTarget, MemorySize, OnReboot};
 use crate::Error;
 
 /// A VM, as the user describes it.
@@ -20,7 +23,12 @@ use crate::Error;
 /// assert_eq!(config.guest_memory.bytes(), 512 << 20);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    default,
+    expecting = "a table with the keys of a VM"
+)]
 pub struct VmConfig {
     /// The kernel image; without one the built-in guest boots.
     pub kernel: Option<PathBuf>,
@@ -33,14 +41,18 @@ pub struct VmConfig {
     /// Guest RAM.
     pub guest_memory: MemorySize,
     /// Number of vCPUs.
+    #[serde(deserialize_with = "values::vcpus")]
     pub vcpus: u32,
     /// Where the serial console goes.
     pub serial: ConsoleTarget,
     /// What a guest's reset does.
+    #[serde(deserialize_with = "word")]
     pub on_reboot: OnReboot,
     /// How long a guest that was asked to power off may take, in seconds; 0: it is not asked.
+    #[serde(deserialize_with = "values::seconds")]
     pub shutdown_timeout: u32,
     /// How virtio devices reach the guest.
+    #[serde(deserialize_with = "word")]
     pub transport: Transport,
     /// Disks, in order.
     pub blk: Vec<BlkConfig>,
@@ -57,7 +69,10 @@ pub struct VmConfig {
     /// Whether the machine lacks what current kernels can do without, which KVM takes long to take down:
     /// on x86_64 the interval timer (PIT) and the PICs of a PC; the VMM then has the I/O APIC, with more
     /// pins, instead of KVM. Other architectures have nothing of the kind.
+    #[serde(deserialize_with = "word")]
     pub lean: Lean,
+    /// The guest may have more memory than the host has: it will not use all of it.
+    pub overcommit: bool,
 }
 
 impl Default for VmConfig {
@@ -85,6 +100,7 @@ impl Default for VmConfig {
             balloon: None,
             rng: true,
             lean: Lean::Auto,
+            overcommit: false,
         }
     }
 }
@@ -122,6 +138,13 @@ impl VmConfig {
     #[must_use]
     pub fn with_memory_mib(mut self, mib: u32) -> Self {
         self.guest_memory = MemorySize::mib(mib);
+        self
+    }
+
+    /// Lets the guest have more memory than the host has.
+    #[must_use]
+    pub fn with_overcommit(mut self) -> Self {
+        self.overcommit = true;
         self
     }
 
@@ -169,11 +192,12 @@ impl VmConfig {
         if let Some(path) = &self.kernel {
             crate::image::check_kernel(path, self.guest_memory.bytes())?;
         }
-        if let Some(path) = &self.initrd {
-            crate::image::open("initrd", path)?;
+        let initrd = crate::image::Initrd::of(self)?;
+        if let Some(remark) = initrd.and_then(|initrd| initrd.remark()) {
+            log::warn!("{remark}");
         }
         #[cfg(feature = "virtio")]
-        crate::virtio::check(self)?;
+        crate::virtio::check(self, crate::PlannedFor::AnotherHost)?;
         Ok(())
     }
 
@@ -188,18 +212,7 @@ impl VmConfig {
 
     /// The same, for a kernel that is known.
     pub(crate) fn machine_for(&self, kernel: GuestKernel) -> Result<MachineConfig, Error> {
-        for (field, text) in [("cmdline", &self.cmdline), ("append", &self.append)] {
-            if let Some(text) = text
-                && text.contains('\0')
-            {
-                return Err(Error::Config {
-                    field,
-                    value: text.escape_default().to_string(),
-                    cause: "a kernel command line cannot contain NUL".to_owned(),
-                    cure: "remove the NUL byte".to_owned(),
-                });
-            }
-        }
+        self.check_cmdline()?;
         self.check_devices()?;
         // The kernel's own choice would be the serial console.
         let append = match (&self.console, &self.cmdline, &self.append) {
@@ -220,6 +233,30 @@ impl VmConfig {
             lean: self.lean,
             kernel,
         })
+    }
+
+    /// A kernel command line is one line of text, for the guest and for whoever reads a plan.
+    fn check_cmdline(&self) -> Result<(), Error> {
+        for (field, text) in [("cmdline", &self.cmdline), ("append", &self.append)] {
+            let text = text.as_deref().unwrap_or_default();
+            let found = text.chars().find(|c| c.is_control() && *c != '\t');
+            if let Some(found) = found {
+                let name = match found {
+                    '\0' => "a NUL character".to_owned(),
+                    '\n' => "a line's end".to_owned(),
+                    other => format!("the control character {:#04x}", u32::from(other)),
+                };
+                return Err(Error::Config {
+                    field,
+                    value: text.escape_debug().to_string(),
+                    cause: format!(
+                        "it holds {name}, and a kernel command line is one line of text"
+                    ),
+                    cure: "separate the kernel's parameters by spaces".to_owned(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The virtio devices, in the order in which the guest finds them.
@@ -359,235 +396,8 @@ impl VmConfig {
 pub(crate) const DEFAULT_SHUTDOWN_TIMEOUT: u32 = 30;
 
 /// A path by which the same file has the same name, whether it is there or not.
-fn whole(path: &Path) -> Option<PathBuf> {
+pub(crate) fn whole(path: &Path) -> Option<PathBuf> {
     fs::canonicalize(path)
         .or_else(|_| std::path::absolute(path))
         .ok()
-}
-
-/// An amount of memory. As text, a plain number means MiB; the suffixes `K`, `M`, `G` and `T`
-/// (powers of 1024) name another unit.
-///
-/// ```
-/// use vmm_reference::MemorySize;
-///
-/// assert_eq!("1024".parse(), "1G".parse::<MemorySize>());
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "MemorySizeText", into = "String")]
-pub struct MemorySize(u64);
-
-/// Both forms that a configuration file may use: `512` and `"512M"`.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "it is a number of MiB, or a text like \"512M\"")]
-enum MemorySizeText {
-    Mib(u32),
-    Text(String),
-}
-
-impl TryFrom<MemorySizeText> for MemorySize {
-    type Error = String;
-
-    fn try_from(value: MemorySizeText) -> Result<Self, String> {
-        match value {
-            MemorySizeText::Mib(mib) => Ok(Self::mib(mib)),
-            MemorySizeText::Text(text) => text.parse(),
-        }
-    }
-}
-
-impl MemorySize {
-    /// `mib` mebibytes.
-    #[must_use]
-    pub const fn mib(mib: u32) -> Self {
-        Self((mib as u64) << 20)
-    }
-
-    /// The size in bytes.
-    #[must_use]
-    pub const fn bytes(self) -> u64 {
-        self.0
-    }
-}
-
-impl FromStr for MemorySize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        const MIB: u32 = 20;
-        parse_size(text, MIB).map(Self)
-    }
-}
-
-impl fmt::Display for MemorySize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&arch::size_text(self.0))
-    }
-}
-
-impl From<MemorySize> for String {
-    fn from(size: MemorySize) -> Self {
-        size.to_string()
-    }
-}
-
-/// Where a console of the guest goes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum ConsoleTarget {
-    /// stdin and stdout of the process.
-    #[default]
-    Stdio,
-    /// Nowhere; no input.
-    Null,
-    /// Output to a file that is created or emptied; no input.
-    File(PathBuf),
-}
-
-impl FromStr for ConsoleTarget {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            None if text == "stdio" => Ok(Self::Stdio),
-            None if text == "null" => Ok(Self::Null),
-            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err("expected stdio, null or file=PATH".to_owned()),
-        }
-    }
-}
-
-impl TryFrom<String> for ConsoleTarget {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for ConsoleTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stdio => f.write_str("stdio"),
-            Self::Null => f.write_str("null"),
-            Self::File(path) => write!(f, "file={}", path.display()),
-        }
-    }
-}
-
-impl From<ConsoleTarget> for String {
-    fn from(target: ConsoleTarget) -> Self {
-        target.to_string()
-    }
-}
-
-/// What happens when the guest asks for a reset.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnReboot {
-    /// The VM ends.
-    #[default]
-    Exit,
-    /// The VM starts again, with fresh memory and the same disks and devices.
-    Restart,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_sizes_are_mib_unless_they_say_otherwise() {
-        for (text, bytes) in [
-            ("1024", 1u64 << 30),
-            ("2G", 2 << 30),
-            ("512M", 512 << 20),
-            ("512MiB", 512 << 20),
-            ("16384k", 16 << 20),
-            ("1t", 1 << 40),
-        ] {
-            assert_eq!(
-                text.parse::<MemorySize>().map(MemorySize::bytes),
-                Ok(bytes),
-                "{text}"
-            );
-        }
-        for text in ["", "M", "-1", "1.5G", "many", "1é", "é"] {
-            assert!(text.parse::<MemorySize>().is_err(), "{text}");
-        }
-        assert!("99999999T".parse::<MemorySize>().is_err());
-    }
-
-    #[test]
-    fn what_a_program_or_a_file_gives_is_checked_too() {
-        let refused = |config: VmConfig, text: &str| {
-            let error = config.machine().unwrap_err().to_string();
-            assert!(error.contains(text), "{text}: {error}");
-        };
-        let config = VmConfig::default;
-        let disk = BlkConfig {
-            path: "a".into(),
-            queues: 0,
-            ..BlkConfig::default()
-        };
-        if cfg!(feature = "virtio-blk") {
-            refused(
-                config().with_disk(disk),
-                "--blk=a: queues=\"0\": it is 1 to 16",
-            );
-            refused(config().with_disk(BlkConfig::default()), "no file");
-        }
-        if cfg!(feature = "virtio-net") {
-            let net = |text: &str| text.parse::<NetConfig>().unwrap();
-            for name in ["vm0", "fd=7"] {
-                let twice = config().with_net(net(name)).with_net(net(name));
-                refused(twice, "another --net has it already");
-            }
-            let two = config().with_net(net("vm0")).with_net(net("vm1"));
-            assert!(two.machine().is_ok());
-        }
-        if cfg!(feature = "virtio-vsock") {
-            let vsock = VsockConfig {
-                cid: 2,
-                path: "v".into(),
-            };
-            refused(config().with_vsock(vsock), "cid=\"2\"");
-        }
-        if cfg!(feature = "virtio-balloon") {
-            let target = Some(0);
-            let balloon = BalloonConfig {
-                target,
-                ..BalloonConfig::default()
-            };
-            let balloon = VmConfig {
-                balloon: Some(balloon),
-                ..config()
-            };
-            refused(balloon, "left with no memory");
-        }
-        if cfg!(feature = "virtio-console") {
-            let both = VmConfig {
-                serial: ConsoleTarget::File("/tmp/./out".into()),
-                ..config().with_console(ConsoleTarget::File("/tmp/out".into()))
-            };
-            refused(both, "the same file");
-        }
-    }
-
-    #[test]
-    fn a_configuration_survives_a_file() {
-        let config = VmConfig::default()
-            .with_kernel("/k")
-            .with_memory_mib(99)
-            .with_vcpus(3);
-        let text = serde_json::to_string(&config).unwrap();
-        assert_eq!(serde_json::from_str::<VmConfig>(&text).unwrap(), config);
-        assert_eq!(
-            serde_json::from_str::<VmConfig>(r#"{"guest-memory": 64}"#)
-                .unwrap()
-                .guest_memory,
-            MemorySize::mib(64)
-        );
-        assert!(serde_json::from_str::<VmConfig>(r#"{"memory": 64}"#).is_err());
-    }
 }

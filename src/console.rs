@@ -3,8 +3,11 @@
 //! Any kind of descriptor may be given: terminals, pipes, sockets, and the regular files and
 //! /dev/null that epoll refuses.
 
+mod escape;
+mod line;
 mod main_loop;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
@@ -17,7 +20,7 @@ use rustix::process::getpgrp;
 use rustix::termios::tcgetpgrp;
 use vmm_sys_util::eventfd::EventFd;
 
-pub(crate) use main_loop::{Requests, main_loop};
+pub(crate) use main_loop::{Engine, Requests, main_loop};
 
 /// Whether the keys after Ctrl-a are commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub struct Console {
     file: Option<PathBuf>,
     /// Readable when the terminal has another size.
     resized: Option<File>,
+    /// Input that was read and that no device has taken yet.
+    pending: VecDeque<u8>,
 }
 
 /// Where the consoles of a VM go. One [`Console`] stands for the serial console alone.
@@ -75,6 +80,7 @@ impl Console {
             escape: EscapeKeys::Off,
             file: None,
             resized: None,
+            pending: VecDeque::new(),
         }
     }
 
@@ -120,6 +126,7 @@ impl Console {
             escape: EscapeKeys::Off,
             file: Some(path.to_owned()),
             resized: None,
+            pending: VecDeque::new(),
         })
     }
 
@@ -132,6 +139,7 @@ impl Console {
             escape,
             file: None,
             resized: None,
+            pending: VecDeque::new(),
         }
     }
 

@@ -1,8 +1,11 @@
-//! How a VM ends: the first reason given wins, whoever gives it.
+//! The handle of a VM: its end, of which the first reason given wins, whoever gives it; and the commands of
+//! others on their way to the thread that runs the machine.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use std::time::{Duration, Instant};
@@ -12,9 +15,10 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
+use crate::command::{Command, CommandError, Reply, State, Status};
 
 /// Why a VM ended without a failure of the VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,16 +28,62 @@ pub enum ExitReason {
     PoweredOff,
     /// The guest asked for a reset.
     Reset,
-    /// The guest crashed: a triple fault, or a crash or panic that it told of.
-    Crashed,
+    /// The guest crashed.
+    Crashed(Crash),
     /// [`VmHandle::request_stop`] was called.
     Stopped,
 }
 
+/// How a guest crashed. `Display` is a part of a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crash {
+    /// The vCPU that crashed, or told of it.
+    pub vcpu: u32,
+    /// What happened.
+    pub cause: CrashCause,
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vCPU {}: {}", self.vcpu, self.cause)
+    }
+}
+
+/// What makes the end of a guest a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CrashCause {
+    /// An exception that it could not handle, nor the exceptions that followed (KVM_EXIT_SHUTDOWN).
+    TripleFault,
+    /// Its kernel panicked and told of it through the pvpanic device.
+    Panic,
+    /// It told the hypervisor that it crashed (KVM_SYSTEM_EVENT_CRASH).
+    SystemEvent,
+}
+
+impl fmt::Display for CrashCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TripleFault => "triple fault, an exception that it has no working handler for",
+            Self::Panic => "its kernel panicked, as it told through pvpanic",
+            Self::SystemEvent => "it reported a crash to the hypervisor (KVM_SYSTEM_EVENT_CRASH)",
+        })
+    }
+}
+
 pub(crate) type Outcome = Result<ExitReason, Error>;
 
+/// A command that waits for the machine's thread, and whoever waits for the answer.
+pub(crate) struct Request {
+    pub(crate) command: Command,
+    pub(crate) answer: mpsc::Sender<Result<Reply, CommandError>>,
+}
+
 #[derive(Default)]
-struct State {
+struct Life {
+    /// What the machine does, as commands see it.
+    stage: Stage,
+    requests: VecDeque<Request>,
     outcome: Option<Outcome>,
     /// Somebody outside wants the VM to end, whatever the guest does.
     stop: bool,
@@ -43,11 +93,41 @@ struct State {
     shutdown: Option<Duration>,
     /// When it was pressed first.
     asked: Option<Instant>,
+    /// A command asked for the reset: the machine starts again whatever its configuration says.
+    reset: bool,
+    restarts: u64,
 }
 
-impl fmt::Debug for State {
+/// What the machine does, and with that who answers commands.
+#[derive(Debug, Default)]
+enum Stage {
+    /// Nobody runs it: the handle answers itself.
+    #[default]
+    Created,
+    /// Nobody runs it, and it begins paused.
+    CreatedPaused,
+    /// A thread runs it, and answers.
+    Running,
+    /// The same, and the guest stands still.
+    Paused,
+    Ended,
+}
+
+impl Stage {
+    fn state(&self) -> State {
+        match self {
+            Self::Created | Self::CreatedPaused => State::Created,
+            Self::Running => State::Running,
+            Self::Paused => State::Paused,
+            Self::Ended => State::Ended,
+        }
+    }
+}
+
+impl fmt::Debug for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State")
+        f.debug_struct("Life")
+            .field("stage", &self.stage)
             .field("outcome", &self.outcome)
             .field("stop", &self.stop)
             .finish_non_exhaustive()
@@ -62,9 +142,11 @@ const TOGETHER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
+    life: Mutex<Life>,
     ended: AtomicBool,
     event: EventFd,
+    /// Written when there is a request.
+    requested: EventFd,
     /// Runs out when a guest that was asked to power itself off has had its time.
     deadline: OwnedFd,
 }
@@ -75,12 +157,11 @@ pub struct VmHandle(Arc<Shared>);
 
 impl VmHandle {
     pub(crate) fn new() -> Result<Self, Error> {
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-            .map_err(Error::host("cannot create an eventfd"))?;
         Ok(Self(Arc::new(Shared {
-            state: Mutex::default(),
+            life: Mutex::default(),
             ended: AtomicBool::new(false),
-            event,
+            event: crate::devices::eventfd()?,
+            requested: crate::devices::eventfd()?,
             deadline: timerfd_create(
                 TimerfdClockId::Monotonic,
                 TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
@@ -91,8 +172,104 @@ impl VmHandle {
 
     /// Asks the VM to end now, with [`ExitReason::Stopped`] unless it has ended already.
     pub fn request_stop(&self) {
-        self.state().stop = true;
+        self.life().stop = true;
         self.end(Ok(ExitReason::Stopped));
+    }
+
+    /// Has the machine do something, from any thread but the one in [`Machine::run`](crate::Machine::run), and
+    /// waits for the answer. Commands are carried out one after the other, in the order in which they come.
+    ///
+    /// # Errors
+    /// When the command makes no sense in the machine's state, or the machine ends before it comes to it.
+    pub fn command(&self, command: Command) -> Result<Reply, CommandError> {
+        let name = command.name();
+        let (answer, answered) = mpsc::channel();
+        let mut life = self.life();
+        let state = life.stage.state();
+        if !command.is_legal(state) {
+            return Err(CommandError::State {
+                command: name,
+                state,
+            });
+        }
+        match life.stage {
+            Stage::Running | Stage::Paused => {
+                life.requests.push_back(Request { command, answer });
+                // A full counter means that it wakes anyway.
+                let _ = self.0.requested.write(1);
+                drop(life);
+                answered.recv().unwrap_or(Err(CommandError::Ended(name)))
+            }
+            Stage::Created | Stage::CreatedPaused | Stage::Ended => {
+                match command {
+                    Command::Pause {} => life.stage = Stage::CreatedPaused,
+                    Command::Resume {} => life.stage = Stage::Created,
+                    Command::Status {} => {
+                        let restarts = life.restarts;
+                        return Ok(Reply::Status(Status::without_machine(state, restarts)));
+                    }
+                    _ => {
+                        drop(life);
+                        self.request_stop();
+                    }
+                }
+                Ok(Reply::Done { state })
+            }
+        }
+    }
+
+    /// A thread runs the machine from now on, and answers commands. Says whether it begins paused.
+    pub(crate) fn begin(&self) -> bool {
+        let mut life = self.life();
+        let paused = matches!(life.stage, Stage::CreatedPaused | Stage::Paused);
+        life.stage = if paused {
+            Stage::Paused
+        } else {
+            Stage::Running
+        };
+        paused
+    }
+
+    /// The next command that somebody waits for, and the state that it finds.
+    pub(crate) fn next_request(&self) -> Option<(Request, State)> {
+        let mut life = self.life();
+        let state = life.stage.state();
+        life.requests.pop_front().map(|request| (request, state))
+    }
+
+    /// Becomes readable when there are commands.
+    pub(crate) fn requested(&self) -> &EventFd {
+        &self.0.requested
+    }
+
+    /// The machine was paused, or goes on.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.life().stage = if paused {
+            Stage::Paused
+        } else {
+            Stage::Running
+        };
+    }
+
+    /// How often the machine has started again.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.life().restarts
+    }
+
+    /// Ends the machine's run as a reset by the guest does, to start again.
+    pub(crate) fn request_reset(&self) {
+        self.life().reset = true;
+        self.end(Ok(ExitReason::Reset));
+    }
+
+    /// Nobody runs the machine any more. Whoever waits for an answer gets one.
+    pub(crate) fn finish(&self) {
+        let mut life = self.life();
+        life.stage = Stage::Ended;
+        for request in std::mem::take(&mut life.requests) {
+            let name = request.command.name();
+            let _ = request.answer.send(Err(CommandError::Ended(name)));
+        }
     }
 
     /// Presses the guest's power button: a guest with a driver for it powers itself off in order. Ends
@@ -100,24 +277,24 @@ impl VmHandle {
     /// (within a second of the first it is the same one), when the guest takes no notice within 3 s, and when it has not ended after `patience`. A guest
     /// that resets instead ends the VM too, also one that would start again.
     pub fn request_shutdown(&self, patience: Duration) {
-        let mut state = self.state();
-        let first = state.shutdown.is_none();
-        if state.asked.is_some_and(|asked| asked.elapsed() < TOGETHER) {
+        let mut life = self.life();
+        let first = life.shutdown.is_none();
+        if life.asked.is_some_and(|asked| asked.elapsed() < TOGETHER) {
             return;
         }
-        match &state.button {
+        match &life.button {
             Some(button) if first && !patience.is_zero() => {
                 button.press();
                 self.arm(patience.min(NOTICE));
-                state.asked = Some(Instant::now());
-                state.shutdown = Some(patience);
+                life.asked = Some(Instant::now());
+                life.shutdown = Some(patience);
                 log::warn!(
                     "the guest is asked to power off; another request, or {} s, end the VM",
                     patience.as_secs()
                 );
             }
             _ => {
-                drop(state);
+                drop(life);
                 self.request_stop();
             }
         }
@@ -125,14 +302,14 @@ impl VmHandle {
 
     /// The guest's time is over, or it was the time to look whether it has taken notice.
     pub(crate) fn deadline_passed(&self) {
-        let mut state = self.state();
-        let noticed = state
+        let mut life = self.life();
+        let noticed = life
             .button
             .as_ref()
             .is_some_and(|button| button.was_noticed());
-        match state.shutdown {
+        match life.shutdown {
             Some(patience) if noticed && patience > NOTICE => {
-                state.shutdown = Some(Duration::ZERO);
+                life.shutdown = Some(Duration::ZERO);
                 self.arm(patience.saturating_sub(NOTICE));
             }
             _ => {
@@ -144,7 +321,7 @@ impl VmHandle {
                         "the guest takes no notice of its power button"
                     }
                 );
-                drop(state);
+                drop(life);
                 self.request_stop();
             }
         }
@@ -159,7 +336,7 @@ impl VmHandle {
                 .try_into()
                 .unwrap_or_default(),
         };
-        // It cannot fail for a timer and times that are none of a calendar.
+        // It can fail only for a wrong timer or a wrong time.
         let _ = timerfd_settime(&self.0.deadline, TimerfdTimerFlags::empty(), &once);
     }
 
@@ -168,38 +345,42 @@ impl VmHandle {
     }
 
     pub(crate) fn set_button(&self, button: Option<Arc<dyn PowerButton>>) {
-        let mut state = self.state();
+        let mut life = self.life();
         // It may have been asked while the machine was built.
-        if let (Some(_), Some(button)) = (state.shutdown, &button) {
+        if let (Some(_), Some(button)) = (life.shutdown, &button) {
             button.press();
         }
-        state.button = button;
+        life.button = button;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.0.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn end(&self, outcome: Outcome) {
-        let mut state = self.state();
+        let mut life = self.life();
         if !self.0.ended.swap(true, Ordering::AcqRel) {
-            state.outcome = Some(outcome);
+            life.outcome = Some(outcome);
             // The counter cannot overflow: this is its only write.
             let _ = self.0.event.write(1);
         }
     }
 
-    /// After the guest's reset: the VM goes on. Not when somebody wants it to end.
-    pub(crate) fn restart(&self) -> bool {
-        let mut state = self.state();
-        match state.outcome {
+    /// After a reset: whether the VM goes on. Not when somebody wants it to end; else when a command asked for the
+    /// reset, or when `allowed`.
+    pub(crate) fn restart(&self, allowed: bool) -> bool {
+        let mut life = self.life();
+        match life.outcome {
+            Some(Ok(ExitReason::Reset)) if !allowed && !life.reset => false,
             // Nor when it was asked to power off: what starts again has not heard of that.
-            Some(Ok(ExitReason::Reset)) if state.stop || state.shutdown.is_some() => {
-                state.outcome = Some(Ok(ExitReason::Stopped));
+            Some(Ok(ExitReason::Reset)) if life.stop || life.shutdown.is_some() => {
+                life.outcome = Some(Ok(ExitReason::Stopped));
                 false
             }
             Some(Ok(ExitReason::Reset)) => {
-                state.outcome = None;
+                life.outcome = None;
+                life.reset = false;
+                life.restarts += 1;
                 // Reading only resets the counter.
                 let _ = self.0.event.read();
                 self.0.ended.store(false, Ordering::Release);
@@ -218,7 +399,7 @@ impl VmHandle {
     }
 
     pub(crate) fn take(&self) -> Option<Outcome> {
-        self.state().outcome.take()
+        self.life().outcome.take()
     }
 }
 
@@ -246,7 +427,7 @@ mod tests {
         }
         assert!(!handle.has_ended());
         let before = Instant::now().checked_sub(TOGETHER);
-        handle.state().asked = before;
+        handle.life().asked = before;
         handle.request_shutdown(Duration::from_secs(60));
         assert!(handle.has_ended());
     }
@@ -256,11 +437,11 @@ mod tests {
         let handle = VmHandle::new().unwrap();
         handle.set_button(Some(Arc::new(Button)));
         handle.end(Ok(ExitReason::Reset));
-        assert!(handle.restart());
+        assert!(handle.restart(true));
         handle.request_shutdown(Duration::from_secs(60));
         assert!(!handle.has_ended());
         handle.end(Ok(ExitReason::Reset));
-        assert!(!handle.restart());
+        assert!(!handle.restart(true));
         assert!(matches!(handle.take(), Some(Ok(ExitReason::Stopped))));
     }
 }

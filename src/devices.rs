@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::console::Port;
 use crate::dispatch::IoSpaces;
 use crate::msi::MsiRoutes;
+use crate::registry::Registry;
 use crate::timeline::Timeline;
 use crate::{Error, VmConfig};
 
@@ -23,8 +24,6 @@ pub(crate) type Lasting = Box<dyn ::devices::virtio::VirtioDevice>;
 /// There are none without virtio.
 #[cfg(not(feature = "virtio"))]
 pub(crate) type Lasting = std::convert::Infallible;
-/// Resets such a device and gives it back; `None` when it is lost.
-pub(crate) type TakeBack = Box<dyn FnOnce() -> Option<Lasting> + Send>;
 
 /// What a restart keeps of the devices.
 #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
@@ -49,8 +48,7 @@ pub(crate) struct Devices {
     pub(crate) serial: Option<Port>,
     pub(crate) virtio_console: Option<Port>,
     pub(crate) power_button: Option<Arc<dyn PowerButton>>,
-    /// In the order of the plan.
-    pub(crate) lasting: Vec<TakeBack>,
+    pub(crate) registry: Registry,
 }
 
 impl Devices {
@@ -78,7 +76,7 @@ pub(crate) fn create(
     #[cfg(not(feature = "virtio"))]
     let _ = (config, kept, timeline, vm, ram);
     #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
-    let mut lasting = Vec::new();
+    let mut registry = Registry::default();
     #[cfg(feature = "pci")]
     let mut pci = plan
         .pci
@@ -111,9 +109,8 @@ pub(crate) fn create(
             #[cfg(feature = "virtio")]
             DeviceKind::VirtioMmio(kind) => match maker.make(kind)? {
                 Some(device) => {
-                    let (device, take_back) =
-                        crate::virtio::carry(device, planned, lines, vm, ram)?;
-                    lasting.push(take_back);
+                    let device = crate::virtio::carry(device, planned, lines, vm, ram)?;
+                    registry.add(kind.name(), device.clone());
                     device
                 }
                 // The plan comes from the same configuration.
@@ -124,7 +121,8 @@ pub(crate) fn create(
             #[cfg(feature = "pci")]
             DeviceKind::VirtioPci { kind, slot } => {
                 if let (Some(device), Some(bus)) = (maker.make(kind)?, &mut pci) {
-                    lasting.push(bus.add(device, planned, slot, vm, ram)?);
+                    let function = bus.add(device, planned, slot, vm, ram)?;
+                    registry.add(kind.name(), function);
                 }
                 continue;
             }
@@ -156,7 +154,7 @@ pub(crate) fn create(
         },
         serial,
         power_button,
-        lasting,
+        registry,
         #[cfg(feature = "virtio")]
         virtio_console: maker.console,
         #[cfg(not(feature = "virtio"))]

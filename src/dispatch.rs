@@ -1,9 +1,14 @@
 //! What an exit means: a free function over values, so tests feed it fabricated exits.
 
 use devices::{Bus, Outcome};
-use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN,
+};
 
-use crate::control::ExitReason;
+use crate::control::{CrashCause, ExitReason};
+use crate::cures::EMULATION;
 use crate::exit::Exit;
 
 /// The address spaces a vCPU can reach.
@@ -19,8 +24,25 @@ pub(crate) enum Flow {
     Continue,
     /// The VM ends.
     End(ExitReason),
+    /// The guest crashed, and with it the VM ends.
+    Crash(CrashCause),
     /// The vCPU cannot go on.
-    Fail(String),
+    Fail(Failure),
+}
+
+/// Why a vCPU cannot go on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What happened.
+    pub(crate) cause: String,
+    /// What to do about it, where something can be done.
+    pub(crate) cure: Option<&'static str>,
+}
+
+impl From<String> for Failure {
+    fn from(cause: String) -> Self {
+        Self { cause, cure: None }
+    }
 }
 
 impl From<Outcome> for Flow {
@@ -29,7 +51,7 @@ impl From<Outcome> for Flow {
             Outcome::Continue => Self::Continue,
             Outcome::PowerOff => Self::End(ExitReason::PoweredOff),
             Outcome::Reset => Self::End(ExitReason::Reset),
-            Outcome::Panic => Self::End(ExitReason::Crashed),
+            Outcome::Panic => Self::Crash(CrashCause::Panic),
         }
     }
 }
@@ -54,22 +76,43 @@ pub(crate) fn dispatch(exit: Exit<'_>, spaces: &IoSpaces) -> Flow {
             }
         }
         Exit::Nothing => {}
-        Exit::Shutdown => return Flow::End(ExitReason::Crashed),
+        Exit::Shutdown => return Flow::Crash(CrashCause::TripleFault),
         Exit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN) => return Flow::End(ExitReason::PoweredOff),
         Exit::SystemEvent(KVM_SYSTEM_EVENT_RESET) => return Flow::End(ExitReason::Reset),
-        Exit::SystemEvent(KVM_SYSTEM_EVENT_CRASH) => return Flow::End(ExitReason::Crashed),
-        Exit::SystemEvent(event) => return Flow::Fail(format!("unknown system event {event}")),
+        Exit::SystemEvent(KVM_SYSTEM_EVENT_CRASH) => {
+            return Flow::Crash(CrashCause::SystemEvent);
+        }
+        Exit::SystemEvent(event) => {
+            return Flow::Fail(format!("unknown system event {event}").into());
+        }
         Exit::FailEntry(reason) => {
-            return Flow::Fail(format!(
-                "the hardware refused to enter the guest ({reason:#x})"
-            ));
+            return Flow::Fail(
+                format!("the hardware refused to enter the guest ({reason:#x})").into(),
+            );
         }
-        Exit::InternalError(suberror) => {
-            return Flow::Fail(format!("KVM internal error, suberror {suberror}"));
+        Exit::InternalError(suberror) => return Flow::Fail(internal_error(suberror)),
+        Exit::Unknown(reason) => {
+            return Flow::Fail(format!("unknown exit reason {reason}").into());
         }
-        Exit::Unknown(reason) => return Flow::Fail(format!("unknown exit reason {reason}")),
     }
     Flow::Continue
+}
+
+/// KVM's suberrors (include/uapi/linux/kvm.h).
+fn internal_error(suberror: u32) -> Failure {
+    let meaning = match suberror {
+        KVM_INTERNAL_ERROR_EMULATION => "an instruction that it cannot interpret",
+        KVM_INTERNAL_ERROR_SIMUL_EX => "exceptions while it delivered another one",
+        KVM_INTERNAL_ERROR_DELIVERY_EV => "an exit while it delivered an event",
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => {
+            "an exit of the hardware that it does not know"
+        }
+        _ => "a cause that this VMM does not know",
+    };
+    Failure {
+        cause: format!("KVM internal error, suberror {suberror}: {meaning}"),
+        cure: (suberror == KVM_INTERNAL_ERROR_EMULATION).then_some(EMULATION),
+    }
 }
 
 #[cfg(test)]
@@ -156,10 +199,16 @@ mod tests {
     #[test]
     fn r45_a_triple_fault_is_a_crash_and_never_a_power_off() {
         let (spaces, _) = spaces();
-        assert_eq!(
-            dispatch(Exit::Shutdown, &spaces),
-            Flow::End(ExitReason::Crashed)
-        );
+        for (exit, cause) in [
+            (Exit::Shutdown, CrashCause::TripleFault),
+            (
+                Exit::SystemEvent(KVM_SYSTEM_EVENT_CRASH),
+                CrashCause::SystemEvent,
+            ),
+        ] {
+            assert_eq!(dispatch(exit, &spaces), Flow::Crash(cause));
+        }
+        assert_eq!(Flow::from(Outcome::Panic), Flow::Crash(CrashCause::Panic));
         assert!(matches!(
             dispatch(Exit::InternalError(1), &spaces),
             Flow::Fail(_)
@@ -172,5 +221,20 @@ mod tests {
             dispatch(Exit::FailEntry(7), &spaces),
             Flow::Fail(_)
         ));
+    }
+
+    #[test]
+    fn an_instruction_that_kvm_cannot_interpret_is_told_from_other_errors_of_kvm() {
+        let (spaces, _) = spaces();
+        let fails = |suberror| match dispatch(Exit::InternalError(suberror), &spaces) {
+            Flow::Fail(failure) => failure,
+            other => panic!("{other:?}"),
+        };
+        let failure = fails(KVM_INTERNAL_ERROR_EMULATION);
+        assert!(failure.cause.contains("suberror 1: an instruction"));
+        assert!(failure.cure.unwrap().contains("doctor"));
+        for other in [2, 3, 4, 99] {
+            assert_eq!(fails(other).cure, None);
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::io;
 
 use arch::{BootError, KvmError, PlanError};
 
+use crate::cures;
+
 /// Why a VM could not be built or had to be given up. `Display` is one line; the sources carry the
 /// rest of the chain.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +25,13 @@ pub enum Error {
     },
     /// The host has no usable KVM.
     #[error("/dev/kvm cannot be used")]
-    KvmUnavailable(#[source] io::Error),
+    KvmUnavailable {
+        /// What to do about it here.
+        cure: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The platform cannot provide the machine asked for.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -58,6 +66,8 @@ pub enum Error {
         id: u32,
         /// Why it stopped.
         cause: String,
+        /// What to do about it, where something can be done.
+        cure: Option<&'static str>,
         /// Registers and the last console output, several lines.
         report: String,
     },
@@ -74,18 +84,13 @@ impl Error {
     pub fn cure(&self) -> Option<&str> {
         match self {
             Self::Config { cure, .. } => Some(cure),
-            Self::KvmUnavailable(source) => Some(match source.kind() {
-                io::ErrorKind::NotFound => {
-                    "load the KVM module (kvm-intel, kvm-amd) and enable virtualization in the \
-                     firmware; in a VM, enable nested virtualization"
-                }
-                io::ErrorKind::PermissionDenied => {
-                    "add your user to the group that owns it (`sudo usermod -aG kvm $USER`, then \
-                     log in again)"
-                }
-                _ => "run `vmm-reference doctor` for what is missing",
-            }),
+            Self::KvmUnavailable { cure, .. } => Some(cure),
+            Self::Vcpu { cure, .. } => *cure,
             Self::Plan(PlanError::Config { cure, .. }) => Some(cure),
+            Self::Boot {
+                source: BootError::WrongFile { cure, .. },
+                ..
+            } => Some(cure),
             Self::Boot {
                 source: BootError::CmdlineTooLong { .. },
                 ..
@@ -95,14 +100,25 @@ impl Error {
                 ..
             } => Some("give the guest more memory (--guest-memory) or a smaller image"),
             Self::Kvm(KvmError::Lacks { cure, .. }) => Some(cure),
-            Self::Kvm(KvmError::Failed { source, .. }) if source.errno() == libc::EMFILE => {
-                Some("raise the limit of open files (ulimit -n); each vCPU takes one")
+            Self::Kvm(KvmError::Failed { operation, source }) => {
+                cures::of_kvm(operation, source.errno())
             }
+            Self::Host { source, .. } => source.raw_os_error().and_then(cures::of_host),
             Self::Boot {
                 field: "kernel", ..
-            } => Some("give a kernel for this host's architecture in a format it boots (--help)"),
+            } => Some(
+                "give a kernel for this host's architecture in a format it boots (--help); if this is \
+                 one, copy, download or build it again",
+            ),
             _ => None,
         }
+    }
+
+    /// Whether a vCPU stopped at an instruction that KVM had to interpret and does not know. On hosts whose KVM
+    /// interprets all code of a guest's kernel, which [`diagnose`](crate::diagnose) finds out, that is why.
+    #[must_use]
+    pub fn is_failed_emulation(&self) -> bool {
+        matches!(self, Self::Vcpu { cure: Some(cure), .. } if *cure == cures::EMULATION)
     }
 
     /// The multi-line report of a failed vCPU.

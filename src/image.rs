@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Cursor;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arch::kernel::{KernelHeader, KernelImage, LinuxVersion};
 use arch::{AddressRange, BootError, GuestKernel, GuestRam, KernelPlacement, MachinePlan};
@@ -52,7 +52,7 @@ pub(crate) fn kernel(config: &VmConfig, hello: Option<&'static [u8]>) -> Result<
     match (&config.kernel, hello) {
         (Some(path), _) => {
             let image = kernel_file(path, config.guest_memory.bytes())?;
-            let header = KernelHeader::identify(&image).map_err(kernel_error(path))?;
+            let header = identify(&image).map_err(kernel_error(path))?;
             Ok(Kernel {
                 guest: linux(&image, &header),
                 image,
@@ -91,11 +91,26 @@ pub(crate) fn guest_kernel(config: &VmConfig) -> GuestKernel {
     kernel(config, crate::hello_guest()).map_or(GuestKernel::Unknown, |kernel| kernel.guest)
 }
 
-fn linux(image: &KernelImage, header: &KernelHeader) -> GuestKernel {
+pub(crate) fn linux(image: &KernelImage, header: &KernelHeader) -> GuestKernel {
     header
         .linux_release(image)
         .and_then(|release| LinuxVersion::parse(&release))
         .map_or(GuestKernel::Unknown, GuestKernel::Linux)
+}
+
+/// Finds out what an image is that has been unpacked, as far as this build does.
+pub(crate) fn identify(image: &KernelImage) -> Result<KernelHeader, BootError> {
+    let found = KernelHeader::identify(image);
+    #[cfg(not(feature = "packed-kernels"))]
+    if let Err(BootError::WrongFile { cause, cure }) = &found
+        && arch::kernel::foreign(image)?.is_some_and(|file| file.packed)
+    {
+        return Err(BootError::WrongFile {
+            cause: format!("{cause}, and this build does not unpack"),
+            cure: format!("{cure}, or build with the feature packed-kernels"),
+        });
+    }
+    found
 }
 
 fn kernel_file(path: &Path, limit: u64) -> Result<KernelImage, Error> {
@@ -118,47 +133,106 @@ pub(crate) fn kernel_error(path: &Path) -> impl FnOnce(BootError) -> Error {
 /// Finds out whether a file is a kernel.
 pub(crate) fn check_kernel(path: &Path, limit: u64) -> Result<(), Error> {
     let image = kernel_file(path, limit)?;
-    KernelHeader::identify(&image).map_err(kernel_error(path))?;
+    identify(&image).map_err(kernel_error(path))?;
     Ok(())
 }
 
-/// Loads the initrd as high as the kernel allows.
-pub(crate) fn load_initrd(
-    path: &Path,
-    kernel: &KernelPlacement,
-    plan: &MachinePlan,
-    ram: &GuestRam,
-) -> Result<AddressRange, Error> {
-    let mut file = open("initrd", path)?;
-    let boot = |source| Error::Boot {
+/// An initrd that was opened.
+#[derive(Debug)]
+pub(crate) struct Initrd {
+    path: PathBuf,
+    file: File,
+    /// In bytes, at least 1.
+    size: u64,
+}
+
+impl Initrd {
+    /// The initrd of a configuration that names one.
+    pub(crate) fn of(config: &VmConfig) -> Result<Option<Self>, Error> {
+        config.initrd.as_deref().map(Self::open).transpose()
+    }
+
+    fn open(path: &Path) -> Result<Self, Error> {
+        let file = open("initrd", path)?;
+        let size = file
+            .metadata()
+            .map_err(|error| initrd_error(path)(BootError::Read(error)))?
+            .len();
+        if size == 0 {
+            return Err(Error::Config {
+                field: "initrd",
+                value: path.display().to_string(),
+                cause: "the file is empty".to_owned(),
+                cure: "make or copy it again, or leave --initrd away".to_owned(),
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+        })
+    }
+
+    /// What the user should know: it looks like something that Linux does not take as an initrd. The
+    /// kernel decides, so this is no error.
+    pub(crate) fn remark(&self) -> Option<String> {
+        let image = KernelImage::File(self.file.try_clone().ok()?);
+        let what = match arch::kernel::foreign(&image).ok()? {
+            Some(found) if found.initrd => return None,
+            Some(found) => found.name.to_owned(),
+            None => {
+                let kernel = KernelHeader::identify(&image).ok()?;
+                format!("a kernel ({})", kernel.describe())
+            }
+        };
+        Some(format!(
+            "--initrd={}: this looks like {what}; an initrd is a cpio archive, packed or not",
+            self.path.display()
+        ))
+    }
+
+    /// Where it goes: as high as the kernel allows.
+    pub(crate) fn place(
+        &self,
+        kernel: &KernelPlacement,
+        plan: &MachinePlan,
+    ) -> Result<AddressRange, Error> {
+        place(self.size, kernel, plan).map_err(initrd_error(&self.path))
+    }
+
+    /// Loads it there.
+    pub(crate) fn load(
+        mut self,
+        kernel: &KernelPlacement,
+        plan: &MachinePlan,
+        ram: &GuestRam,
+    ) -> Result<AddressRange, Error> {
+        let range = self.place(kernel, plan)?;
+        let len = usize::try_from(self.size).unwrap_or(usize::MAX);
+        ram.read_exact_volatile_from(GuestAddress(range.base), &mut self.file, len)
+            .map_err(|source| {
+                initrd_error(&self.path)(BootError::Memory {
+                    what: "the initrd",
+                    source,
+                })
+            })?;
+        Ok(range)
+    }
+}
+
+fn initrd_error(path: &Path) -> impl Fn(BootError) -> Error {
+    move |source| Error::Boot {
         field: "initrd",
         value: path.display().to_string(),
         source,
-    };
-    let size = file
-        .metadata()
-        .map_err(|error| boot(BootError::Read(error)))?
-        .len();
-    let range = place_initrd(size, kernel, plan).map_err(boot)?;
-    let len = usize::try_from(size).unwrap_or(usize::MAX);
-    ram.read_exact_volatile_from(GuestAddress(range.base), &mut file, len)
-        .map_err(|source| {
-            boot(BootError::Memory {
-                what: "the initrd",
-                source,
-            })
-        })?;
-    Ok(range)
+    }
 }
 
-fn place_initrd(
+fn place(
     size: u64,
     kernel: &KernelPlacement,
     plan: &MachinePlan,
 ) -> Result<AddressRange, BootError> {
-    if size == 0 {
-        return Err(BootError::Kernel("the file is empty".to_owned()));
-    }
     let limit = kernel
         .initrd_limit
         .unwrap_or(u64::MAX)
@@ -184,7 +258,7 @@ mod tests {
 
     use super::*;
 
-    fn place(size: u64, kernel_end: u64, limit: Option<u64>) -> Result<AddressRange, BootError> {
+    fn placed(size: u64, kernel_end: u64, limit: Option<u64>) -> Result<AddressRange, BootError> {
         let kernel = KernelPlacement {
             entry: 0x10_0000,
             range: AddressRange::new(0x10_0000, kernel_end - 0x10_0000),
@@ -205,15 +279,15 @@ mod tests {
             cmdline: String::new(),
             remarks: Vec::new(),
         };
-        place_initrd(size, &kernel, &plan)
+        place(size, &kernel, &plan)
     }
 
     #[test]
     fn the_initrd_ends_below_the_limit_and_is_page_aligned() {
-        let range = place(5000, 2 << 20, None).unwrap();
+        let range = placed(5000, 2 << 20, None).unwrap();
         assert_eq!(range.base % PAGE, 0);
         assert!(range.end() <= 64 << 20);
-        assert!(place(5000, 2 << 20, Some(8 << 20)).unwrap().end() <= 8 << 20);
+        assert!(placed(5000, 2 << 20, Some(8 << 20)).unwrap().end() <= 8 << 20);
     }
 
     #[test]
@@ -223,9 +297,8 @@ mod tests {
             (u64::MAX, 2 << 20, None),
             (4096, 64 << 20, None),
             (4096, 2 << 20, Some(1 << 20)),
-            (0, 2 << 20, None),
         ] {
-            assert!(place(size, end, limit).is_err(), "{size} {end} {limit:?}");
+            assert!(placed(size, end, limit).is_err(), "{size} {end} {limit:?}");
         }
     }
 }

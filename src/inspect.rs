@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use arch::BootError;
 use arch::kernel::{BANNER, KernelHeader, KernelImage, Protocol};
+use arch::{BootError, GuestKernel};
 use serde::Serialize;
 
 use crate::{Error, image};
@@ -41,6 +41,9 @@ pub struct KernelReport {
     pub format: String,
     /// As `uname -m` names it.
     pub architecture: Option<&'static str>,
+    /// What it is to a machine.
+    #[serde(skip)]
+    pub guest: GuestKernel,
     /// The version text.
     pub version: Option<String>,
     /// How the kernel is packed, from the outside in.
@@ -72,20 +75,23 @@ pub fn inspect(path: &Path) -> Result<KernelReport, Error> {
     look(KernelImage::File(file)).map_err(image::kernel_error(path))
 }
 
-fn look(image: KernelImage) -> Result<KernelReport, BootError> {
-    let file_size = image.size().map_err(BootError::Read)?;
+fn look(file: KernelImage) -> Result<KernelReport, BootError> {
+    let file_size = file.size().map_err(BootError::Read)?;
     #[cfg_attr(not(feature = "packed-kernels"), allow(unused_mut))]
     let mut compression = Vec::new();
+    #[cfg(not(feature = "packed-kernels"))]
+    let image = file;
     #[cfg(feature = "packed-kernels")]
     let image = {
-        compression.extend(crate::unpack::packing(&image, 0)?.map(str::to_owned));
-        crate::unpack::unpack(image, MAX_UNPACKED)?
+        compression.extend(crate::unpack::packing(&file, 0)?.map(str::to_owned));
+        crate::unpack::unpack(file, MAX_UNPACKED)?
     };
-    let header = KernelHeader::identify(&image)?;
+    let header = image::identify(&image)?;
     let size = image.size().map_err(BootError::Read)?.min(MAX_UNPACKED);
     let mut report = KernelReport {
         format: header.describe(),
         architecture: header.architecture(),
+        guest: image::linux(&image, &header),
         version: None,
         compression: Vec::new(),
         file_size,
@@ -113,13 +119,17 @@ fn look(image: KernelImage) -> Result<KernelReport, BootError> {
             #[cfg(feature = "packed-kernels")]
             if let Some((offset, size)) = found.payload() {
                 compression.extend(crate::unpack::packing(&image, offset)?.map(str::to_owned));
-                match crate::unpack::unpack_part(&image, offset, size, MAX_UNPACKED)? {
-                    Some(bytes) => kernel = bytes,
-                    None => report.notes.push(
+                match crate::unpack::unpack_part(&image, offset, size, MAX_UNPACKED) {
+                    Ok(Some(bytes)) => kernel = bytes,
+                    Ok(None) => report.notes.push(
                         "its inner compression is not known here (the kernel unpacks itself), so \
                          its configuration was not looked for"
                             .to_owned(),
                     ),
+                    // It may unpack what we do not.
+                    Err(error) => report.notes.push(format!(
+                        "the kernel inside, which unpacks itself, cannot be looked into: {error}"
+                    )),
                 }
             }
             if report.entries.is_empty() {
@@ -289,6 +299,13 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    /// Packed as Linux' build does it.
+    fn lz4_legacy(data: &[u8]) -> Vec<u8> {
+        let block = lz4_flex::block::compress(data);
+        let size = u32::try_from(block.len()).unwrap().to_le_bytes();
+        [&[2, 0x21, 0x4c, 0x18][..], &size, &block].concat()
+    }
+
     fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
         image[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
@@ -373,8 +390,20 @@ mod tests {
         assert_eq!(found.compression, ["gzip"]);
         assert_eq!(found.options["VIRTIO_BLK"], "m");
 
-        let unknown = report(bzimage(b"\xfd7zXZ\0and so on"));
-        assert_eq!(unknown.compression, ["xz"]);
+        let lz4 = [&lz4_legacy(&flat(b"none"))[..], &[1, 2, 3, 0]].concat();
+        for payload in [lz4, b"\xfd7zXZ\0and so on".to_vec()] {
+            let damaged = report(bzimage(&payload));
+            let note = damaged.notes.join("\n");
+            assert!(note.contains("cannot be looked into: the "), "{note}");
+        }
+        let lz4 = lz4_legacy(&flat(b"none"));
+        let size = u32::try_from(flat(b"none").len()).unwrap().to_le_bytes();
+        let found = report(bzimage(&[&lz4[..], &size].concat()));
+        assert_eq!(found.compression, ["lz4"]);
+        assert_eq!(found.options["VIRTIO_BLK"], "m");
+
+        let unknown = report(bzimage(b"BZh9 and so on"));
+        assert_eq!(unknown.compression, ["bzip2"]);
         assert!(unknown.options.is_empty());
         assert!(unknown.notes[0].contains("inner compression"));
 

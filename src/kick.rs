@@ -48,6 +48,8 @@ pub(crate) struct Kicker {
 
 // SAFETY: the mapping is only accessed atomically, and only its `immediate_exit` byte.
 unsafe impl Send for Kicker {}
+// SAFETY: as above.
+unsafe impl Sync for Kicker {}
 
 impl Kicker {
     /// Maps `kvm_run` of `vcpu`; `len` is KVM_GET_VCPU_MMAP_SIZE.
@@ -70,13 +72,23 @@ impl Kicker {
         Ok(Self { run, len })
     }
 
-    /// Makes this and every later KVM_RUN return at once; the caller then sends [`kick_signal`].
+    /// Makes this and every later KVM_RUN return at once, until [`Self::clear`]; the caller then sends
+    /// [`kick_signal`].
     pub(crate) fn request_exit(&self) {
+        self.immediate_exit().store(1, Ordering::SeqCst);
+    }
+
+    /// The vCPU's thread has seen the request. It then looks at what it was about: the other way round a request
+    /// that comes in between would be lost.
+    pub(crate) fn clear(&self) {
+        self.immediate_exit().store(0, Ordering::SeqCst);
+    }
+
+    fn immediate_exit(&self) -> &AtomicU8 {
         let offset = std::mem::offset_of!(kvm_run, immediate_exit);
-        // SAFETY: the byte lies inside the mapping, which lives as long as `self`; KVM and the
-        // vCPU thread only read it.
-        let byte = unsafe { AtomicU8::from_ptr(self.run.as_ptr().add(offset)) };
-        byte.store(1, Ordering::Release);
+        // SAFETY: the byte lies inside the mapping, which lives as long as `self`; KVM only reads it, and
+        // everybody else accesses it here.
+        unsafe { AtomicU8::from_ptr(self.run.as_ptr().add(offset)) }
     }
 }
 

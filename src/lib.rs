@@ -19,23 +19,32 @@
 //! Start-up reads as one straight line in [`Machine::new`]. Nothing here depends on an
 //! architecture: the core is written against [`arch::Platform`] and [`arch::KvmPlatform`].
 
+mod command;
 mod config;
 mod console;
 mod control;
+mod cures;
 mod devices;
 mod dispatch;
+mod engine;
 mod error;
 mod exit;
+mod gate;
 mod host;
+mod host_memory;
 mod image;
 mod inspect;
 mod kick;
 mod machine;
 mod memory;
+mod metrics;
 mod msi;
 mod outputs;
 #[cfg(feature = "pci")]
 mod pci;
+mod registry;
+mod rehearsal;
+mod story;
 mod timeline;
 #[cfg(feature = "packed-kernels")]
 mod unpack;
@@ -48,13 +57,17 @@ pub use ::devices::config::{
 };
 pub use arch;
 pub use arch::{Lean, Transport};
+pub use command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
-pub use control::{ExitReason, VmHandle};
+pub use control::{Crash, CrashCause, ExitReason, VmHandle};
 pub use error::Error;
-pub use host::{Check, diagnose, probe};
+pub use host::{Check, Level, diagnose, probe};
 pub use inspect::{KernelReport, inspect};
 pub use machine::{Machine, device_tree, plan};
+pub use metrics::{Exits, Metrics};
+pub use outputs::{NamedFile, refused_output};
+pub use rehearsal::{PlannedFor, rehearse};
 pub use timeline::{Milestone, Timeline};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.

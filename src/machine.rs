@@ -19,8 +19,13 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::config::OnReboot;
 use crate::console::{Console, Port, Requests};
 use crate::control::{ExitReason, VmHandle};
-use crate::devices::{Kept, Lines, TakeBack};
+use crate::devices::{Kept, Lines};
+use crate::engine::Running;
+use crate::gate::Gate;
+use crate::metrics::{Metrics, VcpuCounters};
 use crate::msi::MsiRoutes;
+use crate::registry::Registry;
+use crate::story::Story;
 use crate::timeline::{Milestone, Timeline};
 use crate::vcpu::{Shared, VcpuThreads};
 use crate::{Consoles, Error, VmConfig, devices as model, image, memory};
@@ -52,10 +57,8 @@ pub fn device_tree(
         protocol: Protocol::DeviceTree,
         setup_header: Vec::new(),
     };
-    let initrd = config
-        .initrd
-        .as_deref()
-        .map(|path| image::load_initrd(path, &kernel, plan, &ram))
+    let initrd = image::Initrd::of(config)?
+        .map(|initrd| initrd.load(&kernel, plan, &ram))
         .transpose()?;
     let boot = |source| Error::Boot {
         field: "arch",
@@ -94,6 +97,8 @@ struct Outside {
     handle: VmHandle,
     timeline: Timeline,
     devices: Kept,
+    metrics: Metrics,
+    story: Story,
 }
 
 /// A VM that is ready to run.
@@ -106,11 +111,13 @@ pub struct Machine<P: KvmPlatform> {
     consoles: Consoles,
     serial: Option<Port>,
     virtio_console: Option<Port>,
-    lasting: Vec<TakeBack>,
+    registry: Registry,
+    metrics: Metrics,
     stop: Requests,
     plan: MachinePlan,
     shared: Arc<Shared<P>>,
     source: Source,
+    story: Story,
 }
 
 impl<P: KvmPlatform> fmt::Debug for Machine<P> {
@@ -135,9 +142,13 @@ impl<P: KvmPlatform> Machine<P> {
     ) -> Result<Self, Error> {
         let timeline = Timeline::default();
         timeline.reach(Milestone::Begun);
+        crate::host_memory::check(config)?;
         let kvm = crate::host::open_kvm()?;
         let platform = P::probe(&kvm)?;
         timeline.reach(Milestone::Probed);
+        let mut story = Story::default();
+        story.begin();
+        story.host(&kvm);
         let source = Source {
             config: config.clone(),
             hello,
@@ -148,6 +159,8 @@ impl<P: KvmPlatform> Machine<P> {
             handle: VmHandle::new()?,
             timeline,
             devices: Kept::default(),
+            metrics: Metrics::default(),
+            story,
         };
         Self::build(&kvm, Arc::new(platform), source, outside)
     }
@@ -155,9 +168,14 @@ impl<P: KvmPlatform> Machine<P> {
     /// The start-up line.
     fn build(kvm: &Kvm, platform: Arc<P>, source: Source, outside: Outside) -> Result<Self, Error> {
         let config = &source.config;
-        let timeline = &outside.timeline;
+        let (timeline, story) = (&outside.timeline, &outside.story);
         let kernel = image::kernel(config, source.hello)?;
-        let plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
+        let initrd = image::Initrd::of(config)?;
+        story.kernel(&kernel);
+        let mut plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
+        let remark = initrd.as_ref().and_then(image::Initrd::remark);
+        plan.remarks.extend(remark);
+        story.plan(&plan);
         for (field, console) in outside.consoles.each() {
             if let Some((path, file)) = console.output_file() {
                 config.check_output(field, path, file)?;
@@ -200,17 +218,17 @@ impl<P: KvmPlatform> Machine<P> {
         };
         let kept = outside.devices;
         let devices = model::create(&plan, &lines, config, kept, timeline, &vm, &ram)?;
+        story.opened(config);
         timeline.reach(Milestone::Devices);
 
         let kernel = platform.place_kernel(&header, &plan).map_err(boot)?;
         platform
             .load_kernel(&mut image, &header, &kernel, &ram)
             .map_err(boot)?;
-        let initrd = config
-            .initrd
-            .as_deref()
-            .map(|path| image::load_initrd(path, &kernel, &plan, &ram))
+        let initrd = initrd
+            .map(|initrd| initrd.load(&kernel, &plan, &ram))
             .transpose()?;
+        story.loaded(&kernel, config.initrd.as_deref().zip(initrd.as_ref()));
         timeline.reach(Milestone::Loaded);
         let request = BootRequest {
             plan: &plan,
@@ -220,6 +238,7 @@ impl<P: KvmPlatform> Machine<P> {
             seed: &seed()?,
         };
         let boot_info = platform.build_boot_info(&request, &ram).map_err(boot)?;
+        story.told(&boot_info);
         for (id, vcpu) in (0..).zip(&vcpus) {
             let boot = (id == 0).then_some(&boot_info);
             platform.apply_vcpu(&vm, vcpu, &platform.configure_vcpu(id, &plan, boot)?)?;
@@ -236,6 +255,8 @@ impl<P: KvmPlatform> Machine<P> {
             spaces: devices.spaces,
             output,
             handle: outside.handle,
+            gate: Gate::default(),
+            counters: vcpus.iter().map(|_| VcpuCounters::default()).collect(),
             timeline: outside.timeline,
             run_size,
             ram,
@@ -247,11 +268,13 @@ impl<P: KvmPlatform> Machine<P> {
             consoles: outside.consoles,
             serial: devices.serial,
             virtio_console: devices.virtio_console,
-            lasting: devices.lasting,
+            registry: devices.registry,
+            metrics: outside.metrics,
             stop: outside.stop,
             plan,
             shared: Arc::new(shared),
             source,
+            story: outside.story,
         })
     }
 
@@ -261,7 +284,7 @@ impl<P: KvmPlatform> Machine<P> {
         &self.plan
     }
 
-    /// A handle that stops this VM from another thread.
+    /// A handle by which other threads ask this VM for something.
     #[must_use]
     pub fn handle(&self) -> VmHandle {
         self.shared.handle.clone()
@@ -296,14 +319,20 @@ impl<P: KvmPlatform> Machine<P> {
     /// [`Error::Vcpu`] when a vCPU could not go on, with a report; [`Error::Host`] when the host
     /// refused a thread or an event; after a reset, those of [`Machine::with_hello`] too.
     pub fn run(mut self) -> Result<ExitReason, Error> {
+        let _finish = Finish(self.handle());
         loop {
             let may_restart = self.source.config.on_reboot == OnReboot::Restart;
-            let (platform, source, outside) = self.run_once()?;
+            let (platform, source, mut outside) = self.run_once()?;
             let handle = &outside.handle;
-            if !may_restart || !handle.restart() {
-                return handle.take().unwrap_or(Ok(ExitReason::Stopped));
+            if !handle.restart(may_restart) {
+                let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
+                match &end {
+                    Ok(reason) => log::debug!("end: {reason:?}"),
+                    Err(error) => log::debug!("end: {error}"),
+                }
+                return end;
             }
-            log::info!("the guest restarts");
+            outside.story.begin();
             self = Self::build(&crate::host::open_kvm()?, platform, source, outside)?;
         }
     }
@@ -317,40 +346,51 @@ impl<P: KvmPlatform> Machine<P> {
             consoles,
             serial,
             virtio_console,
-            lasting,
+            registry,
+            metrics,
             stop,
             shared,
             source,
-            plan: _,
+            plan,
+            story,
         } = self;
         let handle = shared.handle.clone();
         // Guest memory outlives the devices and the VM.
         let ram = shared.ram.clone();
         let timeline = shared.timeline.clone();
+        if handle.begin() {
+            shared.gate.close();
+        }
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);
-        let end_all = || {
-            drop(threads);
-            let devices: Option<_> = lasting.into_iter().map(|take_back| take_back()).collect();
-            drop(shared);
-            devices
+        let engine = Running {
+            threads,
+            registry,
+            plan,
+            shared,
+            metrics,
+            paused_since: None,
+            patience: Duration::from_secs(source.config.shutdown_timeout.into()),
         };
         let has_serial = serial.is_some();
         let lines = [(consoles.serial, serial), (consoles.virtio, virtio_console)]
             .into_iter()
             .filter_map(|(console, port)| Some((console, port?)))
             .collect();
-        let ended = crate::console::main_loop(lines, stop, handle.clone(), &timeline, end_all)?;
+        let ended = crate::console::main_loop(lines, stop, handle.clone(), &timeline, engine)?;
         drop((chip, vm, ram));
         let mut lines = ended.lines.into_iter();
         // The serial device is made anew, the virtio console lasts.
         let serial = if has_serial { lines.next() } else { None };
         let (virtio, virtio_console) = lines.next().unzip();
         // When one is lost, all are made anew.
-        let devices = ended.rest.map_or_else(Kept::default, |lasting| Kept {
-            lasting,
-            virtio_console,
-        });
+        let devices = ended
+            .rest
+            .devices
+            .map_or_else(Kept::default, |lasting| Kept {
+                lasting,
+                virtio_console,
+            });
         let outside = Outside {
             consoles: Consoles {
                 serial: serial.map_or_else(Console::null, |(console, _)| console),
@@ -360,8 +400,19 @@ impl<P: KvmPlatform> Machine<P> {
             handle,
             timeline,
             devices,
+            metrics: ended.rest.metrics,
+            story,
         };
         Ok((platform, source, outside))
+    }
+}
+
+/// Says at the end of a run, however it ends, that nobody runs the machine any more.
+struct Finish(VmHandle);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.0.finish();
     }
 }
 

@@ -3,12 +3,19 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
-use crate::{Error, VmConfig};
+use crate::config::whole;
+use crate::{ConsoleTarget, Error, VmConfig};
+
+/// A file and the option that names it, without `--`.
+pub type NamedFile<'a> = (&'static str, &'a Path);
+
+/// How many symbolic links may lead to a file (path_resolution(7)).
+const MAX_LINKS: usize = 40;
 
 impl VmConfig {
     /// Finds out whether a file that was opened for writing may be written: it is neither the kernel, the
@@ -20,23 +27,16 @@ impl VmConfig {
     pub fn check_output(&self, field: &'static str, path: &Path, file: &File) -> Result<(), Error> {
         let refuse = |cause: String, cure: &str| Error::Config {
             field,
-            value: path.display().to_string(),
+            value: shown(field, path),
             cause,
             cure: cure.to_owned(),
         };
         let metadata = file
             .metadata()
             .map_err(|error| refuse(error.to_string(), "name another file"))?;
-        let inputs = [("kernel", &self.kernel), ("initrd", &self.initrd)];
-        let inputs = inputs
-            .into_iter()
-            .filter_map(|(what, path)| Some((what, path.as_deref()?)))
-            .chain(self.blk.iter().map(|disk| ("disk", disk.path.as_path())));
-        for (what, input) in inputs {
+        for (what, input) in self.inputs() {
             if fs::metadata(input).is_ok_and(|input| is_same(&input, &metadata)) {
-                let cause =
-                    format!("it is the {what} of this VM as well, and would be overwritten");
-                return Err(refuse(cause, "name another file"));
+                return Err(refused_input(field, path, what));
             }
         }
         if metadata.is_file() {
@@ -49,6 +49,153 @@ impl VmConfig {
             })?;
         }
         Ok(())
+    }
+}
+
+/// The value as it was given.
+fn shown(field: &str, path: &Path) -> String {
+    match field {
+        "serial" | "console" => format!("file={}", path.display()),
+        _ => path.display().to_string(),
+    }
+}
+
+fn refused_input(field: &'static str, path: &Path, what: &str) -> Error {
+    let what = match what {
+        "kernel" | "initrd" | "disk" => format!("the {what} of this VM"),
+        option => format!("the file of --{option}"),
+    };
+    Error::Config {
+        field,
+        value: shown(field, path),
+        cause: format!("it is {what} as well, and would be overwritten"),
+        cure: "name another file".to_owned(),
+    }
+}
+
+impl VmConfig {
+    /// What the VM reads.
+    fn inputs(&self) -> impl Iterator<Item = NamedFile<'_>> {
+        let images = [("kernel", &self.kernel), ("initrd", &self.initrd)];
+        let disks = self.blk.iter().map(|disk| ("disk", disk.path.as_path()));
+        images
+            .into_iter()
+            .filter_map(|(what, path)| Some((what, path.as_deref()?)))
+            .chain(disks)
+    }
+
+    /// Finds out whether the files that the consoles write to, and `outputs`, can be written, before any of
+    /// them is opened or created: each is there or can be made, none is one that the VM reads or one of
+    /// `inputs`, and none is named twice.
+    ///
+    /// # Errors
+    /// Names the field, the file, and what speaks against it.
+    pub fn check_outputs(
+        &self,
+        inputs: &[NamedFile<'_>],
+        outputs: &[NamedFile<'_>],
+    ) -> Result<(), Error> {
+        let consoles = [
+            ("serial", Some(&self.serial)),
+            ("console", self.console.as_ref()),
+        ];
+        let consoles = consoles
+            .into_iter()
+            .filter_map(|(field, target)| match target {
+                Some(ConsoleTarget::File(path)) => Some((field, path.as_path())),
+                _ => None,
+            });
+        let outputs: Vec<NamedFile<'_>> = consoles.chain(outputs.iter().copied()).collect();
+        for (place, &(field, path)) in outputs.iter().enumerate() {
+            let found = fs::metadata(path).ok();
+            if let Some(found) = &found {
+                for (what, input) in self.inputs().chain(inputs.iter().copied()) {
+                    if fs::metadata(input).is_ok_and(|input| is_same(&input, found)) {
+                        return Err(refused_input(field, path, what));
+                    }
+                }
+            }
+            // What is no regular file may have any number of writers.
+            let is_file = found.as_ref().is_none_or(Metadata::is_file);
+            let twice = outputs.iter().take(place).find(|(_, other)| {
+                is_file && {
+                    let other_found = fs::metadata(other).ok();
+                    match (&found, &other_found) {
+                        (Some(one), Some(other)) => is_same(one, other),
+                        _ => whole(path) == whole(other),
+                    }
+                }
+            });
+            if let Some((other, _)) = twice {
+                return Err(Error::Config {
+                    field,
+                    value: shown(field, path),
+                    cause: format!("--{other} writes to the same file"),
+                    cure: "name two files".to_owned(),
+                });
+            }
+            can_be_written(path).map_err(|error| refused_output(field, path, &error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Finds out whether a file could be opened for writing, or made.
+fn can_be_written(path: &Path) -> io::Result<()> {
+    let found = match fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let path = target_of(path.to_owned());
+            // Only a folder may end so.
+            if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+                return Err(Errno::ISDIR.into());
+            }
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            let writable = Access::WRITE_OK | Access::EXEC_OK;
+            return Ok(access(folder.unwrap_or(Path::new(".")), writable)?);
+        }
+        Err(error) => return Err(error),
+    };
+    if found.is_dir() {
+        return Err(Errno::ISDIR.into());
+    }
+    if found.file_type().is_socket() {
+        return Err(Errno::NXIO.into());
+    }
+    Ok(access(path, Access::WRITE_OK)?)
+}
+
+/// Where symbolic links lead that end at nothing: there a file would be made.
+fn target_of(mut path: PathBuf) -> PathBuf {
+    for _ in 0..MAX_LINKS {
+        let Ok(target) = fs::read_link(&path) else {
+            break;
+        };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
+}
+
+/// The error for an output file that cannot be opened.
+pub fn refused_output(field: &'static str, path: &Path, error: &io::Error) -> Error {
+    let (cause, cure) = match error.raw_os_error() {
+        Some(libc::ENXIO) => (
+            "it is a FIFO or a socket that nobody reads".to_owned(),
+            "start the reader first, or name a regular file",
+        ),
+        Some(libc::ENOENT) => (
+            "the folder that it is in does not exist".to_owned(),
+            "make the folder, or name a file in another one",
+        ),
+        _ => (error.to_string(), "name a file that can be written"),
+    };
+    Error::Config {
+        field,
+        value: shown(field, path),
+        cause,
+        cure: cure.to_owned(),
     }
 }
 
@@ -114,6 +261,55 @@ mod tests {
         }
         assert_eq!(refused(&config, &path("log")), None);
         assert_eq!(fs::read(path("disk")).unwrap(), b"content");
+    }
+
+    #[test]
+    fn r62_outputs_are_checked_before_any_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["kernel", "config", "there"] {
+            fs::write(path(name), "content").unwrap();
+        }
+        fs::create_dir(path("folder")).unwrap();
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(path(target), path(name)).unwrap();
+        };
+        link("config", "link");
+        link("nowhere/file", "lost");
+        link("made", "new-link");
+        let config = VmConfig {
+            serial: ConsoleTarget::File(path("log")),
+            ..VmConfig::default().with_kernel(path("kernel"))
+        };
+        let input = path("config");
+        let check = |name: &str| {
+            let output = path(name);
+            let inputs: [NamedFile<'_>; 1] = [("config", &input)];
+            let result = config.check_outputs(&inputs, &[("boot-timeline", &output)]);
+            result.err().map(|error| error.to_string())
+        };
+        for (name, said) in [
+            ("kernel", "the kernel of this VM"),
+            ("config", "the file of --config"),
+            ("link", "the file of --config"),
+            ("log", "--serial writes to the same file"),
+            ("./log", "--serial writes to the same file"),
+            ("folder", "Is a directory"),
+            ("nowhere/file", "the folder that it is in does not exist"),
+            ("lost", "the folder that it is in does not exist"),
+            ("there/x", "Not a directory"),
+        ] {
+            let found = check(name).unwrap_or_default();
+            assert!(found.contains(said), "{name}: {found}");
+        }
+        for name in ["there", "new", "new-link"] {
+            assert_eq!(check(name), None, "{name}");
+        }
+        let null = Path::new("/dev/null");
+        let outputs: [NamedFile<'_>; 2] = [("serial", null), ("boot-timeline", null)];
+        config.check_outputs(&[], &outputs).unwrap();
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 7, "nothing was made");
     }
 
     #[test]

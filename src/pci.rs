@@ -12,7 +12,6 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
-use crate::devices::TakeBack;
 use crate::msi::MsiRoutes;
 
 /// A device's messages: its part of the routing table.
@@ -65,7 +64,7 @@ impl PciBus {
         }
     }
 
-    /// Puts a device into its slot. Says how to have it back.
+    /// Puts a device into its slot.
     pub(crate) fn add(
         &mut self,
         device: Box<dyn VirtioDevice>,
@@ -73,7 +72,7 @@ impl PciBus {
         slot: u8,
         vm: &Arc<VmFd>,
         ram: &GuestRam,
-    ) -> Result<TakeBack, Error> {
+    ) -> Result<Arc<VirtioPci>, Error> {
         let failed = || Error::host("cannot make a virtio device");
         let base = u32::try_from(planned.range.base);
         let base = base.map_err(|error| failed()(io::Error::other(error)))?;
@@ -102,7 +101,7 @@ impl PciBus {
         let function = VirtioPci::new(device, ram.clone(), base, messages, connect);
         let function = Arc::new(function.map_err(failed())?);
         self.functions.push((slot, function.clone()));
-        Ok(Box::new(move || function.take_device()))
+        Ok(function)
     }
 
     /// All functions are there: adds what reaches them to the machine's buses.

@@ -65,9 +65,17 @@ impl Timeline {
 
     /// It is reached now, if it was not before.
     pub(crate) fn reach(&self, milestone: Milestone) {
-        if let Some(point) = self.0.get(milestone as usize) {
-            point.get_or_init(Instant::now);
-        }
+        let Some(point) = self.0.get(milestone as usize) else {
+            return;
+        };
+        point.get_or_init(|| {
+            let now = Instant::now();
+            let begun = self.at(Milestone::Begun).unwrap_or(now);
+            let micros = now.duration_since(begun).as_micros();
+            let (ms, rest) = (micros / 1000, micros % 1000);
+            log::debug!("reached: {milestone:?} after {ms}.{rest:03} ms");
+            now
+        });
     }
 }
 

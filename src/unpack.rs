@@ -1,27 +1,85 @@
-//! Kernels as distributions pack them: gzip, zstd, and EFI zboot images around one of these.
+//! Kernels as distributions pack them: gzip, zstd, xz, lzma, lz4, and EFI zboot images around one of these.
 //!
-//! Works on content, serves every architecture, and trusts nothing: the unpacked kernel may not be
-//! larger than guest RAM, and a packed file in a packed file ends after [`MAX_LAYERS`].
+//! Works on content, serves every architecture, and trusts nothing: the unpacked kernel may be neither
+//! larger than guest RAM nor than [`MAX_UNPACKED`], what a decoder keeps of it is bounded by [`MAX_WINDOW`],
+//! and a packed file in a packed file ends after [`MAX_LAYERS`].
 
 use std::io::{self, Cursor, Read};
 
 use arch::BootError;
 use arch::kernel::KernelImage;
 
+mod lz4;
+mod zstd;
+
 /// A packed zboot image in a packed file is more than anybody makes.
 const MAX_LAYERS: usize = 3;
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// No kernel is larger, unpacked, in bytes: only what debuggers need is.
+pub(crate) const MAX_UNPACKED: u64 = 512 << 20;
+/// How far back packed data may refer, in bytes. Linux packs kernels with 128 MiB at most (scripts/xz_wrap.sh,
+/// and ZSTD_WINDOWLOG_MAX in lib/decompress_unzstd.c).
+const MAX_WINDOW: u64 = 128 << 20;
+/// What an xz or lzma decoder may take besides, in KiB.
+const DECODER_KIB: u64 = 4 << 10;
 
 /// The header of a zboot image (Linux drivers/firmware/efi/libstub/zboot-header.S): "MZ", then at 4
 /// "zimg", at 8 the payload's offset, at 12 its size, at 24 the name of its compression.
 const ZBOOT_HEADER: usize = 64;
 const ZBOOT_METHOD: usize = 24;
 
-/// Unpacks an image of at most `limit` bytes; gives back what is not packed.
+/// How something is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Gzip,
+    Zstd,
+    Xz,
+    /// lzma-alone, as xz calls it.
+    Lzma,
+    /// The older format, `lz4 -l`: that of kernels.
+    Lz4,
+    /// What `lz4` writes by itself.
+    Lz4Frame,
+    /// Known and not unpacked.
+    Bzip2,
+    Lzo,
+}
+
+/// How packed data begins (Linux lib/decompress.c).
+const MAGIC: [(&[u8], Method); 8] = [
+    (b"\x1f\x8b", Method::Gzip),
+    (b"\x28\xb5\x2f\xfd", Method::Zstd),
+    (b"\xfd7zXZ\0", Method::Xz),
+    (&lz4::MAGIC, Method::Lz4),
+    (b"\x04\x22\x4d\x18", Method::Lz4Frame),
+    (b"\x89LZO", Method::Lzo),
+    (b"\x5d\0\0", Method::Lzma),
+    (b"BZh", Method::Bzip2),
+];
+
+impl Method {
+    fn of(start: &[u8]) -> Option<Self> {
+        let found = MAGIC.iter().find(|(magic, _)| start.starts_with(magic));
+        found.map(|(_, method)| *method)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Xz => "xz",
+            Self::Lzma => "lzma",
+            Self::Lz4 | Self::Lz4Frame => "lz4",
+            Self::Bzip2 => "bzip2",
+            Self::Lzo => "lzo",
+        }
+    }
+}
+
+/// Unpacks an image of at most `limit` bytes; gives back what is not packed, or in a way that is only known
+/// by name.
 ///
 /// # Errors
-/// When the packed data is damaged, too large, or packed in a way that is not known.
+/// When the packed data is damaged, too large, or a zboot image is packed in a way that is not known.
 pub(crate) fn unpack(mut image: KernelImage, limit: u64) -> Result<KernelImage, BootError> {
     for _ in 0..MAX_LAYERS {
         let Some(payload) = Payload::find(&image)? else {
@@ -33,31 +91,13 @@ pub(crate) fn unpack(mut image: KernelImage, limit: u64) -> Result<KernelImage, 
     Ok(image)
 }
 
-/// How what lies at `offset` is packed, by its first bytes (Linux lib/decompress.c); `None`: not, or in
-/// a way that nobody knows.
+/// How what lies at `offset` is packed, by its first bytes; `None`: not, or in a way that nobody knows.
 pub(crate) fn packing(image: &KernelImage, offset: u64) -> Result<Option<&'static str>, BootError> {
-    let mut start = [0; 8];
-    let left = image
-        .size()
-        .map_err(BootError::Read)?
-        .saturating_sub(offset);
-    if left < start.len() as u64 {
-        return Ok(None);
+    let start = start(image, offset)?;
+    if start.starts_with(b"MZ\0\0zimg") {
+        return Ok(Some("EFI zboot"));
     }
-    let read = image.read_exact_at(&mut start, offset);
-    read.map_err(BootError::Read)?;
-    let known: [(&[u8], &str); 8] = [
-        (&GZIP, "gzip"),
-        (&ZSTD, "zstd"),
-        (b"MZ\0\0zimg", "EFI zboot"),
-        (b"\xfd7zXZ\0", "xz"),
-        (b"\x02!L\x18", "lz4"),
-        (b"\x89LZO", "lzo"),
-        (b"\x5d\0\0", "lzma"),
-        (b"BZh", "bzip2"),
-    ];
-    let found = known.iter().find(|(magic, _)| start.starts_with(magic));
-    Ok(found.map(|(_, name)| *name))
+    Ok(Method::of(&start).map(Method::name))
 }
 
 /// Unpacks a part of an image; `None` when it is packed in a way that is not known here.
@@ -67,10 +107,9 @@ pub(crate) fn unpack_part(
     size: u64,
     limit: u64,
 ) -> Result<Option<Vec<u8>>, BootError> {
-    let method = match packing(image, offset)? {
-        Some("gzip") => Method::Gzip,
-        Some("zstd") => Method::Zstd,
-        _ => return Ok(None),
+    let method = match Method::of(&start(image, offset)?) {
+        None | Some(Method::Bzip2 | Method::Lzo) => return Ok(None),
+        Some(method) => method,
     };
     let payload = Payload {
         method,
@@ -80,10 +119,15 @@ pub(crate) fn unpack_part(
     payload.unpack(image, limit).map(Some)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Method {
-    Gzip,
-    Zstd,
+/// The bytes at `offset` that tell how something is packed, or fewer at the image's end.
+fn start(image: &KernelImage, offset: u64) -> Result<Vec<u8>, BootError> {
+    let size = image.size().map_err(BootError::Read)?;
+    let known = size.saturating_sub(offset).min(ZBOOT_HEADER as u64);
+    let mut start = vec![0; usize::try_from(known).unwrap_or_default()];
+    image
+        .read_exact_at(&mut start, offset)
+        .map_err(BootError::Read)?;
+    Ok(start)
 }
 
 /// Where the packed data lies in the image.
@@ -97,49 +141,57 @@ struct Payload {
 impl Payload {
     fn find(image: &KernelImage) -> Result<Option<Self>, BootError> {
         let size = image.size().map_err(BootError::Read)?;
-        let mut start = [0; ZBOOT_HEADER];
-        let known = usize::try_from(size).unwrap_or(usize::MAX).min(start.len());
-        let start = &mut start[..known];
-        image.read_exact_at(start, 0).map_err(BootError::Read)?;
-        let whole = |method| {
-            Ok(Some(Self {
+        let start = start(image, 0)?;
+        if start.starts_with(b"MZ") && start.get(4..8) == Some(b"zimg") {
+            return Self::zboot(&start, image, size).map(Some);
+        }
+        Ok(match Method::of(&start) {
+            // What they are is said where the image is identified.
+            None | Some(Method::Bzip2 | Method::Lzo) => None,
+            Some(method) => Some(Self {
                 method,
                 offset: 0,
                 size,
-            }))
-        };
-        if start.starts_with(&GZIP) {
-            whole(Method::Gzip)
-        } else if start.starts_with(&ZSTD) {
-            whole(Method::Zstd)
-        } else if start.starts_with(b"MZ") && start.get(4..8) == Some(b"zimg") {
-            Self::zboot(start, size).map(Some)
-        } else {
-            Ok(None)
-        }
+            }),
+        })
     }
 
-    fn zboot(header: &[u8], image: u64) -> Result<Self, BootError> {
-        let damaged = || BootError::Kernel("zboot image: the header is damaged".to_owned());
+    fn zboot(header: &[u8], image: &KernelImage, image_size: u64) -> Result<Self, BootError> {
+        let damaged = || BootError::WrongFile {
+            cause: "zboot image: the header is damaged, or the file ends before its payload"
+                .to_owned(),
+            cure: COPY_AGAIN.to_owned(),
+        };
         let field = |offset: usize| {
             let bytes = header.get(offset..)?.first_chunk::<4>()?;
             Some(u64::from(u32::from_le_bytes(*bytes)))
         };
         let (offset, size) = field(8).zip(field(12)).ok_or_else(damaged)?;
-        if offset + size > image {
+        if offset + size > image_size {
             return Err(damaged());
         }
         let name = header.get(ZBOOT_METHOD..).ok_or_else(damaged)?;
         let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-        // Linux names zstd with its level.
+        // The names are those of Linux' scripts/Makefile.lib; zstd comes with its level.
         let method = match name {
             b"gzip" => Method::Gzip,
+            b"lz4" => Method::of(&start(image, offset)?)
+                .filter(|method| *method == Method::Lz4Frame)
+                .unwrap_or(Method::Lz4),
+            b"lzma" => Method::Lzma,
+            b"xz" | b"xzkern" => Method::Xz,
             _ if name.starts_with(b"zstd") => Method::Zstd,
             _ => {
-                return Err(BootError::Kernel(format!(
-                    "zboot image packed with {:?}; gzip and zstd are known",
-                    String::from_utf8_lossy(name)
-                )));
+                return Err(BootError::WrongFile {
+                    cause: format!(
+                        "zboot image packed with {:?}; gzip, lz4, lzma, xz and zstd are known",
+                        String::from_utf8_lossy(name)
+                    ),
+                    cure:
+                        "give the kernel that it was made from (arch/*/boot/Image in the kernel's \
+                           build), or build it with CONFIG_KERNEL_GZIP"
+                            .to_owned(),
+                });
             }
         };
         Ok(Self {
@@ -150,35 +202,114 @@ impl Payload {
     }
 
     fn unpack(self, image: &KernelImage, limit: u64) -> Result<Vec<u8>, BootError> {
-        let packed = Part {
+        let mut packed = Part {
             image,
             offset: self.offset,
             left: self.size,
+            starved: false,
+            failed: None,
         };
-        let damaged = |what: &str, cause: String| {
-            BootError::Kernel(format!("{what}-packed kernel is damaged: {cause}"))
+        let limit = Limit::new(limit);
+        let found = match self.method {
+            Method::Gzip => limit.read(flate2::read::GzDecoder::new(&mut packed)),
+            Method::Zstd => zstd::unpack(&mut packed, limit),
+            Method::Xz => limit.read(lzma_rust2::XzReader::new_mem_limit(
+                &mut packed,
+                false,
+                decoder_kib(),
+            )),
+            Method::Lzma => lzma_rust2::LzmaReader::new_mem_limit(&mut packed, decoder_kib(), None)
+                .and_then(|decoder| limit.read(decoder)),
+            Method::Lz4 => lz4::unpack(&mut packed, limit),
+            Method::Lz4Frame => lz4::unpack_frame(&mut packed, limit),
+            Method::Bzip2 | Method::Lzo => Err(io::ErrorKind::Unsupported.into()),
         };
-        let mut bytes = Vec::new();
-        // One byte more than allowed tells "too large" from "just right".
-        let most = limit.saturating_add(1);
-        match self.method {
-            Method::Gzip => flate2::read::GzDecoder::new(packed)
-                .take(most)
-                .read_to_end(&mut bytes)
-                .map_err(|error| damaged("gzip", error.to_string()))?,
-            Method::Zstd => ruzstd::decoding::StreamingDecoder::new(packed)
-                .map_err(|error| damaged("zstd", error.to_string()))?
-                .take(most)
-                .read_to_end(&mut bytes)
-                .map_err(|error| damaged("zstd", error.to_string()))?,
-        };
-        if bytes.len() as u64 > limit {
-            return Err(BootError::TooLarge {
-                what: "the unpacked kernel",
-                size: bytes.len() as u64,
-                cause: "it is larger than guest RAM".to_owned(),
-            });
+        match found {
+            Ok(bytes) if bytes.len() as u64 > limit.0 => Err(limit.exceeded()),
+            Ok(bytes) if bytes.is_empty() => Err(self.damaged(packed.offset, "nothing is in it")),
+            Ok(bytes) => Ok(bytes),
+            Err(error) => Err(self.failed(packed, limit, &error)),
         }
+    }
+
+    fn failed(self, packed: Part<'_>, limit: Limit, error: &io::Error) -> BootError {
+        if let Some(error) = packed.failed {
+            return BootError::Read(error);
+        }
+        let why = match error.kind() {
+            io::ErrorKind::OutOfMemory => return self.too_wide(),
+            io::ErrorKind::FileTooLarge => return limit.exceeded(),
+            io::ErrorKind::UnexpectedEof => "it ends too early",
+            // The decoders' own words are for those who know the format.
+            _ => "what follows is not what packing gives, or its checksum is wrong",
+        };
+        self.damaged(packed.offset, why)
+    }
+
+    fn damaged(self, near: u64, why: &str) -> BootError {
+        let name = self.method.name();
+        BootError::WrongFile {
+            cause: format!("the {name}-packed kernel is damaged near byte {near}: {why}"),
+            cure: COPY_AGAIN.to_owned(),
+        }
+    }
+
+    fn too_wide(self) -> BootError {
+        let cure = match self.method {
+            Method::Xz => "unpack it (xz -dc FILE > KERNEL), or pack it with less (xz -9)",
+            Method::Lzma => "unpack it (xz --format=lzma -dc FILE > KERNEL)",
+            _ => "unpack it (zstd --long=31 -dc FILE > KERNEL), or pack it with less (zstd -19)",
+        };
+        BootError::WrongFile {
+            cause: format!(
+                "the {}-packed kernel wants a window of more than {} MiB for its unpacking",
+                self.method.name(),
+                MAX_WINDOW >> 20
+            ),
+            cure: cure.to_owned(),
+        }
+    }
+}
+
+const COPY_AGAIN: &str = "copy, download or build the kernel again";
+
+fn decoder_kib() -> u32 {
+    u32::try_from((MAX_WINDOW >> 10) + DECODER_KIB).unwrap_or(u32::MAX)
+}
+
+/// The most bytes that something may have, unpacked.
+#[derive(Debug, Clone, Copy)]
+struct Limit(u64);
+
+impl Limit {
+    fn new(asked: u64) -> Self {
+        Self(asked.min(MAX_UNPACKED))
+    }
+
+    fn exceeded(self) -> BootError {
+        if self.0 == MAX_UNPACKED {
+            return BootError::WrongFile {
+                cause: format!(
+                    "unpacked, it is larger than {} MiB, which no kernel is",
+                    MAX_UNPACKED >> 20
+                ),
+                cure: "give a kernel without what is for debuggers (objcopy --strip-debug)"
+                    .to_owned(),
+            };
+        }
+        BootError::TooLarge {
+            what: "the unpacked kernel",
+            size: self.0.saturating_add(1),
+            cause: "it is larger than guest RAM".to_owned(),
+        }
+    }
+
+    /// All that a decoder gives, or one byte more than allowed, which tells "too large" from "just right".
+    fn read(self, decoder: impl Read) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        decoder
+            .take(self.0.saturating_add(1))
+            .read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 }
@@ -188,14 +319,23 @@ struct Part<'a> {
     image: &'a KernelImage,
     offset: u64,
     left: u64,
+    /// Whether more was asked for than there is.
+    starved: bool,
+    /// Why the image could not be read.
+    failed: Option<io::Error>,
 }
 
 impl Read for Part<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = usize::try_from(self.left).unwrap_or(usize::MAX);
         let len = len.min(buffer.len());
+        self.starved |= len == 0 && !buffer.is_empty();
         let (part, _) = buffer.split_at_mut(len);
-        self.image.read_exact_at(part, self.offset)?;
+        if let Err(error) = self.image.read_exact_at(part, self.offset) {
+            let kind = error.kind();
+            self.failed = Some(error);
+            return Err(kind.into());
+        }
         self.offset += len as u64;
         self.left -= len as u64;
         Ok(len)
@@ -203,85 +343,4 @@ impl Read for Part<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use flate2::Compression;
-    use flate2::write::GzEncoder;
-    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
-
-    use super::*;
-
-    fn gzip(data: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(data).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    fn zstd(data: &[u8]) -> Vec<u8> {
-        compress_to_vec(data, CompressionLevel::Fastest)
-    }
-
-    fn zboot(method: &str, payload: &[u8]) -> Vec<u8> {
-        let mut image = b"MZ\0\0zimg".to_vec();
-        image.extend(64u32.to_le_bytes());
-        image.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
-        image.resize(ZBOOT_METHOD, 0);
-        image.extend(method.bytes());
-        image.resize(64, 0);
-        image.extend(payload);
-        image.extend([0; 100]);
-        image
-    }
-
-    fn unpacked(bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>, String> {
-        let image = KernelImage::Bytes(Cursor::new(bytes.into()));
-        match unpack(image, limit) {
-            Ok(KernelImage::Bytes(bytes)) => Ok(bytes.into_inner().into_owned()),
-            Ok(KernelImage::File(_)) => Err("a file".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    const KERNEL: [u8; 5000] = [0x42; 5000];
-
-    #[test]
-    fn every_way_of_packing_gives_the_kernel_back() {
-        for image in [
-            KERNEL.to_vec(),
-            gzip(&KERNEL),
-            zstd(&KERNEL),
-            zboot("gzip", &gzip(&KERNEL)),
-            zboot("zstd22", &zstd(&KERNEL)),
-            gzip(&zboot("gzip", &gzip(&KERNEL))),
-        ] {
-            assert_eq!(unpacked(image, 5000).unwrap(), KERNEL);
-        }
-    }
-
-    #[test]
-    fn r28_what_is_damaged_or_grows_without_a_bound_is_refused() {
-        let bomb = vec![0; 1 << 20];
-        for packed in [gzip(&bomb), zstd(&bomb)] {
-            let error = unpacked(packed, 4096).unwrap_err();
-            assert!(error.contains("larger than guest RAM"), "{error}");
-        }
-        for packed in [gzip(&KERNEL), zstd(&KERNEL)] {
-            let half = packed[..packed.len() / 2].to_vec();
-            let error = unpacked(half, 5000).unwrap_err();
-            assert!(error.contains("damaged"), "{error}");
-        }
-        for (method, text) in [("lz4", "\"lz4\""), ("xzkern", "\"xzkern\"")] {
-            let error = unpacked(zboot(method, &[1]), 5000).unwrap_err();
-            assert!(error.contains(text), "{error}");
-        }
-        let mut beyond = zboot("gzip", &gzip(&KERNEL));
-        beyond[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(unpacked(beyond, 5000).unwrap_err().contains("damaged"));
-        assert!(
-            unpacked(b"MZ\0\0zimg".to_vec(), 5000)
-                .unwrap_err()
-                .contains("damaged")
-        );
-    }
-}
+mod tests;

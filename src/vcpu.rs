@@ -10,12 +10,14 @@ use devices::OutputRing;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{Killable, unblock_signal};
 
-use crate::Error;
-use crate::control::{ExitReason, VmHandle};
-use crate::dispatch::{Flow, IoSpaces, dispatch};
+use crate::control::{Crash, ExitReason, VmHandle};
+use crate::dispatch::{Failure, Flow, IoSpaces, dispatch};
 use crate::exit::decode;
+use crate::gate::Gate;
 use crate::kick::{Kicker, kick_signal};
+use crate::metrics::VcpuCounters;
 use crate::timeline::{Milestone, Timeline};
+use crate::{Error, cures};
 
 /// KVM_RUN may be refused this often in a row, with a pause in between.
 const MAX_REFUSED: u32 = 100;
@@ -29,6 +31,9 @@ pub(crate) struct Shared<P> {
     /// What the guest printed, on each of its consoles.
     pub(crate) output: Vec<OutputRing>,
     pub(crate) handle: VmHandle,
+    pub(crate) gate: Gate,
+    /// By vCPU.
+    pub(crate) counters: Vec<VcpuCounters>,
     pub(crate) timeline: Timeline,
     /// KVM_GET_VCPU_MMAP_SIZE.
     pub(crate) run_size: usize,
@@ -36,48 +41,67 @@ pub(crate) struct Shared<P> {
     pub(crate) ram: GuestRam,
 }
 
-/// The running vCPU threads. Dropping it ends the VM and joins them all.
+/// The vCPU threads of a machine. Dropping it ends the VM and joins them all.
 #[derive(Debug)]
-pub(crate) struct VcpuThreads {
-    threads: Vec<(Kicker, JoinHandle<()>)>,
-    handle: VmHandle,
+pub(crate) struct VcpuThreads<P: KvmPlatform> {
+    threads: Vec<(Arc<Kicker>, JoinHandle<()>)>,
+    shared: Arc<Shared<P>>,
 }
 
-impl VcpuThreads {
+impl<P: KvmPlatform> VcpuThreads<P> {
     /// Starts one thread per vCPU. When one cannot start, those before it are stopped.
-    pub(crate) fn start<P: KvmPlatform>(
-        vcpus: Vec<VcpuFd>,
-        shared: &Arc<Shared<P>>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn start(vcpus: Vec<VcpuFd>, shared: &Arc<Shared<P>>) -> Result<Self, Error> {
         crate::kick::install_handler().map_err(Error::host("cannot install a signal handler"))?;
         let mut threads = Self {
             threads: Vec::with_capacity(vcpus.len()),
-            handle: shared.handle.clone(),
+            shared: Arc::clone(shared),
         };
         for (id, vcpu) in (0..).zip(vcpus) {
             let kicker = Kicker::new(&vcpu, shared.run_size)
                 .map_err(Error::host(format!("cannot map the state of vCPU {id}")))?;
-            let shared = Arc::clone(shared);
+            let kicker = Arc::new(kicker);
+            let (for_thread, shared) = (Arc::clone(&kicker), Arc::clone(shared));
+            shared.gate.expect_one();
             let thread = thread::Builder::new()
                 .name(format!("vcpu{id}"))
-                .spawn(move || run(id, vcpu, &shared))
-                .map_err(Error::host(format!("cannot start the thread of vCPU {id}")))?;
+                .spawn(move || run(id, vcpu, &for_thread, &shared));
+            let thread = thread.map_err(|error| {
+                drop(threads.shared.gate.passer());
+                Error::host(format!("cannot start the thread of vCPU {id}"))(error)
+            })?;
             threads.threads.push((kicker, thread));
         }
         Ok(threads)
     }
-}
 
-impl Drop for VcpuThreads {
-    fn drop(&mut self) {
-        // A thread that is kicked without an end goes back to the guest. An end that came before
-        // stands.
-        self.handle.end(Ok(ExitReason::Stopped));
+    /// Has every vCPU leave the guest; returns when none is in it, and none has an access of its own pending.
+    pub(crate) fn pause(&self) {
+        self.shared.gate.close();
+        self.kick();
+        self.shared.gate.wait_for_all();
+    }
+
+    /// Lets the vCPUs go on.
+    pub(crate) fn resume(&self) {
+        self.shared.gate.open();
+    }
+
+    fn kick(&self) {
         for (kicker, thread) in &self.threads {
             kicker.request_exit();
             // It fails only when the thread has ended, which is what we want.
             let _ = thread.kill(kick_signal());
         }
+    }
+}
+
+impl<P: KvmPlatform> Drop for VcpuThreads<P> {
+    fn drop(&mut self) {
+        // A thread that is kicked without an end goes back to the guest. An end that came before
+        // stands.
+        self.shared.handle.end(Ok(ExitReason::Stopped));
+        self.shared.gate.open();
+        self.kick();
         for (kicker, thread) in self.threads.drain(..) {
             // A panic in the thread has already ended the VM with an error, see `EndOnPanic`.
             let _ = thread.join();
@@ -95,13 +119,17 @@ impl Drop for EndOnPanic<'_> {
             self.1.end(Err(Error::Vcpu {
                 id: self.0,
                 cause: "its thread panicked; this is a bug in the VMM".to_owned(),
+                cure: None,
                 report: String::new(),
             }));
         }
     }
 }
 
-fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
+fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shared<P>) {
+    let gate = shared.gate.passer();
+    let unread = VcpuCounters::default();
+    let counters = shared.counters.get(id as usize).unwrap_or(&unread);
     let _guard = EndOnPanic(id, &shared.handle);
     // The mask is inherited from whoever built the VM. Without the signal, a kick would wait for
     // the next exit; an error cannot happen for a valid signal number.
@@ -109,37 +137,47 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
     log::trace!("vCPU {id} enters the guest");
     shared.timeline.reach(Milestone::Entered);
     let mut refused = 0;
+    gate.pass(|| ());
     // A handle that ended before this thread ran is seen here or by KVM_RUN's immediate_exit.
     while !shared.handle.has_ended() {
         let flow = match vcpu.run() {
             Ok(_) => {
                 refused = 0;
-                dispatch(
-                    decode(&mut vcpu, shared.run_size, P::QUIET_EXITS),
-                    &shared.spaces,
-                )
+                let exit = decode(&mut vcpu, shared.run_size, P::QUIET_EXITS);
+                counters.count(&exit);
+                dispatch(exit, &shared.spaces)
             }
             Err(error) => match io::Error::from(error).kind() {
                 // A kick or any other signal.
-                io::ErrorKind::Interrupted => Flow::Continue,
+                io::ErrorKind::Interrupted => {
+                    counters.count_kick();
+                    kicker.clear();
+                    gate.pass(|| shared.platform.vcpu_paused(&vcpu));
+                    Flow::Continue
+                }
                 io::ErrorKind::WouldBlock => {
                     refused += 1;
                     try_again(refused)
                 }
-                _ => Flow::Fail(format!("KVM_RUN failed: {error}")),
+                _ => Flow::Fail(format!("KVM_RUN failed: {error}").into()),
             },
         };
         match flow {
             Flow::Continue => {}
-            Flow::End(reason) => {
-                if reason == ExitReason::Crashed {
-                    log::warn!("the guest crashed\n{}", report(&vcpu, shared));
-                }
-                return shared.handle.end(Ok(reason));
+            Flow::End(reason) => return shared.handle.end(Ok(reason)),
+            Flow::Crash(cause) => {
+                let crash = Crash { vcpu: id, cause };
+                log::warn!("the guest crashed: {crash}\n{}", report(&vcpu, shared));
+                return shared.handle.end(Ok(ExitReason::Crashed(crash)));
             }
-            Flow::Fail(cause) => {
+            Flow::Fail(Failure { cause, cure }) => {
                 let report = report(&vcpu, shared);
-                return shared.handle.end(Err(Error::Vcpu { id, cause, report }));
+                return shared.handle.end(Err(Error::Vcpu {
+                    id,
+                    cause,
+                    cure,
+                    report,
+                }));
             }
         }
     }
@@ -149,11 +187,10 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, shared: &Shared<P>) {
 /// start a thread of its own, and then goes on doing so.
 fn try_again(refused: u32) -> Flow {
     if refused > MAX_REFUSED {
-        return Flow::Fail(
-            "KVM_RUN is refused again and again (EAGAIN); the limit of processes may be reached \
-             (ulimit -u, the pids controller)"
-                .to_owned(),
-        );
+        return Flow::Fail(Failure {
+            cause: "KVM_RUN is refused again and again (EAGAIN)".to_owned(),
+            cure: Some(cures::PROCESSES),
+        });
     }
     if refused > 1 {
         thread::sleep(REFUSED_PAUSE);

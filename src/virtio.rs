@@ -11,20 +11,22 @@
     allow(dead_code, unused_imports, unused_variables)
 )]
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use arch::{DevicePlan, GuestRam, VirtioKind};
-use devices::BusDevice;
 use devices::config::{BlkConfig, NetConfig, VsockConfig};
 use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::Port;
-use crate::devices::{Kept, Lasting, Lines, TakeBack};
+use crate::devices::{Kept, Lasting, Lines};
 use crate::timeline::{Milestone, Timeline};
-use crate::{Error, VmConfig};
+use crate::{Error, PlannedFor, VmConfig};
 
 /// Makes the devices that a configuration asks for, of each kind in order. Kinds that were left out
 /// of this build are none: [`VmConfig::machine`] has refused them.
@@ -102,17 +104,45 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// Finds out whether the files and devices that a configuration names can be opened.
-pub(crate) fn check(config: &VmConfig) -> Result<(), Error> {
+/// Finds out whether the files that a configuration names, and the devices of this host, can be opened.
+pub(crate) fn check(config: &VmConfig, planned_for: PlannedFor) -> Result<(), Error> {
     #[cfg(feature = "virtio-blk")]
-    for disk in &config.blk {
+    for (place, disk) in config.blk.iter().enumerate() {
         devices::virtio::Block::check(disk).map_err(refused_disk(disk))?;
+        let mut before = config.blk.iter().take(place);
+        let clash = |other: &BlkConfig| {
+            let writes = !other.read_only || !disk.read_only;
+            writes && is_same_file(&other.path, &disk.path)
+        };
+        // What the lock of one would say to the other.
+        if before.any(clash) {
+            return Err(refused_disk(disk)(devices::virtio::BlockError::InUse {
+                by: " by this process".to_owned(),
+                readers_only: false,
+                path: disk.path.clone(),
+            }));
+        }
     }
+    let here = planned_for == PlannedFor::ThisHost;
     #[cfg(feature = "virtio-net")]
     for net in &config.net {
-        devices::virtio::Net::check(net).map_err(refused_net(net))?;
+        let check = if here {
+            devices::virtio::Net::check
+        } else {
+            devices::virtio::Net::check_values
+        };
+        check(net).map_err(refused_net(net))?;
+    }
+    #[cfg(feature = "virtio-vsock")]
+    if let (Some(vsock), true) = (&config.vsock, here) {
+        devices::virtio::Vsock::check(vsock).map_err(refused_vsock(vsock))?;
     }
     Ok(())
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let file = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((file(one), file(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 #[cfg(feature = "virtio-blk")]
@@ -129,8 +159,7 @@ fn refused_disk(config: &BlkConfig) -> impl Fn(devices::virtio::BlockError) -> E
         field: "blk",
         value: config.path.display().to_string(),
         cause: error.to_string(),
-        cure: "name a raw image or a block device that no other VM writes to, or add ,ro"
-            .to_owned(),
+        cure: error.cure(),
     }
 }
 
@@ -146,31 +175,36 @@ fn refused_net(config: &NetConfig) -> impl Fn(devices::virtio::NetError) -> Erro
         field: "net",
         value: config.to_string(),
         cause: error.to_string(),
-        cure: error.cure().to_owned(),
+        cure: error.cure(),
     }
 }
 
 #[cfg(feature = "virtio-vsock")]
 fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
-    let vsock = devices::virtio::Vsock::open(config).map_err(|error| Error::Config {
+    let vsock = devices::virtio::Vsock::open(config).map_err(refused_vsock(config))?;
+    Ok(Box::new(vsock))
+}
+
+#[cfg(feature = "virtio-vsock")]
+fn refused_vsock(config: &VsockConfig) -> impl Fn(devices::virtio::VsockError) -> Error {
+    |error| Error::Config {
         field: "vsock",
         value: config.path.display().to_string(),
         cause: error.to_string(),
         cure: "name a socket that does not exist yet, with a short path, in a folder that can be \
                written"
             .to_owned(),
-    })?;
-    Ok(Box::new(vsock))
+    }
 }
 
-/// Puts a device behind the transport that was planned for it. Says how to have it back.
+/// Puts a device behind the transport that was planned for it.
 pub(crate) fn carry(
     device: Box<dyn VirtioDevice>,
     planned: &DevicePlan,
     lines: &Lines<'_>,
     vm: &Arc<VmFd>,
     ram: &GuestRam,
-) -> Result<(Arc<dyn BusDevice>, TakeBack), Error> {
+) -> Result<Arc<VirtioMmio>, Error> {
     let line = crate::devices::interrupt(planned, lines)?;
     let address = IoEventAddress::Mmio(planned.range.base + VirtioMmio::NOTIFY);
     let vm = Arc::clone(vm);
@@ -185,7 +219,5 @@ pub(crate) fn carry(
     });
     let transport = VirtioMmio::new(device, ram.clone(), line, connect)
         .map_err(Error::host("cannot make a virtio device"))?;
-    let transport = Arc::new(transport);
-    let carrier = Arc::clone(&transport);
-    Ok((transport, Box::new(move || carrier.take_device())))
+    Ok(Arc::new(transport))
 }

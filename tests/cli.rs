@@ -4,27 +4,7 @@
 
 mod common;
 
-use common::{finish, option, vmm};
-
-/// Runs the VMM and expects it to refuse with status 2 and all of these texts.
-fn refused(arguments: &[&str], texts: &[&str]) {
-    let ended = finish(vmm(arguments).spawn().unwrap());
-    assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:?}");
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
-    for text in texts {
-        assert!(
-            ended.stderr.contains(text),
-            "{arguments:?}: `{text}` not in {}",
-            ended.stderr
-        );
-    }
-}
-
-fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), bytes).unwrap();
-    file
-}
+use common::{file, finish, option, refused, vmm};
 
 #[test]
 fn r42_a_kernel_that_is_no_file_is_named() {
@@ -72,8 +52,75 @@ fn kernels_that_do_not_boot_here_say_why() {
     );
     refused(
         &[&option("kernel", file(&[0x1f, 0x8b, 8, 0]).path())],
-        &["gzip"],
+        if cfg!(feature = "packed-kernels") {
+            &[
+                "the gzip-packed kernel is damaged near byte 4",
+                "cure: copy",
+            ]
+        } else {
+            &["packed with gzip", "build with the feature packed-kernels"]
+        },
     );
+    refused(
+        &[&option("kernel", file(b"BZh91AY&SY").path())],
+        &["packed with bzip2", "cure: unpack it (bzip2 -dc"],
+    );
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(64, 0);
+    elf[18] = 183;
+    refused(
+        &[&option("kernel", file(&elf).path())],
+        &["arm64 ELF: x86_64", "cure: give a kernel for x86_64"],
+    );
+    for command in [&["plan"][..], &["inspect"], &[]] {
+        let deb = file(b"!<arch>\ndebian-binary   ");
+        let named = match command {
+            ["inspect"] => deb.path().display().to_string(),
+            _ => option("kernel", deb.path()),
+        };
+        refused(
+            &[command, &[&named]].concat(),
+            &["a Debian package", "cure: unpack it (dpkg-deb -x"],
+        );
+    }
+}
+
+#[test]
+fn r42_an_initrd_that_is_none_is_named() {
+    let kernel = common::kernel(&common::RESET);
+    let kernel = option("kernel", kernel.path());
+    let empty = file(b"");
+    let initrd = option("initrd", empty.path());
+    let parts = [&*initrd, "the file is empty", "cure: make or copy it again"];
+    refused(&["plan", &initrd], &parts);
+    refused(&[&kernel, &initrd], &parts);
+    refused(
+        &[&kernel, "--initrd=/tmp"],
+        &["--initrd=/tmp: a directory", "cure: name the image"],
+    );
+    // The kernel decides, so these are no errors.
+    let looks_like = |bytes: &[u8]| {
+        let file = file(bytes);
+        let initrd = option("initrd", file.path());
+        let plan = finish(vmm(&["plan", &initrd]).spawn().unwrap());
+        assert_eq!(plan.status.code(), Some(0), "{plan:?}");
+        let run = finish(vmm(&[&kernel, &initrd]).spawn().unwrap());
+        assert_eq!(run.status.code(), Some(0), "{run:?}");
+        let said = |text: &str| {
+            let lines = text.lines().filter(|line| line.contains("looks like"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (plan, run) = (said(&plan.stderr), said(&run.stderr));
+        assert_eq!((plan.len(), &plan), (run.len(), &run));
+        plan.join("")
+    };
+    assert!(looks_like(b"QFI\xfb and so on").contains("a qcow2 disk image"));
+    let mut image = vec![0; 4096];
+    image[56..60].copy_from_slice(b"ARM\x64");
+    assert!(looks_like(&image).contains("a kernel (arm64 Image)"));
+    for initrd in [&b"070701 and so on"[..], &[0x1f, 0x8b, 8], b"anything"] {
+        assert_eq!(looks_like(initrd), "");
+    }
 }
 
 #[test]
@@ -151,6 +198,7 @@ fn plan_prints_what_the_options_give() {
     let arguments = [
         "plan",
         "--guest-memory=5G",
+        "--overcommit",
         "--vcpus=3",
         "--append=quiet",
         "--json",
@@ -191,11 +239,15 @@ fn plan_checks_the_files_too() {
 fn disks_are_checked_by_name() {
     refused(
         &["--blk=/nonexistent"],
-        &["--blk=/nonexistent: No such file", "cure:"],
+        &[
+            "--blk=/nonexistent: there is no such file",
+            "cure:",
+            "truncate",
+        ],
     );
     refused(
         &["--blk=/dev/null"],
-        &["--blk=/dev/null: neither a regular file"],
+        &["--blk=/dev/null: it is a character device"],
     );
     refused(&["--blk="], &["--blk", "write PATH"]);
     refused(&["--blk=path=x,rw"], &["--blk", "\"rw\""]);
@@ -203,12 +255,40 @@ fn disks_are_checked_by_name() {
     let path = disk.path().display();
     refused(
         &[&format!("--blk={path}"), &format!("--blk={path},ro")],
-        &["in use as a disk already", "cure:", "ro"],
+        &[
+            "in use as a disk already by this process",
+            "cure:",
+            "an image of its own",
+        ],
+    );
+    // The cure does not ask for what is there.
+    refused(
+        &[&format!("--blk={path},ro"), &format!("--blk={path}")],
+        &["in use as a disk already", "cure: add ,ro to read along"],
+    );
+    let odd = file(&[0; 1000]);
+    let named = option("blk", odd.path());
+    let plan = finish(vmm(&["plan", &named]).spawn().unwrap());
+    assert!(plan.stderr.contains("1000 bytes"), "{}", plan.stderr);
+    assert!(plan.stderr.contains("the whole sector"), "{}", plan.stderr);
+    let empty = file(&[]);
+    refused(
+        &["plan", &option("blk", empty.path())],
+        &["0 bytes", "truncate"],
     );
     refused(&["plan", "--blk=/nonexistent"], &["--blk=/nonexistent"]);
-    // A plan locks nothing: the disk may be in use.
-    let named = option("blk", disk.path());
-    let plan = finish(vmm(&["plan", &named, &named]).spawn().unwrap());
+    let twice = option("blk", disk.path());
+    refused(
+        &["plan", &twice, &twice],
+        &["in use as a disk already", "cure:"],
+    );
+    // A plan locks nothing: another VM may have the disk.
+    let held = std::fs::File::open(disk.path()).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let plan = finish(vmm(&["plan", &twice]).spawn().unwrap());
+    assert_eq!(plan.stdout.matches("virtio block device").count(), 1);
+    let readers = format!("--blk={path},ro");
+    let plan = finish(vmm(&["plan", &readers, &readers]).spawn().unwrap());
     assert_eq!(plan.stdout.matches("virtio block device").count(), 2);
 }
 
@@ -312,6 +392,7 @@ fn what_the_command_line_asks_in_vain_is_said() {
             assert!(!on("acpi=off", pci).contains("finds none"));
             assert!(on("acpi=off", pci).contains("CONFIG_X86_MPPARSE"));
             assert!(!on("acpi=off", mmio).contains("CONFIG_X86_MPPARSE"));
+            assert!(on("acpi=off", mmio).contains("CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"));
             assert!(on("acpi=off", pci).contains("cannot power off"));
         } else {
             assert_eq!(on("acpi=off", mmio), "null");
@@ -351,15 +432,17 @@ fn plan_and_inspect_say_whether_a_machine_is_lean_and_why() {
     #[cfg(feature = "bzimage")]
     {
         // A setup header of protocol 2.15, four sectors of setup code with the version, and a kernel.
-        let mut image = vec![0; 5 * 512 + 64];
+        let mut image = vec![0; 5 * 512 + 4096];
         for (offset, bytes) in [
             (0x1f1, &[4][..]),
             (0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]),
             (0x202, b"HdrS\x0f\x02"),
             (0x20e, &[0, 2]),
             (0x211, &[1]),
+            (0x232, &[0x20]),
             (0x236, &[1]),
             (0x238, &[0xff, 7]),
+            (0x25b, &[1]),
             (0x400, b"6.12.1 (me@here)\0"),
         ] {
             image[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -438,7 +521,6 @@ fn inspect_says_what_a_kernel_is() {
     riscv[56..60].copy_from_slice(b"RSC\x05");
     let text = inspect(&[file(&riscv).path().to_str().unwrap()]);
     assert!(text.contains("problem       it is for riscv64, and this host is"));
-    assert!(inspect(&[file(b"BZh9").path().to_str().unwrap()]).contains("bzip2-compressed file"));
     refused(
         &["inspect", "/nonexistent"],
         &["/nonexistent: No such file", "cure:"],

@@ -112,12 +112,12 @@ fn what_is_wrong_is_named_with_its_line() {
         (
             "a.toml",
             "vcpus = 1\nvcpu = 2\n",
-            "line 2: unknown key `vcpu`; did you mean `vcpus`?",
+            "line 2, column 1: vcpu: unknown key; did you mean `vcpus`?",
         ),
         (
             "b.toml",
             "xyzzy = 2\n",
-            "line 1: unknown key `xyzzy`; there are kernel, ",
+            "line 1, column 1: xyzzy: unknown key; there are kernel, ",
         ),
         (
             "c.toml",
@@ -127,26 +127,30 @@ fn what_is_wrong_is_named_with_its_line() {
         (
             "d.toml",
             "blk = [\"a,wo\"]\n",
-            "line 1: unknown option \"wo\"",
+            "line 1, column 8: blk[0]: unknown option \"wo\"",
         ),
-        ("e.toml", "vcpus = 1\n\nguest-memory = [", "line 3: "),
+        (
+            "e.toml",
+            "vcpus = 1\n\nguest-memory = [",
+            "line 3, column 17: ",
+        ),
         ("f.toml", "guest-memory = \"lots\"", "not a number"),
         (
             "f2.toml",
             "guest-memory = -1",
-            "line 1: it is a number of MiB, or a text like",
+            "line 1, column 16: guest-memory: \"-1\": it is 0 to",
         ),
         (
             "f3.toml",
             "[balloon]\ntarget = -1",
-            "line 2: it is a number, or a text like",
+            "line 2, column 10: balloon.target: \"-1\": it is 0 to",
         ),
         (
             "g.json",
             "{\n\"cmdlin\": \"x\"}",
-            "line 2: unknown key `cmdlin`; did you mean `cmdline`?",
+            "line 2, column 8: cmdlin: unknown key; did you mean `cmdline`?",
         ),
-        ("h.json", "{", "line 1: "),
+        ("h.json", "{", "line 1, column 1: "),
         ("i.yaml", "", "neither in .toml nor in .json"),
     ] {
         let file = write(folder.path(), name, text);
@@ -172,7 +176,7 @@ fn what_is_wrong_is_named_with_its_line() {
     assert!(
         ended
             .stderr
-            .contains("--blk=a: queues=\"99\": it is 1 to 16"),
+            .contains("line 3, column 10: blk[0].queues: it is 1 to 16, not 99"),
         "{}",
         ended.stderr
     );

@@ -48,7 +48,7 @@ fn r45_a_triple_fault_ends_with_status_3_and_a_report() {
     let ended = run_code(&[print("before"), fault].concat(), &[]);
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
     for part in [
-        "the guest crashed",
+        "the guest crashed: vCPU 0: triple fault",
         "rip 0000000000100",
         "code 0f 0b",
         "before",
@@ -66,7 +66,46 @@ fn a_panic_that_the_guest_tells_of_ends_with_status_3_and_what_it_said_last() {
         &["--on-reboot=restart"],
     );
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
-    for part in ["the guest crashed", "last words"] {
+    for part in [
+        "the guest crashed: vCPU 0: its kernel panicked",
+        "last words",
+    ] {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn r45_a_crash_has_one_line_with_its_cause_before_the_report_whatever_is_logged() {
+    let crash = [0x0f, 0x0b];
+    for level in ["off", "error", "warn", "info", "trace"] {
+        let ended = run_code(&crash, &["--log-level", level]);
+        assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+        let lines: Vec<_> = ended.stderr.lines().collect();
+        let says = |line: &&&str| line.contains("the guest crashed: vCPU 0: triple fault");
+        assert_eq!(lines.iter().filter(says).count(), 1, "{level}: {ended:?}");
+        let place = |text| lines.iter().position(|line| line.contains(text));
+        if let Some(report) = place("rip ") {
+            assert!(place("the guest crashed") < Some(report), "{ended:?}");
+        } else {
+            assert!(["off", "error"].contains(&level), "{ended:?}");
+        }
+    }
+}
+
+#[test]
+fn an_instruction_that_kvm_cannot_interpret_is_named_with_its_cure() {
+    // movabs rbx, an address without RAM; fld qword [rbx]: no KVM interprets x87 loads.
+    let mut code = vec![0x48, 0xbb];
+    code.extend(0xd000_0000u64.to_le_bytes());
+    code.extend([0xdd, 0x03]);
+    let ended = run_code(&code, &[]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    for part in [
+        "error: vCPU 0 stopped: KVM internal error, suberror 1: an instruction that it cannot interpret",
+        "cure: ",
+        "`vmm-reference doctor`",
+        "code dd 03",
+    ] {
         assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
     }
 }

@@ -58,7 +58,11 @@ fn usable_memory_is_there_once_and_nothing_follows_it() {
     for (mib, ends) in if is_pc() { pc } else { flat } {
         let lines = passes(
             "memory_map",
-            &[&format!("--guest-memory={mib}"), "--rng=off"],
+            &[
+                &format!("--guest-memory={mib}"),
+                "--overcommit",
+                "--rng=off",
+            ],
         );
         for line in ends {
             assert!(lines.iter().any(|found| found == line), "{line}: {lines:?}");
@@ -148,7 +152,7 @@ fn r45_a_triple_fault_in_long_mode_ends_with_status_3() {
     let ended = finish(start("triple_fault", &[]));
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
     assert_eq!(ended.stdout, "faulting\n");
-    for part in ["the guest crashed", "faulting"] {
+    for part in ["the guest crashed: vCPU 0: triple fault", "faulting"] {
         assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
     }
     // On AMD hosts the registers are gone.
@@ -165,7 +169,8 @@ fn r45_a_panic_that_the_guest_tells_of_ends_with_status_3_and_its_last_words() {
     let ended = finish(start(&format!("panic pvpanic={register:#x}"), &[]));
     assert_eq!(ended.status.code(), Some(3), "{ended:?}");
     assert_eq!(ended.stdout, "telling of a panic\n");
-    for part in ["the guest crashed", "telling of a panic"] {
+    let crashed = "the guest crashed: vCPU 0: its kernel panicked, as it told through pvpanic";
+    for part in [crashed, "telling of a panic"] {
         assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
     }
 }
@@ -323,6 +328,21 @@ fn an_independent_driver_uses_a_disk_and_finds_the_read_only_one_read_only() {
         let (steps, missing) = timeline.split_once("\"missing\"").unwrap();
         assert!(steps.contains("first disk request"), "{timeline}");
         assert!(missing.contains("init"), "{timeline}");
+    }
+}
+
+/// A guest that looks for its devices where a Linux without ACPI does.
+#[test]
+#[cfg(feature = "virtio-rng")]
+fn r68_a_guest_without_acpi_finds_its_devices_by_its_command_line() {
+    if !is_pc() {
+        // Elsewhere the device tree tells.
+        return;
+    }
+    for lean in LEAN {
+        let test = "virtio_rng virtio=cmdline acpi=off -- for init";
+        let lines = passes(test, &["--transport=mmio", lean]);
+        assert_eq!(lines, ["random bytes, twice"]);
     }
 }
 
@@ -579,7 +599,7 @@ fn the_built_in_guest_says_what_it_found_and_powers_off() {
     };
     for &(vcpus, mib) in [(1, 256), (3, 4096)].iter().chain(many) {
         let (vcpus_option, memory) = (format!("--vcpus={vcpus}"), format!("--guest-memory={mib}"));
-        let mut command = vmm(&[&vcpus_option, &memory, "--append=a=b"]);
+        let mut command = vmm(&[&vcpus_option, &memory, "--overcommit", "--append=a=b"]);
         let ended = finish(command.spawn().unwrap());
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
         let arch = std::env::consts::ARCH;

@@ -5,8 +5,9 @@
 mod common;
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
@@ -14,7 +15,7 @@ use common::{
     RESET, echo, finish, kernel, not_ignored, option, print, read_until, signal, vmm, wait,
 };
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Termios, tcgetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 /// A pseudo-terminal: what is typed, and the side that a program sees.
 struct Terminal {
@@ -92,6 +93,69 @@ fn keys_reach_the_guest_unchanged_and_escape_keys_do_not() {
     same(&before, &terminal.modes());
 }
 
+/// Adds up what comes on COM1 until it is a `q`: rotates the sum, adds the byte. Prints the sum, resets.
+fn sum() -> Vec<u8> {
+    let mut code = vec![
+        0x31, 0xdb, // xor ebx, ebx
+        0x66, 0xba, 0xfd, 0x03, // next: mov dx, 0x3fd
+        0xec, // in al, dx
+        0xa8, 0x01, // test al, 1
+        0x74, 0xf7, // jz next
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xec, // in al, dx
+        0x0f, 0xb6, 0xc0, // movzx eax, al
+        0xc1, 0xc3, 0x05, // rol ebx, 5
+        0x01, 0xc3, // add ebx, eax
+        0x3c, b'q', // cmp al, 'q'
+        0x75, 0xe6, // jne next
+    ];
+    for _ in 0..4 {
+        code.extend([0x88, 0xd8, 0xee]); // mov al, bl; out dx, al
+        code.extend([0xc1, 0xeb, 0x08]); // shr ebx, 8
+    }
+    code.extend(RESET);
+    code
+}
+
+#[test]
+fn r3_what_is_pasted_reaches_the_guest_whole() {
+    let mut terminal = Terminal::new();
+    let child = terminal.start(&sum());
+    // As fast as the terminal takes it, which is faster than the guest reads.
+    let mut pasted: Vec<u8> = (0..200_000u32)
+        .map(|n| b'A' + n.to_le_bytes()[n as usize % 3] % 26)
+        .collect();
+    pasted.push(b'q');
+    terminal.type_keys(&pasted);
+    let expected = pasted.iter().fold(0u32, |sum, byte| {
+        sum.rotate_left(5).wrapping_add((*byte).into())
+    });
+    let output = wait_for_bytes(child);
+    assert_eq!(output, expected.to_le_bytes());
+}
+
+#[test]
+fn the_escape_keys_work_after_a_paste_that_the_guest_does_not_read() {
+    let mut terminal = Terminal::new();
+    let mut child = terminal.start(&[0xeb, 0xfe]);
+    terminal.type_keys(&[b'x'; 500_000]);
+    terminal.type_keys(b"\x01x");
+    assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+/// The rest of the output, when the VMM has ended with status 0.
+fn wait_for_bytes(mut child: Child) -> Vec<u8> {
+    let mut output = Vec::new();
+    assert_eq!(wait(&mut child).code(), Some(0));
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_end(&mut output)
+        .unwrap();
+    output
+}
+
 #[test]
 fn signals_restore_the_terminal() {
     for name in not_ignored(["TERM", "INT", "HUP"]) {
@@ -103,6 +167,66 @@ fn signals_restore_the_terminal() {
         assert_eq!(wait(&mut child).code(), Some(0), "{name}");
         same(&before, &terminal.modes());
     }
+}
+
+/// Waits until the process is stopped, or no longer.
+fn wait_until(child: &Child, stopped: bool) {
+    let path = format!("/proc/{}/stat", child.id());
+    loop {
+        let stat = std::fs::read_to_string(&path).unwrap();
+        // Behind the name in brackets.
+        let state = stat.rsplit(") ").next().unwrap();
+        if state.starts_with('T') == stopped {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn wait_for_raw(terminal: &Terminal) {
+    while !terminal.is_raw() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_stop_restores_the_terminal_and_going_on_makes_it_raw_again() {
+    let mut terminal = Terminal::new();
+    let before = terminal.modes();
+    let mut child = terminal.start(&echo());
+    for _ in 0..3 {
+        signal(&child, "TSTP");
+        wait_until(&child, true);
+        same(&before, &terminal.modes());
+        signal(&child, "CONT");
+        wait_for_raw(&terminal);
+        terminal.type_keys(b"\x03x");
+        read_until(child.stdout.as_mut().unwrap(), "\x03x");
+    }
+    // Stopped without a warning; a shell sets the terminal as it likes it.
+    signal(&child, "STOP");
+    wait_until(&child, true);
+    tcsetattr(&terminal.screen, OptionalActions::Now, &before).unwrap();
+    signal(&child, "CONT");
+    wait_for_raw(&terminal);
+    // And one that leaves it as it is.
+    signal(&child, "STOP");
+    wait_until(&child, true);
+    signal(&child, "CONT");
+    wait_until(&child, false);
+    terminal.type_keys(b"\x03yq");
+    assert_eq!(wait(&mut child).code(), Some(0));
+    same(&before, &terminal.modes());
+}
+
+#[test]
+fn a_quit_restores_the_terminal_before_it_does_what_it_always_does() {
+    let terminal = Terminal::new();
+    let before = terminal.modes();
+    let mut child = terminal.start(&echo());
+    signal(&child, "QUIT");
+    assert_eq!(wait(&mut child).signal(), Some(3));
+    same(&before, &terminal.modes());
 }
 
 #[test]

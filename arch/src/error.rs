@@ -50,6 +50,14 @@ pub enum BootError {
     /// The kernel image cannot be booted; the text says why.
     #[error("{0}")]
     Kernel(String),
+    /// A file is not what it should be, and it is known what to do about that.
+    #[error("{cause}")]
+    WrongFile {
+        /// What is wrong with it.
+        cause: String,
+        /// What would be right.
+        cure: String,
+    },
     /// Something does not fit where it has to be.
     #[error("{what} ({size} bytes) does not fit: {cause}")]
     TooLarge {

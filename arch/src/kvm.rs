@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::kernel::{KernelHeader, KernelImage};
+use crate::kernel::{KernelHeader, KernelImage, Protocol};
 use crate::{BootError, Gsi, GuestRam, KernelPlacement, KvmError, MachinePlan, Platform};
 
 /// The host half: applies a plan through KVM. Every method is mechanical; decisions belong to
@@ -60,9 +60,51 @@ pub trait KvmPlatform: Platform {
     fn apply_vcpu(&self, vm: &VmFd, vcpu: &VcpuFd, setup: &Self::VcpuSetup)
     -> Result<(), KvmError>;
 
+    /// A vCPU has left the guest for a pause, which its guest will see as lost time: a clock that KVM shares with
+    /// the guest is told here. Called by the vCPU's own thread.
+    fn vcpu_paused(&self, vcpu: &VcpuFd) {
+        let _ = vcpu;
+    }
+
     /// The vCPU's registers for a crash report, several lines; `ram` lets it show the instruction
     /// bytes.
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String;
+
+    /// A program that shows whether this host's KVM runs a guest's kernel natively. `None` where no KVM of
+    /// the architecture interprets one.
+    fn probe_program(&self) -> Option<ProbeProgram> {
+        None
+    }
+}
+
+/// A guest of a few instructions that runs in a kernel's place, in the processor's privileged mode. It says
+/// how far it is by writing the bytes of [`ProbeStep`], to a port or to an address without RAM: several
+/// times START, IDLE, and after a loop LOOPED; then, after what [`Self::last_part`] names, DONE.
+#[derive(Debug, Clone, Copy)]
+pub struct ProbeProgram {
+    /// Its machine code, which runs at any address.
+    pub code: &'static [u8],
+    /// How it is entered.
+    pub protocol: Protocol,
+    /// How often its loop goes round.
+    pub iterations: u32,
+    /// The instructions between its loops and its end, for a message.
+    pub last_part: &'static str,
+}
+
+/// What a [`ProbeProgram`] writes.
+#[derive(Debug)]
+pub enum ProbeStep {}
+
+impl ProbeStep {
+    /// Next comes nothing but IDLE.
+    pub const START: u8 = 1;
+    /// Nothing was done since START. Next comes the loop.
+    pub const IDLE: u8 = 2;
+    /// The loop was done since IDLE.
+    pub const LOOPED: u8 = 3;
+    /// All is done.
+    pub const DONE: u8 = 4;
 }
 
 /// An interrupt chip that exists in KVM.

@@ -19,11 +19,12 @@ mod platform;
 mod resources;
 
 pub use error::{BootError, KvmError, PlanError};
-pub use kvm::{KvmIrqChip, KvmPlatform};
+pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
 pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{
     AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan,
-    PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, has_word, size_text,
+    PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, add_parameters, has_word,
+    kernel_parameters, size_text,
 };
 pub use platform::{
     ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, KernelPlacement, Placed, Planner,

@@ -208,6 +208,21 @@ pub enum VirtioKind {
     Balloon,
 }
 
+impl VirtioKind {
+    /// What options and ids of devices call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Block => "blk",
+            Self::Net => "net",
+            Self::Vsock => "vsock",
+            Self::Console => "console",
+            Self::Rng => "rng",
+            Self::Balloon => "balloon",
+        }
+    }
+}
+
 /// What a planned device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -360,10 +375,48 @@ pub struct MachinePlan {
     pub remarks: Vec<String>,
 }
 
-/// Whether a word stands in a kernel command line.
+/// The words of a kernel command line that are for the kernel: up to `--`, after which come arguments for
+/// init. Quotes keep blanks in a word (Linux lib/cmdline.c, `next_arg`).
+pub fn kernel_parameters(cmdline: &str) -> impl Iterator<Item = &str> {
+    words(cmdline)
+        .map(|(_, word)| word)
+        .take_while(|word| *word != INIT_ARGUMENTS)
+}
+
+/// What ends a kernel's own parameters.
+const INIT_ARGUMENTS: &str = "--";
+
+/// Words with their places.
+fn words(cmdline: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut rest = cmdline;
+    std::iter::from_fn(move || {
+        rest = rest.trim_ascii_start();
+        let mut quoted = false;
+        let end = rest.find(|character: char| {
+            quoted ^= character == '"';
+            !quoted && character.is_ascii_whitespace()
+        });
+        let at = cmdline.len() - rest.len();
+        let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = after;
+        (!word.is_empty()).then_some((at, word))
+    })
+}
+
+/// Adds parameters after those that a kernel command line has, before the arguments for init.
+#[must_use]
+pub fn add_parameters(cmdline: &str, more: &str) -> String {
+    let end = words(cmdline).find(|(_, word)| *word == INIT_ARGUMENTS);
+    let (kernel, init) = cmdline.split_at(end.map_or(cmdline.len(), |(at, _)| at));
+    let parts = [kernel.trim_ascii_end(), more, init];
+    let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(" ")
+}
+
+/// Whether a word stands among the parameters of a kernel command line.
 #[must_use]
 pub fn has_word(cmdline: &str, word: &str) -> bool {
-    cmdline.split_ascii_whitespace().any(|found| found == word)
+    kernel_parameters(cmdline).any(|found| found == word)
 }
 
 impl MachineConfig {
@@ -414,5 +467,36 @@ impl MachinePlan {
     #[must_use]
     pub fn device(&self, kind: DeviceKind) -> Option<&DevicePlan> {
         self.devices.iter().find(|device| device.kind == kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_end_where_the_arguments_of_init_begin() {
+        let of = |cmdline| kernel_parameters(cmdline).collect::<Vec<_>>();
+        assert_eq!(of("  a b=1\t--c -- d"), ["a", "b=1", "--c"]);
+        assert_eq!(of("a=\"b -- c\" d\" e"), ["a=\"b -- c\"", "d\" e"]);
+        assert_eq!(of("-- a"), [""; 0]);
+        assert_eq!(of(""), [""; 0]);
+        assert!(has_word("quiet acpi=off", "acpi=off"));
+        assert!(!has_word("quiet -- acpi=off", "acpi=off"));
+        assert!(!has_word("a=\"b acpi=off\"", "acpi=off"));
+    }
+
+    #[test]
+    fn added_parameters_are_for_the_kernel() {
+        for (cmdline, expected) in [
+            ("", "x=1"),
+            ("quiet", "quiet x=1"),
+            ("quiet  -- single", "quiet x=1 -- single"),
+            ("-- single", "x=1 -- single"),
+            ("a=\" -- \" b --", "a=\" -- \" b x=1 --"),
+        ] {
+            assert_eq!(add_parameters(cmdline, "x=1"), expected);
+        }
+        assert_eq!(add_parameters("quiet -- a", ""), "quiet -- a");
     }
 }

@@ -169,6 +169,16 @@ pub trait Planner: Debug {
     /// As there.
     fn plan(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError>;
 
+    /// See [`Platform::place_kernel`].
+    ///
+    /// # Errors
+    /// As there.
+    fn kernel_place(
+        &self,
+        header: &KernelHeader,
+        plan: &MachinePlan,
+    ) -> Result<KernelPlacement, BootError>;
+
     /// Writes the boot information for a kernel and says what lies where; see
     /// [`Platform::build_boot_info`].
     ///
@@ -186,6 +196,14 @@ pub trait Planner: Debug {
 impl<P: Platform> Planner for P {
     fn plan(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
         self.setup_memory_layout(config)
+    }
+
+    fn kernel_place(
+        &self,
+        header: &KernelHeader,
+        plan: &MachinePlan,
+    ) -> Result<KernelPlacement, BootError> {
+        self.place_kernel(header, plan)
     }
 
     fn boot_info(

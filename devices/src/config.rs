@@ -1,15 +1,40 @@
 //! What a user may say about a device: plain data that a command line or a file can hold.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 mod file;
+mod limits;
+mod mac;
+mod text;
+
 #[cfg(test)]
 mod tests;
+
+use self::text::{First, number, on_or_off, options, value, within};
+
+pub use self::file::{Size, size_with_unit, whole_number, word};
+pub use self::limits::Limits;
+pub use self::mac::Mac;
+pub use self::text::parse_size;
+
+/// What a number may be, for a text, a file and a program.
+mod ranges {
+    use std::ops::RangeInclusive;
+
+    pub(super) const BLK_QUEUES: RangeInclusive<u16> = 1..=16;
+    pub(super) const NET_QUEUES: RangeInclusive<u16> = 1..=8;
+    /// Entries of a queue, a power of two.
+    pub(super) const QUEUE_SIZE: RangeInclusive<u16> = 2..=1024;
+    /// The numbers below are those of the hypervisor and the host, the last one of anybody.
+    pub(super) const CID: RangeInclusive<u32> = 3..=u32::MAX - 1;
+    pub(super) const FD: RangeInclusive<i32> = 0..=i32::MAX;
+    /// From what IPv4 asks for at least (RFC 791).
+    pub(super) const MTU: RangeInclusive<u16> = 68..=u16::MAX;
+}
 
 /// Why a text does not describe a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,142 +45,30 @@ pub enum OptionError {
     Missing(&'static str, &'static str),
     /// An option that there is not.
     #[error("unknown option {0:?}; there are {1}")]
-    Unknown(String, &'static str),
+    Unknown(String, String),
+    /// An option that is there already.
+    #[error("{0} is given twice; write it once")]
+    Twice(&'static str),
     /// A value that an option does not take.
     #[error("{0}={1:?}: {2}")]
     Value(&'static str, String, String),
 }
 
-/// Splits `first,key=value,flag`; what has no key in front has the key "". A comma too many is no
-/// option.
-fn options(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.split(',')
-        .enumerate()
-        .filter(|(_, option)| !option.is_empty())
-        .map(|(place, option)| match option.split_once('=') {
-            Some(pair) => pair,
-            None if place == 0 => ("", option),
-            None => (option, ""),
-        })
-}
-
-fn value<T: FromStr<Err: fmt::Display>>(key: &'static str, text: &str) -> Result<T, OptionError> {
-    text.parse()
-        .map_err(|error: T::Err| OptionError::Value(key, text.to_owned(), error.to_string()))
-}
-
-/// Checks a value that a text, a file or a program has given.
-fn within<T: PartialOrd + fmt::Display>(
-    key: &'static str,
-    found: T,
-    range: RangeInclusive<T>,
-) -> Result<(), OptionError> {
-    if range.contains(&found) {
-        return Ok(());
-    }
-    let cause = format!("it is {} to {}", range.start(), range.end());
-    Err(OptionError::Value(key, found.to_string(), cause))
-}
-
-/// A queue's size: a power of two.
+/// Checks the number of entries of a queue.
 fn queue_size(size: u16) -> Result<(), OptionError> {
+    parse_queue_size(&size.to_string()).map(drop)
+}
+
+fn parse_queue_size(text: &str) -> Result<u16, OptionError> {
     const KEY: &str = "queue-size";
-    within(KEY, size, 2..=1024)?;
-    if size.is_power_of_two() {
-        Ok(())
-    } else {
-        let cause = "it is a power of two".to_owned();
-        Err(OptionError::Value(KEY, size.to_string(), cause))
-    }
-}
-
-fn on_or_off(key: &'static str, text: &str) -> Result<bool, OptionError> {
-    match text {
-        "" | "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(OptionError::Value(
-            key,
-            text.to_owned(),
-            "it is on or off".to_owned(),
-        )),
-    }
-}
-
-/// A number with an optional unit `B`, `K`, `M`, `G` or `T` (powers of 1024); `plain` is the power of two
-/// that a number without one counts.
-///
-/// # Errors
-/// Says what is wrong with the text.
-pub fn parse_size(text: &str, plain: u32) -> Result<u64, String> {
-    let upper = text.trim().to_ascii_uppercase();
-    let number = upper.trim_end_matches("IB").trim_end_matches('B');
-    let plain = if upper.ends_with('B') { 0 } else { plain };
-    let units = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
-    let (number, shift) = units
-        .iter()
-        .find_map(|(unit, shift)| Some((number.strip_suffix(*unit)?, *shift)))
-        .unwrap_or((number, plain));
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "not a number; write 1024, 512M or 2G".to_owned())?;
-    number
-        .checked_mul(1 << shift)
-        .ok_or_else(|| "more than the address space holds".to_owned())
-}
-
-/// How much of something a device may do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Limits {
-    /// Bytes per second.
-    #[serde(deserialize_with = "file::bytes")]
-    pub bw: Option<u64>,
-    /// Bytes that may go at once after a pause; without it, those of a second.
-    #[serde(deserialize_with = "file::bytes")]
-    pub bw_burst: Option<u64>,
-    /// Requests (or packets) per second.
-    #[serde(deserialize_with = "file::bytes")]
-    pub iops: Option<u64>,
-    /// Requests that may go at once after a pause; without it, those of a second.
-    #[serde(deserialize_with = "file::bytes")]
-    pub iops_burst: Option<u64>,
-}
-
-impl Limits {
-    /// Takes an option if it is one of these.
-    fn take(&mut self, key: &str, text: &str) -> Result<bool, OptionError> {
-        let amount = |key| {
-            let amount = parse_size(text, 0)
-                .map_err(|cause| OptionError::Value(key, text.to_owned(), cause))?;
-            Ok(Some(amount))
-        };
-        match key {
-            "bw" => self.bw = amount("bw")?,
-            "bw-burst" => self.bw_burst = amount("bw-burst")?,
-            "iops" => self.iops = amount("iops")?,
-            "iops-burst" => self.iops_burst = amount("iops-burst")?,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    /// Checks what is true of every device's limits.
-    fn check(&self) -> Result<(), OptionError> {
-        for (key, amount) in [
-            ("bw", self.bw),
-            ("bw-burst", self.bw_burst),
-            ("iops", self.iops),
-            ("iops-burst", self.iops_burst),
-        ] {
-            // Beyond that, a bucket's level would not fit; no device is as fast.
-            if let Some(amount) = amount
-                && !(1..=1 << 50).contains(&amount)
-            {
-                let cause = "it is 1 to 1024T".to_owned();
-                return Err(OptionError::Value(key, amount.to_string(), cause));
-            }
-        }
-        Ok(())
+    let range = &ranges::QUEUE_SIZE;
+    let wrong = || {
+        let cause = format!("it is a power of two, {}", text::in_words(range));
+        OptionError::Value(KEY, text.to_owned(), cause)
+    };
+    match number(KEY, text, range) {
+        Ok(size) if u16::is_power_of_two(size) => Ok(size),
+        _ => Err(wrong()),
     }
 }
 
@@ -208,16 +121,20 @@ pub struct BlkConfig {
     /// What the guest is told as serial number; 20 bytes at most.
     pub serial: String,
     /// How requests reach the host's kernel.
+    #[serde(deserialize_with = "file::word")]
     pub engine: BlkEngine,
     /// Past the host's page cache.
     pub direct: bool,
     /// Number of queues.
+    #[serde(deserialize_with = "file::blk_queues")]
     pub queues: u16,
     /// Entries of a queue, a power of two.
+    #[serde(deserialize_with = "file::queue_size")]
     pub queue_size: u16,
     /// The guest may give parts of the file back.
     pub discard: bool,
     /// How much the guest may read and write.
+    #[serde(deserialize_with = "file::limits")]
     pub limits: Limits,
 }
 
@@ -253,94 +170,48 @@ impl BlkConfig {
             let cause = format!("a serial number has {MAX_SERIAL} bytes at most");
             return Err(OptionError::Value("serial", self.serial.clone(), cause));
         }
-        within("queues", self.queues, 1..=16)?;
+        within("queues", self.queues, &ranges::BLK_QUEUES)?;
         queue_size(self.queue_size)?;
         self.limits.check()
     }
 }
+
+const BLK_OPTIONS: &[&str] = &[
+    "path=",
+    "ro",
+    "serial=",
+    "engine=",
+    "direct",
+    "queues=",
+    "queue-size=",
+    "discard=",
+    "bw=",
+    "bw-burst=",
+    "iops=",
+    "iops-burst=",
+];
 
 impl FromStr for BlkConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut disk = Self::default();
-        for (key, text) in options(text) {
+        for (key, text) in options(text, First::Path("path"), BLK_OPTIONS)? {
+            let text = &*text;
             match key {
-                "" | "path" => disk.path = text.into(),
-                "ro" if text.is_empty() => disk.read_only = true,
+                "path" => disk.path = text.into(),
+                "ro" => disk.read_only = on_or_off(key, text)?,
                 "serial" => text.clone_into(&mut disk.serial),
-                "engine" => disk.engine = value("engine", text)?,
-                "direct" => disk.direct = on_or_off("direct", text)?,
-                "queues" => disk.queues = value("queues", text)?,
-                "queue-size" => disk.queue_size = value("queue-size", text)?,
-                "discard" => disk.discard = on_or_off("discard", text)?,
-                _ if disk.limits.take(key, text)? => {}
-                _ => {
-                    return Err(OptionError::Unknown(
-                        key.to_owned(),
-                        "path=, ro, serial=, engine=, direct, queues=, queue-size=, discard=, bw=, \
-                         bw-burst=, iops= and iops-burst=",
-                    ));
-                }
+                "engine" => disk.engine = value(key, text)?,
+                "direct" => disk.direct = on_or_off(key, text)?,
+                "queues" => disk.queues = number(key, text, &ranges::BLK_QUEUES)?,
+                "queue-size" => disk.queue_size = parse_queue_size(text)?,
+                "discard" => disk.discard = on_or_off(key, text)?,
+                _ => disk.limits.take(key, text)?,
             }
         }
         disk.check()?;
         Ok(disk)
-    }
-}
-
-/// A hardware address of a network device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mac(pub [u8; 6]);
-
-impl FromStr for Mac {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "it is six hexadecimal numbers, 02:00:00:00:00:01";
-        let mut mac = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut mac {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or(WRONG)?;
-            *byte = u8::from_str_radix(part, 16).map_err(|_| WRONG)?;
-        }
-        if parts.next().is_some() {
-            return Err(WRONG);
-        }
-        Self(mac).check()?;
-        Ok(Self(mac))
-    }
-}
-
-impl Mac {
-    /// An address that many stations share is none for a device.
-    fn check(self) -> Result<(), &'static str> {
-        if self.0[0] & 1 != 0 || self.0 == [0; 6] {
-            return Err("it is no address of one station: the first number has to be even");
-        }
-        Ok(())
-    }
-}
-
-impl TryFrom<String> for Mac {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Mac> for String {
-    fn from(mac: Mac) -> Self {
-        mac.to_string()
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 
@@ -356,16 +227,21 @@ pub struct NetConfig {
     /// The tap device of the host; created if there is none.
     pub tap: Option<String>,
     /// Instead, an open descriptor of a tap device.
+    #[serde(deserialize_with = "file::fd")]
     pub fd: Option<i32>,
     /// The guest's address; without it, a random one.
     pub mac: Option<Mac>,
-    /// The largest packet, without the Ethernet header.
+    /// The largest packet, without the Ethernet header, in bytes.
+    #[serde(deserialize_with = "file::mtu")]
     pub mtu: Option<u16>,
     /// Pairs of queues.
+    #[serde(deserialize_with = "file::net_queues")]
     pub queues: u16,
     /// Entries of a queue, a power of two.
+    #[serde(deserialize_with = "file::queue_size")]
     pub queue_size: u16,
     /// How much may pass in each direction.
+    #[serde(deserialize_with = "file::limits")]
     pub limits: Limits,
 }
 
@@ -403,7 +279,7 @@ impl NetConfig {
                 return wrong("tap", name.clone(), cause);
             }
             (None, Some(fd)) => {
-                within("fd", fd, 0..=i32::MAX)?;
+                within("fd", fd, &ranges::FD)?;
                 if self.queues > 1 {
                     let cause = "a descriptor is one pair of queues";
                     return wrong("queues", self.queues.to_string(), cause);
@@ -417,10 +293,9 @@ impl NetConfig {
             return wrong("mac", mac.to_string(), cause);
         }
         if let Some(mtu) = self.mtu {
-            // What IPv4 asks for at least (RFC 791).
-            within("mtu", mtu, 68..=u16::MAX)?;
+            within("mtu", mtu, &ranges::MTU)?;
         }
-        within("queues", self.queues, 1..=8)?;
+        within("queues", self.queues, &ranges::NET_QUEUES)?;
         queue_size(self.queue_size)?;
         self.limits.check()
     }
@@ -448,27 +323,34 @@ impl fmt::Display for NetConfig {
     }
 }
 
+const NET_OPTIONS: &[&str] = &[
+    "tap=",
+    "fd=",
+    "mac=",
+    "mtu=",
+    "queues=",
+    "queue-size=",
+    "bw=",
+    "bw-burst=",
+    "iops=",
+    "iops-burst=",
+];
+
 impl FromStr for NetConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut net = Self::default();
-        for (key, text) in options(text) {
+        for (key, text) in options(text, First::Name("tap"), NET_OPTIONS)? {
+            let text = &*text;
             match key {
-                "" | "tap" => net.tap = Some(text.to_owned()).filter(|name| !name.is_empty()),
-                "fd" => net.fd = Some(value("fd", text)?),
-                "mac" => net.mac = Some(value("mac", text)?),
-                "mtu" => net.mtu = Some(value("mtu", text)?),
-                "queues" => net.queues = value("queues", text)?,
-                "queue-size" => net.queue_size = value("queue-size", text)?,
-                _ if net.limits.take(key, text)? => {}
-                _ => {
-                    return Err(OptionError::Unknown(
-                        key.to_owned(),
-                        "tap=, fd=, mac=, mtu=, queues=, queue-size=, bw=, bw-burst=, iops= and \
-                         iops-burst=",
-                    ));
-                }
+                "tap" => net.tap = Some(text.to_owned()).filter(|name| !name.is_empty()),
+                "fd" => net.fd = Some(number(key, text, &ranges::FD)?),
+                "mac" => net.mac = Some(value(key, text)?),
+                "mtu" => net.mtu = Some(number(key, text, &ranges::MTU)?),
+                "queues" => net.queues = number(key, text, &ranges::NET_QUEUES)?,
+                "queue-size" => net.queue_size = parse_queue_size(text)?,
+                _ => net.limits.take(key, text)?,
             }
         }
         net.check()?;
@@ -481,6 +363,7 @@ impl FromStr for NetConfig {
 #[serde(remote = "Self", rename_all = "kebab-case", deny_unknown_fields)]
 pub struct VsockConfig {
     /// The guest's context identifier: 3 or more.
+    #[serde(deserialize_with = "file::cid")]
     pub cid: u32,
     /// The Unix socket that programs of the host connect to; where the guest connects to is the
     /// socket of that name with `_` and the port behind it.
@@ -492,14 +375,10 @@ impl FromStr for VsockConfig {
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let (mut cid, mut path) = (None, None);
-        for (key, text) in options(text) {
+        for (key, text) in options(text, First::Option, &["cid=", "path="])? {
             match key {
-                "cid" => cid = Some(value("cid", text)?),
-                "path" => path = Some(text.into()),
-                _ => {
-                    let key = if key.is_empty() { text } else { key };
-                    return Err(OptionError::Unknown(key.to_owned(), "cid= and path="));
-                }
+                "cid" => cid = Some(number(key, &text, &ranges::CID)?),
+                _ => path = Some(PathBuf::from(&*text)),
             }
         }
         let vsock = Self {
@@ -519,8 +398,7 @@ impl VsockConfig {
     /// # Errors
     /// Names the option and what it takes.
     pub fn check(&self) -> Result<(), OptionError> {
-        // The numbers below are those of the hypervisor and the host, the last one of anybody.
-        within("cid", self.cid, 3..=u32::MAX - 1)?;
+        within("cid", self.cid, &ranges::CID)?;
         if self.path.as_os_str().is_empty() {
             return Err(OptionError::Missing("path", VSOCK_FORM));
         }
@@ -546,35 +424,23 @@ pub struct BalloonConfig {
     pub free_page_reporting: bool,
 }
 
+const BALLOON_OPTIONS: &[&str] = &["target=", "deflate-on-oom", "free-page-reporting"];
+
 impl FromStr for BalloonConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         const MIB: u32 = 20;
         let mut balloon = Self::default();
-        for (key, text) in options(text) {
-            // A flag may come first.
-            let (key, text) = if key.is_empty() {
-                (text, "")
-            } else {
-                (key, text)
-            };
+        for (key, text) in options(text, First::Option, BALLOON_OPTIONS)? {
             match key {
                 "target" => {
-                    let target = parse_size(text, MIB)
-                        .map_err(|cause| OptionError::Value("target", text.to_owned(), cause))?;
+                    let target = parse_size(&text, MIB)
+                        .map_err(|cause| OptionError::Value(key, text.into_owned(), cause))?;
                     balloon.target = Some(target);
                 }
-                "deflate-on-oom" => balloon.deflate_on_oom = on_or_off("deflate-on-oom", text)?,
-                "free-page-reporting" => {
-                    balloon.free_page_reporting = on_or_off("free-page-reporting", text)?;
-                }
-                _ => {
-                    return Err(OptionError::Unknown(
-                        key.to_owned(),
-                        "target=, deflate-on-oom and free-page-reporting",
-                    ));
-                }
+                "deflate-on-oom" => balloon.deflate_on_oom = on_or_off(key, &text)?,
+                _ => balloon.free_page_reporting = on_or_off(key, &text)?,
             }
         }
         balloon.check()?;

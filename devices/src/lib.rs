@@ -67,4 +67,11 @@ impl Rare {
         let times = before.saturating_add(1);
         times.is_power_of_two().then_some(times)
     }
+
+    /// As [`Self::again`], where the first `few` times are worth a line each.
+    pub fn again_after(&self, few: u64) -> Option<u64> {
+        let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let times = before.saturating_add(1);
+        (times <= few || times.is_power_of_two()).then_some(times)
+    }
 }

@@ -20,16 +20,20 @@ struct State {
     /// The position of the first byte in all that was ever written.
     position: u64,
     dropped: u64,
+    /// The next byte wakes the reader.
+    armed: bool,
 }
 
 /// A bounded buffer that a guest fills and a main loop empties; clones share it.
 ///
-/// Writing never waits and never fails: when the reader is too slow, the oldest bytes go.
+/// Writing never waits and never fails: when the reader is too slow, the oldest bytes go. The reader is
+/// woken by the first byte after [`Self::arm`] and when half of the buffer is full, so that one who
+/// comes by itself now and then costs the writer no wake-ups.
 #[derive(Debug, Clone)]
 pub struct OutputRing(Arc<(Mutex<State>, EventFd)>);
 
 impl OutputRing {
-    /// A ring of `capacity` bytes; `wake` is written when it stops being empty.
+    /// A ring of `capacity` bytes; `wake` is written for the first byte, and as often as the reader asks.
     #[must_use]
     pub fn new(capacity: usize, wake: EventFd) -> Self {
         let state = State {
@@ -38,6 +42,7 @@ impl OutputRing {
             capacity: capacity.max(1),
             position: 0,
             dropped: 0,
+            armed: true,
         };
         Self(Arc::new((Mutex::new(state), wake)))
     }
@@ -66,6 +71,14 @@ impl OutputRing {
             usize::try_from(read).map_or(state.bytes.len(), |read| read.min(state.bytes.len()));
         state.bytes.drain(..read);
         state.position = state.position.saturating_add(read as u64);
+    }
+
+    /// Asks to be woken by the next byte. `false` when there are bytes already: then none will wake.
+    #[must_use]
+    pub fn arm(&self) -> bool {
+        let mut state = self.state();
+        state.armed = state.bytes.is_empty();
+        state.armed
     }
 
     /// Whether everything was read.
@@ -105,14 +118,17 @@ fn push(queue: &mut VecDeque<u8>, bytes: &[u8], capacity: usize) -> usize {
 impl Write for OutputRing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.state();
-        let was_empty = state.bytes.is_empty();
         let capacity = state.capacity;
+        let half = capacity / 2;
+        let before = state.bytes.len();
         push(&mut state.history, bytes, HISTORY);
         let dropped = push(&mut state.bytes, bytes, capacity);
         state.dropped = state.dropped.saturating_add(dropped as u64);
         state.position = state.position.saturating_add(dropped as u64);
+        let fills = before <= half && state.bytes.len() > half;
+        let first = !bytes.is_empty() && std::mem::take(&mut state.armed);
         drop(state);
-        if was_empty && !bytes.is_empty() {
+        if first || fills {
             // The counter of a non-blocking eventfd is full only when nobody ever reads it.
             let _ = self.0.1.write(1);
         }
@@ -157,13 +173,33 @@ mod tests {
     }
 
     #[test]
-    fn the_reader_is_woken_once_per_burst() {
+    fn the_reader_is_woken_by_the_first_byte_after_it_asked() {
         let (mut ring, wake) = ring(8);
+        ring.write_all(b"").unwrap();
+        assert!(wake.read().is_err());
         ring.write_all(b"ab").unwrap();
         ring.write_all(b"cd").unwrap();
         assert_eq!(wake.read().unwrap(), 1);
+        assert!(!ring.arm(), "there is something to read");
         drain(&ring);
         ring.write_all(b"e").unwrap();
+        assert!(wake.read().is_err(), "nobody asked");
+        drain(&ring);
+        assert!(ring.arm());
+        ring.write_all(b"f").unwrap();
+        assert_eq!(wake.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_buffer_that_fills_wakes_the_reader_once() {
+        let (mut ring, wake) = ring(8);
+        ring.write_all(b"a").unwrap();
+        wake.read().unwrap();
+        ring.write_all(b"bcd").unwrap();
+        assert!(wake.read().is_err());
+        for byte in b"efghijkl" {
+            ring.write_all(&[*byte]).unwrap();
+        }
         assert_eq!(wake.read().unwrap(), 1);
     }
 

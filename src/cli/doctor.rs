@@ -1,36 +1,90 @@
 //! `doctor`: what the host offers, what is missing and how to cure it.
 
-use std::error::Error as _;
 use std::process::ExitCode;
 
-use vmm_reference::{Check, Error, HostPlatform, diagnose};
+use clap::Args;
+use serde_json::{Map, json};
+use vmm_reference::{Check, Error, HostPlatform, Level, diagnose};
 
 use super::FAILED;
+use super::files::print;
 
-pub(super) fn check() -> Result<ExitCode, Error> {
-    let print = |line: String| super::files::print(&line);
-    let mut failed = false;
-    for Check { what, result } in diagnose::<HostPlatform>() {
-        match result {
-            Ok(found) => print(format!("ok    {what}: {found}"))?,
-            Err(error) => {
-                failed = true;
-                let cause = error
-                    .source()
-                    .map(|cause| format!(": {cause}"))
-                    .unwrap_or_default();
-                print(format!("FAIL  {what}: {error}{cause}"))?;
-                if let Some(cure) = error.cure() {
-                    print(format!("      cure: {cure}"))?;
-                }
-            }
-        }
-    }
-    if failed {
-        print("this host cannot run VMs yet".to_owned())?;
-        Ok(FAILED.into())
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn check(options: &Options) -> Result<ExitCode, Error> {
+    let checks = diagnose::<HostPlatform>();
+    let worst = checks.iter().map(|check| check.level).max();
+    let fails = worst == Some(Level::Fail);
+    if options.json {
+        print(&json(&checks, fails)?)?;
     } else {
-        print("this host can run VMs".to_owned())?;
-        Ok(ExitCode::SUCCESS)
+        print(&text(&checks, fails))?;
     }
+    Ok(if fails {
+        FAILED.into()
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// What helps against an instruction that KVM does not know, if this host interprets all of a guest's kernel.
+pub(super) fn interprets() -> Option<&'static str> {
+    let checks = diagnose::<HostPlatform>();
+    let interprets = checks
+        .iter()
+        .any(|check| check.name == "kernel_mode" && check.level == Level::Warn);
+    interprets.then_some(
+        "this host's KVM interprets kernel code and does not know this instruction; `vmm-reference doctor` \
+         checks it. Stock kernels need a host with hardware virtualization",
+    )
+}
+
+fn text(checks: &[Check], fails: bool) -> String {
+    let mut lines = Vec::new();
+    for check in checks {
+        let level = match check.level {
+            Level::Ok => "ok  ",
+            Level::Warn => "WARN",
+            Level::Fail => "FAIL",
+        };
+        lines.push(format!("{level}  {}: {}", check.what, check.found));
+        lines.extend(check.cure.iter().map(|cure| format!("      cure: {cure}")));
+    }
+    lines.push(
+        if fails {
+            "this host cannot run VMs yet"
+        } else {
+            "this host can run VMs"
+        }
+        .to_owned(),
+    );
+    lines.join("\n")
+}
+
+/// One object, a key for each check; of several with one name, as for capabilities, the worst.
+fn json(checks: &[Check], fails: bool) -> Result<String, Error> {
+    let mut object: Map<String, serde_json::Value> = Map::new();
+    let mut sorted: Vec<_> = checks.iter().collect();
+    sorted.sort_by_key(|check| check.level);
+    for check in sorted {
+        let level = match check.level {
+            Level::Ok => "ok",
+            Level::Warn => "warn",
+            Level::Fail => "fail",
+        };
+        let value = json!({
+            "level": level,
+            "what": check.what,
+            "found": check.found,
+            "cure": check.cure,
+        });
+        object.insert(check.name.to_owned(), value);
+    }
+    let all = json!({ "can_run_vms": !fails, "checks": object });
+    serde_json::to_string_pretty(&all).map_err(super::plan::cannot_print)
 }

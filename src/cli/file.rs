@@ -1,9 +1,9 @@
 //! Configuration files: TOML and JSON, with the keys of `VmConfig`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use vmm_reference::{Error, VmConfig};
 
@@ -28,10 +28,6 @@ enum Format {
 
 /// Reads a configuration; also says whether it names the serial console.
 pub(super) fn read(path: &Path) -> Result<(VmConfig, bool), Error> {
-    #[derive(Deserialize)]
-    struct Named {
-        serial: Option<IgnoredAny>,
-    }
     let format = match path.extension().and_then(|ending| ending.to_str()) {
         Some("toml") => Format::Toml,
         Some("json") => Format::Json,
@@ -45,7 +41,9 @@ pub(super) fn read(path: &Path) -> Result<(VmConfig, bool), Error> {
     };
     let text = read_text("config", path)?;
     let file = File { path, text, format };
-    let named = file.parse::<Named>()?.serial.is_some();
+    // A table and nothing else.
+    let keys: BTreeMap<String, IgnoredAny> = file.parse()?;
+    let named = keys.contains_key("serial");
     Ok((file.parse()?, named))
 }
 
@@ -73,39 +71,112 @@ fn refuse(path: &Path, cause: impl Into<String>, cure: &str) -> Error {
 
 impl File<'_> {
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        let failed = |line: Option<usize>, message: &str| {
-            let line = line
-                .map(|line| format!("line {line}: "))
-                .unwrap_or_default();
-            refuse(self.path, format!("{line}{}", with_nearest(message)), CURE)
-        };
         match self.format {
-            Format::Toml => toml::from_str(&self.text).map_err(|error| {
-                let before = error.span().and_then(|span| self.text.get(..span.start));
-                let line = before.map(|text| text.matches('\n').count().saturating_add(1));
-                failed(line, error.message().trim())
-            }),
-            Format::Json => serde_json::from_str(&self.text).map_err(|error| {
-                let text = error.to_string();
-                // The place, once more.
-                let message = text
-                    .rsplit_once(" at line ")
-                    .map_or(&*text, |(text, _)| text);
-                failed(Some(error.line()), message)
-            }),
+            Format::Toml => {
+                let failed = |path: Option<String>, error: &toml::de::Error| {
+                    let start = error.span().map(|span| span.start);
+                    let before = start.and_then(|start| self.text.get(..start));
+                    let place = before.map(|text| {
+                        let line = text.rsplit('\n').next().unwrap_or_default();
+                        (text.matches('\n').count() + 1, line.chars().count() + 1)
+                    });
+                    self.failed(place, path, error.message())
+                };
+                let parser = toml::Deserializer::parse(&self.text);
+                let parser = parser.map_err(|error| failed(None, &error))?;
+                serde_path_to_error::deserialize(parser)
+                    .map_err(|error| failed(Some(error.path().to_string()), error.inner()))
+            }
+            Format::Json => {
+                let failed = |path: Option<String>, error: &serde_json::Error| {
+                    let text = error.to_string();
+                    // The place, once more.
+                    let message = text
+                        .rsplit_once(" at line ")
+                        .map_or(&*text, |(text, _)| text);
+                    // At the very beginning it counts no column.
+                    self.failed(Some((error.line(), error.column().max(1))), path, message)
+                };
+                let mut parser = serde_json::Deserializer::from_str(&self.text);
+                let found = serde_path_to_error::deserialize(&mut parser)
+                    .map_err(|error| failed(Some(error.path().to_string()), error.inner()))?;
+                parser.end().map_err(|error| failed(None, &error))?;
+                Ok(found)
+            }
         }
+    }
+
+    /// `place` is a line and a column.
+    fn failed(&self, place: Option<(usize, usize)>, path: Option<String>, message: &str) -> Error {
+        let place = place
+            .map(|(line, column)| format!("line {line}, column {column}: "))
+            .unwrap_or_default();
+        let key = path
+            .filter(|path| path != ".")
+            .map(|path| format!("{path}: "))
+            .unwrap_or_default();
+        refuse(
+            self.path,
+            format!("{place}{key}{}", in_plain_words(message.trim())),
+            CURE,
+        )
     }
 }
 
-/// serde names every key there is; the one that was probably meant is enough.
-fn with_nearest(message: &str) -> String {
-    let Some(rest) = message.strip_prefix("unknown field ") else {
+/// What serde says, without the names of its types.
+fn in_plain_words(message: &str) -> String {
+    if message.contains("$__toml_private") {
+        return "it is no date".to_owned();
+    }
+    let names = || message.split('`').skip(1).step_by(2);
+    if message.starts_with("unknown field ") {
+        return with_nearest(names());
+    }
+    if message.starts_with("unknown variant ") {
+        let mut names = names();
+        let found = names.next().unwrap_or_default();
+        let known: Vec<&str> = names.collect();
+        return match known.split_last() {
+            Some((last, others)) => format!("it is {} or {last}, not {found:?}", others.join(", ")),
+            None => message.to_owned(),
+        };
+    }
+    if let (Some(name), Some(verb)) = (names().next(), message.split(' ').next()) {
+        match verb {
+            "missing" => return format!("the key `{name}` is missing"),
+            "duplicate" => return format!("the key `{name}` stands twice"),
+            _ => {}
+        }
+    }
+    let rest = ["invalid type: ", "invalid value: "]
+        .iter()
+        .find_map(|start| message.strip_prefix(start));
+    let Some((found, expected)) = rest.and_then(|rest| rest.rsplit_once(", expected ")) else {
         return message.to_owned();
     };
-    let mut names = rest.split('`').skip(1).step_by(2);
-    let Some(unknown) = names.next() else {
-        return message.to_owned();
+    let expected = match expected {
+        "a string" | "path string" => "a text in quotes",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        other => other,
     };
+    let found = match found {
+        "sequence" => "a list",
+        "map" => "a table",
+        "unit value" => "nothing",
+        other => ["integer `", "floating point `", "boolean `"]
+            .iter()
+            .find_map(|kind| other.strip_prefix(kind)?.strip_suffix('`'))
+            .or_else(|| other.strip_prefix("string "))
+            .unwrap_or(other),
+    };
+    format!("it is {expected}, not {found}")
+}
+
+/// serde names every key there is, after the one that is none; the one that was probably meant is enough.
+fn with_nearest<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
+    let unknown = names.next().unwrap_or_default();
     let known: Vec<&str> = names.collect();
     let nearest = known
         .iter()
@@ -113,7 +184,7 @@ fn with_nearest(message: &str) -> String {
         .filter(|(alike, _)| *alike > ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b));
     match nearest {
-        Some((_, name)) => format!("unknown key `{unknown}`; did you mean `{name}`?"),
-        None => format!("unknown key `{unknown}`; there are {}", known.join(", ")),
+        Some((_, name)) => format!("unknown key; did you mean `{name}`?"),
+        None => format!("unknown key; there are {}", known.join(", ")),
     }
 }

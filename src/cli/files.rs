@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use vmm_reference::{Error, VmConfig};
+use vmm_reference::{Error, VmConfig, refused_output};
 
 /// No text that is read is longer, in bytes.
 const MAX_TEXT: u64 = 1 << 20;
@@ -29,7 +29,7 @@ impl OutputFile {
             .truncate(false)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
-            .map_err(|error| refused(field, path, &error))?;
+            .map_err(|error| refused_output(field, path, &error))?;
         config.check_output(field, path, &file)?;
         Ok(Self {
             what: field,
@@ -52,26 +52,6 @@ impl OutputFile {
                 what: format!("cannot write --{} to {}", self.what, self.path),
                 source,
             })
-    }
-}
-
-fn refused(field: &'static str, path: &Path, error: &io::Error) -> Error {
-    let (cause, cure) = match error.raw_os_error() {
-        Some(libc::ENXIO) => (
-            "it is a FIFO or a socket that nobody reads".to_owned(),
-            "start the reader first, or name a regular file",
-        ),
-        Some(libc::ENOENT) => (
-            "the folder that it is in does not exist".to_owned(),
-            "make the folder, or name a file in another one",
-        ),
-        _ => (error.to_string(), "name a file that can be written"),
-    };
-    Error::Config {
-        field,
-        value: path.display().to_string(),
-        cause,
-        cure: cure.to_owned(),
     }
 }
 

@@ -1,7 +1,10 @@
 //! Completions for shells and man pages, from the same description as the options themselves. A
 //! release hands out the files; the program that runs VMs has none of this.
 
+mod bash;
+
 use std::env;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,7 +12,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap_complete::{Shell, generate_to};
 
-use super::{Cli, FAILED, say};
+use super::{Cli, FAILED, USAGE, say};
 
 /// No option of the command line, so that it is in none of the files.
 const WORD: &str = "generate-files";
@@ -18,22 +21,150 @@ const WORD: &str = "generate-files";
 pub(super) fn asked() -> Option<ExitCode> {
     let mut arguments = env::args_os().skip(1);
     arguments.next().filter(|word| word == WORD)?;
-    let folder = arguments.next().map(PathBuf::from).unwrap_or_default();
+    let folder = arguments.next().map(PathBuf::from);
+    let folder = match (folder, arguments.next()) {
+        (Some(folder), None) if is_folder_name(&folder) => folder,
+        (Some(other), None) => {
+            return Some(refuse(&format!("{} names no folder", other.display())));
+        }
+        (None, _) => return Some(refuse("it takes a folder, which is made if there is none")),
+        (Some(_), Some(extra)) => {
+            return Some(refuse(&format!("{} is one too many", extra.display())));
+        }
+    };
     Some(match write(&folder) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(files) => {
+            for file in files {
+                println!("{}", file.display());
+            }
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             say(&format!("error: {}: {error}", folder.display()));
-            say("  cure: name a folder that can be written to");
+            say("  cure: name a folder that can be made or written to");
             FAILED.into()
         }
     })
 }
 
-fn write(folder: &Path) -> io::Result<()> {
+/// No option, and not nothing.
+fn is_folder_name(folder: &Path) -> bool {
+    let text = folder.as_os_str().as_encoded_bytes();
+    !text.is_empty() && !text.starts_with(b"-")
+}
+
+fn refuse(cause: &str) -> ExitCode {
+    say(&format!("error: {WORD}: {cause}"));
+    say(&format!(
+        "  cure: {WORD} FOLDER; `{WORD} .` for the current one"
+    ));
+    USAGE.into()
+}
+
+/// Gives what was written.
+fn write(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::create_dir_all(folder)?;
     let mut command = Cli::command();
     let name = command.get_name().to_owned();
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        generate_to(shell, &mut command, &name, folder)?;
+    // Of clap's own one, the part after a subcommand is never reached for a name with a hyphen, and it does
+    // not complete `--option=value`.
+    let bash = folder.join(format!("{name}.bash"));
+    fs::write(&bash, bash::script(&mut Cli::command()))?;
+    let mut files = vec![bash];
+    for shell in [Shell::Zsh, Shell::Fish] {
+        files.push(generate_to(shell, &mut command, &name, folder)?);
     }
-    clap_mangen::generate_to(Cli::command().disable_help_subcommand(true), folder)
+    for (file, page) in man_pages()? {
+        let path = folder.join(file);
+        fs::write(&path, page)?;
+        files.push(path);
+    }
+    Ok(files)
+}
+
+/// A page for the program and one for each subcommand, with their file names.
+fn man_pages() -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    let name = command.get_name().to_owned();
+    let mut others: Vec<_> = command
+        .get_subcommands()
+        .map(|one| format!("{name}-{}", one.get_name()))
+        .collect();
+    others.insert(0, name.clone());
+    let subcommands: Vec<_> = command.get_subcommands().cloned().collect();
+    let subcommands = subcommands.into_iter().map(|one| {
+        // The names of the files, and of the pages in them.
+        let full = format!("{name}-{}", one.get_name());
+        (full, one)
+    });
+    let pages = std::iter::once((name.clone(), command)).chain(subcommands);
+    pages
+        .map(|(title, command)| {
+            let file = format!("{title}.1");
+            let page = man_page(&title, command, &others)?;
+            Ok((file, page))
+        })
+        .collect()
+}
+
+fn man_page(title: &str, command: clap::Command, others: &[String]) -> io::Result<Vec<u8>> {
+    let version = env!("CARGO_PKG_VERSION");
+    let is_main = command.get_after_help().is_some();
+    let described = command.get_display_name().unwrap_or(title).to_owned();
+    let man = clap_mangen::Man::new(command.display_name(described))
+        .title(title)
+        .source(format!("vmm-reference {version}"));
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if is_main {
+        man.render_subcommands_section(&mut page)?;
+        section(&mut page, super::AFTER_HELP);
+    }
+    let references: Vec<_> = others
+        .iter()
+        .filter(|other| *other != title)
+        .map(|other| format!("\\fB{}\\fR(1)", other.replace('-', "\\-")))
+        .collect();
+    page.extend(format!(".SH \"SEE ALSO\"\n{}\n", references.join(", ")).bytes());
+    Ok(page)
+}
+
+/// The paragraphs of a text, each under its first line.
+fn section(page: &mut Vec<u8>, text: &str) {
+    for paragraph in text.split("\n\n") {
+        let mut lines = paragraph.lines();
+        let heading = lines.next().unwrap_or_default();
+        let (heading, rest) = heading.split_once(':').unwrap_or((heading, ""));
+        let lead = heading
+            .split_once(',')
+            .map_or(String::new(), |(_, rest)| rest.trim().to_owned());
+        let heading = heading.split(',').next().unwrap_or_default();
+        page.extend(format!(".SH \"{}\"\n", heading.to_uppercase()).bytes());
+        for text in [lead.as_str(), rest.trim()] {
+            if !text.is_empty() {
+                page.extend(format!("{}:\n", roff(text)).bytes());
+            }
+        }
+        page.extend(b".nf\n");
+        for line in lines {
+            page.extend(format!("{}\n", roff(line)).bytes());
+        }
+        page.extend(b".fi\n");
+    }
+}
+
+/// A text as roff takes it.
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    // A line that begins so would be a request.
+    if text.starts_with(['.', '\'']) {
+        format!("\\&{text}")
+    } else {
+        text
+    }
 }

@@ -1,7 +1,7 @@
 //! `inspect`: what a kernel file is and whether it boots here.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -21,7 +21,7 @@ pub(super) struct Options {
 
 pub(super) fn print(options: &Options) -> Result<ExitCode, Error> {
     let report = inspect(&options.kernel)?;
-    let lean = lean(&options.kernel, &report);
+    let lean = lean(&report);
     let text = if options.json {
         let all = Report {
             report: &report,
@@ -49,8 +49,9 @@ struct Report<'a> {
 
 /// Whether its machine would be lean on a typical host, with the default command line; `None` where that
 /// makes no difference.
-fn lean(kernel: &Path, report: &KernelReport) -> Option<LeanChoice> {
-    let machine = VmConfig::default().with_kernel(kernel).machine().ok()?;
+fn lean(report: &KernelReport) -> Option<LeanChoice> {
+    let mut machine = VmConfig::default().machine().ok()?;
+    machine.kernel = report.guest;
     planner(report.architecture?)?.plan(&machine).ok()?.lean
 }
 

@@ -11,17 +11,29 @@ mod plan;
 mod run;
 mod terminal;
 mod timeline;
+mod usage;
+mod values;
 
+use std::env;
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vmm_reference::{
-    BalloonConfig, BlkConfig, ConsoleTarget, Error, Lean, MemorySize, NetConfig, OnReboot,
-    Transport, VmConfig, VsockConfig,
-};
+#[cfg(feature = "virtio-balloon")]
+use vmm_reference::BalloonConfig;
+#[cfg(feature = "virtio-blk")]
+use vmm_reference::BlkConfig;
+#[cfg(feature = "virtio-net")]
+use vmm_reference::NetConfig;
+#[cfg(feature = "virtio")]
+use vmm_reference::Transport;
+#[cfg(feature = "virtio-vsock")]
+use vmm_reference::VsockConfig;
+use vmm_reference::{ConsoleTarget, Error, Lean, MemorySize, NamedFile, OnReboot, VmConfig};
 
 /// The VM could not be run: the host or KVM failed.
 const FAILED: u8 = 1;
@@ -70,66 +82,79 @@ enum Command {
     },
     /// Says what a kernel file is, and what it lacks to boot here
     Inspect(inspect::Options),
-    /// Checks what this host offers and says what is missing
-    Doctor,
+    /// Checks what this host offers, and how it runs a guest's kernel; says what is missing
+    ///
+    /// Each line begins with ok, with WARN for what only some VMs need, or with FAIL for what all need; the
+    /// status is 1 when one fails.
+    Doctor(doctor::Options),
 }
 
 #[derive(Debug, Args)]
 struct VmArgs {
-    /// A configuration in TOML or JSON, by the name's ending; options given here replace what it
-    /// says, --blk and --net all of its disks and network devices
     #[cfg(feature = "config-file")]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = usage::config())]
     config: Option<PathBuf>,
     /// Prints the configuration that all of this gives, as TOML, and ends
     #[cfg(feature = "config-file")]
     #[arg(long)]
     dump_config: bool,
-    /// Kernel image: bzImage, ELF or Image, packed or not, found by content [default: a built-in
-    /// guest]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help = usage::kernel())]
     kernel: Option<PathBuf>,
     /// Initial RAM disk
     #[arg(long, value_name = "PATH")]
     initrd: Option<PathBuf>,
     /// Kernel command line, instead of the platform's default (`plan` shows it)
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = values::text::<String>())]
     cmdline: Option<String>,
     /// Text added to the kernel command line
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = values::text::<String>())]
     append: Option<String>,
     /// Guest RAM: MiB, or a number with K, M, G or T [default: 256]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = values::text::<MemorySize>())]
     guest_memory: Option<MemorySize>,
+    /// Lets the guest have more memory than the host's memory and swap: it will not use all of it
+    #[arg(long)]
+    overcommit: bool,
     /// Number of vCPUs [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::vcpus())]
     vcpus: Option<u32>,
-    /// Serial console: stdio, null or file=PATH [default: stdio; null when --console is stdio]
-    #[arg(long, value_name = "TARGET")]
+    #[cfg(feature = "serial")]
+    #[arg(long, value_name = "TARGET", help = usage::serial(), value_parser = values::text::<ConsoleTarget>())]
     serial: Option<ConsoleTarget>,
     /// A virtio console (hvc0), faster than the serial one: stdio, null or file=PATH
-    #[arg(long, value_name = "TARGET", num_args = 0..=1, require_equals = true, default_missing_value = "stdio")]
+    #[cfg(feature = "virtio-console")]
+    #[arg(long, value_name = "TARGET", num_args = 0..=1, require_equals = true, default_missing_value = "stdio", value_parser = values::text::<ConsoleTarget>())]
     console: Option<ConsoleTarget>,
     /// A disk: PATH or path=PATH[,ro][,serial=TEXT][,engine=auto|io_uring|sync][,direct][,queues=N]
     /// [,queue-size=N][,discard=off][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N], the limits
-    /// per second; may be repeated
-    #[arg(long, value_name = "DISK")]
+    /// per second; a value with a comma stands in double quotes; may be repeated
+    #[cfg(feature = "virtio-blk")]
+    #[arg(long, value_name = "DISK", value_parser = values::text::<BlkConfig>())]
     blk: Vec<BlkConfig>,
     /// A network device: NAME, or tap=NAME or fd=N with options [,mac=MAC][,mtu=N][,queues=N]
     /// [,queue-size=N][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N]; the tap device is
     /// created if there is none; may be repeated
-    #[arg(long, value_name = "NET")]
+    #[cfg(feature = "virtio-net")]
+    #[arg(long, value_name = "NET", value_parser = values::text::<NetConfig>())]
     net: Vec<NetConfig>,
     /// Sockets between host and guest: cid=N,path=SOCKET. Programs of the host connect to SOCKET and
     /// write CONNECT PORT; the guest connects to SOCKET_PORT
-    #[arg(long, value_name = "VSOCK")]
+    #[cfg(feature = "virtio-vsock")]
+    #[arg(long, value_name = "VSOCK", value_parser = values::text::<VsockConfig>())]
     vsock: Option<VsockConfig>,
     /// A memory balloon: [target=SIZE][,deflate-on-oom][,free-page-reporting]; the guest is left
     /// with SIZE
-    #[arg(long, value_name = "BALLOON", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    #[cfg(feature = "virtio-balloon")]
+    #[arg(long, value_name = "BALLOON", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = values::text::<BalloonConfig>())]
     balloon: Option<BalloonConfig>,
     /// Random bytes of the host for the guest (virtio-rng) [default: on]
-    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    #[cfg(feature = "virtio-rng")]
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_parser = PossibleValuesParser::new(["on", "off"]).map(|word| word == "on"),
+        hide_possible_values = true
+    )]
     rng: Option<bool>,
     /// Leaves out what current kernels can do without, for a shorter life: on x86_64 the interval timer
     /// (PIT) and the PICs; the I/O APIC is the VMM's, not KVM's. auto: for the built-in guest, and for a
@@ -148,11 +173,10 @@ struct VmArgs {
     on_reboot: Option<Reboot>,
     /// How long a guest that was asked to power off by SIGTERM may take; 0: SIGTERM ends the VM at
     /// once [default: 30]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds())]
     shutdown_timeout: Option<u32>,
-    /// How virtio devices reach the guest: on a PCI bus, or as registers of their own, for kernels
-    /// without PCI [default: pci]
-    #[arg(long, value_enum, value_name = "TRANSPORT")]
+    #[cfg(feature = "virtio")]
+    #[arg(long, value_enum, value_name = "TRANSPORT", help = usage::transport())]
     transport: Option<Carrier>,
     /// Writes where the time of the start went, when the VM ends: a page with bars (.html) or the
     /// numbers (.json)
@@ -160,9 +184,11 @@ struct VmArgs {
     boot_timeline: Option<PathBuf>,
 }
 
+#[cfg(feature = "virtio")]
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Carrier {
     Mmio,
+    #[cfg(feature = "pci")]
     Pci,
 }
 
@@ -204,17 +230,32 @@ impl VmArgs {
         config.cmdline = self.cmdline.or(config.cmdline);
         config.append = self.append.or(config.append);
         config.guest_memory = self.guest_memory.unwrap_or(config.guest_memory);
+        config.overcommit |= self.overcommit;
         config.vcpus = self.vcpus.unwrap_or(config.vcpus);
-        config.console = self.console.or(config.console);
+        #[cfg(feature = "virtio-console")]
+        {
+            config.console = self.console.or(config.console);
+        }
+        #[cfg(feature = "virtio-blk")]
         if !self.blk.is_empty() {
             config.blk = self.blk;
         }
+        #[cfg(feature = "virtio-net")]
         if !self.net.is_empty() {
             config.net = self.net;
         }
-        config.vsock = self.vsock.or(config.vsock);
-        config.balloon = self.balloon.or(config.balloon);
-        config.rng = self.rng.unwrap_or(config.rng);
+        #[cfg(feature = "virtio-vsock")]
+        {
+            config.vsock = self.vsock.or(config.vsock);
+        }
+        #[cfg(feature = "virtio-balloon")]
+        {
+            config.balloon = self.balloon.or(config.balloon);
+        }
+        #[cfg(feature = "virtio-rng")]
+        {
+            config.rng = self.rng.unwrap_or(config.rng);
+        }
         config.lean = match self.lean {
             Some(LeanArg::Auto) => Lean::Auto,
             Some(LeanArg::On) => Lean::On,
@@ -227,12 +268,20 @@ impl VmArgs {
             None => config.on_reboot,
         };
         config.shutdown_timeout = self.shutdown_timeout.unwrap_or(config.shutdown_timeout);
-        config.transport = match self.transport {
-            Some(Carrier::Mmio) => Transport::Mmio,
-            Some(Carrier::Pci) => Transport::Pci,
-            None => config.transport,
-        };
-        config.serial = match self.serial {
+        #[cfg(feature = "virtio")]
+        {
+            config.transport = match self.transport {
+                Some(Carrier::Mmio) => Transport::Mmio,
+                #[cfg(feature = "pci")]
+                Some(Carrier::Pci) => Transport::Pci,
+                None => config.transport,
+            };
+        }
+        #[cfg(feature = "serial")]
+        let serial = self.serial;
+        #[cfg(not(feature = "serial"))]
+        let serial = None;
+        config.serial = match serial {
             Some(target) => target,
             None if serial_named => config.serial,
             None if config.console == Some(ConsoleTarget::Stdio) => ConsoleTarget::Null,
@@ -241,24 +290,24 @@ impl VmArgs {
         Ok(config)
     }
 
-    /// Does something with the configuration, unless it is only to be printed.
+    /// Does something with the configuration and the files it came from, unless it is only to be printed.
     fn then(
         self,
-        act: impl FnOnce(&VmConfig) -> Result<ExitCode, Error>,
+        act: impl FnOnce(&VmConfig, &[NamedFile<'_>]) -> Result<ExitCode, Error>,
     ) -> Result<ExitCode, Error> {
         #[cfg(feature = "config-file")]
-        if self.dump_config {
-            return file::dump(&self.config()?);
+        {
+            let file = self.config.clone();
+            let dump = self.dump_config;
+            let config = self.config()?;
+            if dump {
+                return file::dump(&config);
+            }
+            let inputs = file.as_deref().map(|path| ("config", path));
+            act(&config, inputs.as_slice())
         }
-        act(&self.config()?)
-    }
-}
-
-fn on_or_off(text: &str) -> Result<bool, &'static str> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("expected on or off"),
+        #[cfg(not(feature = "config-file"))]
+        act(&self.config()?, &[])
     }
 }
 
@@ -268,7 +317,11 @@ pub(crate) fn main() -> ExitCode {
     if let Some(code) = generate::asked() {
         return code;
     }
-    let cli = Cli::parse();
+    let arguments: Vec<OsString> = env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage::end(&error, &arguments),
+    };
     env_logger::Builder::new()
         .filter_level(match cli.log_level {
             LogLevel::Off => log::LevelFilter::Off,
@@ -288,11 +341,15 @@ pub(crate) fn main() -> ExitCode {
         None => {
             let file = cli.vm.boot_timeline.clone();
             let timeline = file.as_deref().map(|path| (path, start));
-            cli.vm.then(|config| run::run(config, timeline))
+            cli.vm
+                .then(|config, inputs| run::run(config, inputs, timeline))
         }
-        Some(Command::Plan { vm, what }) => vm.then(|config| plan::print(config, &what)),
+        Some(Command::Plan { vm, what }) => {
+            let timeline = vm.boot_timeline.clone();
+            vm.then(|config, inputs| plan::print(config, &what, inputs, timeline.as_deref()))
+        }
         Some(Command::Inspect(what)) => inspect::print(&what),
-        Some(Command::Doctor) => doctor::check(),
+        Some(Command::Doctor(what)) => doctor::check(&what),
     };
     result.unwrap_or_else(|error| {
         report(&error);
@@ -312,7 +369,8 @@ fn report(error: &Error) {
         source = cause.source();
     }
     say(&format!("error: {text}"));
-    if let Some(cure) = error.cure() {
+    let of_this_host = error.is_failed_emulation().then(doctor::interprets);
+    if let Some(cure) = of_this_host.flatten().or(error.cure()) {
         say(&format!("  cure: {cure}"));
     }
     if let Some(report) = error.report().filter(|report| !report.is_empty()) {

@@ -1,14 +1,15 @@
 //! `plan`: the machine as text or JSON, of this host or of any other architecture.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use vmm_reference::arch::{AddressRange, LeanChoice, MachinePlan, Planner, Space};
 use vmm_reference::{
-    ARCHITECTURES, Error, HostPlatform, VmConfig, device_tree, planner, planner_with_facts, probe,
+    ARCHITECTURES, Error, HostPlatform, NamedFile, PlannedFor, VmConfig, device_tree, planner,
+    planner_with_facts, probe, rehearse,
 };
 
 use super::files::{OutputFile, print as print_text, read_text};
@@ -21,8 +22,8 @@ pub(super) struct Options {
     /// Plan for a typical host of this architecture instead of this host
     #[arg(long, value_parser = PossibleValuesParser::new(ARCHITECTURES.iter().copied()))]
     arch: Option<String>,
-    /// Plan for the host with these facts (JSON, as --dump-facts writes them)
-    #[arg(long, value_name = "FILE", requires = "arch")]
+    /// Plan for the host with these facts (JSON, as --dump-facts writes them); needs --arch
+    #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
     /// Write the facts of this host
     #[arg(long, value_name = "FILE", conflicts_with = "arch")]
@@ -32,10 +33,54 @@ pub(super) struct Options {
     dump_dtb: Option<PathBuf>,
 }
 
-pub(super) fn print(config: &VmConfig, options: &Options) -> Result<ExitCode, Error> {
-    config.check_images()?;
+impl Options {
+    /// The files that are written, and the one that a VM would write.
+    fn outputs<'a>(&'a self, boot_timeline: Option<&'a Path>) -> Vec<NamedFile<'a>> {
+        [
+            ("boot-timeline", boot_timeline),
+            ("dump-facts", self.dump_facts.as_deref()),
+            ("dump-dtb", self.dump_dtb.as_deref()),
+        ]
+        .into_iter()
+        .filter_map(|(field, path)| Some((field, path?)))
+        .collect()
+    }
+}
+
+/// `inputs` are the files that the command line has read; `boot_timeline` is what a VM would write.
+pub(super) fn print(
+    config: &VmConfig,
+    options: &Options,
+    inputs: &[NamedFile<'_>],
+    boot_timeline: Option<&Path>,
+) -> Result<ExitCode, Error> {
+    if let Some(path) = boot_timeline {
+        super::timeline::format(path)?;
+    }
+    if options.arch.is_none()
+        && let Some(path) = &options.facts
+    {
+        return Err(Error::Config {
+            field: "facts",
+            value: path.display().to_string(),
+            cause: "it does not say of which architecture the host is".to_owned(),
+            cure: format!("add --arch={}", ARCHITECTURES.join(", or --arch=")),
+        });
+    }
+    let other = options.arch.is_some();
+    let inputs: Vec<NamedFile<'_>> = inputs
+        .iter()
+        .copied()
+        .chain(options.facts.as_deref().map(|path| ("facts", path)))
+        .collect();
+    config.check_outputs(&inputs, &options.outputs(boot_timeline))?;
     let planner = choose(options, config)?;
-    let plan = planner.plan(&config.machine()?)?;
+    let planned_for = if other {
+        PlannedFor::AnotherHost
+    } else {
+        PlannedFor::ThisHost
+    };
+    let plan = rehearse(&*planner, config, planned_for)?;
     super::run::warn_consoles(config, &plan.cmdline);
     if let Some(path) = &options.dump_dtb {
         let tree = device_tree(&*planner, &plan, config)?;

@@ -9,20 +9,32 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH, SIGXFSZ};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGWINCH, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
-use vmm_reference::{Console, ConsoleTarget, Consoles, Error, ExitReason, Vm, VmConfig};
+use vmm_reference::{
+    Console, ConsoleTarget, Consoles, Error, ExitReason, NamedFile, Vm, VmConfig, refused_output,
+};
 
 use super::terminal::RawTerminal;
 use super::timeline::{self, ProcessStart};
 use super::{CRASHED, say};
 
-/// `timeline` is where the boot timeline goes, if there is to be one.
+/// `inputs` are the files that the command line has read; `timeline` is where the boot timeline goes, if there is to be one.
 pub(super) fn run(
     config: &VmConfig,
+    inputs: &[NamedFile<'_>],
     timeline: Option<(&Path, ProcessStart)>,
 ) -> Result<ExitCode, Error> {
+    let file = timeline.map(|(path, _)| path);
+    if let Some(path) = file {
+        timeline::format(path)?;
+    }
+    let outputs: Vec<NamedFile<'_>> = file
+        .map(|path| ("boot-timeline", path))
+        .into_iter()
+        .collect();
+    config.check_outputs(inputs, &outputs)?;
     let timeline = timeline
         .map(|(path, start)| timeline::Output::create(path, start, config))
         .transpose()?;
@@ -48,7 +60,7 @@ pub(super) fn run(
         vm.shutdown_on(signals);
     }
     // Restored when it goes out of scope: after the guest's end, an error or a panic.
-    let _terminal = on_stdio.then(RawTerminal::enter);
+    let _terminal = on_stdio.then(|| RawTerminal::enter(ignored));
     let (reached, plan) = (vm.timeline(), vm.plan().clone());
     let ended = vm.run();
     // However it ended; the guest's failure matters more than that of the file.
@@ -56,8 +68,11 @@ pub(super) fn run(
     let ended = ended?;
     written?;
     match ended {
-        ExitReason::Crashed => {
-            say("the guest crashed");
+        ExitReason::Crashed(crash) => {
+            // With the report it stands in the log.
+            if log::max_level() < log::LevelFilter::Warn {
+                say(&format!("the guest crashed: {crash}"));
+            }
             Ok(CRASHED.into())
         }
         _ => Ok(ExitCode::SUCCESS),
@@ -101,11 +116,14 @@ fn console(field: &'static str, target: &ConsoleTarget) -> Result<Console, Error
         ConsoleTarget::Null => Ok(Console::null()),
         ConsoleTarget::File(path) => Console::file(path),
     };
-    opened.map_err(|error| Error::Config {
-        field,
-        value: target.to_string(),
-        cause: error.to_string(),
-        cure: "name a file that can be written, or null".to_owned(),
+    opened.map_err(|error| match target {
+        ConsoleTarget::File(path) => refused_output(field, path, &error),
+        _ => Error::Config {
+            field,
+            value: target.to_string(),
+            cause: error.to_string(),
+            cure: "name a file that can be written, or null".to_owned(),
+        },
     })
 }
 
@@ -142,18 +160,24 @@ fn signals(signals: &[c_int], ignored: u64) -> io::Result<Option<OwnedFd>> {
     let mut caught = None;
     for &signal in signals {
         // nohup, and a shell's background jobs, start us with a signal ignored: so it stays.
-        if ignored >> (signal - 1) & 1 == 0 {
+        if !is_ignored(ignored, signal) {
             caught = Some(pipe::register(signal, sender.try_clone()?)?);
         }
     }
     Ok(caught.map(|_| receiver.into()))
 }
 
-/// The end of a socket that is readable once the terminal has another size.
+/// The end of a socket that is readable once the terminal may have another size. A process that is stopped, or in
+/// the background, is not told.
 fn resizes() -> io::Result<OwnedFd> {
     let (receiver, sender) = UnixStream::pair()?;
+    pipe::register(SIGCONT, sender.try_clone()?)?;
     pipe::register(SIGWINCH, sender)?;
     Ok(receiver.into())
+}
+
+pub(super) fn is_ignored(ignored: u64, signal: c_int) -> bool {
+    ignored >> (signal - 1) & 1 == 1
 }
 
 /// The signals this process was started to ignore, a bit each from signal 1 on (proc_pid_status(5)).

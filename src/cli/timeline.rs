@@ -31,7 +31,7 @@ impl ProcessStart {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Format {
+pub(super) enum Format {
     Html,
     Json,
 }
@@ -88,26 +88,27 @@ fn name(milestone: Milestone) -> &'static str {
     }
 }
 
+/// The format that a file's name asks for.
+pub(super) fn format(path: &Path) -> Result<Format, Error> {
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some("html") => Ok(Format::Html),
+        Some("json") => Ok(Format::Json),
+        _ => Err(Error::Config {
+            field: "boot-timeline",
+            value: path.display().to_string(),
+            cause: "the name's ending says what is written, and this one says nothing".to_owned(),
+            cure: "end it in .html or .json".to_owned(),
+        }),
+    }
+}
+
 impl Output {
     pub(super) fn create(
         path: &Path,
         start: ProcessStart,
         config: &VmConfig,
     ) -> Result<Self, Error> {
-        let refused = |cause: String, cure: &str| Error::Config {
-            field: "boot-timeline",
-            value: path.display().to_string(),
-            cause,
-            cure: cure.to_owned(),
-        };
-        let format = match path.extension().and_then(|ending| ending.to_str()) {
-            Some("html") => Format::Html,
-            Some("json") => Format::Json,
-            _ => {
-                let cause = "the name's ending says what is written, and this one says nothing";
-                return Err(refused(cause.to_owned(), "end it in .html or .json"));
-            }
-        };
+        let format = format(path)?;
         Ok(Self {
             file: OutputFile::open("boot-timeline", path, config)?,
             format,

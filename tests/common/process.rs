@@ -198,3 +198,24 @@ pub(crate) fn read_until(stream: &mut impl Read, text: &str) {
 pub(crate) fn option(name: &str, path: impl Into<PathBuf>) -> String {
     format!("--{name}={}", path.into().display())
 }
+
+/// Runs the VMM and expects it to refuse with status 2 and all of these texts.
+pub(crate) fn refused(arguments: &[&str], texts: &[&str]) {
+    let ended = finish(vmm(arguments).spawn().unwrap());
+    assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:?}");
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    for text in texts {
+        assert!(
+            ended.stderr.contains(text),
+            "{arguments:?}: `{text}` not in {}",
+            ended.stderr
+        );
+    }
+}
+
+/// A file with this content.
+pub(crate) fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}

@@ -237,6 +237,9 @@ fn needs() -> Needs {
             ("iasl", "acpica-tools"),
             ("dtc", "device-tree-compiler"),
             ("qemu-aarch64-static", "qemu-user-static"),
+            ("qemu-img", "qemu-utils"),
+            // Its completions.
+            ("zsh", "zsh"),
         ])
         .and(fuzz::needs())
 }

@@ -76,7 +76,10 @@ pub fn kernels_have_their_place<P: Platform>(platform: &P, protocols: &[Protocol
                 placed += 1;
             }
         }
-        let foreign = KernelHeader::Other("z80 ELF".to_owned());
+        let foreign = KernelHeader::Other {
+            name: "z80 ELF".to_owned(),
+            architecture: None,
+        };
         match platform.place_kernel(&foreign, &plan) {
             Err(error) => assert!(
                 error.to_string().contains("z80 ELF"),

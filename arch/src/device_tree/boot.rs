@@ -21,11 +21,7 @@ pub fn place_kernel(
         KernelHeader::Image(image) if header.architecture() == Some(plan.arch) => {
             image.place(plan.kernel_window)
         }
-        other => Err(BootError::Kernel(format!(
-            "{}: {} machines do not boot this",
-            other.describe(),
-            plan.arch
-        ))),
+        other => Err(other.refused(plan.arch)),
     }
 }
 

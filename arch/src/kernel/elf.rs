@@ -19,18 +19,30 @@ const SECTION_HEADER_SIZE: u16 = 64;
 const MAX_SECTIONS: u16 = 512;
 /// The names of all sections, in bytes.
 const MAX_NAMES: u64 = 64 << 10;
+/// The lengths of name and descriptor, and the type.
+const NOTE_HEADER: usize = 12;
 /// XEN_ELFNOTE_PHYS32_ENTRY.
 const XEN_PHYS32_ENTRY: u32 = 18;
 
-fn machine_name(machine: u16, class: u8) -> String {
-    match machine {
-        3 => "32-bit x86 ELF".to_owned(),
-        40 => "32-bit arm ELF".to_owned(),
-        183 => "arm64 ELF".to_owned(),
-        243 if class == CLASS_64 => "riscv64 ELF".to_owned(),
-        243 => "riscv32 ELF".to_owned(),
-        other => format!("ELF for machine {other}"),
-    }
+/// The names of a machine: in words, and as `uname -m` has it.
+fn other_machine(machine: u16, class: u8) -> KernelHeader {
+    let (name, architecture) = match (machine, class) {
+        (3, _) => ("32-bit x86 ELF", Some("i686")),
+        (8, _) => ("MIPS ELF", Some("mips64")),
+        (21, _) => ("64-bit PowerPC ELF", Some("ppc64le")),
+        (22, _) => ("s390 ELF", Some("s390x")),
+        (40, _) => ("32-bit arm ELF", Some("armv7l")),
+        (183, _) => ("arm64 ELF", Some("aarch64")),
+        (243, CLASS_64) => ("riscv64 ELF", Some("riscv64")),
+        (243, _) => ("riscv32 ELF", Some("riscv32")),
+        (258, _) => ("LoongArch ELF", Some("loongarch64")),
+        _ => ("ELF", None),
+    };
+    let name = match architecture {
+        Some(_) => name.to_owned(),
+        None => format!("ELF for machine {machine}"),
+    };
+    KernelHeader::Other { name, architecture }
 }
 
 pub(super) fn parse(image: &Reader<'_>, start: &[u8]) -> Result<KernelHeader, BootError> {
@@ -42,10 +54,13 @@ fn parse_header(image: &Reader<'_>, start: &[u8]) -> Option<Result<KernelHeader,
     let (class, order) = (*start.get(4)?, *start.get(5)?);
     let machine = u16_at(start, 18)?;
     if order != LITTLE_ENDIAN {
-        return Some(Ok(KernelHeader::Other("big-endian ELF".to_owned())));
+        return Some(Ok(KernelHeader::Other {
+            name: "big-endian ELF".to_owned(),
+            architecture: None,
+        }));
     }
     if machine != MACHINE_X86_64 || class != CLASS_64 {
-        return Some(Ok(KernelHeader::Other(machine_name(machine, class))));
+        return Some(Ok(other_machine(machine, class)));
     }
     if u16_at(start, 16)? != TYPE_EXECUTABLE {
         return Some(fail(
@@ -120,8 +135,11 @@ fn parse_segments(image: &Reader<'_>, entry: u64, table: &[u8]) -> Result<Elf, B
                 if notes > MAX_NOTES {
                     return fail(format!("ELF: {notes} bytes of notes, at most {MAX_NOTES}"));
                 }
-                let found = find_pvh(&image.read(segment.offset, segment.file_size)?);
-                pvh_entry = pvh_entry.or(found);
+                let bytes = image.read(segment.offset, segment.file_size)?;
+                // What the header says first; but linkers also put notes of both kinds together.
+                let [first, second] = if word(48) == 8 { [8, 4] } else { [4, 8] };
+                let found = || find_pvh(&bytes, first).or_else(|| find_pvh(&bytes, second));
+                pvh_entry = pvh_entry.or_else(found);
             }
             _ => {}
         }
@@ -185,25 +203,26 @@ fn check(image: &Reader<'_>, segment: &Segment) -> Result<(), BootError> {
     Ok(())
 }
 
-/// The entry that a Xen note names. Names and descriptors are padded to 4 bytes.
-fn find_pvh(mut notes: &[u8]) -> Option<u64> {
+/// The entry that a Xen note names. Name and descriptor are padded so that what follows lies at a multiple
+/// of `alignment`, 4 or 8 bytes, from the start of the notes (as binutils reads them: `ELF_NOTE_DESC_OFFSET`).
+fn find_pvh(notes: &[u8], alignment: usize) -> Option<u64> {
+    let mut at = 0usize;
     loop {
-        let (name_len, len) = (u32_at(notes, 0)? as usize, u32_at(notes, 4)? as usize);
-        let kind = u32_at(notes, 8)?;
-        let name = notes.get(12..)?.get(..name_len)?;
-        let rest = notes
-            .get(12..)?
-            .get(name_len.checked_next_multiple_of(4)?..)?;
-        let value = rest.get(..len)?;
+        let rest = notes.get(at..)?;
+        let (name_len, len) = (u32_at(rest, 0)? as usize, u32_at(rest, 4)? as usize);
+        let kind = u32_at(rest, 8)?;
+        let name = rest.get(NOTE_HEADER..)?.get(..name_len)?;
+        let start = (NOTE_HEADER + name_len).checked_next_multiple_of(alignment)?;
+        let value = rest.get(start..)?.get(..len)?;
         if kind == XEN_PHYS32_ENTRY && name == b"Xen\0" {
-            return match len {
-                4 => u32_at(value, 0).map(u64::from),
-                8 => u64_at(value, 0),
-                _ => None,
-            };
+            match len {
+                4 => return u32_at(value, 0).map(u64::from),
+                8 => return u64_at(value, 0),
+                _ => {}
+            }
         }
-        // At least the 12 bytes of the note's header are consumed.
-        notes = rest.get(len.checked_next_multiple_of(4)?..)?;
+        // At least the note's header is consumed.
+        at = at.checked_add((start + len).checked_next_multiple_of(alignment)?)?;
     }
 }
 

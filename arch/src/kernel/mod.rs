@@ -13,11 +13,13 @@ use crate::BootError;
 
 mod bzimage;
 mod elf;
+mod foreign;
 mod image;
 mod linux;
 #[cfg(test)]
 mod tests;
 
+pub use foreign::{ForeignFile, foreign};
 pub use image::ImageMachine;
 pub use linux::{BANNER, LinuxVersion};
 
@@ -147,19 +149,28 @@ pub enum KernelHeader {
     Elf(Elf),
     /// A flat Image.
     Image(FlatImage),
-    /// Something recognised that cannot be booted as it is, with its name ("arm64 ELF").
-    Other(String),
+    /// A kernel in a format that is not booted.
+    Other {
+        /// What it is ("arm64 ELF").
+        name: String,
+        /// The architecture it is for, as `uname -m` names it, where that is known.
+        architecture: Option<&'static str>,
+    },
 }
 
 impl KernelHeader {
     /// Finds out what an image is, by content.
     ///
     /// # Errors
-    /// [`BootError::Kernel`] says why it is no kernel; [`BootError::Read`] when reading failed.
+    /// [`BootError::WrongFile`] and [`BootError::Kernel`] say why it is no kernel; [`BootError::Read`] when
+    /// reading failed.
     pub fn identify(image: &KernelImage) -> Result<Self, BootError> {
         let image = Reader::new(image)?;
         if image.size == 0 {
-            return fail("the file is empty");
+            return Err(BootError::WrongFile {
+                cause: "the file is empty".to_owned(),
+                cure: "copy, download or build it again".to_owned(),
+            });
         }
         let start = image.prefix(PREFIX)?;
         let magic = |offset: usize, bytes: &[u8]| {
@@ -176,22 +187,12 @@ impl KernelHeader {
         if let Some(machine) = image::machine(&start) {
             return image::parse(&image, &start, machine);
         }
-        let known = [
-            (
-                magic(4, b"zimg") && magic(0, b"MZ"),
-                "compressed EFI image (zboot)",
-            ),
-            (magic(0, &[0x1f, 0x8b]), "gzip-compressed file"),
-            (magic(0, &[0x28, 0xb5, 0x2f, 0xfd]), "zstd-compressed file"),
-            (magic(0, b"\xfd7zXZ\0"), "xz-compressed file"),
-            (magic(0, b"BZh"), "bzip2-compressed file"),
-            (magic(0, b"070701"), "cpio archive (an initrd?)"),
-            (magic(0, b"#!"), "script"),
-            (magic(0, b"MZ"), "EFI program without a Linux boot header"),
-        ];
-        match known.iter().find(|(found, _)| *found) {
-            Some((_, name)) => Ok(Self::Other((*name).to_owned())),
-            None => fail("no known kernel format (bzImage, ELF, Image)"),
+        match foreign::find(&image, &start)? {
+            Some(found) => Err(found.refused()),
+            None => Err(BootError::WrongFile {
+                cause: "no known kernel format (bzImage, ELF, Image)".to_owned(),
+                cure: "give a kernel; `file FILE` may tell what this is".to_owned(),
+            }),
         }
     }
 
@@ -201,7 +202,7 @@ impl KernelHeader {
         match self {
             Self::BzImage(_) | Self::Elf(_) => Some("x86_64"),
             Self::Image(image) => Some(image.machine.architecture()),
-            Self::Other(_) => None,
+            Self::Other { architecture, .. } => *architecture,
         }
     }
 
@@ -225,7 +226,27 @@ impl KernelHeader {
                 let entry = image.text_offset.saturating_add(image.entry_offset);
                 vec![(Protocol::DeviceTree, entry)]
             }
-            Self::Other(_) => Vec::new(),
+            Self::Other { .. } => Vec::new(),
+        }
+    }
+
+    /// The error for a machine, named as `uname -m` does, that does not boot such a kernel.
+    #[must_use]
+    pub fn refused(&self, machine: &str) -> BootError {
+        let cure = match self.architecture() {
+            Some(found) if found != machine => {
+                format!("give a kernel for {machine}, or run this one on a host that is {found}")
+            }
+            Some(_) => {
+                "give the flat Image (arch/*/boot/Image in the kernel's build; of an ELF file, \
+                        objcopy -O binary FILE IMAGE)"
+                    .to_owned()
+            }
+            None => format!("give a kernel for {machine}"),
+        };
+        BootError::WrongFile {
+            cause: format!("{}: {machine} machines do not boot this", self.describe()),
+            cure,
         }
     }
 
@@ -242,7 +263,7 @@ impl KernelHeader {
             }) => "x86_64 ELF with a PVH entry".to_owned(),
             Self::Elf(_) => "x86_64 ELF".to_owned(),
             Self::Image(image) => format!("{} Image", image.machine.name()),
-            Self::Other(name) => name.clone(),
+            Self::Other { name, .. } => name.clone(),
         }
     }
 }

@@ -263,15 +263,144 @@ fn r28_hostile_image_headers_are_refused() {
 fn kernels_for_other_machines_are_named() {
     let mut arm_elf = elf();
     arm_elf[18] = 183;
-    let other = |name: &str| Ok(KernelHeader::Other(name.to_owned()));
-    assert_eq!(identify(&arm_elf), other("arm64 ELF"));
-    assert_eq!(identify(&[0x1f, 0x8b, 8, 0]), other("gzip-compressed file"));
+    let found = identify(&arm_elf).unwrap();
+    assert_eq!(found.describe(), "arm64 ELF");
+    for (machine, cure) in [
+        ("x86_64", "on a host that is aarch64"),
+        ("aarch64", "objcopy"),
+    ] {
+        let BootError::WrongFile { cause, cure: found } = found.refused(machine) else {
+            panic!("another error");
+        };
+        assert!(
+            cause.contains("arm64 ELF") && cause.contains(machine),
+            "{cause}"
+        );
+        assert!(found.contains(cure), "{found}");
+    }
     assert!(identify(b"").unwrap_err().contains("empty"));
     assert!(
         identify(b"hello")
             .unwrap_err()
             .contains("no known kernel format")
     );
+}
+
+#[test]
+fn files_that_are_no_kernels_are_named_with_a_cure() {
+    let at = |offset: usize, magic: &[u8]| {
+        let mut file = vec![b'x'; 0x1_2000];
+        put(&mut file, offset, magic);
+        file
+    };
+    let mut unified = at(0, b"MZ");
+    put(&mut unified, 0x250, b".linux\0\0");
+    let mut partitioned = at(510, &[0x55, 0xaa]);
+    put(&mut partitioned, 512, b"EFI PART");
+    for (file, name, cure, initrd) in [
+        (at(0, &[0x1f, 0x8b, 8]), "gzip", "gzip -dc", true),
+        (at(0, &[4, 0x22, 0x4d, 0x18]), "lz4", "lz4 -dc", true),
+        (at(0, b"BZh9"), "bzip2", "bzip2 -dc", true),
+        (
+            at(0, b"!<arch>\ndebian-binary"),
+            "Debian",
+            "dpkg-deb -x",
+            false,
+        ),
+        (at(0, &[0xed, 0xab, 0xee, 0xdb]), "RPM", "rpm2cpio", false),
+        (at(257, b"ustar"), "tar archive", "unpack", false),
+        (at(0, b"070701"), "cpio", "--initrd", true),
+        (at(0, b"QFI\xfb"), "qcow2", "qemu-img convert", false),
+        (at(0x8001, b"CD001"), "ISO 9660", "--blk=FILE", false),
+        (partitioned, "GPT", "--blk=FILE", false),
+        (at(510, &[0x55, 0xaa]), "disk image", "--blk=FILE", false),
+        (at(1080, &[0x53, 0xef]), "ext4", "--blk=FILE", true),
+        (at(0x1_0040, b"_BHRfS_M"), "btrfs", "--blk=FILE", false),
+        (unified, "unified kernel image", "objcopy", false),
+        (at(0, b"MZ"), "EFI program", "kernel", false),
+        (at(0, b"<!DOCTYPE html>"), "HTML", "download", false),
+    ] {
+        let image = KernelImage::Bytes(Cursor::new(file.into()));
+        let found = foreign(&image).unwrap().unwrap();
+        assert!(found.name.contains(name), "{name}: {found:?}");
+        assert!(found.cure.contains(cure), "{name}: {found:?}");
+        assert_eq!(found.initrd, initrd, "{name}");
+        let error = KernelHeader::identify(&image).unwrap_err();
+        assert!(error.to_string().contains(name), "{name}: {error}");
+    }
+    for kernel in [elf(), bzimage(), image(b"ARM\x64")] {
+        let found = identify(&kernel).unwrap();
+        assert!(!matches!(found, KernelHeader::Other { .. }), "{found:?}");
+    }
+}
+
+/// A note with the padding that makes what follows lie at multiples of `alignment`.
+fn note(notes: &mut Vec<u8>, alignment: usize, name: &[u8], kind: u32, value: &[u8]) {
+    for number in [name.len(), value.len()] {
+        notes.extend(u32::try_from(number).unwrap().to_le_bytes());
+    }
+    notes.extend(kind.to_le_bytes());
+    for part in [name, value] {
+        notes.extend(part);
+        notes.resize(notes.len().next_multiple_of(alignment), 0);
+    }
+}
+
+/// The ELF with these segments of notes besides its own, which becomes one with nothing in it.
+fn elf_with_notes(segments: &[(u64, &[u8])]) -> Vec<u8> {
+    let mut image = elf();
+    let all: u16 = 2 + u16::try_from(segments.len()).unwrap();
+    put(&mut image, 56, &all.to_le_bytes());
+    put(&mut image, 0x200, &[0; 20]);
+    let mut offset = 0x400;
+    for (index, (alignment, notes)) in segments.iter().enumerate() {
+        let header = 176 + 56 * index;
+        put(&mut image, header, &4u32.to_le_bytes());
+        put(&mut image, header + 8, &(offset as u64).to_le_bytes());
+        put(&mut image, header + 32, &(notes.len() as u64).to_le_bytes());
+        put(&mut image, header + 48, &alignment.to_le_bytes());
+        put(&mut image, offset, notes);
+        offset += notes.len().next_multiple_of(16);
+    }
+    image
+}
+
+#[test]
+fn r67_the_pvh_note_is_found_behind_others_and_with_either_padding() {
+    let pvh = |image: &[u8]| match identify(image) {
+        Ok(KernelHeader::Elf(elf)) => elf.pvh_entry,
+        other => panic!("{other:?}"),
+    };
+    let entry = 0x10_0040u32.to_le_bytes();
+    for alignment in [4, 8] {
+        let mut notes = Vec::new();
+        note(&mut notes, alignment, b"GNU\0", 5, &[1; 16]);
+        note(&mut notes, alignment, b"Linux\0", 0x100, &[7; 9]);
+        note(&mut notes, alignment, b"", 1, b"");
+        note(&mut notes, alignment, b"Xen\0", 6, b"linux\0");
+        // Of an odd size, so that it names no address.
+        note(&mut notes, alignment, b"Xen\0", 18, &[1; 3]);
+        note(&mut notes, alignment, b"Xen\0", 18, &entry);
+        // What the program header says, what it leaves out, and what it says wrongly.
+        for said in [alignment as u64, 0, 4, 8] {
+            assert_eq!(
+                pvh(&elf_with_notes(&[(said, &notes)])),
+                Some(0x10_0040),
+                "{alignment} {said}"
+            );
+        }
+        let mut first = Vec::new();
+        note(&mut first, 8, b"GNU\0", 5, &[2; 12]);
+        let several = elf_with_notes(&[(8, &first), (4, &[]), (alignment as u64, &notes)]);
+        assert_eq!(pvh(&several), Some(0x10_0040));
+        assert_eq!(pvh(&elf_with_notes(&[(8, &first)])), None);
+        for len in 0..notes.len() - 1 {
+            let _ = identify(&elf_with_notes(&[(alignment as u64, &notes[..len])]));
+        }
+    }
+    let mut wide = Vec::new();
+    note(&mut wide, 8, b"Xen\0", 18, &0x10_0080u64.to_le_bytes());
+    assert_eq!(pvh(&elf_with_notes(&[(8, &wide)])), Some(0x10_0080));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use arch::kernel::{KernelHeader, KernelImage};
-use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform};
+use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform, ProbeProgram};
 use kvm_bindings::{
     CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
@@ -171,12 +171,21 @@ impl KvmPlatform for X86_64 {
             .map_or(Ok(()), |boot| set_boot_registers(vcpu, boot))
     }
 
+    fn vcpu_paused(&self, vcpu: &VcpuFd) {
+        // Its watchdogs then know that it was not the guest that hung. Fails when the guest has no kvmclock.
+        let _ = vcpu.kvmclock_ctrl();
+    }
+
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {
         match (vcpu.get_regs(), vcpu.get_sregs()) {
             (Ok(regs), Ok(sregs)) => describe(&regs, &sregs, ram),
             (Err(error), _) => format!("registers unavailable: KVM_GET_REGS: {error}"),
             (_, Err(error)) => format!("registers unavailable: KVM_GET_SREGS: {error}"),
         }
+    }
+
+    fn probe_program(&self) -> Option<ProbeProgram> {
+        Some(crate::probe::PROGRAM)
     }
 }
 

@@ -2,17 +2,17 @@
 
 use arch::{
     AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
-    PlanError, Reserved, Resources, Space, Transport, has_word, virtio_mmio,
+    PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
 };
 
 use crate::facts::X86_64;
-use crate::lean;
 use crate::map::{
     ACPI_POWER_IRQ, ACPI_POWER_PORTS, ACPI_TABLES, CMOS, COM1, COM1_IRQ, EBDA, FIRST_VIRTIO_GSI,
-    FOUR_GIB, HIGH_MEMORY, HOLE, I8042, IOAPIC, KVM_IDENTITY_MAP, KVM_TSS, LAPIC, MAX_VCPUS,
-    MIN_MEMORY, MMIO_WINDOW, MP_TABLE, NARROW_VCPUS, PCI_ECAM, PCI_PORTS, PCI_WINDOW, PORT_WINDOW,
-    RSDP_AREA, VIDEO, pins,
+    FOUR_GIB, HIGH_MEMORY, HOLE, I8042, IOAPIC, ISA_INTERRUPTS, KVM_IDENTITY_MAP, KVM_TSS, LAPIC,
+    MAX_VCPUS, MIN_MEMORY, MMIO_WINDOW, MP_TABLE, NARROW_VCPUS, PCI_ECAM, PCI_PORTS, PCI_WINDOW,
+    PORT_WINDOW, RSDP_AREA, VIDEO, pins,
 };
+use crate::{announce, lean};
 
 const RESERVED: [Reserved; 8] = [
     reserved("EBDA", EBDA),
@@ -61,8 +61,8 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
     } else {
         "reboot=k panic=-1"
     };
-    let cmdline = config.cmdline.text(default);
-    let lean = lean::choose(facts, config, &cmdline);
+    let asked = config.cmdline.text(default);
+    let lean = lean::choose(facts, config, &asked);
     if config.vcpus > NARROW_VCPUS && !lean.lean {
         return Err(PlanError::Config {
             field: "vcpus",
@@ -83,6 +83,8 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         window64: PciPlan::window64_above(ram_end, facts.address_bits),
         first_msi_gsi: pins(lean.lean).into(),
     });
+    let devices = devices(config, lean.lean, pci.as_ref())?;
+    let cmdline = announce::announce(asked.clone(), &devices);
     let low_end = config.memory.min(HOLE.base);
     Ok(MachinePlan {
         arch: "x86_64",
@@ -90,29 +92,41 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         reserved: reserved_ranges(lean.lean),
         kernel_window: AddressRange::new(HIGH_MEMORY, low_end.saturating_sub(HIGH_MEMORY)),
         mmio_window: MMIO_WINDOW,
-        devices: devices(config, lean.lean, pci.as_ref())?,
         pci,
         vcpus: config.vcpus,
-        remarks: remarks(config, lean.lean, &cmdline),
+        remarks: remarks(config, lean.lean, &devices, &asked),
+        devices,
         lean: Some(lean),
         cmdline,
     })
 }
 
-fn remarks(config: &MachineConfig, lean: bool, cmdline: &str) -> Vec<String> {
+/// `cmdline` is what the user asked for, without what is added to it.
+fn remarks(
+    config: &MachineConfig,
+    lean: bool,
+    devices: &[DevicePlan],
+    cmdline: &str,
+) -> Vec<String> {
     let mut remarks = config.remarks(cmdline);
-    if has_word(cmdline, "acpi=off") {
-        if config.transport == Transport::Mmio && !config.virtio.is_empty() {
+    if announce::is_acpi_off(cmdline) {
+        if config.transport == Transport::Mmio
+            && !config.virtio.is_empty()
+            && !announce::is_announced(cmdline)
+        {
             remarks.push(
-                "acpi=off: a Linux guest learns of its virtio devices from ACPI and finds none \
-                 without it; leave it away, or use --transport=pci"
+                "acpi=off: a Linux guest learns of its virtio devices from its command line \
+                 (virtio_mmio.device=, added to yours), and finds them if its kernel reads that \
+                 (CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES); else leave acpi=off away, or use --transport=pci"
                     .to_owned(),
             );
         }
-        if config.transport == Transport::Pci || config.vcpus > 1 {
+        let beyond_pics = |device: &DevicePlan| device.irq.is_some_and(|irq| irq >= ISA_INTERRUPTS);
+        if config.transport == Transport::Pci || config.vcpus > 1 || devices.iter().any(beyond_pics)
+        {
             remarks.push(
-                "acpi=off: a Linux guest finds its other vCPUs and the interrupts of PCI devices only \
-                 if its kernel reads the MP table (CONFIG_X86_MPPARSE)"
+                "acpi=off: a Linux guest finds its other vCPUs, the interrupts of PCI devices and those \
+                 from 16 on only if its kernel reads the MP table (CONFIG_X86_MPPARSE)"
                     .to_owned(),
             );
         }

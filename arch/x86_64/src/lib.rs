@@ -4,6 +4,7 @@
 //! plans on an x86_64 host and is the only module that depends on it.
 
 pub mod acpi;
+mod announce;
 mod boot;
 pub mod cpuid;
 mod e820;
@@ -16,6 +17,7 @@ pub mod load;
 pub mod map;
 pub mod mptable;
 pub mod paging;
+pub mod probe;
 mod pvh;
 pub mod registers;
 mod zero_page;

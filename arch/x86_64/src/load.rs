@@ -18,10 +18,7 @@ pub fn place(header: &KernelHeader, window: AddressRange) -> Result<KernelPlacem
     match header {
         KernelHeader::BzImage(image) => place_bzimage(image, window),
         KernelHeader::Elf(elf) => place_elf(elf, window),
-        other => Err(kernel_error(format!(
-            "{}: an x86_64 machine cannot boot this",
-            other.describe()
-        ))),
+        other => Err(other.refused("x86_64")),
     }
 }
 

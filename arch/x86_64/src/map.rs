@@ -87,6 +87,8 @@ pub const PORT_WINDOW: AddressRange = AddressRange::new(0x600, 0x100);
 pub(crate) const ACPI_POWER_PORTS: u64 = 4;
 /// The interrupt of their events: on a PC that of a second parallel port.
 pub(crate) const ACPI_POWER_IRQ: u32 = 5;
+/// Interrupts that a PC's PICs have.
+pub(crate) const ISA_INTERRUPTS: Gsi = 16;
 /// The first interrupt of a virtio device: what a PC keeps for COM1 and the clock is below.
 pub(crate) const FIRST_VIRTIO_GSI: Gsi = 9;
 

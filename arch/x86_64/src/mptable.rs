@@ -19,7 +19,6 @@ const SPEC: u8 = 4;
 const APIC_VERSION: u8 = 0x14;
 /// Version register of KVM's I/O APIC.
 const IO_APIC_VERSION: u8 = 0x11;
-const ISA_INTERRUPTS: u8 = 16;
 const BUS_ISA: u8 = 0;
 
 /// Entry types (section 4.3).
@@ -76,8 +75,9 @@ fn table(vcpus: u32, chip: &IoApic) -> Result<Vec<u8>, std::num::TryFromIntError
     debug_assert_eq!((BUS, BUS_ISA), (1, 0));
     let [a0, a1, a2, a3] = u32::try_from(chip.address)?.to_le_bytes();
     entry(&[IO_APIC, chip.id, IO_APIC_VERSION, ENABLED, a0, a1, a2, a3]);
-    // ISA interrupts conform to their bus: edge, active high. Pin n serves IRQ n, as KVM routes it.
-    for irq in 0..ISA_INTERRUPTS {
+    // ISA interrupts conform to their bus: edge, active high. Pin n serves IRQ n, as KVM routes it. So do
+    // the pins of virtio devices beyond the 16 of a PC, which Linux takes as long as they are on this bus.
+    for irq in 0..u8::try_from(chip.pins)? {
         entry(&[IO_INTERRUPT, INT, 0, 0, BUS_ISA, irq, chip.id, irq]);
     }
     if chip.keeper == Keeper::Kvm {
@@ -143,7 +143,7 @@ mod tests {
             let table = build(vcpus, &IoApic::new(vcpus, Keeper::Kvm))
                 .unwrap()
                 .unwrap();
-            assert_eq!(walk(&table), [vcpus, 1, 1, 16, 2]);
+            assert_eq!(walk(&table), [vcpus, 1, 1, 24, 2]);
             assert!(table.len() as u64 <= map::MP_TABLE.len);
         }
     }
@@ -151,7 +151,22 @@ mod tests {
     #[test]
     fn without_pics_no_local_input_is_theirs() {
         let table = build(2, &IoApic::new(2, Keeper::Vmm)).unwrap().unwrap();
-        assert_eq!(walk(&table), [2, 1, 1, 16, 1]);
+        assert_eq!(walk(&table), [2, 1, 1, 64, 1]);
+    }
+
+    #[test]
+    fn every_pin_serves_the_interrupt_of_its_number() {
+        for keeper in [Keeper::Kvm, Keeper::Vmm] {
+            let chip = IoApic::new(1, keeper);
+            let table = build(1, &chip).unwrap().unwrap();
+            let entries = &table[16 + 44 + 20 + 8 + 8..];
+            let pins = usize::try_from(chip.pins).unwrap();
+            for (pin, entry) in (0..chip.pins).zip(entries.chunks_exact(8)) {
+                let pin = u8::try_from(pin).unwrap();
+                assert_eq!(entry, [IO_INTERRUPT, INT, 0, 0, BUS_ISA, pin, chip.id, pin]);
+            }
+            assert_eq!(entries[8 * pins], LOCAL_INTERRUPT);
+        }
     }
 
     #[test]

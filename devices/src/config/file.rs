@@ -1,15 +1,17 @@
-//! How devices stand in a file: as a table, or in the short text of the command line.
+//! How devices stand in a file: as a table, or in the short text of the command line. Messages name what a
+//! value may be in plain words.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::{Error, IntoDeserializer, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{BalloonConfig, BlkConfig, NetConfig, VsockConfig, parse_size};
+use super::text::in_words;
+use super::{BalloonConfig, BlkConfig, Limits, NetConfig, VsockConfig, limits, parse_size, ranges};
 
-/// What a plain number counts: bytes or MiB, as on the command line.
-const BYTES: u32 = 0;
+/// What a plain number counts where it counts no bytes, as on the command line.
 const MIB: u32 = 20;
 
 /// Both forms of each type; the derived functions that `remote = "Self"` makes take the table.
@@ -30,7 +32,9 @@ macro_rules! text_or_table {
                     }
 
                     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                        $name::deserialize(MapAccessDeserializer::new(map))
+                        let found = $name::deserialize(MapAccessDeserializer::new(map))?;
+                        found.check().map_err(A::Error::custom)?;
+                        Ok(found)
                     }
                 }
                 deserializer.deserialize_any(Form)
@@ -47,37 +51,202 @@ macro_rules! text_or_table {
 
 text_or_table!(BalloonConfig BlkConfig NetConfig VsockConfig);
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "it is a number, or a text like \"512M\"")]
-enum Amount {
-    Number(u64),
-    Text(String),
+/// A whole number. Whatever else stands there, the message says which ones are right.
+struct Whole<'a, T> {
+    range: &'a RangeInclusive<T>,
+    in_words: &'a str,
 }
 
-fn amount<'de, D: Deserializer<'de>>(from: D, plain: u32) -> Result<Option<u64>, D::Error> {
-    let text = match Option::deserialize(from)? {
-        None => return Ok(None),
-        Some(Amount::Number(number)) => number.to_string(),
-        Some(Amount::Text(text)) => text,
-    };
-    parse_size(&text, plain).map(Some).map_err(D::Error::custom)
+impl<T> Whole<'_, T> {
+    fn take<E: Error>(self, number: i128) -> Result<T, E>
+    where
+        T: TryFrom<i128> + PartialOrd,
+    {
+        T::try_from(number)
+            .ok()
+            .filter(|number| self.range.contains(number))
+            .ok_or_else(|| {
+                let found = format!("integer `{number}`");
+                E::invalid_value(Unexpected::Other(&found), &self.in_words)
+            })
+    }
 }
 
-/// `10485760` or `"10M"`.
+impl<T: TryFrom<i128> + PartialOrd> Visitor<'_> for Whole<'_, T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.in_words)
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
+        self.take(number.into())
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        self.take(number.into())
+    }
+
+    fn visit_i128<E: Error>(self, number: i128) -> Result<T, E> {
+        self.take(number)
+    }
+
+    fn visit_u128<E: Error>(self, number: u128) -> Result<T, E> {
+        self.take(i128::try_from(number).unwrap_or(i128::MAX))
+    }
+}
+
+/// A whole number of a file, which lies in `range`; `in_words` says so in a message, after "it is".
+///
+/// # Errors
+/// When there is anything else.
+pub fn whole_number<'de, D, T>(
+    from: D,
+    range: &RangeInclusive<T>,
+    in_words: &str,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<i128> + PartialOrd,
+{
+    from.deserialize_any(Whole { range, in_words })
+}
+
+/// A number for each range that is named in `ranges`.
+macro_rules! ranged {
+    ($($name:ident: $type:ty = $range:ident;)*) => {$(
+        pub(super) fn $name<'de, D: Deserializer<'de>>(from: D) -> Result<$type, D::Error> {
+            whole_number(from, &ranges::$range, &in_words(&ranges::$range))
+        }
+    )*};
+}
+
+ranged! {
+    blk_queues: u16 = BLK_QUEUES;
+    net_queues: u16 = NET_QUEUES;
+    cid: u32 = CID;
+    descriptor: i32 = FD;
+    packet: u16 = MTU;
+}
+
+pub(super) fn queue_size<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    let words = format!("a power of two, {}", in_words(&ranges::QUEUE_SIZE));
+    let size: u16 = whole_number(from, &ranges::QUEUE_SIZE, &words)?;
+    if size.is_power_of_two() {
+        return Ok(size);
+    }
+    let found = Unexpected::Unsigned(size.into());
+    Err(D::Error::invalid_value(found, &&*words))
+}
+
+pub(super) fn fd<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Descriptor(#[serde(deserialize_with = "descriptor")] i32);
+    Ok(Option::deserialize(from)?.map(|Descriptor(fd)| fd))
+}
+
+pub(super) fn mtu<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Packet(#[serde(deserialize_with = "packet")] u16);
+    Ok(Option::deserialize(from)?.map(|Packet(mtu)| mtu))
+}
+
+/// A size as it stands in a file: a number whose unit the key knows, or a text with its unit.
+#[derive(Debug)]
+pub struct Size(String);
+
+impl Size {
+    /// The size in bytes; `plain` is the power of two that a number counts.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn bytes(&self, plain: u32) -> Result<u64, String> {
+        parse_size(&self.0, plain).map_err(|cause| self.wrong(&cause))
+    }
+
+    fn wrong(&self, cause: &str) -> String {
+        format!("{:?}: {cause}", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl Visitor<'_> for Form {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, or a text like \"512M\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Size, E> {
+                Ok(Size(text.to_owned()))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Size, E> {
+                Ok(Size(number.to_string()))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Size, E> {
+                Ok(Size(number.to_string()))
+            }
+        }
+        from.deserialize_any(Form)
+    }
+}
+
+/// `10485760` or `"10M"`, as a limit.
 pub(super) fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    amount(from, BYTES)
+    let size: Option<Size> = Option::deserialize(from)?;
+    let amount = |size: Size| limits::amount(&size.0).map_err(|cause| size.wrong(&cause));
+    size.map(amount).transpose().map_err(D::Error::custom)
 }
 
 /// `512` or `"512M"`.
 pub(super) fn mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    amount(from, MIB)
+    let size: Option<Size> = Option::deserialize(from)?;
+    size.map(|size| size.bytes(MIB))
+        .transpose()
+        .map_err(D::Error::custom)
 }
 
 /// Always with a unit.
 pub(super) fn with_unit<S: Serializer>(size: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
-    let text = size.map(|size| match size {
+    size.map(size_with_unit).serialize(to)
+}
+
+/// A size as [`parse_size`] takes it, whatever a plain number would count.
+#[must_use]
+pub fn size_with_unit(size: u64) -> String {
+    match size {
         _ if size.is_multiple_of(1 << MIB) => format!("{}M", size >> MIB),
         _ => format!("{size}B"),
-    });
-    text.serialize(to)
+    }
+}
+
+/// One of the words that a type knows, as a text.
+///
+/// # Errors
+/// When there is another word, or anything else.
+pub fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    T::deserialize(String::deserialize(from)?.into_deserializer())
+}
+
+/// Limits as a table. What serde derives would take a list of values as well.
+pub(super) fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
+    struct Table;
+    impl<'de> Visitor<'de> for Table {
+        type Value = Limits;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table with bw, bw-burst, iops or iops-burst")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Limits, A::Error> {
+            Limits::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    from.deserialize_any(Table)
 }

@@ -57,6 +57,7 @@ fn what_a_program_gives_has_the_same_limits() {
     assert!(disk(|disk| disk.queues = 17).contains("1 to 16"));
     assert!(disk(|disk| disk.queue_size = 3).contains("power of two"));
     assert!(disk(|disk| disk.limits.bw_burst = Some(0)).contains("bw-burst"));
+    assert!(disk(|disk| disk.limits.iops_burst = Some(1)).contains("give iops as well"));
     assert!(disk(|disk| disk.serial = "x".repeat(21)).contains("20 bytes"));
     let net = |change: fn(&mut NetConfig)| {
         let mut net: NetConfig = "vm0".parse().unwrap();
@@ -153,5 +154,151 @@ fn a_wrong_option_is_named_with_what_would_be_right() {
             Ok(_) => assert_eq!(text, "ro", "a file may have that name"),
             Err(error) => assert!(error.to_string().contains(named), "{text}: {error}"),
         }
+    }
+}
+
+#[test]
+fn r66_a_path_may_hold_anything() {
+    for (text, path, read_only) in [
+        ("a=b.img", "a=b.img", false),
+        ("a=b.img,ro", "a=b.img", true),
+        ("path=a=b,ro", "a=b", true),
+        ("\"a,b.img\",ro", "a,b.img", true),
+        ("ro,path=\"a,b=c.img\"", "ro", false),
+        ("ro=on,path=\"a,b=c.img\"", "a,b=c.img", true),
+        ("path=\"say \"\"hi\"\", then\"", "say \"hi\", then", false),
+        ("path=\"queues=4,ro\",queues=2", "queues=4,ro", false),
+        ("a b;c", "a b;c", false),
+    ] {
+        let found = text.parse::<BlkConfig>();
+        if text.starts_with("ro,") {
+            // A bare word is the path, so there are two.
+            assert_eq!(found, Err(OptionError::Twice("path")));
+            continue;
+        }
+        let disk = found.unwrap();
+        assert_eq!((disk.path, disk.read_only), (path.into(), read_only));
+    }
+    let vsock: VsockConfig = "path=\"/run/a,b=c\",cid=3".parse().unwrap();
+    assert_eq!(vsock.path, PathBuf::from("/run/a,b=c"));
+    let net: NetConfig = "tap=a=b".parse().unwrap();
+    assert_eq!(net.tap.as_deref(), Some("a=b"));
+    for (text, named) in [
+        ("a,b.img", "a path with a comma stands in double quotes"),
+        ("path=\"a", "closing double quote is missing"),
+        ("path=\"a\"b", "a comma comes"),
+        ("pth=a,path=b", "unknown option \"pth\""),
+    ] {
+        let error = text.parse::<BlkConfig>().unwrap_err().to_string();
+        assert!(error.contains(named), "{text}: {error}");
+    }
+    // A tap device of that name would be made.
+    let error = "tpa=vm0".parse::<NetConfig>().unwrap_err().to_string();
+    assert!(error.contains("unknown option \"tpa\""), "{error}");
+}
+
+#[test]
+fn an_option_is_given_once_and_a_burst_with_its_rate() {
+    for text in [
+        "path=a,path=b",
+        "a,path=b",
+        "a,ro,ro",
+        "a,ro,ro=off",
+        "a,queues=1,queues=2",
+        "a,bw=1,bw=1",
+        "a,direct,direct=off",
+    ] {
+        let error = text.parse::<BlkConfig>().unwrap_err();
+        assert!(error.to_string().contains("is given twice"), "{text}");
+    }
+    assert!("vm0,tap=vm1".parse::<NetConfig>().is_err());
+    assert!("cid=3,cid=4,path=a".parse::<VsockConfig>().is_err());
+    let flags = "deflate-on-oom,deflate-on-oom";
+    assert!(flags.parse::<BalloonConfig>().is_err());
+    for (text, named) in [
+        ("a,bw-burst=1M", "give bw as well"),
+        ("a,iops-burst=1,bw=2", "give iops as well"),
+    ] {
+        let error = text.parse::<BlkConfig>().unwrap_err().to_string();
+        assert!(error.contains(named), "{text}: {error}");
+        let error = text.parse::<NetConfig>().unwrap_err().to_string();
+        assert!(error.contains(named), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_number_that_fits_no_type_has_its_range_in_the_message() {
+    for wrong in [
+        "-1",
+        "99999",
+        "99999999999999999999999999999999999999999999",
+        "x",
+        "1.5",
+        "",
+    ] {
+        for (key, range) in [
+            ("queues", "1 to 16"),
+            ("queue-size", "a power of two, 2 to 1024"),
+        ] {
+            let text = format!("a,{key}={wrong}");
+            let error = text.parse::<BlkConfig>().unwrap_err().to_string();
+            assert!(error.contains(range), "{text}: {error}");
+        }
+        for (key, range) in [
+            ("queues", "1 to 8"),
+            ("queue-size", "a power of two, 2 to 1024"),
+            ("mtu", "68 to 65535"),
+        ] {
+            let text = format!("vm0,{key}={wrong}");
+            let error = text.parse::<NetConfig>().unwrap_err().to_string();
+            assert!(error.contains(range), "{text}: {error}");
+        }
+        let text = format!("cid={wrong},path=a");
+        if let Err(error) = text.parse::<VsockConfig>() {
+            assert!(error.to_string().contains("3 to 4294967294"), "{error}");
+        } else {
+            assert_eq!(wrong, "99999");
+        }
+    }
+    for (text, named) in [
+        ("a,bw=-1", "1 to 1024T"),
+        ("a,bw=99999999T", "1 to 1024T"),
+        ("a,iops=99999999999999999999999", "1 to 1024T"),
+        ("a,iops=0", "1 to 1024T"),
+        ("a,ro=yes", "it is on or off"),
+        ("a,ro=true", "it is on or off"),
+        ("a,direct=1", "it is on or off"),
+    ] {
+        let error = text.parse::<BlkConfig>().unwrap_err().to_string();
+        assert!(error.contains(named), "{text}: {error}");
+    }
+    for (text, read_only) in [("a,ro=on", true), ("a,ro=off", false)] {
+        assert_eq!(text.parse::<BlkConfig>().unwrap().read_only, read_only);
+    }
+}
+
+#[test]
+fn sizes_have_one_form_each() {
+    for (text, bytes) in [
+        ("5", 5 << 20),
+        ("5B", 5),
+        ("5K", 5 << 10),
+        ("5KB", 5 << 10),
+        ("5kib", 5 << 10),
+        ("5MiB", 5 << 20),
+        ("16777215T", 16_777_215 << 40),
+    ] {
+        assert_eq!(parse_size(text, 20), Ok(bytes), "{text}");
+    }
+    for text in [
+        "5IB", "5BB", "5MM", "5 bytes", "5iBiB", "B", "K", "0x10", "1_0",
+    ] {
+        assert!(parse_size(text, 20).is_err(), "{text}");
+    }
+    for text in ["-1", "16777216T", "99999999999999999999"] {
+        assert_eq!(parse_size(text, 0), Err("it is 0 to 16777215T".to_owned()));
+    }
+    for size in [1, 5000, 4096, 1 << 20, 3 << 30, u64::MAX] {
+        assert_eq!(parse_size(&size_with_unit(size), 20), Ok(size));
     }
 }

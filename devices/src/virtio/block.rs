@@ -6,75 +6,50 @@
 //! Reads, writes and flushes go to the host's kernel straight on the guest's buffers, through
 //! io_uring or one by one; what is rare (discard, zeroes) is done at once.
 
+mod erase;
+mod error;
+mod facts;
 mod file;
+mod lock;
+mod parse;
+mod request;
+mod sys;
 mod uring;
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, fallocate, fdatasync};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::fs::fdatasync;
+use rustix::io::retry_on_intr;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
     VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
-    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
-    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
-    VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::{Bytes, GuestAddress};
 
-pub use self::file::BlockError;
+use self::erase::Erase;
+pub use self::error::BlockError;
 use self::file::{Opened, Shape};
+use self::request::{Job, Parsed, Refusal, Request};
 use self::uring::Uring;
 use super::iovec::{Direction, Vectors};
 use super::limit::Limiter;
-use super::{Buffer, Chain, ConfigSpace, Event, GuestRam, QueueError, Queues, Ring, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, QueueError, Queues, Ring, VirtioDevice};
 use crate::Rare;
 use crate::config::{BlkConfig, BlkEngine};
+
+/// Disks for which there was no io_uring.
+static FELL_BACK: Rare = Rare::new();
 
 /// The unit of every size and place in a request.
 const SECTOR_BYTES: u32 = 512;
 const SECTOR: u64 = SECTOR_BYTES as u64;
-/// A request's header: type, reserved, sector.
-const HEADER: usize = 16;
-/// Bytes of the identification string.
-const ID: usize = 20;
-/// A range to discard or to zero: sector, number of sectors, flags.
-const RANGE: usize = 16;
-/// Flag of a range to zero: it may become a hole.
-const UNMAP: u32 = 1;
-
-/// What the host's kernel has to do for a request.
-#[derive(Debug, Clone, Copy)]
-enum Job {
-    Transfer {
-        direction: Direction,
-        /// Byte in the file.
-        offset: u64,
-        /// It is not aligned as the disk's file asks.
-        unaligned: bool,
-        /// On the disk when it ends.
-        durable: bool,
-    },
-    Flush,
-}
-
-/// A request on its way.
-#[derive(Debug, Clone, Copy)]
-struct Request {
-    queue: usize,
-    head: u16,
-    status: GuestAddress,
-    /// Bytes of data.
-    len: u32,
-    job: Job,
-}
 
 struct Tell(Box<dyn FnOnce() + Send>);
 
@@ -154,11 +129,18 @@ impl Block {
             BlkEngine::Sync => None,
             engine => match Uring::new(capacity.min(MAX_IN_FLIGHT)) {
                 Ok(uring) => Some(uring),
-                Err(error) if engine == BlkEngine::IoUring => {
-                    return Err(BlockError::Uring(error));
-                }
                 Err(error) => {
-                    log::debug!("no io_uring, disk I/O is synchronous: {error}");
+                    let reason = error::uring_reason(&error);
+                    if engine == BlkEngine::IoUring {
+                        return Err(BlockError::Uring { reason });
+                    }
+                    // Once for all disks.
+                    if FELL_BACK.again() == Some(1) {
+                        log::warn!(
+                            "io_uring is refused: {reason}; the disks' requests are done one by one, \
+                             which engine=sync asks for without this warning"
+                        );
+                    }
                     None
                 }
             },
@@ -189,6 +171,7 @@ impl Block {
             file,
         };
         block.config = Arc::new(ConfigSpace::new(block.describe(&shape), 0..0));
+        block.tell();
         Ok(block)
     }
 
@@ -390,195 +373,6 @@ impl Block {
         }
         Ok(())
     }
-
-    /// Finds out what a request wants; does at once what is rare. The data of a transfer is in
-    /// `vectors` then.
-    fn parse(&mut self, ring: &Ring) -> Result<Parsed, Refusal> {
-        let ram = ring.ram();
-        let mut header = [0; HEADER];
-        if !self.chain.read(ram, &mut header)? {
-            return Err(failed("a request is cut off"));
-        }
-        let [kind, _, sector_low, sector_high] = words(header);
-        let sector = u64::from(sector_low) | u64::from(sector_high) << 32;
-        let done = match kind {
-            VIRTIO_BLK_T_IN => return self.transfer(ram, sector, Direction::Read),
-            VIRTIO_BLK_T_OUT => return self.transfer(ram, sector, Direction::Write),
-            VIRTIO_BLK_T_FLUSH => {
-                self.vectors.set(ram, &[])?;
-                return Ok(Parsed::Job(Job::Flush, 0));
-            }
-            VIRTIO_BLK_T_GET_ID => self.identify(ram)?,
-            VIRTIO_BLK_T_DISCARD if self.discard => self.ranges(ring, Erase::Discard)?,
-            VIRTIO_BLK_T_WRITE_ZEROES => self.ranges(ring, Erase::Zero)?,
-            _ => return Err(Refusal::Unsupported),
-        };
-        Ok(Parsed::Done(done))
-    }
-
-    fn transfer(
-        &mut self,
-        ram: &GuestRam,
-        sector: u64,
-        direction: Direction,
-    ) -> Result<Parsed, Refusal> {
-        let buffers = match direction {
-            Direction::Read => self.chain.writable(),
-            Direction::Write => {
-                self.writable()?;
-                self.chain.readable()
-            }
-        };
-        let len = self.inside(sector, buffers)?;
-        self.vectors.set(ram, buffers)?;
-        let offset = sector * SECTOR;
-        let alignment = self.alignment;
-        // What goes beyond the file's end goes in parts that are not aligned.
-        let aligned = self.buffered.is_none()
-            || offset.is_multiple_of(alignment.into())
-                && self.vectors.is_aligned(alignment as usize)
-                && offset + u64::from(len) <= self.size;
-        let job = Job::Transfer {
-            direction,
-            offset,
-            unaligned: !aligned,
-            durable: self.write_through && direction == Direction::Write,
-        };
-        Ok(Parsed::Job(job, len))
-    }
-
-    fn writable(&self) -> Result<(), Refusal> {
-        if self.read_only {
-            return Err(failed("the disk is read-only"));
-        }
-        Ok(())
-    }
-
-    /// That whole sectors inside the disk are meant; gives their length in bytes.
-    fn inside(&self, sector: u64, buffers: &[Buffer]) -> Result<u32, Refusal> {
-        let len = buffers
-            .iter()
-            .map(|buffer| u64::from(buffer.len))
-            .sum::<u64>();
-        let end = sector.checked_add(len.div_ceil(SECTOR));
-        if !len.is_multiple_of(SECTOR) || end.is_none_or(|end| end > self.sectors) {
-            return Err(failed("a request leaves the disk, or is no whole sectors"));
-        }
-        u32::try_from(len).map_err(|_| failed("a request of 4 GiB or more"))
-    }
-
-    fn identify(&mut self, ram: &GuestRam) -> Result<u32, Refusal> {
-        let mut id = [0; ID];
-        for (to, from) in id.iter_mut().zip(self.serial.bytes()) {
-            *to = from;
-        }
-        Ok(self.chain.write(ram, &id)?)
-    }
-
-    /// Discards or zeroes ranges of the disk.
-    fn ranges(&mut self, ring: &Ring, erase: Erase) -> Result<u32, Refusal> {
-        self.writable()?;
-        let (_, most) = erase.limits();
-        for _ in 0..most {
-            if self.chain.readable_len() == 0 {
-                break;
-            }
-            if ring.is_stopping() {
-                return Err(failed("the driver has reset the disk"));
-            }
-            let mut range = [0; RANGE];
-            if !self.chain.read(ring.ram(), &mut range)? {
-                return Err(failed("a range is cut off"));
-            }
-            self.range(words(range), erase)?;
-        }
-        if self.chain.readable_len() > 0 {
-            return Err(failed("too many ranges in one request"));
-        }
-        if self.write_through && !ring.is_stopping() {
-            self.sync()?;
-        }
-        Ok(0)
-    }
-
-    fn range(&mut self, [low, high, count, flags]: [u32; 4], erase: Erase) -> Result<(), Refusal> {
-        let known = match erase {
-            Erase::Discard => 0,
-            Erase::Zero => UNMAP,
-        };
-        if flags & !known != 0 {
-            return Err(Refusal::Unsupported);
-        }
-        let sector = u64::from(low) | u64::from(high) << 32;
-        let end = sector.checked_add(count.into());
-        if count > erase.limits().0 || end.is_none_or(|end| end > self.sectors) {
-            return Err(failed("a range leaves the disk, or is too large"));
-        }
-        if count == 0 {
-            return Ok(());
-        }
-        let (offset, len) = (sector * SECTOR, u64::from(count) * SECTOR);
-        let hole = erase == Erase::Discard || self.discard && flags & UNMAP != 0;
-        let how = if hole {
-            FallocateFlags::PUNCH_HOLE
-        } else {
-            self.zeroed += len;
-            FallocateFlags::ZERO_RANGE
-        };
-        self.moved = self.moved.wrapping_add(STEP);
-        let mode = how | FallocateFlags::KEEP_SIZE;
-        match retry_on_intr(|| fallocate(&self.file, mode, offset, len)) {
-            // The file system has no holes, or no zeroing; a block device takes whole blocks only. A
-            // discard is a hint, zeroes are not.
-            Err(Errno::OPNOTSUPP | Errno::INVAL) if erase == Erase::Discard => Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::INVAL) => Ok(self.write_zeroes(offset, len)?),
-            result => Ok(result.map_err(io::Error::from)?),
-        }
-    }
-
-    fn write_zeroes(&mut self, mut offset: u64, mut len: u64) -> io::Result<()> {
-        static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
-        self.moved = self.moved.wrapping_add(len);
-        // Not bound to any alignment.
-        let file = self.buffered.as_ref().unwrap_or(&self.file);
-        while len > 0 {
-            let part = usize::try_from(len).map_or(ZEROES.len(), |len| len.min(ZEROES.len()));
-            file.write_all_at(ZEROES.get(..part).unwrap_or_default(), offset)?;
-            offset += part as u64;
-            len -= part as u64;
-        }
-        Ok(())
-    }
-}
-
-/// How ranges lose their content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Erase {
-    Discard,
-    Zero,
-}
-
-impl Erase {
-    /// The most sectors of a range, and the most ranges of a request: zeroes may have to be written.
-    fn limits(self) -> (u32, u32) {
-        match self {
-            Self::Discard => (1 << 22, 32),
-            Self::Zero => (1 << 15, 1),
-        }
-    }
-}
-
-impl Request {
-    /// The bytes that a success writes to guest memory, besides the status.
-    fn written(&self) -> u32 {
-        match self.job {
-            Job::Transfer {
-                direction: Direction::Read,
-                ..
-            } => self.len,
-            _ => 0,
-        }
-    }
 }
 
 /// Most requests at once.
@@ -589,42 +383,6 @@ const MOST_IN_FLIGHT: u64 = 256 << 20;
 const STEP: u64 = 8 << 20;
 /// After so many bytes without io_uring other events have their turn, the end among them.
 const MOST_MOVED: u64 = 64 << 20;
-
-/// A request that was looked at.
-enum Parsed {
-    /// It is done, and wrote so many bytes.
-    Done(u32),
-    /// It needs I/O of so many bytes.
-    Job(Job, u32),
-}
-
-/// Why a request fails.
-enum Refusal {
-    Unsupported,
-    Io(io::Error),
-}
-
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<QueueError> for Refusal {
-    fn from(error: QueueError) -> Self {
-        Self::Io(io::Error::other(error))
-    }
-}
-
-fn failed(cause: &str) -> Refusal {
-    Refusal::Io(io::Error::other(cause.to_owned()))
-}
-
-fn words(bytes: [u8; 16]) -> [u32; 4] {
-    let (words, _) = bytes.as_chunks::<4>();
-    let mut all = words.iter().map(|word| u32::from_le_bytes(*word));
-    std::array::from_fn(|_| all.next().unwrap_or_default())
-}
 
 impl VirtioDevice for Block {
     fn id(&self) -> u32 {
@@ -698,8 +456,7 @@ impl VirtioDevice for Block {
         Ok(more)
     }
 
-    fn close(&mut self, _queue: usize, queues: &mut Queues) -> Result<(), QueueError> {
-        // Those of other queues end with it.
+    fn quiesce(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
         while let Some(uring) = self.uring.as_mut().filter(|uring| uring.is_busy()) {
             uring.wait();
             self.reap(queues)?;

@@ -12,7 +12,7 @@ use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::transport::{Connect, Part, Transport, set_address, set_size};
-use super::{GuestRam, Interrupt, VirtioDevice};
+use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
 use crate::bus::{BusDevice, Outcome};
 use crate::lock;
 
@@ -88,10 +88,22 @@ impl VirtioMmio {
             queue_sel: 0,
         })))
     }
+}
 
-    /// Resets the device and gives it back, for another transport: nothing is behind this one any
-    /// more. `None` when the device is lost.
-    pub fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {
+impl VirtioTransport for VirtioMmio {
+    fn state(&self) -> DeviceState {
+        lock(&self.0).transport.state()
+    }
+
+    fn pause(&self) {
+        lock(&self.0).transport.pause();
+    }
+
+    fn resume(&self) {
+        lock(&self.0).transport.resume();
+    }
+
+    fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {
         lock(&self.0).transport.take_device()
     }
 }

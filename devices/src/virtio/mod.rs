@@ -11,6 +11,8 @@ mod block;
 mod config_space;
 #[cfg(feature = "virtio-console")]
 mod console;
+#[cfg(any(feature = "virtio-blk", feature = "virtio-net"))]
+mod holder;
 // Each device uses its part of these.
 #[cfg_attr(
     not(all(feature = "virtio-blk", feature = "virtio-net")),
@@ -114,13 +116,13 @@ pub trait VirtioDevice: Debug + Send {
     /// When the driver broke a rule of a queue.
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError>;
 
-    /// The driver takes a queue back: whatever is in flight of it ends, and is answered, before this
-    /// returns. The queue is gone afterwards.
+    /// Ends and answers whatever is in flight, and begins nothing: the driver takes a queue back, or the
+    /// machine is paused. What the driver has queued and the device has not begun stays queued.
     ///
     /// # Errors
     /// When the driver broke a rule of a queue.
-    fn close(&mut self, queue: usize, queues: &mut Queues) -> Result<(), QueueError> {
-        let _ = (queue, queues);
+    fn quiesce(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+        let _ = queues;
         Ok(())
     }
 
@@ -128,3 +130,45 @@ pub trait VirtioDevice: Debug + Send {
     /// touches guest memory afterwards.
     fn stop(&mut self) {}
 }
+
+/// Where a device is in its life, as the VMM sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceState {
+    /// No driver uses it.
+    Idle,
+    /// A driver uses it.
+    Running,
+    /// The driver broke a rule, or a fault of the VMM stopped it: it waits for the driver's reset.
+    NeedsReset,
+    /// A fault of the VMM has lost it.
+    Lost,
+}
+
+/// A device behind its transport, as the VMM sees it.
+pub trait VirtioTransport: Debug + Send + Sync {
+    /// Where the device is in its life.
+    fn state(&self) -> DeviceState;
+
+    /// Stops a device that runs, and answers what is in flight. What the driver has queued stays queued. No
+    /// vCPU may run from before this until [`Self::resume`].
+    fn pause(&self);
+
+    /// A device that was paused goes on.
+    fn resume(&self);
+
+    /// Resets the device and gives it back, for another transport: nothing is behind this one any more.
+    /// `None` when the device is lost.
+    fn take_device(&self) -> Option<Box<dyn VirtioDevice>>;
+}
+#[cfg(all(
+    test,
+    feature = "virtio-balloon",
+    feature = "virtio-blk",
+    feature = "virtio-console",
+    feature = "virtio-net",
+    feature = "virtio-rng",
+    feature = "virtio-vsock"
+))]
+#[allow(clippy::unwrap_used)]
+mod tests;

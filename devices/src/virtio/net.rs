@@ -5,7 +5,12 @@
 //! leaves over are for the next one. Nothing is lost and nothing stops when the tap has frames and
 //! the driver no buffers: whichever comes next goes on.
 
+mod control;
+mod error;
+mod foresee;
+mod interface;
 mod tap;
+mod waiting;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -14,20 +19,20 @@ use std::sync::Arc;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR, VIRTIO_NET_F_CSUM,
-    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_GUEST_USO4,
-    VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
-    VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
-    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_OK,
-    VIRTIO_NET_S_LINK_UP,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_UFO,
+    VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_HOST_USO,
+    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
-use vm_memory::{Bytes, GuestAddress};
 
+pub use self::error::NetError;
 use self::tap::{Tap, offload};
-use super::iovec::{BATCH, Frame, Vectors};
+use self::waiting::Waiting;
+use super::iovec::{Frame, Vectors};
 use super::limit::Limiter;
-use super::{Chain, ConfigSpace, Event, QueueError, Queues, Ring, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
 use crate::Rare;
 use crate::config::{Mac, NetConfig};
 
@@ -46,164 +51,6 @@ const LARGE_QUEUE: u16 = 128;
 const BUFFER: u64 = DEFAULT_MTU as u64 + AROUND;
 /// Where the configuration has its parts (5.1.4).
 const STATUS_AT: usize = 6;
-
-/// Why there is no network device.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NetError {
-    /// The tap device cannot be opened or created.
-    #[error("{cause}")]
-    Tap {
-        /// Why.
-        cause: String,
-        /// What would help.
-        cure: String,
-    },
-    /// The descriptor given cannot be used.
-    #[error("{0}")]
-    Fd(String),
-    /// The driver might never offer buffers for a frame.
-    #[error("an MTU of {0} is too much for queues of {1} entries")]
-    Mtu(u16, u16),
-    /// The host refused something else.
-    #[error(transparent)]
-    Host(#[from] io::Error),
-}
-
-impl NetError {
-    fn of_tap(name: &str, queues: u16, is_new: bool, error: io::Error) -> Self {
-        let many = if queues > 1 { " multi_queue" } else { "" };
-        let create = format!(
-            "run `sudo ip tuntap add {name} mode tap user $USER{many} && sudo ip link set {name} up`"
-        );
-        let (cause, cure) = match error.raw_os_error() {
-            Some(libc::EPERM) if is_new => (
-                "there is no such tap device, and creating one needs CAP_NET_ADMIN".to_owned(),
-                create,
-            ),
-            Some(libc::EPERM) => (
-                "the tap device belongs to another user".to_owned(),
-                format!("run `sudo ip tuntap del {name} mode tap`, then {create}"),
-            ),
-            Some(libc::EBUSY) => (
-                "the tap device is in use by another program".to_owned(),
-                "choose another name".to_owned(),
-            ),
-            Some(libc::EINVAL) if !is_new => (
-                format!("there is one, but no tap device for {queues} queues"),
-                format!("run `sudo ip link del {name}`, then {create}"),
-            ),
-            Some(libc::ENOENT) => (
-                "there is no /dev/net/tun".to_owned(),
-                "run `sudo modprobe tun`".to_owned(),
-            ),
-            Some(libc::EACCES) => (
-                "/dev/net/tun may not be opened".to_owned(),
-                "run `sudo chmod 666 /dev/net/tun`, as distributions have it".to_owned(),
-            ),
-            _ => (error.to_string(), create),
-        };
-        Self::Tap { cause, cure }
-    }
-
-    /// One line that says what to do about it.
-    #[must_use]
-    pub fn cure(&self) -> &str {
-        match self {
-            Self::Tap { cure, .. } => cure,
-            Self::Fd(_) => "give the number of an open tap device with IFF_NO_PI and IFF_VNET_HDR",
-            Self::Mtu(..) => "give queue-size=128, or a smaller mtu",
-            Self::Host(_) => "see the cause",
-        }
-    }
-}
-
-/// Chains of the driver that wait for a frame.
-#[derive(Debug, Default)]
-struct Waiting {
-    chains: Vec<WaitingChain>,
-    /// Their buffers in one row.
-    vectors: Vectors,
-    /// Bytes of all.
-    len: u64,
-    scratch: Chain,
-}
-
-#[derive(Debug)]
-struct WaitingChain {
-    head: u16,
-    len: u32,
-    /// How many buffers.
-    buffers: usize,
-    /// Where to write the number of buffers: each byte has its place.
-    num_buffers: [GuestAddress; 2],
-}
-
-impl Waiting {
-    fn clear(&mut self) {
-        self.chains.clear();
-        self.vectors.clear();
-        self.len = 0;
-    }
-
-    /// Fetches chains until a frame of `need` bytes fits, or one chain if a frame may not have
-    /// several.
-    fn fill(&mut self, ring: &mut Ring, need: u64, mergeable: bool) -> Result<(), QueueError> {
-        // A driver has no more chains than its ring has entries, unless it gives one twice.
-        for _ in self.chains.len()..ring.size().into() {
-            let full = self.len >= need
-                || !mergeable && !self.chains.is_empty()
-                || self.vectors.as_slice().len() >= BATCH;
-            if full || !ring.pop(&mut self.scratch)? {
-                break;
-            }
-            let chain = &self.scratch;
-            let len = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
-            let place = |offset| chain.writable_at(offset);
-            let (Some(low), Some(high)) = (place(NUM_BUFFERS), place(NUM_BUFFERS + 1)) else {
-                // R22: no room for the header.
-                ring.complete(chain.head(), 0)?;
-                continue;
-            };
-            for buffer in chain.writable() {
-                self.vectors.add(ring.ram(), *buffer)?;
-            }
-            self.chains.push(WaitingChain {
-                head: chain.head(),
-                len,
-                buffers: chain.writable().len(),
-                num_buffers: [low, high],
-            });
-            self.len += u64::from(len);
-        }
-        Ok(())
-    }
-
-    /// Gives the chains that a frame of `len` bytes has filled to the driver.
-    fn complete(&mut self, ring: &mut Ring, len: usize) -> Result<(), QueueError> {
-        let mut rest = u32::try_from(len).unwrap_or(u32::MAX);
-        let (mut used, mut buffers) = (0u16, 0);
-        for chain in &self.chains {
-            let part = rest.min(chain.len);
-            ring.complete(chain.head, part)?;
-            rest -= part;
-            used += 1;
-            buffers += chain.buffers;
-            self.len -= u64::from(chain.len);
-            if rest == 0 {
-                break;
-            }
-        }
-        if let Some(first) = self.chains.first() {
-            for (address, byte) in first.num_buffers.into_iter().zip(used.to_le_bytes()) {
-                ring.ram().write_obj(byte, address)?;
-            }
-        }
-        self.chains.drain(..usize::from(used));
-        self.vectors.remove_first(buffers);
-        Ok(())
-    }
-}
 
 /// Two queues and their part of the tap.
 #[derive(Debug)]
@@ -256,6 +103,18 @@ impl Net {
     /// # Errors
     /// When the descriptor is none of a tap device, or the MTU does not fit the queues.
     pub fn check(config: &NetConfig) -> Result<(), NetError> {
+        Self::check_values(config)?;
+        match &config.tap {
+            Some(name) if config.fd.is_none() => foresee::tap(name, config.queues),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, but for a tap device of this name, which another host may have.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_values(config: &NetConfig) -> Result<(), NetError> {
         // A queue of two entries has room for a usual frame.
         let room = BUFFER * u64::from(config.queue_size / 2);
         let mtu = config.mtu.unwrap_or(DEFAULT_MTU);
@@ -270,14 +129,14 @@ impl Net {
     /// # Errors
     /// See [`NetError`].
     pub fn open(config: &NetConfig) -> Result<Self, NetError> {
-        Self::check(config)?;
+        Self::check_values(config)?;
         let taps = match (config.fd, &config.tap) {
             (Some(fd), _) => vec![Tap::inherit(fd)?],
             (None, name) => {
                 let name = name.as_deref().unwrap_or_default();
                 let taps = Tap::open(name, config.queues)?;
                 if let Some(mtu) = config.mtu
-                    && let Err(error) = tap::set_mtu(name, mtu)
+                    && let Err(error) = interface::set_mtu(name, mtu)
                 {
                     log::warn!("the MTU of the tap device {name} cannot be set: {error}");
                 }
@@ -467,58 +326,6 @@ impl Net {
             self.config.update(STATUS_AT, &link(false));
             queues.config_changed();
         }
-    }
-
-    /// Serves the control queue: how many pairs of queues the driver uses. Says whether there may be
-    /// more.
-    fn command(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
-        let Some(ring) = queues.ring(self.control) else {
-            return Ok(false);
-        };
-        for _ in 0..ring.size() {
-            if !ring.pop(&mut self.chain)? {
-                return Ok(false);
-            }
-            let mut command = [0; 4];
-            let whole = self.chain.read(ring.ram(), &mut command)?;
-            let [class, command, low, high] = command;
-            let pairs = usize::from(u16::from_le_bytes([low, high]));
-            let known = u32::from(class) == VIRTIO_NET_CTRL_MQ
-                && u32::from(command) == VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET;
-            let done = whole && known && self.use_pairs(pairs);
-            let answer = if done { VIRTIO_NET_OK } else { VIRTIO_NET_ERR };
-            let answer = u8::try_from(answer).unwrap_or(u8::MAX);
-            let written = self.chain.write(ring.ram(), &[answer])?;
-            ring.complete(self.chain.head(), written)?;
-        }
-        Ok(true)
-    }
-
-    /// Frames come to the first `count` pairs only.
-    fn use_pairs(&mut self, count: usize) -> bool {
-        if !(1..=self.usable).contains(&count) {
-            return false;
-        }
-        let mut done = true;
-        for (number, pair) in self.pairs.iter_mut().enumerate() {
-            let wanted = number < count;
-            if pair.enabled == wanted {
-                continue;
-            }
-            match pair.tap.set_enabled(wanted) {
-                Ok(()) => pair.enabled = wanted,
-                // Tried again with the next command.
-                Err(error) => {
-                    done = false;
-                    if let Some(times) = self.refusals.again() {
-                        log::warn!(
-                            "a queue of the tap device cannot be switched, {times} times so far: {error}"
-                        );
-                    }
-                }
-            }
-        }
-        done
     }
 }
 

@@ -220,6 +220,9 @@ pub struct Ring {
     notifying: bool,
     /// The device was told to stop: whatever the driver has queued, nothing more is begun.
     stopping: Arc<AtomicBool>,
+    /// The stop comes with the so many-th chain from now on.
+    #[cfg(test)]
+    pub(super) stop_with: Option<u16>,
 }
 
 impl Ring {
@@ -253,6 +256,8 @@ impl Ring {
             dry: false,
             notifying: true,
             stopping: Arc::default(),
+            #[cfg(test)]
+            stop_with: None,
             ram,
         })
     }
@@ -324,7 +329,19 @@ impl Ring {
         chain.head = self.load(self.available, 4 + 2 * self.slot(self.next_available))?;
         self.walk(chain)?;
         self.next_available += 1;
+        #[cfg(test)]
+        self.stop_in_time();
         Ok(true)
+    }
+
+    #[cfg(test)]
+    fn stop_in_time(&mut self) {
+        if let Some(left) = &mut self.stop_with {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.stopping.store(true, Ordering::SeqCst);
+            }
+        }
     }
 
     /// Gives the chains of the last calls of [`Self::pop`] back, as if they had not been fetched.

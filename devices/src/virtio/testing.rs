@@ -239,3 +239,136 @@ pub(crate) fn wait_for(sources: &[RawFd]) {
     };
     assert_ne!(poll(&mut fds, Some(&patience)).unwrap(), 0, "nothing comes");
 }
+
+/// Makes these system calls fail with an error, for this thread alone, as a container's filter does
+/// (seccomp(2)).
+pub(crate) fn refuse(calls: &[libc::c_long], errno: libc::c_int) {
+    let statement = |code, k| libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    // include/uapi/linux/bpf_common.h: load a word, jump if equal, return. The number comes first.
+    const LOAD: u16 = 0x20;
+    const JUMP: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let mut filter = vec![statement(LOAD, 0)];
+    for call in calls {
+        filter.push(libc::sock_filter {
+            jf: 1,
+            ..statement(JUMP, u32::try_from(*call).unwrap())
+        });
+        let error = u32::try_from(errno).unwrap();
+        filter.push(statement(RETURN, libc::SECCOMP_RET_ERRNO | error));
+    }
+    filter.push(statement(RETURN, libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog {
+        len: filter.len().try_into().unwrap(),
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: plain system calls; the kernel copies the program.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let filter = libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        );
+        assert_eq!(filter, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+/// Goes on as another user and group without rights, for this thread alone. Says whether it could.
+pub(crate) fn become_user(id: libc::uid_t) -> bool {
+    // SAFETY: plain system calls, which concern this thread alone (the C library's functions would not).
+    unsafe {
+        let none: [libc::gid_t; 0] = [];
+        libc::syscall(libc::SYS_setgroups, 0, none.as_ptr()) == 0
+            && libc::syscall(libc::SYS_setresgid, id, id, id) == 0
+            && libc::syscall(libc::SYS_setresuid, id, id, id) == 0
+    }
+}
+
+/// A loop device of the test's own; it goes with the value.
+pub(crate) struct Loop {
+    pub(crate) path: String,
+}
+
+impl Loop {
+    /// `None` where there are none, or no rights.
+    fn with(options: &[&str], file: &std::path::Path) -> Option<Self> {
+        let output = std::process::Command::new("losetup")
+            .args(["--find", "--show"])
+            .args(options)
+            .arg(file)
+            .output()
+            .ok()?;
+        let path = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (output.status.success() && !path.is_empty()).then_some(Self { path })
+    }
+
+    pub(crate) fn read_only(file: &std::path::Path) -> Option<Self> {
+        Self::with(&["--read-only"], file)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup")
+            .args(["--detach", &self.path])
+            .status();
+    }
+}
+
+/// Gives up CAP_NET_ADMIN, for this thread alone (capset(2)).
+pub(crate) fn drop_network_rights() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const NET_ADMIN: u32 = 12;
+    let header = [VERSION_3, 0];
+    // Effective, permitted, inheritable: the lower halves, then the upper ones.
+    let mut sets = [0u32; 6];
+    // SAFETY: plain system calls; header and sets have the size that this version has.
+    unsafe {
+        let result = libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr());
+        assert_eq!(result, 0);
+        sets[0] &= !(1 << NET_ADMIN);
+        sets[1] &= !(1 << NET_ADMIN);
+        assert_eq!(
+            libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()),
+            0
+        );
+    }
+}
+
+thread_local! {
+    static LINES: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Keeps the log's lines for the thread that wrote them.
+struct Lines;
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{}: {}", record.level(), record.args());
+        LINES.with_borrow_mut(|lines| lines.push(line));
+    }
+
+    fn flush(&self) {}
+}
+
+/// Does some work; gives what this thread has logged meanwhile, from `warn` on.
+pub(crate) fn logged<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Lines).unwrap();
+        log::set_max_level(log::LevelFilter::Warn);
+    });
+    LINES.take();
+    let result = work();
+    (result, LINES.take())
+}

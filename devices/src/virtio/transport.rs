@@ -19,8 +19,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use vm_memory::GuestAddress;
 
-use super::worker::Worker;
-use super::{ConfigSpace, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
+use super::worker::{Activated, MOST_EVENTS, Worker};
+use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
 use crate::Rare;
 
 /// Features of queues and transport.
@@ -36,9 +36,16 @@ enum Stage {
     /// Not running; the driver may set queues up.
     Idle(Box<dyn VirtioDevice>),
     Running(Worker),
+    /// The machine is paused: what ran is kept as it is.
+    Paused(Activated),
     /// Its worker panicked, or it was taken away: nothing is left to run.
     Lost,
 }
+
+/// Types of devices that there may be: a number below.
+const TYPES: usize = 64;
+/// So many drivers of a type are worth a line each: more devices of it a machine does not have.
+const FEW: u64 = 32;
 
 pub(crate) struct Transport {
     ram: GuestRam,
@@ -52,10 +59,22 @@ pub(crate) struct Transport {
     queues: Vec<Queue>,
     doorbells: Vec<EventFd>,
     id: u32,
+    /// The device's, for messages.
+    name: &'static str,
     config: Arc<ConfigSpace>,
     /// See [`VirtioDevice::dependencies`].
     dependencies: &'static [(u32, &'static [u32])],
     failures: Rare,
+}
+
+/// Why a device has no thread, and which limit of the host that is.
+fn not_started(error: &io::Error) -> String {
+    let limit = match error.raw_os_error() {
+        Some(libc::EAGAIN) => "; the limit of threads is reached (`ulimit -u`, a container's pids)",
+        Some(libc::EMFILE) => "; the limit of open files is reached (`ulimit -n`)",
+        _ => "",
+    };
+    format!("its thread cannot start: {error}{limit}")
 }
 
 /// The half of a 64-bit field that a selector chooses; there is nothing beyond the second.
@@ -70,7 +89,8 @@ fn half(value: u64, selector: u32) -> u32 {
 
 impl Transport {
     /// # Errors
-    /// When no events can be made, or a queue's size is none.
+    /// When no events can be made, a queue's size is none, or there are more queues or sources than
+    /// events have names for.
     pub(crate) fn new(
         device: Box<dyn VirtioDevice>,
         ram: GuestRam,
@@ -78,6 +98,14 @@ impl Transport {
         connect: Connect,
     ) -> io::Result<Self> {
         let sizes = device.queue_sizes();
+        for (count, what) in [(sizes.len(), "queues"), (device.sources().len(), "sources")] {
+            if count > MOST_EVENTS {
+                let name = device.name();
+                return Err(io::Error::other(format!(
+                    "{name} has {count} {what}, a device has {MOST_EVENTS} at most"
+                )));
+            }
+        }
         let queues = sizes
             .iter()
             .map(|size| Queue::new(*size).map_err(|error| io::Error::other(error.to_string())))
@@ -96,6 +124,7 @@ impl Transport {
             queues,
             doorbells,
             id: device.id(),
+            name: device.name(),
             config: device.config(),
             dependencies: device.dependencies(),
             failures: Rare::default(),
@@ -236,21 +265,90 @@ impl Transport {
                     rings.push(ring);
                     doorbells.push(doorbell);
                 }
-                Err(error) => return self.interrupt.fail(&error),
+                Err(error) => return self.fail(&error),
             }
         }
         let Stage::Idle(device) = std::mem::replace(&mut self.stage, Stage::Lost) else {
-            return self.interrupt.fail("its thread is gone");
+            return self.fail("its thread is gone");
         };
         let queues = Queues::new(rings, Arc::clone(&self.interrupt));
-        match Worker::start(device, queues, doorbells, self.accepted) {
-            Ok(worker) => self.stage = Stage::Running(worker),
-            Err((device, error)) => {
-                self.stage = Stage::Idle(device);
-                return self.interrupt.fail(&error.to_string());
+        let mut activated = Activated::new(device, queues, doorbells);
+        activated.device.start(self.accepted);
+        if self.run(activated) {
+            self.connect_doorbells(true);
+            self.tell_of_driver();
+        }
+    }
+
+    /// Has a worker serve the device; says whether there is one.
+    fn run(&mut self, activated: Activated) -> bool {
+        match Worker::start(activated) {
+            Ok(worker) => {
+                self.stage = Stage::Running(worker);
+                true
+            }
+            Err((activated, error)) => {
+                self.stage = Stage::Idle(activated.stop());
+                self.fail(&not_started(&error));
+                false
             }
         }
-        self.connect_doorbells(true);
+    }
+
+    /// Stops the worker, and ends and answers what is in flight. No vCPU runs meanwhile, and until
+    /// [`Self::resume`].
+    pub(crate) fn pause(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Running(worker) => {
+                if let Some(mut activated) = worker.stop() {
+                    let Activated { device, queues, .. } = &mut activated;
+                    if let Err(error) = device.quiesce(queues) {
+                        self.fail(&error.to_string());
+                    }
+                    self.stage = Stage::Paused(activated);
+                }
+            }
+            stage => self.stage = stage,
+        }
+    }
+
+    /// The machine goes on.
+    pub(crate) fn resume(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Paused(activated) => drop(self.run(activated)),
+            stage => self.stage = stage,
+        }
+    }
+
+    /// Drivers may come again and again, also with a guest that starts again, which makes all anew but this
+    /// count.
+    fn tell_of_driver(&self) {
+        static DRIVERS: [Rare; TYPES] = [const { Rare::new() }; TYPES];
+        if !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let drivers = DRIVERS.get(self.id as usize);
+        if let Some(times) = drivers.and_then(|drivers| drivers.again_after(FEW)) {
+            let ready = self
+                .queues
+                .iter()
+                .enumerate()
+                .filter(|(_, queue)| queue.ready());
+            let queues: Vec<_> = ready
+                .map(|(number, queue)| format!("{number} of {}", queue.size()))
+                .collect();
+            log::debug!(
+                "virtio {}: DRIVER_OK, {times} of this kind so far; features {:#x}, queues {}",
+                self.name,
+                self.accepted,
+                queues.join(", ")
+            );
+        }
+    }
+
+    /// The device cannot start: its driver has to reset it, and may try again.
+    fn fail(&self, cause: &str) {
+        self.interrupt.fail(&format!("{}: {cause}", self.name));
     }
 
     pub(crate) fn connect_doorbells(&self, on: bool) {
@@ -291,9 +389,13 @@ impl Transport {
         match std::mem::replace(&mut self.stage, Stage::Lost) {
             Stage::Running(worker) => {
                 self.connect_doorbells(false);
-                if let Some(device) = worker.stop() {
-                    self.stage = Stage::Idle(device);
+                if let Some(activated) = worker.stop() {
+                    self.stage = Stage::Idle(activated.stop());
                 }
+            }
+            Stage::Paused(activated) => {
+                self.connect_doorbells(false);
+                self.stage = Stage::Idle(activated.stop());
             }
             stage => self.stage = stage,
         }
@@ -324,12 +426,22 @@ impl Transport {
         self.interrupt.needs_reset.store(false, Ordering::SeqCst);
     }
 
+    /// Where the device is in its life.
+    pub(crate) fn state(&self) -> DeviceState {
+        match self.stage {
+            Stage::Lost => DeviceState::Lost,
+            _ if self.interrupt.needs_reset.load(Ordering::SeqCst) => DeviceState::NeedsReset,
+            Stage::Idle(_) => DeviceState::Idle,
+            Stage::Running(_) | Stage::Paused(_) => DeviceState::Running,
+        }
+    }
+
     /// Resets the device and gives it back; `None` when it is lost.
     pub(crate) fn take_device(&mut self) -> Option<Box<dyn VirtioDevice>> {
         self.reset();
         match std::mem::replace(&mut self.stage, Stage::Lost) {
             Stage::Idle(device) => Some(device),
-            Stage::Running(_) | Stage::Lost => None,
+            Stage::Running(_) | Stage::Paused(_) | Stage::Lost => None,
         }
     }
 

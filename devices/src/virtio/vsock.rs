@@ -28,6 +28,7 @@ use self::listener::{Listener, connect_to};
 use self::packet::{HEADER, HOST, Header, STREAM, op};
 use self::stream::{BUFFER, Broken, Ports, Stream};
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
+use crate::Rare;
 use crate::config::VsockConfig;
 
 const QUEUE_SIZE: u16 = 256;
@@ -49,6 +50,9 @@ const TURN: usize = 16;
 const FIRST_PORT: u32 = 1 << 30;
 /// What the inner event loop says of the listener; streams and clients have numbers above.
 const LISTENER: u64 = 0;
+
+/// A driver can stop its device as often as it likes.
+static LOST: Rare = Rare::new();
 
 /// A client of the host, before it has said where to connect.
 #[derive(Debug)]
@@ -80,6 +84,14 @@ pub struct Vsock {
 }
 
 impl Vsock {
+    /// Finds out whether [`Self::open`] could listen there, without doing so.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(config: &VsockConfig) -> Result<(), VsockError> {
+        listener::check(&config.path)
+    }
+
     /// Listens on the configured socket.
     ///
     /// # Errors
@@ -220,10 +232,8 @@ impl Vsock {
         let data = self.buffer.get(..len).unwrap_or_default();
         let result = match header.op {
             op::RESPONSE if stream.connecting => {
-                stream.connecting = false;
-                let line = format!("OK {}\n", ports.host);
-                // The socket is empty: it takes a line, or is gone.
-                stream.send(line.as_bytes()).map(drop).map_err(|_| Broken)
+                stream.open();
+                Ok(())
             }
             op::RW => stream.forward(data),
             op::SHUTDOWN => stream.shut_down(header.flags),
@@ -239,7 +249,7 @@ impl Vsock {
 
     /// The guest connects to a program of the host.
     fn connect(&mut self, ports: Ports, request: &Header) -> io::Result<()> {
-        if self.streams.len() >= MAX_STREAMS {
+        if !self.has_place() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let mut path = self.listener.path.as_os_str().to_owned();
@@ -333,7 +343,7 @@ impl Vsock {
         if let Some(Client { socket, line }) = self.clients.remove(&number)
             && let Some(guest) = parse_connect(&line)
             && is_read
-            && self.streams.len() < MAX_STREAMS
+            && self.has_place()
             && epoll::delete(&self.epoll, &socket).is_ok()
         {
             let ports = Ports {
@@ -342,6 +352,20 @@ impl Vsock {
             };
             self.add(Stream::new(socket, ports, op::REQUEST, None));
         }
+    }
+
+    /// Whether there may be one more stream. One whose program is gone and that no guest has answered
+    /// yet makes way.
+    fn has_place(&mut self) -> bool {
+        if self.streams.len() >= MAX_STREAMS
+            && let Some((&number, _)) = self
+                .streams
+                .iter()
+                .find(|(_, stream)| stream.connecting && stream.abandoned)
+        {
+            self.settle(number, Err(Broken));
+        }
+        self.streams.len() < MAX_STREAMS
     }
 
     /// A port of the host that has no stream with this one of the guest.
@@ -534,9 +558,19 @@ impl VirtioDevice for Vsock {
     }
 
     fn stop(&mut self) {
+        let mut lost = 0;
         for stream in self.streams.values_mut() {
             // What a socket does not take now is lost with the guest that sent it.
             let _ = stream.flush();
+            lost += stream.waiting();
+        }
+        if lost > 0
+            && let Some(times) = LOST.again()
+        {
+            log::warn!(
+                "{lost} bytes that a guest sent to sockets of the host were dropped, {times} times so far: their \
+                 readers were too slow"
+            );
         }
         self.streams.clear();
         self.by_ports.clear();

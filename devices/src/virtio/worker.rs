@@ -190,6 +190,8 @@ impl Queues {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Wanted(u64);
 
+/// The most queues of a device, and the most sources: each has a bit.
+pub(crate) const MOST_EVENTS: usize = 32;
 /// The bit of the first source.
 const SOURCES: u32 = 32;
 
@@ -222,89 +224,133 @@ impl Wanted {
     }
 }
 
+/// What is done to a running device between two events.
+type Call = Box<dyn FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), QueueError> + Send>;
+
+/// A device with all that its thread serves.
+#[derive(Debug)]
+pub(crate) struct Activated {
+    pub(crate) device: Box<dyn VirtioDevice>,
+    pub(crate) queues: Queues,
+    /// Each belongs to the queue of the same number.
+    pub(crate) doorbells: Vec<Option<EventFd>>,
+    /// It ran before: what it was about to serve then has no event of its own any more.
+    resumed: bool,
+}
+
+impl Activated {
+    pub(crate) fn new(
+        device: Box<dyn VirtioDevice>,
+        queues: Queues,
+        doorbells: Vec<Option<EventFd>>,
+    ) -> Self {
+        Self {
+            device,
+            queues,
+            doorbells,
+            resumed: false,
+        }
+    }
+
+    fn serve(&mut self, event: Event) -> Result<bool, QueueError> {
+        self.device.serve(event, &mut self.queues)
+    }
+
+    /// Ends whatever is in flight; gives the device back.
+    pub(crate) fn stop(mut self) -> Box<dyn VirtioDevice> {
+        self.device.stop();
+        self.device
+    }
+}
+
 /// A device on its thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
     stop: EventFd,
     /// Seen between one event and the next, whatever else is ready.
     stopping: Arc<AtomicBool>,
-    /// Queues to close, and whom to tell when they are.
-    closing: mpsc::Sender<(usize, mpsc::Sender<()>)>,
-    close: EventFd,
-    thread: JoinHandle<Option<Box<dyn VirtioDevice>>>,
+    calls: mpsc::Sender<Call>,
+    called: EventFd,
+    thread: JoinHandle<Option<Activated>>,
 }
 
 impl Worker {
-    /// Moves a device and its queues to a thread of their own; each doorbell belongs to the queue of
-    /// the same number. Gives the device back when there can be no thread.
-    pub(crate) fn start(
-        mut device: Box<dyn VirtioDevice>,
-        queues: Queues,
-        doorbells: Vec<Option<EventFd>>,
-        features: u64,
-    ) -> Result<Self, (Box<dyn VirtioDevice>, io::Error)> {
+    /// Moves a device and its queues to a thread of their own. Gives them back when there can be no thread.
+    pub(crate) fn start(activated: Activated) -> Result<Self, (Activated, io::Error)> {
         // The device goes to the thread when all that can fail is done.
         let (sender, receiver) = mpsc::channel();
+        let stopping = Arc::clone(&activated.queues.stopping);
+        let name = activated.device.name();
         let prepared = (|| {
-            let (stop, again) = (
-                EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
-                EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
-            );
-            let close = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+            let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
+            let (stop, called, again) = (event()?, event()?, event()?);
             let events =
                 EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
-            let for_thread = (stop.try_clone()?, close.try_clone()?);
+            let for_thread = (stop.try_clone()?, called.try_clone()?, again);
             let thread = thread::Builder::new()
-                .name(device.name().to_owned())
+                .name(name.to_owned())
                 .spawn(move || {
                     let service: Service = receiver.recv().ok()?;
-                    let _guard =
-                        Panic(Arc::clone(&service.queues.interrupt), service.device.name());
+                    let _guard = Panic(Arc::clone(&service.activated.queues.interrupt), name);
                     run(events, service)
                 })?;
-            Ok((stop, close, for_thread, again, thread))
+            Ok((stop, called, for_thread, thread))
         })();
         match prepared {
-            Ok((stop, close, for_thread, again, thread)) => {
-                device.start(features);
-                let stopping = Arc::clone(&queues.stopping);
-                let (closing, to_close) = mpsc::channel();
+            Ok((stop, called, for_thread, thread)) => {
+                stopping.store(false, Ordering::SeqCst);
+                let (calls, to_do) = mpsc::channel();
                 // It waits for nothing else.
                 let _ = sender.send(Service {
-                    device,
-                    queues,
-                    doorbells,
+                    activated,
                     left_over: Wanted::default(),
-                    again,
                     stop: for_thread.0,
-                    to_close,
-                    close: for_thread.1,
+                    called: for_thread.1,
+                    again: for_thread.2,
+                    calls: to_do,
                 });
                 Ok(Self {
                     stop,
                     stopping,
-                    closing,
-                    close,
+                    calls,
+                    called,
                     thread,
                 })
             }
-            Err(error) => Err((device, error)),
+            Err(error) => Err((activated, error)),
         }
+    }
+
+    /// Has the device's thread do something between two events; gives what came of it, or `None` when the
+    /// thread is gone. A rule of a queue that was broken ends the device as in its own events.
+    pub(crate) fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<T, QueueError> + Send + 'static,
+    ) -> Option<T> {
+        let (sender, answer) = mpsc::channel();
+        let call: Call = Box::new(move |device, queues| {
+            // Whoever has called waits, unless the machine ends.
+            call(device, queues).map(|value| drop(sender.send(value)))
+        });
+        self.calls.send(call).ok()?;
+        // A full counter means that it wakes anyway.
+        let _ = self.called.write(1);
+        answer.recv().ok()
     }
 
     /// Takes a queue from the device; returns when nothing uses it any more.
     pub(crate) fn close(&self, queue: usize) {
-        let (sender, closed) = mpsc::channel();
-        // A thread that is gone uses no queue either.
-        if self.closing.send((queue, sender)).is_ok() {
-            // A full counter means that it wakes anyway.
-            let _ = self.close.write(1);
-            let _ = closed.recv();
-        }
+        // A thread that is gone uses no queue either, and one that fails has closed it.
+        let _ = self.call(move |device, queues| {
+            let result = device.quiesce(queues);
+            queues.close(queue);
+            result
+        });
     }
 
-    /// Stops the thread and gives the device back; `None` when the thread panicked.
-    pub(crate) fn stop(self) -> Option<Box<dyn VirtioDevice>> {
+    /// Stops the thread after the request that it is at; gives back what it served, with what is in flight
+    /// still in flight, or `None` when the thread panicked.
+    pub(crate) fn stop(self) -> Option<Activated> {
         self.stopping.store(true, Ordering::SeqCst);
         // The counter cannot overflow: this is its only write.
         let _ = self.stop.write(1);
@@ -326,7 +372,7 @@ impl Drop for Panic {
     }
 }
 
-fn run(mut events: EventManager<Service>, service: Service) -> Option<Box<dyn VirtioDevice>> {
+fn run(mut events: EventManager<Service>, service: Service) -> Option<Activated> {
     let id = events.add_subscriber(service);
     loop {
         match events.run() {
@@ -339,15 +385,15 @@ fn run(mut events: EventManager<Service>, service: Service) -> Option<Box<dyn Vi
             break;
         }
     }
-    let mut service = events.remove_subscriber(id).ok()?;
-    service.device.stop();
-    Some(service.device)
+    let mut activated = events.remove_subscriber(id).ok()?.activated;
+    activated.resumed = true;
+    Some(activated)
 }
 
 /// What an event is about: the bit of an [`Event`], or one of these.
 const STOP: u32 = 64;
 const AGAIN: u32 = 65;
-const CLOSE: u32 = 66;
+const CALLED: u32 = 66;
 /// How often what an event leaves over is served before other events are looked at.
 const ROUNDS: usize = 8;
 
@@ -356,30 +402,25 @@ static UNWATCHED: Rare = Rare::new();
 
 /// The device in its event loop.
 struct Service {
-    device: Box<dyn VirtioDevice>,
-    queues: Queues,
-    doorbells: Vec<Option<EventFd>>,
+    activated: Activated,
     left_over: Wanted,
     /// Wakes for what is left over.
     again: EventFd,
     stop: EventFd,
-    to_close: mpsc::Receiver<(usize, mpsc::Sender<()>)>,
-    close: EventFd,
+    calls: mpsc::Receiver<Call>,
+    called: EventFd,
 }
 
 impl Service {
     fn is_stopping(&self) -> bool {
-        self.queues.is_stopping()
+        self.activated.queues.is_stopping()
     }
 
-    /// Closes the queues that the driver has taken back.
-    fn close(&mut self) -> Result<(), QueueError> {
+    fn answer_calls(&mut self) -> Result<(), QueueError> {
+        let Activated { device, queues, .. } = &mut self.activated;
         let mut result = Ok(());
-        while let Ok((queue, closed)) = self.to_close.try_recv() {
-            result = result.and(self.device.close(queue, &mut self.queues));
-            self.queues.close(queue);
-            // The driver waits, unless its machine ends.
-            let _ = closed.send(());
+        while let Ok(call) = self.calls.try_recv() {
+            result = result.and(call(device.as_mut(), queues));
         }
         result
     }
@@ -391,11 +432,11 @@ impl Service {
                 if self.is_stopping() {
                     return Ok(());
                 }
-                if self.device.serve(event, &mut self.queues)? {
+                if self.activated.serve(event)? {
                     more.add(event);
                 }
             }
-            more.0 |= self.queues.rearm()?.0;
+            more.0 |= self.activated.queues.rearm()?.0;
             if more == Wanted::default() {
                 return Ok(());
             }
@@ -410,17 +451,18 @@ impl Service {
     /// Each event that is watched, with what it is about.
     fn watched(&self) -> Vec<(i32, u32)> {
         use std::os::fd::AsRawFd;
-        let doorbells = self
-            .doorbells
-            .iter()
-            .enumerate()
-            .filter_map(|(number, event)| {
-                Some((
-                    event.as_ref()?.as_raw_fd(),
-                    Wanted::bit(Event::Queue(number)),
-                ))
-            });
-        let sources = self.device.sources();
+        let doorbells =
+            self.activated
+                .doorbells
+                .iter()
+                .enumerate()
+                .filter_map(|(number, event)| {
+                    Some((
+                        event.as_ref()?.as_raw_fd(),
+                        Wanted::bit(Event::Queue(number)),
+                    ))
+                });
+        let sources = self.activated.device.sources();
         let sources = sources
             .iter()
             .enumerate()
@@ -428,7 +470,7 @@ impl Service {
         let own = [
             (self.stop.as_raw_fd(), STOP),
             (self.again.as_raw_fd(), AGAIN),
-            (self.close.as_raw_fd(), CLOSE),
+            (self.called.as_raw_fd(), CALLED),
         ];
         doorbells.chain(sources).chain(own).collect()
     }
@@ -439,7 +481,7 @@ impl MutEventSubscriber for Service {
         let result = match events.data() {
             // The loop itself looks.
             STOP => return,
-            CLOSE => self.close(),
+            CALLED => self.answer_calls(),
             AGAIN => {
                 let wanted = std::mem::take(&mut self.left_over);
                 self.serve(wanted)
@@ -453,17 +495,32 @@ impl MutEventSubscriber for Service {
         if let Err(error) = result {
             self.left_over = Wanted::default();
             for (fd, data) in self.watched() {
-                if !matches!(data, STOP | CLOSE) {
+                if !matches!(data, STOP | CALLED) {
                     let _ = ops.remove(Events::empty_raw(fd));
                 }
             }
-            let name = self.device.name();
-            self.queues.interrupt.fail(&format!("{name}: {error}"));
+            let name = self.activated.device.name();
+            self.activated
+                .queues
+                .interrupt
+                .fail(&format!("{name}: {error}"));
         }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
+        let failed = self
+            .activated
+            .queues
+            .interrupt
+            .needs_reset
+            .load(Ordering::SeqCst);
         for (fd, data) in self.watched() {
+            if failed && !matches!(data, STOP | CALLED) {
+                continue;
+            }
+            if self.activated.resumed && data < STOP {
+                self.left_over.0 |= 1 << data;
+            }
             let set = EventSet::IN | EventSet::EDGE_TRIGGERED;
             // A descriptor can be added once, short of memory for the kernel's bookkeeping.
             if let Err(error) = ops.add(Events::with_data_raw(fd, data, set))
@@ -471,6 +528,9 @@ impl MutEventSubscriber for Service {
             {
                 log::error!("a virtio device cannot watch an event, {times} times so far: {error}");
             }
+        }
+        if self.left_over != Wanted::default() {
+            let _ = self.again.write(1);
         }
     }
 }

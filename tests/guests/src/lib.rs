@@ -72,10 +72,15 @@ pub fn info() -> StartInfo {
 
 /// The value of `name=value` on the command line.
 pub fn option(name: &str) -> Option<&'static str> {
+    options(name).next()
+}
+
+/// The same for an option that may stand there several times.
+pub fn options(name: &str) -> impl Iterator<Item = &'static str> {
     let cmdline = core::str::from_utf8(info().cmdline).expect("the command line is not UTF-8");
     cmdline
         .split(' ')
-        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+        .filter_map(move |word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// Where the configuration space of PCI is (PCI Firmware Specification 3.3, 4.1.2).

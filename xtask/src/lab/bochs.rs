@@ -13,6 +13,7 @@ use std::time::Duration;
 use fs_err as fs;
 
 use super::images::{self, Images};
+use super::machine;
 use crate::needs::Needs;
 use crate::step::Result;
 
@@ -84,10 +85,18 @@ pub(super) fn emulator(folder: &Path, images: &Images) -> Result<Command> {
         boot::LOADER
     );
     fs::write(folder.join("config"), config)?;
-    // A network of its own, because the display listens on a port; a terminal of its own for the console.
-    let mut command = Command::new("unshare");
+    // A network of its own, because the display listens on a port; a terminal of its own for the console. As
+    // `script` starts a session, only the namespace of its processes makes sure that they end with this one.
+    let mut command = machine::ending_with_this("unshare");
     command
-        .args(["--map-root-user", "--net", "script", "--quiet", "--return"])
+        .args([
+            "--map-root-user",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ])
+        .args(["script", "--quiet", "--return"])
         .args(["--command", "bochs -unlock -f config -rc commands"])
         .arg("/dev/null")
         .current_dir(folder);

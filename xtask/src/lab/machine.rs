@@ -144,6 +144,13 @@ impl Machine {
     }
 }
 
+/// A program that does not outlive the thread that starts it, however that ends.
+pub(super) fn ending_with_this(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
+}
+
 /// QEMU, with a disk or without.
 pub(super) fn qemu(
     arch: &Architecture,
@@ -156,7 +163,7 @@ pub(super) fn qemu(
         let file = disk.display();
         format!("-device virtio-blk-pci,drive=disk -drive file={file},format=raw,if=none,id=disk,snapshot=on")
     });
-    let mut command = Command::new(arch.qemu);
+    let mut command = ending_with_this(arch.qemu);
     command
         .args(arguments.split_whitespace())
         .args(drive.iter().flat_map(|drive| drive.split(' ')))

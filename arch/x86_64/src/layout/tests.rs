@@ -264,6 +264,38 @@ fn the_upper_pci_window_is_made_of_what_ram_leaves() {
 }
 
 #[test]
+fn a_guest_without_acpi_is_told_of_virtio_devices_on_its_command_line() {
+    let with = |append: &str, transport| {
+        let config = MachineConfig {
+            virtio: vec![arch::VirtioKind::Block; 2],
+            transport,
+            vcpus: 1,
+            cmdline: Cmdline {
+                base: Some("console=ttyS0".to_owned()),
+                append: Some(append.to_owned()),
+            },
+            ..config(1 << 30)
+        };
+        plan(&X86_64::typical(), &config).unwrap()
+    };
+    let told = with("acpi=off -- single", Transport::Mmio);
+    assert_eq!(
+        told.cmdline,
+        "console=ttyS0 acpi=off virtio_mmio.device=0x1000@0xc0000000:9 \
+         virtio_mmio.device=0x1000@0xc0001000:10 -- single"
+    );
+    assert!(told.remarks[0].contains("CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"));
+    for (append, transport) in [
+        ("quiet", Transport::Mmio),
+        ("acpi=off acpi=force", Transport::Mmio),
+        ("acpi=off", Transport::Pci),
+    ] {
+        let plan = with(append, transport);
+        assert_eq!(plan.cmdline, format!("console=ttyS0 {append}"));
+    }
+}
+
+#[test]
 fn pci_lies_in_the_hole_and_keeps_to_itself() {
     assert!(MMIO_WINDOW.contains(&PCI_WINDOW) && MMIO_WINDOW.contains(&PCI_ECAM));
     assert!(!PCI_WINDOW.overlaps(&PCI_ECAM));

@@ -187,6 +187,9 @@ fn an_entry_outside_every_segment_is_refused() {
 
 #[test]
 fn other_formats_are_named() {
-    let other = KernelHeader::Other("arm64 Image".to_owned());
+    let other = KernelHeader::Other {
+        name: "arm64 Image".to_owned(),
+        architecture: Some("aarch64"),
+    };
     assert!(error(place(&other, WINDOW)).contains("arm64 Image"));
 }

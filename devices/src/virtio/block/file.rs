@@ -4,39 +4,16 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{
-    AtFlags, FlockOperation, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, flock, ioctl_blksszget,
-    statx,
-};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, ioctl_blksszget, statx};
 
+use super::error::{BlockError, READ_ONLY_DEVICE, check_kind, in_use};
+use super::lock::{Access, Outcome, try_lock};
+use super::sys::is_read_only_device;
 use super::{SECTOR, SECTOR_BYTES};
 use crate::config::BlkConfig;
-
-/// Why a disk cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BlockError {
-    /// The file cannot be opened or its size is not known.
-    #[error(transparent)]
-    Open(#[from] io::Error),
-    /// Neither a regular file nor a block device.
-    #[error("neither a regular file nor a block device")]
-    Kind,
-    /// Another program, or another disk of this one, has it open for writing, or this one wants to.
-    #[error("it is in use as a disk already")]
-    InUse,
-    /// No byte.
-    #[error("it is empty")]
-    Empty,
-    /// The host has none, or forbids it.
-    #[error("the host refuses io_uring; engine=sync does without")]
-    Uring(#[source] io::Error),
-}
 
 /// A disk's size and blocks, which the image or the device has, whatever the host's I/O asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,15 +42,22 @@ pub(super) struct Opened {
 
 impl Opened {
     pub(super) fn new(config: &BlkConfig) -> Result<Self, BlockError> {
-        let file = open(&config.path, config.read_only)?;
+        let file = open(config)?;
         let shape = shape(&file)?;
         if shape.sectors == 0 {
-            return Err(BlockError::Empty);
+            return Err(BlockError::Empty {
+                path: config.path.clone(),
+            });
         }
         if !shape.size.is_multiple_of(SECTOR) {
+            let rule = if config.read_only {
+                ""
+            } else {
+                ", and writing to it makes the file longer, up to the whole sector"
+            };
             log::warn!(
-                "the disk {} has {} bytes, which is no whole number of sectors: the rest of the last one \
-                 reads as zeros, and writing to it makes the file longer",
+                "the disk {} has {} bytes, which is no whole number of sectors (512 bytes): the rest \
+                 of the last one reads as zeros{rule}",
                 config.path.display(),
                 shape.size
             );
@@ -86,7 +70,8 @@ impl Opened {
                 shape,
             });
         }
-        let direct = again(&file, config.read_only)?;
+        let direct = again(&file, config.read_only);
+        let direct = direct.map_err(|error| BlockError::of_open(config, error))?;
         Ok(Self {
             alignment: direct_alignment(&direct),
             file: direct,
@@ -97,21 +82,27 @@ impl Opened {
 
     /// One writer, or any number of readers.
     pub(super) fn lock(self, config: &BlkConfig) -> Result<Self, BlockError> {
-        let operation = if config.read_only {
-            FlockOperation::NonBlockingLockShared
+        let access = if config.read_only {
+            Access::Read
         } else {
-            FlockOperation::NonBlockingLockExclusive
+            Access::Write
         };
         let file = self.buffered.as_ref().unwrap_or(&self.file);
         let end = Instant::now() + PATIENCE;
         loop {
-            match flock(file, operation) {
-                Ok(()) => return Ok(self),
+            match try_lock(file, access)? {
+                Outcome::Locked => return Ok(self),
                 // A tool that looks at a new device holds it for a moment (udev).
-                Err(Errno::WOULDBLOCK) if Instant::now() < end => thread::sleep(PATIENCE / 20),
-                Err(Errno::WOULDBLOCK) => return Err(BlockError::InUse),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(BlockError::Open(error.into())),
+                Outcome::Refused if Instant::now() < end => thread::sleep(PATIENCE / 20),
+                Outcome::Refused => return Err(in_use(file, config, access)),
+                Outcome::Unknown => {
+                    log::warn!(
+                        "the disk {} is on a file system without locks: nothing keeps other programs \
+                         from writing to it",
+                        config.path.display()
+                    );
+                    return Ok(self);
+                }
             }
         }
     }
@@ -143,16 +134,18 @@ fn shape(mut file: &File) -> Result<Shape, BlockError> {
 }
 
 /// Opens a file that can be a disk.
-fn open(path: &Path, read_only: bool) -> Result<File, BlockError> {
+fn open(config: &BlkConfig) -> Result<File, BlockError> {
     let file = File::options()
         .read(true)
-        .write(!read_only)
+        .write(!config.read_only)
         // A FIFO must not block; a regular file does not care.
         .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
+        .open(&config.path)
+        .map_err(|error| BlockError::of_open(config, error))?;
     let kind = file.metadata()?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(BlockError::Kind);
+    check_kind(kind)?;
+    if kind.is_block_device() && !config.read_only && is_read_only_device(&file) {
+        return Err(READ_ONLY_DEVICE);
     }
     // On file systems that cannot promise not to block, io_uring would refuse with EAGAIN.
     let flags = fcntl_getfl(&file).map_err(io::Error::from)?;

@@ -1,8 +1,14 @@
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{OFlags, fcntl_getfl};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+};
 
+use super::erase::UNMAP;
 use super::*;
 use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, queues, ram};
 
@@ -308,10 +314,10 @@ fn a_disk_has_one_writer_or_many_readers() {
     file.as_file().set_len(4096).unwrap();
     let open = |read_only| Block::open(&options(file.path(), read_only));
     let readers = [open(true).unwrap(), open(true).unwrap()];
-    assert!(matches!(open(false), Err(BlockError::InUse)));
+    assert!(matches!(open(false), Err(BlockError::InUse { .. })));
     drop(readers);
     let writer = open(false).unwrap();
-    assert!(matches!(open(true), Err(BlockError::InUse)));
+    assert!(matches!(open(true), Err(BlockError::InUse { .. })));
     drop(writer);
     open(true).unwrap();
 }
@@ -328,7 +334,7 @@ fn r18_what_looks_like_another_format_is_as_raw_as_anything() {
         let before = bench.content();
         let file = bench.file;
         let again = Block::open(&options(file.path(), false));
-        assert!(matches!(again, Err(BlockError::InUse)));
+        assert!(matches!(again, Err(BlockError::InUse { .. })));
         drop(bench.disk);
         let disk = Block::open(&options(file.path(), false)).unwrap();
         assert_eq!(disk.sectors, SECTORS);
@@ -339,15 +345,15 @@ fn r18_what_looks_like_another_format_is_as_raw_as_anything() {
 #[test]
 fn what_is_no_disk_is_refused() {
     let open = |path: &str, read_only| Block::open(&options(Path::new(path), read_only));
-    assert!(matches!(open("/dev/null", false), Err(BlockError::Kind)));
-    assert!(matches!(open("/tmp", true), Err(BlockError::Kind)));
+    assert!(matches!(open("/dev/null", false), Err(BlockError::Kind(_))));
+    assert!(matches!(open("/tmp", true), Err(BlockError::Directory)));
     assert!(matches!(
         open("/nonexistent", true),
-        Err(BlockError::Open(_))
+        Err(BlockError::Missing { .. })
     ));
     let small = tempfile::NamedTempFile::new().unwrap();
     let small = Block::open(&options(small.path(), true));
-    assert!(matches!(small, Err(BlockError::Empty)));
+    assert!(matches!(small, Err(BlockError::Empty { .. })));
 }
 
 #[test]
@@ -456,7 +462,7 @@ fn r12_what_is_in_flight_of_a_queue_that_is_taken_back_is_answered_first() {
                 .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
             bench.disk.pull(0, &mut bench.queues).unwrap();
         }
-        bench.disk.close(0, &mut bench.queues).unwrap();
+        bench.disk.quiesce(&mut bench.queues).unwrap();
         assert_eq!(bench.driver.used().len(), 3);
     }
 }
@@ -501,6 +507,23 @@ fn a_limit_delays_requests_and_the_timer_continues_them() {
         for _ in 0..3 {
             assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
         }
+    }
+}
+
+#[test]
+fn what_goes_beyond_a_limit_waits() {
+    for engine in engines() {
+        let mut bench = bench_with(|config| BlkConfig {
+            engine,
+            // The first request costs eight minutes, however slow this machine is.
+            limits: crate::config::Limits {
+                bw: Some(1),
+                bw_burst: Some(1),
+                ..Default::default()
+            },
+            ..config
+        });
+        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
         bench.header(VIRTIO_BLK_T_IN, 5);
         bench
             .driver

@@ -4,7 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::virtio::testing::{DATA, Driver, FEATURE, NEXT, SIZE, Sink, ram};
+use crate::virtio::testing::{DATA, Driver, FEATURE, NEXT, SIZE, Sink, logged, ram, refuse};
 
 /// Every status bit up to and including this one.
 const UP_TO_DRIVER: u32 = 3;
@@ -321,4 +321,96 @@ proptest! {
         bench.start();
         bench.works();
     }
+}
+
+/// R72: the host has no more threads, when the guest's driver is ready.
+#[test]
+fn r72_a_device_whose_thread_cannot_start_says_so_and_needs_a_reset() {
+    let bench = bench();
+    let short_of_threads = move || {
+        refuse(&REFUSED, libc::EAGAIN);
+        let (bench, log) = logged(move || {
+            bench.negotiate();
+            bench.set_up(0x3000);
+            bench.write(STATUS, UP_TO_RUNNING);
+            bench
+        });
+        assert_eq!(log.len(), 1, "{log:?}");
+        let line = &log[0];
+        for part in [
+            "sink: its thread cannot start",
+            "limit of threads",
+            "ulimit -u",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert_eq!(
+            bench.read(STATUS),
+            UP_TO_RUNNING | 0x40,
+            "DEVICE_NEEDS_RESET"
+        );
+        assert_eq!(bench.read(INTERRUPT_STATUS) & 2, 2, "the driver is told");
+        // However often the driver tries, the log has an end.
+        let (bench, log) = logged(move || {
+            for _ in 0..100 {
+                bench.write(STATUS, 0);
+                bench.negotiate();
+                bench.set_up(0x3000);
+                bench.write(STATUS, UP_TO_RUNNING);
+            }
+            bench
+        });
+        assert!(log.len() < 8, "{log:?}");
+        bench
+    };
+    let mut bench = std::thread::spawn(short_of_threads).join().unwrap();
+    // When there are threads again, a reset is enough.
+    bench.write(STATUS, 0);
+    let _ = bench.line.read();
+    bench.start();
+    bench.works();
+}
+
+/// What makes threads, on every architecture; the older call is not everywhere.
+const REFUSED: [libc::c_long; 2] = [libc::SYS_clone3, libc::SYS_clone];
+
+#[derive(Debug)]
+struct Wide;
+
+impl VirtioDevice for Wide {
+    fn id(&self) -> u32 {
+        42
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![SIZE; 33]
+    }
+
+    fn name(&self) -> &'static str {
+        "wide"
+    }
+
+    fn config(&self) -> std::sync::Arc<crate::virtio::ConfigSpace> {
+        std::sync::Arc::default()
+    }
+
+    fn serve(
+        &mut self,
+        _: crate::virtio::Event,
+        _: &mut crate::virtio::Queues,
+    ) -> Result<bool, crate::virtio::QueueError> {
+        Ok(false)
+    }
+}
+
+#[test]
+fn a_device_with_more_queues_than_events_is_refused() {
+    let line = EventFd::new(0).unwrap();
+    let device = VirtioMmio::new(Box::new(Wide), ram(), line, Box::new(|_, _, _| Ok(())));
+    let error = device.err().unwrap().to_string();
+    assert!(error.contains("wide has 33 queues"), "{error}");
 }

@@ -8,10 +8,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-
+use super::interface::{self, Kind, check, flags, request};
 use super::{HEADER, NetError};
+use crate::virtio::holder;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 /// Which work the kernel may leave to the receiver of a frame: checksums, and cutting of TCP over
 /// IPv4 and IPv6 (with ECN), of UDP into fragments, of UDP into datagrams.
@@ -32,22 +32,29 @@ const TAP: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 pub(super) struct Tap(File);
 
 impl Tap {
-    /// Opens `count` queues of the tap device of this name; creates it if there is none, and then
-    /// switches it on.
+    /// Opens `count` queues of the tap device of this name in the network namespace of this thread;
+    /// creates it if there is none, and then switches it on.
     pub(super) fn open(name: &str, count: u16) -> Result<Vec<Self>, NetError> {
-        let is_new = !std::path::Path::new("/sys/class/net").join(name).exists();
-        let taps: Vec<_> = (0..count)
-            .map(|_| Self::attach(name, count > 1))
-            .collect::<io::Result<_>>()
-            .map_err(|error| NetError::of_tap(name, count, is_new, error))?;
+        request(name).map_err(|_| NetError::Name)?;
+        // Not by /sys, which shows the network namespace that it was mounted in.
+        let is_new = interface::index(name)?.is_none();
+        let many = count > 1;
+        let mut taps = Vec::new();
+        for _ in 0..count {
+            let tun = open_tun().map_err(NetError::of_tun)?;
+            match Self::attach(tun, name, many) {
+                Ok(tap) => taps.push(tap),
+                Err(error) => return Err(refused(name, count, is_new, error)),
+            }
+        }
         if is_new {
-            let up = |request: &mut libc::ifreq| {
-                let flags = libc::IFF_UP | libc::IFF_RUNNING;
-                request.ifr_ifru.ifru_flags = flags.try_into().unwrap_or_default();
-            };
-            if let Err(error) = configure(name, libc::SIOCSIFFLAGS, up) {
+            if let Err(error) = interface::switch_on(name) {
                 log::warn!("the tap device {name} cannot be switched on: {error}");
             }
+        } else if interface::is_up(name).is_ok_and(|up| !up) {
+            log::warn!(
+                "the tap device {name} is down, no frame passes: run `sudo ip link set {name} up`"
+            );
         }
         taps.iter().try_for_each(Self::prepare)?;
         Ok(taps)
@@ -73,12 +80,8 @@ impl Tap {
         Ok(tap)
     }
 
-    fn attach(name: &str, multi_queue: bool) -> io::Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/net/tun")?;
+    /// Makes a descriptor one of a queue of this tap device.
+    fn attach(tun: File, name: &str, multi_queue: bool) -> io::Result<Self> {
         let many = if multi_queue {
             libc::IFF_MULTI_QUEUE
         } else {
@@ -87,8 +90,8 @@ impl Tap {
         let mut request = request(name)?;
         request.ifr_ifru.ifru_flags = flags(TAP | many);
         // SAFETY: the kernel reads and writes an ifreq.
-        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) })?;
-        Ok(Self(file))
+        check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &mut request) })?;
+        Ok(Self(tun))
     }
 
     /// Every frame begins with the header of virtio 1.
@@ -160,56 +163,42 @@ impl AsFd for Tap {
     }
 }
 
-/// The largest frames of a device.
-pub(super) fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
-    configure(name, libc::SIOCSIFMTU, |request| {
-        request.ifr_ifru.ifru_mtu = mtu.into();
-    })
+pub(super) fn open_tun() -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")
 }
 
-fn configure(
-    name: &str,
-    what: libc::c_ulong,
-    fill: impl FnOnce(&mut libc::ifreq),
-) -> io::Result<()> {
-    let socket: OwnedFd = socket_with(
-        AddressFamily::INET,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let mut request = request(name)?;
-    fill(&mut request);
-    // The C libraries differ in the type; the numbers have 16 bits.
-    #[allow(clippy::cast_possible_truncation, clippy::unnecessary_cast)]
-    let what = what as libc::Ioctl;
-    // SAFETY: the kernel reads an ifreq.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), what, &request) })
-}
-
-fn request(name: &str) -> io::Result<libc::ifreq> {
-    // SAFETY: zeros are an ifreq without a name.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // The last one stays: it ends the name.
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    Ok(request)
-}
-
-/// The flags of an ifreq are 16 bits, whatever their sign.
-fn flags(flags: libc::c_int) -> libc::c_short {
-    let [low, high, ..] = flags.to_le_bytes();
-    libc::c_short::from_le_bytes([low, high])
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
+/// Why a tap device was refused. `is_new`: there was no network interface of this name.
+pub(super) fn refused(name: &str, count: u16, is_new: bool, error: io::Error) -> NetError {
+    let (name, many) = (name.to_owned(), count > 1);
+    match error.raw_os_error() {
+        Some(libc::EPERM) if is_new => NetError::NoRights { name, many },
+        Some(libc::EPERM) => NetError::Owner { name, many },
+        Some(libc::EBUSY) => {
+            let key = format!("iff:\t{name}");
+            let holders =
+                holder::processes(|_, info| info.lines().any(|line| line.trim_end() == key));
+            NetError::Busy {
+                by: holder::by(&holders),
+                name,
+            }
+        }
+        Some(libc::E2BIG) => NetError::NoQueueLeft,
+        Some(libc::EINVAL) if !is_new => match interface::kind(&name) {
+            Kind::Tap => NetError::Queues {
+                name,
+                wanted: count,
+                has_many: !many,
+            },
+            kind => NetError::NotTap {
+                name,
+                kind: kind.to_string(),
+            },
+        },
+        Some(libc::EINVAL) => NetError::Name,
+        _ => error.into(),
     }
 }

@@ -2,6 +2,9 @@ use std::sync::mpsc;
 
 use proptest::prelude::*;
 
+use super::choice::NO_VECTOR;
+use super::common::*;
+use super::layout::*;
 use super::*;
 use crate::Message;
 use crate::virtio::testing::{DATA, Driver, FEATURE, SIZE, Sink, ram, wait_for};

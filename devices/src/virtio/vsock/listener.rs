@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 /// The longest path: a socket's address has 108 bytes (unix(7)), one of them the end, and the
@@ -38,6 +39,35 @@ pub(super) fn connect_to(path: &[u8]) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
+/// Finds out whether a socket could be made there, without making it.
+pub(super) fn check(path: &Path) -> Result<(), VsockError> {
+    is_stale(path)?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let writable = Access::WRITE_OK | Access::EXEC_OK;
+    access(folder.unwrap_or(Path::new(".")), writable).map_err(io::Error::from)?;
+    Ok(())
+}
+
+/// Whether there is a socket that nobody listens on any more; an error, if there is anything else.
+fn is_stale(path: &Path) -> Result<bool, VsockError> {
+    if path.as_os_str().len() > LONGEST {
+        return Err(VsockError::TooLong);
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => Err(VsockError::NoSocket),
+        Ok(_) => match connect_to(path.as_os_str().as_encoded_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+            // Its queue of callers is full.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(VsockError::InUse),
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(VsockError::InUse),
+        },
+        Err(_) => Ok(false),
+    }
+}
+
 /// The device's socket file, which goes with the device.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -50,23 +80,8 @@ pub(super) struct Listener {
 impl Listener {
     /// Takes the place of a socket that nobody listens on any more, and of nothing else.
     pub(super) fn bind(path: &Path) -> Result<Self, VsockError> {
-        if path.as_os_str().len() > LONGEST {
-            return Err(VsockError::TooLong);
-        }
-        match fs::symlink_metadata(path) {
-            Ok(found) if !found.file_type().is_socket() => return Err(VsockError::NoSocket),
-            Ok(_) => match connect_to(path.as_os_str().as_encoded_bytes()) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    fs::remove_file(path)?;
-                }
-                // Its queue of callers is full.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(VsockError::InUse);
-                }
-                Err(error) => return Err(error.into()),
-                Ok(_) => return Err(VsockError::InUse),
-            },
-            Err(_) => {}
+        if is_stale(path)? {
+            fs::remove_file(path)?;
         }
         let socket = UnixListener::bind(path)?;
         socket.set_nonblocking(true)?;

@@ -10,7 +10,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use rustix::event::epoll::EventFlags;
-use rustix::net::{SendFlags, send};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::packet::{HOST, Header, NO_RECEIVE, NO_SEND, STREAM, op};
 
@@ -41,6 +41,8 @@ pub(super) struct Stream {
     pub(super) ports: Ports,
     /// The guest has yet to answer.
     pub(super) connecting: bool,
+    /// The host's program went before the guest has answered.
+    pub(super) abandoned: bool,
     /// The guest has forgotten it: what waits for the socket is all that is left.
     orphaned: bool,
     owed: Owed,
@@ -80,6 +82,7 @@ impl Stream {
             socket,
             ports,
             connecting: greeting == op::REQUEST,
+            abandoned: false,
             orphaned: false,
             owed: Owed {
                 greeting: Some(greeting),
@@ -190,8 +193,14 @@ impl Stream {
         Ok(taken)
     }
 
-    /// Bytes that are not the guest's.
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// The guest has answered: the program learns its port. One that is gone already may have left bytes.
+    pub(super) fn open(&mut self) {
+        self.connecting = false;
+        // The socket is empty: it takes a line, or is gone, which shows when it is read.
+        let _ = self.send(format!("OK {}\n", self.ports.host).as_bytes());
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         Ok(send(&self.socket, bytes, flags)?)
     }
@@ -229,7 +238,14 @@ impl Stream {
     /// The host's socket is gone, while nothing is read from it.
     pub(super) fn host_gone(&mut self) -> Result<(), Broken> {
         if self.connecting {
-            return Err(Broken);
+            // What it wrote before it went is for the guest, when that answers. Without, it has given up.
+            self.abandoned = true;
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            let left = recv(&self.socket, &mut [0][..], flags);
+            return left
+                .is_ok_and(|(len, _)| len > 0)
+                .then_some(())
+                .ok_or(Broken);
         }
         // What it has left comes first, when the guest has room.
         if !self.is_readable() {
@@ -251,6 +267,11 @@ impl Stream {
     pub(super) fn farewell(&self, cid: u64) -> Option<Header> {
         let known = !self.orphaned && self.owed.greeting != Some(op::REQUEST);
         known.then(|| answer(cid, self.ports, op::RST))
+    }
+
+    /// Bytes of the guest that the socket has not taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Bytes went to the guest.

@@ -4,7 +4,7 @@ use vmm_sys_util::eventfd::EFD_CLOEXEC;
 
 use super::*;
 use crate::virtio::ConfigSpace;
-use crate::virtio::testing::{queues, ram};
+use crate::virtio::testing::{DATA, Driver, SIZE, Sink, queues, ram};
 
 /// A device with a fault of its own.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ fn a_worker_that_panics_marks_its_device() {
     let interrupt = Arc::clone(&queues.interrupt);
     let bell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
     let doorbells = vec![bell.try_clone().ok()];
-    let Ok(worker) = Worker::start(Box::new(Faulty), queues, doorbells, 0) else {
+    let Ok(worker) = Worker::start(Activated::new(Box::new(Faulty), queues, doorbells)) else {
         panic!("no worker")
     };
     bell.write(1).unwrap();
@@ -53,4 +53,69 @@ fn a_worker_that_panics_marks_its_device() {
     }
     assert_ne!(interrupt.reasons.load(Ordering::SeqCst) & CONFIG_CHANGE, 0);
     assert!(worker.stop().is_none(), "the device is lost");
+}
+
+fn started(activated: Activated) -> Worker {
+    Worker::start(activated)
+        .map_err(|(_, error)| error)
+        .unwrap()
+}
+
+/// What comes back next.
+fn used(driver: &mut Driver) -> usize {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let used = driver.used().len();
+        if used > 0 {
+            return used;
+        }
+        assert!(Instant::now() < end, "nothing comes back");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn what_is_queued_while_a_device_is_paused_is_served_when_it_goes_on() {
+    let ram = ram();
+    let mut driver = Driver::new(&ram);
+    let bell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
+    let mut activated = Activated::new(
+        Box::<Sink>::default(),
+        queues(&ram, 2),
+        vec![bell.try_clone().ok(), None],
+    );
+    // More often than the queue has entries, so that its indices go round.
+    for _ in 0..2 * SIZE {
+        let worker = started(activated);
+        driver.request(&[(DATA, 8, true)]);
+        bell.write(1).unwrap();
+        assert_eq!(used(&mut driver), 1);
+        activated = worker.stop().unwrap();
+        // Without a notification: the device may have been told of this one already.
+        driver.request(&[(DATA, 8, true)]);
+        assert!(driver.used().is_empty(), "a paused device does nothing");
+        let worker = started(activated);
+        assert_eq!(used(&mut driver), 1);
+        activated = worker.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_device_that_failed_stays_so_over_a_pause() {
+    let ram = ram();
+    let mut driver = Driver::new(&ram);
+    let bell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
+    let queues = queues(&ram, 2);
+    let interrupt = Arc::clone(&queues.interrupt);
+    interrupt.needs_reset.store(true, Ordering::SeqCst);
+    let doorbells = vec![bell.try_clone().ok(), None];
+    let worker = started(Activated::new(Box::<Sink>::default(), queues, doorbells));
+    driver.request(&[(DATA, 8, true)]);
+    bell.write(1).unwrap();
+    // A call is answered, and comes after the events that were there before it.
+    assert_eq!(worker.call(|_, _| Ok(7)), Some(7));
+    let worker = started(worker.stop().unwrap());
+    assert_eq!(worker.call(|_, _| Ok(8)), Some(8));
+    assert!(driver.used().is_empty());
+    assert!(worker.stop().is_some());
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::bus::BusDevice;
 use crate::virtio::VirtioMmio;
+use crate::virtio::iovec::BATCH;
 use std::os::unix::net::UnixDatagram;
 
 /// A device on sockets in place of taps, with the host's ends of them.

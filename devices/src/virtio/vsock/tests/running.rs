@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::*;
 use crate::virtio::testing::{QUEUE, USED, queues_with, wait_for};
-use crate::virtio::worker::Worker;
+use crate::virtio::worker::{Activated, Worker};
 
 /// A guest that sends back what it gets.
 struct Echo {
@@ -100,7 +100,7 @@ fn a_crowd_of_clients_gets_its_bytes_back() {
             assert!(read(client, BYTES) == [number.to_le_bytes()[0]; BYTES]);
         }
     });
-    let worker = Worker::start(Box::new(device), queues, for_worker, 0).unwrap();
+    let worker = Worker::start(Activated::new(Box::new(device), queues, for_worker)).unwrap();
     echo.kick(RECEIVE);
     let (mut ended, mut taken) = (0, BTreeMap::new());
     while ended < CLIENTS {

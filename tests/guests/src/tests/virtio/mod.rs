@@ -21,7 +21,7 @@ pub mod vsock;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use carrier::Carrier;
-use guest::{irq, option};
+use guest::{irq, option, options};
 use hal::GuestHal;
 use pci::Function;
 use registers::{DEVICE_ID, INTERRUPT_ACK, INTERRUPT_STATUS, MAGIC, Registers};
@@ -41,15 +41,22 @@ enum Device {
 }
 
 /// How the host says where the devices are.
-const PLACES: &str = "virtio=0xADDRESS:GSI,... or virtio=pci";
+const PLACES: &str = "virtio=0xADDRESS:GSI,..., virtio=pci or virtio=cmdline";
+/// Where a Linux guest without ACPI has them from: SIZE@ADDRESS:GSI (its drivers/virtio/virtio_mmio.c).
+const LINUX_DEVICE: &str = "virtio_mmio.device";
 
 /// The devices of a type, in the order of the machine.
 fn devices(kind: u32) -> impl Iterator<Item = Device> {
     let list = option("virtio").expect(PLACES);
     let on_pci = list == "pci";
     let functions = on_pci.then(|| pci::functions(kind)).into_iter().flatten();
-    let places = (!on_pci).then(|| list.split(',')).into_iter().flatten();
-    let registers = places.filter_map(move |text| {
+    let on_cmdline = list == "cmdline";
+    let listed = !on_pci && !on_cmdline;
+    let listed = listed.then(|| list.split(',')).into_iter().flatten();
+    let named = on_cmdline.then(|| options(LINUX_DEVICE));
+    let named = named.into_iter().flatten();
+    let named = named.map(|text| text.split_once('@').expect(PLACES).1);
+    let registers = listed.chain(named).filter_map(move |text| {
         let (registers, gsi) = parse(text).expect(PLACES);
         let magic = registers.read(MAGIC);
         assert_eq!(magic, u32::from_le_bytes(*b"virt"), "the magic of {text}");

@@ -1,0 +1,83 @@
+//! How much of something a device may do.
+
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+use super::{OptionError, file, parse_size};
+
+/// Beyond that, a bucket's level would not fit; no device is as fast.
+const RANGE: RangeInclusive<u64> = 1..=1 << 50;
+const IN_WORDS: &str = "it is 1 to 1024T";
+
+/// How much of something a device may do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes per second.
+    #[serde(deserialize_with = "file::bytes")]
+    pub bw: Option<u64>,
+    /// Bytes that may go at once after a pause; without it, those of a second.
+    #[serde(deserialize_with = "file::bytes")]
+    pub bw_burst: Option<u64>,
+    /// Requests (or packets) per second.
+    #[serde(deserialize_with = "file::bytes")]
+    pub iops: Option<u64>,
+    /// Requests that may go at once after a pause; without it, those of a second.
+    #[serde(deserialize_with = "file::bytes")]
+    pub iops_burst: Option<u64>,
+}
+
+impl Limits {
+    /// Takes an option if it is one of these.
+    pub(super) fn take(&mut self, key: &str, text: &str) -> Result<(), OptionError> {
+        let amount = |key| {
+            let wrong = |cause| OptionError::Value(key, text.to_owned(), cause);
+            amount(text).map(Some).map_err(wrong)
+        };
+        match key {
+            "bw" => self.bw = amount("bw")?,
+            "bw-burst" => self.bw_burst = amount("bw-burst")?,
+            "iops" => self.iops = amount("iops")?,
+            "iops-burst" => self.iops_burst = amount("iops-burst")?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Checks what is true of every device's limits.
+    pub(super) fn check(&self) -> Result<(), OptionError> {
+        for (key, amount) in [
+            ("bw", self.bw),
+            ("bw-burst", self.bw_burst),
+            ("iops", self.iops),
+            ("iops-burst", self.iops_burst),
+        ] {
+            if let Some(amount) = amount
+                && !RANGE.contains(&amount)
+            {
+                let cause = IN_WORDS.to_owned();
+                return Err(OptionError::Value(key, amount.to_string(), cause));
+            }
+        }
+        for (key, base, burst, rate) in [
+            ("bw-burst", "bw", self.bw_burst, self.bw),
+            ("iops-burst", "iops", self.iops_burst, self.iops),
+        ] {
+            if let (Some(burst), None) = (burst, rate) {
+                let cause = format!("without {base} nothing is limited; give {base} as well");
+                return Err(OptionError::Value(key, burst.to_string(), cause));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An amount as text; the message of any number that is none has the range.
+pub(super) fn amount(text: &str) -> Result<u64, String> {
+    match parse_size(text, 0) {
+        Ok(amount) if RANGE.contains(&amount) => Ok(amount),
+        Err(cause) if !cause.starts_with("it is") => Err(cause),
+        _ => Err(IN_WORDS.to_owned()),
+    }
+}

@@ -1,0 +1,118 @@
+//! Locks on a disk: one writer, or any number of readers.
+//!
+//! There are two kinds. `flock` is what disks of this program and tools such as udev take. Bytes of the file
+//! are what QEMU and its tools take (`block/file-posix.c`, `include/block/block-common.h`): byte 100 + n says
+//! that a permission is used, byte 200 + n that nobody else may use it. All are shared locks of open
+//! file descriptions; who begins looks whether somebody else's contradict.
+
+use std::fs::File;
+use std::io;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::sys::{self, Byte};
+
+/// The byte of the first permission that is used, and of the first that is not shared.
+const USED: i64 = 100;
+const NOT_SHARED: i64 = 200;
+/// Permissions, by their bits: to read what does not change meanwhile, to write, to change the size.
+const CONSISTENT_READ: i64 = 0;
+const WRITE: i64 = 1;
+const RESIZE: i64 = 3;
+/// What nobody else may do with a disk, whether it is written or read.
+const EXCLUDED: [i64; 2] = [WRITE, RESIZE];
+
+/// What a disk is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+impl Access {
+    fn permissions(self) -> &'static [i64] {
+        match self {
+            Self::Read => &[CONSISTENT_READ],
+            // The last sector may have to be completed.
+            Self::Write => &[CONSISTENT_READ, WRITE, RESIZE],
+        }
+    }
+
+    fn bytes(self) -> impl Iterator<Item = i64> {
+        let used = self
+            .permissions()
+            .iter()
+            .map(|permission| USED + permission);
+        used.chain(EXCLUDED.iter().map(|permission| NOT_SHARED + permission))
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Locked,
+    /// The file system, or the kernel, has no locks of one kind: the disk is used without.
+    Unknown,
+    /// Somebody else uses the disk in a way that contradicts. Nothing is locked.
+    Refused,
+}
+
+/// Locks a disk's file for this access, at once or not at all.
+pub(super) fn try_lock(file: &File, access: Access) -> io::Result<Outcome> {
+    let operation = match access {
+        Access::Read => FlockOperation::NonBlockingLockShared,
+        Access::Write => FlockOperation::NonBlockingLockExclusive,
+    };
+    let whole = match retry_on_intr(|| flock(file, operation)) {
+        Ok(()) => Outcome::Locked,
+        Err(Errno::WOULDBLOCK) => return Ok(Outcome::Refused),
+        Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => Outcome::Unknown,
+        Err(error) => return Err(error.into()),
+    };
+    match lock_bytes(file, access)? {
+        Outcome::Refused => {
+            unlock(file, access);
+            Ok(Outcome::Refused)
+        }
+        Outcome::Locked => Ok(whole),
+        Outcome::Unknown => Ok(Outcome::Unknown),
+    }
+}
+
+/// Gives up what [`try_lock`] took.
+pub(super) fn unlock(file: &File, access: Access) {
+    for byte in access.bytes() {
+        let _ = sys::share(file, byte, false);
+    }
+    let _ = flock(file, FlockOperation::Unlock);
+}
+
+fn lock_bytes(file: &File, access: Access) -> io::Result<Outcome> {
+    // First taken, then looked: of two that begin at once, one at least sees the other.
+    for byte in access.bytes() {
+        if let Err(error) = sys::share(file, byte, true) {
+            return match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EACCES) => Ok(Outcome::Refused),
+                // Before Linux 3.15, or on a file system without.
+                Some(libc::EINVAL | libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS) => {
+                    Ok(Outcome::Unknown)
+                }
+                _ => Err(error),
+            };
+        }
+    }
+    let used_by_others = EXCLUDED.iter().map(|permission| USED + permission);
+    let refused_by_others = access.permissions().iter();
+    let refused_by_others = refused_by_others.map(|permission| NOT_SHARED + permission);
+    for byte in used_by_others.chain(refused_by_others) {
+        if sys::look(file, byte)? == Byte::Locked {
+            return Ok(Outcome::Refused);
+        }
+    }
+    Ok(Outcome::Locked)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,52 @@
+//! Values of options: what is wrong with one is said with its option, and with what would be right.
+
+use std::ffi::OsStr;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Command};
+
+/// Takes a value from text.
+#[derive(Debug, Clone)]
+pub(super) struct Text<T>(fn(&str) -> Result<T, String>);
+
+/// A value that has a text.
+pub(super) fn text<T: FromStr<Err: Display>>() -> Text<T> {
+    Text(|text| text.parse().map_err(|error: T::Err| error.to_string()))
+}
+
+/// A number of vCPUs; what the host offers is known later.
+pub(super) fn vcpus() -> Text<u32> {
+    Text(|text| number(text, "1 to as many as this host offers"))
+}
+
+pub(super) fn seconds() -> Text<u32> {
+    Text(|text| number(text, "0 to 4294967295 seconds"))
+}
+
+fn number(text: &str, range: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("it is {range}"))
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for Text<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<T, clap::Error> {
+        let found = value
+            .to_str()
+            .ok_or_else(|| "it is not text in UTF-8".to_owned());
+        found.and_then(self.0).map_err(|cause| {
+            let option = argument.map(ToString::to_string).unwrap_or_default();
+            let value = value.to_string_lossy();
+            let message = format!("invalid value '{value}' for '{option}': {cause}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
+}

@@ -1,0 +1,96 @@
+use super::*;
+
+#[test]
+fn memory_sizes_are_mib_unless_they_say_otherwise() {
+    for (text, bytes) in [
+        ("1024", 1u64 << 30),
+        ("2G", 2 << 30),
+        ("512M", 512 << 20),
+        ("512MiB", 512 << 20),
+        ("16384k", 16 << 20),
+        ("1t", 1 << 40),
+    ] {
+        assert_eq!(
+            text.parse::<MemorySize>().map(MemorySize::bytes),
+            Ok(bytes),
+            "{text}"
+        );
+    }
+    for text in ["", "M", "-1", "1.5G", "many", "1é", "é"] {
+        assert!(text.parse::<MemorySize>().is_err(), "{text}");
+    }
+    assert!("99999999T".parse::<MemorySize>().is_err());
+}
+
+#[test]
+fn what_a_program_or_a_file_gives_is_checked_too() {
+    let refused = |config: VmConfig, text: &str| {
+        let error = config.machine().unwrap_err().to_string();
+        assert!(error.contains(text), "{text}: {error}");
+    };
+    let config = VmConfig::default;
+    let disk = BlkConfig {
+        path: "a".into(),
+        queues: 0,
+        ..BlkConfig::default()
+    };
+    if cfg!(feature = "virtio-blk") {
+        refused(
+            config().with_disk(disk),
+            "--blk=a: queues=\"0\": it is 1 to 16",
+        );
+        refused(config().with_disk(BlkConfig::default()), "no file");
+    }
+    if cfg!(feature = "virtio-net") {
+        let net = |text: &str| text.parse::<NetConfig>().unwrap();
+        for name in ["vm0", "fd=7"] {
+            let twice = config().with_net(net(name)).with_net(net(name));
+            refused(twice, "another --net has it already");
+        }
+        let two = config().with_net(net("vm0")).with_net(net("vm1"));
+        assert!(two.machine().is_ok());
+    }
+    if cfg!(feature = "virtio-vsock") {
+        let vsock = VsockConfig {
+            cid: 2,
+            path: "v".into(),
+        };
+        refused(config().with_vsock(vsock), "cid=\"2\"");
+    }
+    if cfg!(feature = "virtio-balloon") {
+        let target = Some(0);
+        let balloon = BalloonConfig {
+            target,
+            ..BalloonConfig::default()
+        };
+        let balloon = VmConfig {
+            balloon: Some(balloon),
+            ..config()
+        };
+        refused(balloon, "left with no memory");
+    }
+    if cfg!(feature = "virtio-console") {
+        let both = VmConfig {
+            serial: ConsoleTarget::File("/tmp/./out".into()),
+            ..config().with_console(ConsoleTarget::File("/tmp/out".into()))
+        };
+        refused(both, "the same file");
+    }
+}
+
+#[test]
+fn a_configuration_survives_a_file() {
+    let config = VmConfig::default()
+        .with_kernel("/k")
+        .with_memory_mib(99)
+        .with_vcpus(3);
+    let text = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<VmConfig>(&text).unwrap(), config);
+    assert_eq!(
+        serde_json::from_str::<VmConfig>(r#"{"guest-memory": 64}"#)
+            .unwrap()
+            .guest_memory,
+        MemorySize::mib(64)
+    );
+    assert!(serde_json::from_str::<VmConfig>(r#"{"memory": 64}"#).is_err());
+}

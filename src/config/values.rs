@@ -1,0 +1,143 @@
+//! Values of a configuration that have a text of their own.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use devices::config::{Size, parse_size, size_with_unit, whole_number};
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// An amount of memory. As text, a plain number means MiB; the suffixes `K`, `M`, `G` and `T`
+/// (powers of 1024) name another unit.
+///
+/// ```
+/// use vmm_reference::MemorySize;
+///
+/// assert_eq!("1024".parse(), "1G".parse::<MemorySize>());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MemorySize(u64);
+
+/// What a number without a unit counts.
+const MIB: u32 = 20;
+
+/// `512` and `"512M"`.
+impl<'de> Deserialize<'de> for MemorySize {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let size = Size::deserialize(from)?;
+        size.bytes(MIB).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Always with a unit.
+impl Serialize for MemorySize {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        size_with_unit(self.0).serialize(to)
+    }
+}
+
+impl MemorySize {
+    /// `mib` mebibytes.
+    #[must_use]
+    pub const fn mib(mib: u32) -> Self {
+        Self((mib as u64) << 20)
+    }
+
+    /// The size in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for MemorySize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_size(text, MIB).map(Self)
+    }
+}
+
+impl fmt::Display for MemorySize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&arch::size_text(self.0))
+    }
+}
+
+/// Where a console of the guest goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum ConsoleTarget {
+    /// stdin and stdout of the process.
+    #[default]
+    Stdio,
+    /// Nowhere; no input.
+    Null,
+    /// Output to a file that is created or emptied; no input.
+    File(PathBuf),
+}
+
+impl FromStr for ConsoleTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "null" => Ok(Self::Null),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err("it is stdio, null or file=PATH".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<String> for ConsoleTarget {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for ConsoleTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdio => f.write_str("stdio"),
+            Self::Null => f.write_str("null"),
+            Self::File(path) => write!(f, "file={}", path.display()),
+        }
+    }
+}
+
+impl Serialize for ConsoleTarget {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::File(path) if path.to_str().is_none() => {
+                Err(S::Error::custom("path contains invalid UTF-8 characters"))
+            }
+            _ => self.to_string().serialize(to),
+        }
+    }
+}
+
+/// What happens when the guest asks for a reset.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReboot {
+    /// The VM ends.
+    #[default]
+    Exit,
+    /// The VM starts again, with fresh memory and the same disks and devices.
+    Restart,
+}
+
+/// A number of vCPUs in a file.
+pub(super) fn vcpus<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    whole_number(from, &(1..=u32::MAX), "1 to as many as this host offers")
+}
+
+/// Seconds in a file.
+pub(super) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    whole_number(from, &(0..=u32::MAX), "0 to 4294967295 seconds")
+}

@@ -1,0 +1,173 @@
+//! `diagnose`: everything that a VM needs of the host, or may need.
+
+use std::error::Error as _;
+
+use arch::{KvmError, KvmPlatform};
+use kvm_ioctls::Kvm;
+
+use super::kernel_mode::{self, Tried};
+use super::{NEEDED, check_version, open, optional};
+use crate::Error;
+
+/// How much a check's finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// VMs run, but something that some of them need is missing, or limited.
+    Warn,
+    /// No VM runs on this host.
+    Fail,
+}
+
+/// What one check of [`diagnose`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The check's name for programs, in snake_case; it does not change.
+    pub name: &'static str,
+    /// What was looked at, for people.
+    pub what: &'static str,
+    /// How much it matters.
+    pub level: Level,
+    /// What was found, or what is wrong, on one line.
+    pub found: String,
+    /// What to do about it, on one line, where something can be done.
+    pub cure: Option<String>,
+}
+
+impl Check {
+    pub(super) fn ok(name: &'static str, what: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            name,
+            what,
+            level: Level::Ok,
+            found: found.into(),
+            cure: None,
+        }
+    }
+
+    pub(super) fn warn(
+        name: &'static str,
+        what: &'static str,
+        found: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        Self {
+            level: Level::Warn,
+            cure: Some(cure.into()),
+            ..Self::ok(name, what, found)
+        }
+    }
+
+    /// Something that no VM can do without.
+    fn needed(name: &'static str, what: &'static str, result: Result<String, &Error>) -> Self {
+        match result {
+            Ok(found) => Self::ok(name, what, found),
+            Err(error) => {
+                let cause = error.source().map(|cause| format!(": {cause}"));
+                Self {
+                    level: Level::Fail,
+                    cure: error.cure().map(str::to_owned),
+                    ..Self::ok(name, what, format!("{error}{}", cause.unwrap_or_default()))
+                }
+            }
+        }
+    }
+}
+
+/// Checks everything that a VM needs of this host, as far as it can be checked, and what some VMs need.
+/// Makes a VM and runs a few instructions in it, for at most a few seconds. No VM runs here when one of the
+/// checks has [`Level::Fail`].
+#[must_use]
+pub fn diagnose<P: KvmPlatform>() -> Vec<Check> {
+    let mut checks = kvm_checks::<P>();
+    checks.extend(optional::checks());
+    checks
+}
+
+/// Stops where nothing further can be checked.
+fn kvm_checks<P: KvmPlatform>() -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut check = |name, what, result: Result<String, &Error>| {
+        checks.push(Check::needed(name, what, result));
+    };
+    let kvm = open();
+    check("dev_kvm", "/dev/kvm", found(&kvm, "opens for writing"));
+    let Ok(kvm) = kvm else {
+        return checks;
+    };
+    check(
+        "kvm_api",
+        "KVM API",
+        check_version(&kvm).as_ref().map(String::clone),
+    );
+    let missing: Vec<_> = NEEDED
+        .iter()
+        .filter_map(|needed| KvmError::check(&kvm, &[*needed]).err())
+        .map(Error::Kvm)
+        .collect();
+    let capabilities = "KVM capabilities";
+    if missing.is_empty() {
+        let names = NEEDED.map(|(_, name)| name).join(", ");
+        check("kvm_capabilities", capabilities, Ok(names));
+    }
+    for error in &missing {
+        check("kvm_capabilities", capabilities, Err(error));
+    }
+    let platform = P::probe(&kvm).map_err(Error::Kvm);
+    check(
+        "platform",
+        "platform",
+        found(&platform, "has what the backend needs"),
+    );
+    if let Ok(platform) = &platform {
+        let machine = Tried::new(&kvm, platform);
+        check(
+            "machine",
+            "VM and interrupt chip",
+            found(&machine, "can be created"),
+        );
+        if let Ok(machine) = machine {
+            checks.extend(kernel_mode_check(&kvm, platform, machine));
+        }
+    }
+    checks
+}
+
+fn found<'a, T>(result: &'a Result<T, Error>, text: &str) -> Result<String, &'a Error> {
+    result.as_ref().map(|_| text.to_owned())
+}
+
+/// Whether the kernel of a guest runs natively; nothing where the backend has no program to find out.
+fn kernel_mode_check<P: KvmPlatform>(kvm: &Kvm, platform: &P, machine: Tried<P>) -> Option<Check> {
+    const NAME: &str = "kernel_mode";
+    const WHAT: &str = "guest kernel code";
+    let program = platform.probe_program()?;
+    let seen = match kernel_mode::run(kvm, platform, machine, &program) {
+        Ok(seen) => seen,
+        Err(error) => return Some(Check::needed(NAME, WHAT, Err(&error))),
+    };
+    let cure = "stock kernels need a host with hardware virtualization; if this host is a VM, enable nested \
+                virtualization for it";
+    Some(match (seen.slower(), seen.finished) {
+        (None, true) => Check::ok(NAME, WHAT, "runs natively"),
+        (slower, finished) => {
+            let speed = match slower {
+                Some(factor) => {
+                    format!("this host interprets it: about {factor} times slower than its own")
+                }
+                None => "this host does not run all of it".to_owned(),
+            };
+            let unknown = if finished {
+                String::new()
+            } else {
+                format!(
+                    "; kernels that use {} fail with {}",
+                    program.last_part,
+                    seen.end.as_deref().unwrap_or("no answer in time")
+                )
+            };
+            Check::warn(NAME, WHAT, format!("{speed}{unknown}"), cure)
+        }
+    })
+}

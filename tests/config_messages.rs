@@ -1,0 +1,331 @@
+//! What a configuration file's errors say: the place, the key, and what would be right in plain words.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{finish, option, vmm};
+use serde_json::{Map, Value, json};
+use vmm_reference::{
+    BalloonConfig, BlkConfig, ConsoleTarget, Limits, NetConfig, VmConfig, VsockConfig,
+};
+
+/// What is said about a file with this text.
+fn said(folder: &Path, name: &str, text: &str) -> Option<String> {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    let arguments = ["--dump-config", &option("config", &path)];
+    let ended = finish(vmm(&arguments).spawn().unwrap());
+    assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+    match ended.status.code() {
+        Some(0) => None,
+        Some(2) => Some(ended.stderr),
+        _ => panic!("{ended:?}"),
+    }
+}
+
+#[test]
+fn messages_have_place_key_and_range() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text, expected) in [
+        (
+            "a.toml",
+            "vcpus = 1\n[[blk]]\npath = \"a\"\n[[blk]]\npath = \"b\"\nqueues = 99\n",
+            "line 6, column 10: blk[1].queues: it is 1 to 16, not 99",
+        ),
+        (
+            "b.toml",
+            "vcpus = \"two\"\n",
+            "line 1, column 9: vcpus: it is 1 to as many as this host offers, not \"two\"",
+        ),
+        (
+            "c.toml",
+            "rng = 1",
+            "line 1, column 7: rng: it is true or false, not 1",
+        ),
+        (
+            "d.toml",
+            "on-reboot = \"maybe\"",
+            "line 1, column 13: on-reboot: it is exit or restart, not \"maybe\"",
+        ),
+        (
+            "e.toml",
+            "net = \"vm0\"",
+            "line 1, column 7: net: it is a list, not \"vm0\"",
+        ),
+        (
+            "f.toml",
+            "[vsock]\npath = \"x\"",
+            "vsock: the key `cid` is missing",
+        ),
+        (
+            "g.toml",
+            "[[net]]\ntap = \"vm0\"\nmtu = 70000",
+            "line 3, column 7: net[0].mtu: it is 68 to 65535, not 70000",
+        ),
+        (
+            "h.toml",
+            "[[blk]]\npath = \"a\"\nlimits = { bw-burst = \"1M\" }",
+            "blk[0]: bw-burst=\"1048576\": without bw nothing is limited",
+        ),
+        (
+            "i.toml",
+            "blk = [\"a\", \"b,ro,ro\"]",
+            "line 1, column 13: blk[1]: ro is given twice",
+        ),
+        (
+            "j.toml",
+            "[[blk]]\npath = \"a\"\nqueue-size = 100",
+            "blk[0].queue-size: it is a power of two, 2 to 1024, not 100",
+        ),
+        (
+            "k.toml",
+            "vcpus = 1\nvcpus = 2",
+            "line 2, column 1: duplicate key",
+        ),
+        (
+            "l.json",
+            "{\n  \"net\": [{\"tap\": \"vm0\", \"queues\": 99}]\n}",
+            "line 2, column 37: net[0].queues: it is 1 to 8, not 99",
+        ),
+        (
+            "m.json",
+            "{\"vcpus\": 1,\n\"vcpus\": 2}",
+            "line 2, column 7: the key `vcpus` stands twice",
+        ),
+        (
+            "n.json",
+            "{\"vcpus\": 1.5}",
+            "vcpus: it is 1 to as many as this host offers, not 1.5",
+        ),
+        (
+            "o.json",
+            "{\"blk\": [{\"path\": \"a\", \"engine\": \"fast\"}]}",
+            "blk[0].engine: it is auto, io_uring or sync, not \"fast\"",
+        ),
+        (
+            "p.json",
+            "{\"blk\": [{\"path\": \"a\", \"limits\": {\"bw\": 0}}]}",
+            "blk[0].limits.bw: \"0\": it is 1 to 1024T",
+        ),
+        ("q.json", "{} {}", "line 1, column 4: trailing characters"),
+        (
+            "r.json",
+            "[]",
+            "line 1, column 1: it is a table, not a list",
+        ),
+        (
+            "s.toml",
+            "guest-memory = 99999999999999",
+            "guest-memory: \"99999999999999\": it is 0 to 16777215T",
+        ),
+        ("t.toml", "vsock = 2020-01-01", "it is no date"),
+    ] {
+        let said = said(folder.path(), name, text).unwrap_or_default();
+        assert!(
+            said.contains(expected),
+            "{name}: `{expected}` not in {said}"
+        );
+        assert!(said.contains("cure: "), "{said}");
+    }
+}
+
+/// Every key there is, with a value.
+fn full() -> VmConfig {
+    let limits = Limits {
+        bw: Some(1),
+        bw_burst: Some(1),
+        iops: Some(1),
+        iops_burst: Some(1),
+    };
+    // Without `..`: a new key has to be added here, and to the documentation.
+    VmConfig {
+        kernel: Some("k".into()),
+        initrd: Some("i".into()),
+        cmdline: Some("c".into()),
+        append: Some("a".into()),
+        guest_memory: "1G".parse().unwrap(),
+        vcpus: 1,
+        serial: ConsoleTarget::Stdio,
+        on_reboot: vmm_reference::OnReboot::Exit,
+        shutdown_timeout: 30,
+        transport: vmm_reference::Transport::Pci,
+        blk: vec![BlkConfig {
+            path: "a".into(),
+            read_only: true,
+            serial: "s".into(),
+            engine: vmm_reference::BlkEngine::Auto,
+            direct: true,
+            queues: 1,
+            queue_size: 256,
+            discard: true,
+            limits,
+        }],
+        net: vec![NetConfig {
+            tap: Some("vm0".into()),
+            fd: Some(7),
+            mac: Some("02:00:00:00:00:01".parse().unwrap()),
+            mtu: Some(1500),
+            queues: 1,
+            queue_size: 256,
+            limits,
+        }],
+        vsock: Some(VsockConfig {
+            cid: 3,
+            path: "v".into(),
+        }),
+        console: Some(ConsoleTarget::Null),
+        balloon: Some(BalloonConfig {
+            target: Some(1 << 20),
+            deflate_on_oom: true,
+            free_page_reporting: true,
+        }),
+        rng: true,
+        lean: vmm_reference::Lean::Auto,
+        overcommit: true,
+    }
+}
+
+/// Calls `see` with the path of every value, and all with `see`'s value there instead.
+fn each(value: &Value, path: &str, see: &mut dyn FnMut(&str)) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let path = format!("{path}/{key}");
+                see(&path);
+                each(value, &path, see);
+            }
+        }
+        Value::Array(list) => {
+            for (place, value) in list.iter().enumerate() {
+                let path = format!("{path}/{place}");
+                see(&path);
+                each(value, &path, see);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn paths(value: &Value) -> Vec<String> {
+    let mut paths = Vec::new();
+    each(value, "", &mut |path| paths.push(path.to_owned()));
+    paths
+}
+
+/// `/blk/0/queues` as a message names it.
+fn named(pointer: &str) -> String {
+    let mut name = String::new();
+    for part in pointer.split('/').skip(1) {
+        match part.parse::<usize>() {
+            Ok(place) => name += &format!("[{place}]"),
+            Err(_) if name.is_empty() => name += part,
+            Err(_) => name += &format!(".{part}"),
+        }
+    }
+    name
+}
+
+#[test]
+fn no_message_names_a_type_of_the_program() {
+    let full = serde_json::to_value(full()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let paths = paths(&full);
+    assert!(paths.len() > 45, "{paths:?}");
+    let wrong = [
+        json!(-1),
+        json!(1.5),
+        json!(u64::MAX),
+        json!(true),
+        json!("\u{1}"),
+        json!([[]]),
+        json!([1, 2, 3, 4]),
+        json!({"no-key": 1}),
+        json!(null),
+    ];
+    for path in &paths {
+        for value in &wrong {
+            let mut changed = full.clone();
+            // One of the two, or the check of both together hides the others.
+            changed["net"][0]
+                .as_object_mut()
+                .unwrap()
+                .remove(if path.ends_with("/fd") { "tap" } else { "fd" });
+            let Some(target) = changed.pointer_mut(path) else {
+                continue;
+            };
+            *target = value.clone();
+            let mut texts = vec![("x.json", serde_json::to_string(&changed).unwrap())];
+            if let Ok(toml) = toml::to_string(&changed) {
+                texts.push(("x.toml", toml));
+            }
+            for (name, text) in texts {
+                let Some(said) = said(folder.path(), name, &text) else {
+                    continue;
+                };
+                let first = said.lines().next().unwrap();
+                for word in [
+                    "u8",
+                    "u16",
+                    "u32",
+                    "u64",
+                    "i32",
+                    "i64",
+                    "i128",
+                    "usize",
+                    "struct",
+                    "enum",
+                    "invalid type",
+                    "invalid value",
+                    "expected",
+                    "variant",
+                    "visitor",
+                    "sequence",
+                    "digit",
+                    "target type",
+                    "Config",
+                ] {
+                    assert!(
+                        !first.contains(word),
+                        "{path} = {value}: `{word}` in {first}"
+                    );
+                }
+                // What two keys of a table say together has the table's name.
+                let table = match (path.contains("limits/"), value) {
+                    (true, Value::Null) => named(path.split("/limits").next().unwrap()),
+                    _ if path.ends_with("/tap") || path.ends_with("/fd") => "net[0]".to_owned(),
+                    _ => named(path),
+                };
+                // What tables say together names the option.
+                assert!(
+                    first.starts_with(&format!("error: --{}", named(path)))
+                        || first.contains(&format!(": {table}"))
+                            && first.contains(": line ")
+                            && first.contains(", column "),
+                    "{path} = {value}: {first}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_documentation_has_every_key() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
+    let full = serde_json::to_value(full()).unwrap();
+    for path in paths(&full) {
+        let name = named(&path).replace("[0]", "");
+        if name.ends_with(']') || path.ends_with("/0") {
+            continue;
+        }
+        let row = format!("| `{name}` |");
+        assert!(text.contains(&row), "no row {row} in docs/configuration.md");
+    }
+    assert!(
+        full.as_object()
+            .is_some_and(|map: &Map<_, _>| map.len() > 10)
+    );
+}

@@ -1,0 +1,263 @@
+//! A running machine that is asked for something: pause, resume, reset, the end, at any time.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs::File;
+use std::io::Read;
+use std::thread::{self, JoinHandle};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use vmm_reference::{
+    Command, CommandError, Console, EscapeKeys, ExitReason, Metrics, OnReboot, Reply, State,
+    Status, Vm, VmConfig, VmHandle,
+};
+
+/// Spins.
+const SPIN: &[u8] = &[0xeb, 0xfe];
+/// Halts for ever: `hlt; jmp`.
+const HALT: &[u8] = &[0xf4, 0xeb, 0xfd];
+/// Reads COM1's line status for ever: `mov dx, 0x3fd; in al, dx; jmp`.
+const READ: &[u8] = &[0x66, 0xba, 0xfd, 0x03, 0xec, 0xeb, 0xfd];
+/// Reads a port for ever in accesses of 65536 bytes: `mov edi, 0x200000; mov ecx, 0x10000; mov dx, 0x3fd;
+/// rep insb; jmp`.
+const READ_STRING: &[u8] = &[
+    0xbf, 0, 0, 0x20, 0, 0xb9, 0, 0, 1, 0, 0x66, 0xba, 0xfd, 0x03, 0xf3, 0x6c, 0xeb, 0xee,
+];
+/// Reads memory that is not RAM for ever: `mov ebx, 0xfed40000; mov eax, [rbx]; jmp`.
+const READ_MEMORY: &[u8] = &[0xbb, 0, 0, 0xd4, 0xfe, 0x8b, 0x03, 0xeb, 0xfc];
+
+struct Machine {
+    handle: VmHandle,
+    thread: JoinHandle<Result<ExitReason, vmm_reference::Error>>,
+}
+
+impl Machine {
+    fn start(code: &[u8], vcpus: u32) -> Self {
+        Self::with(code, Console::null(), |config| config.with_vcpus(vcpus))
+    }
+
+    fn with(code: &[u8], console: Console, config: impl FnOnce(VmConfig) -> VmConfig) -> Self {
+        let kernel = common::kernel(code);
+        let config = config(VmConfig::default().with_kernel(kernel.path()));
+        let vm = Vm::new(&config, console).unwrap();
+        let handle = vm.handle();
+        let thread = thread::spawn(move || {
+            let _kernel = kernel;
+            vm.run()
+        });
+        let machine = Self { handle, thread };
+        while machine.state() == State::Created {
+            thread::yield_now();
+        }
+        machine
+    }
+
+    fn status(&self) -> Status {
+        match self.handle.command(Command::Status {}).unwrap() {
+            Reply::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn state(&self) -> State {
+        self.status().state
+    }
+
+    fn metrics(&self) -> Metrics {
+        match self.handle.command(Command::Metrics {}).unwrap() {
+            Reply::Metrics(metrics) => metrics,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What the guest has had from the VMM so far.
+    fn accesses(&self) -> u64 {
+        let exits = self.metrics().exits;
+        exits.port_reads + exits.port_writes + exits.mmio_reads + exits.mmio_writes
+    }
+
+    fn done(&self, command: Command) -> State {
+        match self.handle.command(command).unwrap() {
+            Reply::Done { state } => state,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pause(&self) {
+        assert_eq!(self.done(Command::Pause {}), State::Paused);
+        assert_eq!(self.state(), State::Paused);
+    }
+
+    fn resume(&self) {
+        assert_eq!(self.done(Command::Resume {}), State::Running);
+    }
+
+    fn stop(self) {
+        assert_eq!(self.done(Command::Stop {}), State::Ended);
+        assert_eq!(self.thread.join().unwrap().unwrap(), ExitReason::Stopped);
+        assert!(matches!(
+            self.handle.command(Command::Pause {}),
+            Err(CommandError::State {
+                state: State::Ended,
+                ..
+            })
+        ));
+    }
+}
+
+#[test]
+fn a_machine_stands_still_whatever_its_vcpus_do() {
+    for (what, code) in [
+        ("spins", SPIN),
+        ("halts", HALT),
+        ("reads a port", READ),
+        ("reads strings", READ_STRING),
+        ("reads memory", READ_MEMORY),
+    ] {
+        // Those beyond the first wait for their start-up.
+        for vcpus in [1, 4, 32] {
+            let machine = Machine::start(code, vcpus);
+            assert_eq!(machine.status().vcpus, vcpus);
+            for _ in 0..20 {
+                machine.pause();
+                let before = machine.accesses();
+                // Twice changes nothing.
+                machine.pause();
+                assert_eq!(machine.accesses(), before, "{what}, {vcpus} vCPUs");
+                machine.resume();
+                machine.resume();
+            }
+            assert_eq!(machine.metrics().pauses, 20);
+            machine.pause();
+            machine.stop();
+        }
+    }
+}
+
+#[test]
+fn what_was_resumed_goes_on() {
+    let machine = Machine::start(READ, 1);
+    for _ in 0..20 {
+        machine.pause();
+        let before = machine.accesses();
+        machine.resume();
+        while machine.accesses() == before {
+            thread::yield_now();
+        }
+    }
+    machine.stop();
+}
+
+#[test]
+fn no_access_is_lost_or_repeated_by_pauses() {
+    const BYTES: u32 = 30_000;
+    // mov ecx, BYTES; mov dx, 0x3f8; l: mov eax, ecx; out dx, al; loop l
+    let mut code = vec![0xb9];
+    code.extend(BYTES.to_le_bytes());
+    code.extend([0x66, 0xba, 0xf8, 0x03, 0x89, 0xc8, 0xee, 0xe2, 0xfb]);
+    code.extend(common::RESET);
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let reader = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        File::from(reader).read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    let console = Console::from_fds(None, Some(writer), EscapeKeys::Off);
+    let machine = Machine::with(&code, console, |config| config);
+    let mut pauses = 0;
+    while machine.handle.command(Command::Pause {}).is_ok() {
+        pauses += 1;
+        if machine.handle.command(Command::Resume {}).is_err() {
+            break;
+        }
+    }
+    assert_eq!(machine.thread.join().unwrap().unwrap(), ExitReason::Reset);
+    assert!(pauses > 1, "{pauses}");
+    let expected: Vec<_> = (1..=BYTES).rev().map(|n| n.to_le_bytes()[0]).collect();
+    assert!(reader.join().unwrap() == expected);
+}
+
+#[test]
+fn a_machine_may_begin_paused_and_ends_before_it_runs() {
+    let kernel = common::kernel(READ);
+    let config = VmConfig::default().with_kernel(kernel.path());
+    let vm = Vm::new(&config, Console::null()).unwrap();
+    let handle = vm.handle();
+    assert!(matches!(
+        handle.command(Command::Reset {}),
+        Err(CommandError::State {
+            state: State::Created,
+            ..
+        })
+    ));
+    handle.command(Command::Pause {}).unwrap();
+    let thread = thread::spawn(move || vm.run());
+    let machine = Machine { handle, thread };
+    while machine.state() == State::Created {
+        thread::yield_now();
+    }
+    assert_eq!(machine.state(), State::Paused);
+    assert_eq!(machine.accesses(), 0);
+    machine.resume();
+    while machine.accesses() == 0 {
+        thread::yield_now();
+    }
+    machine.stop();
+
+    let vm = Vm::new(&config, Console::null()).unwrap();
+    vm.handle().command(Command::Stop {}).unwrap();
+    assert_eq!(vm.run().unwrap(), ExitReason::Stopped);
+}
+
+#[test]
+fn a_reset_starts_the_machine_again() {
+    for on_reboot in [OnReboot::Exit, OnReboot::Restart] {
+        let machine = Machine::with(READ, Console::null(), |config| VmConfig {
+            on_reboot,
+            ..config
+        });
+        for times in 1..4 {
+            machine.done(Command::Reset {});
+            while machine.status().restarts < times {
+                thread::yield_now();
+            }
+            let before = machine.accesses();
+            while machine.accesses() == before {
+                thread::yield_now();
+            }
+        }
+        machine.pause();
+        assert!(matches!(
+            machine.handle.command(Command::Reset {}),
+            Err(CommandError::State {
+                state: State::Paused,
+                ..
+            })
+        ));
+        machine.stop();
+    }
+}
+
+#[test]
+fn commands_of_many_threads_are_all_answered() {
+    let machine = Machine::start(READ, 2);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            let handle = machine.handle.clone();
+            scope.spawn(move || {
+                for command in [
+                    Command::Pause {},
+                    Command::Status {},
+                    Command::Metrics {},
+                    Command::Resume {},
+                ] {
+                    handle.command(command).unwrap();
+                }
+            });
+        }
+    });
+    machine.resume();
+    machine.stop();
+}

@@ -1,0 +1,156 @@
+//! `plan` says what running would say, and makes nothing.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{file, finish, option, refused, vmm};
+
+/// Every option here keeps a VM from starting.
+#[test]
+fn plan_refuses_what_running_refuses_and_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let kernel = common::kernel(&common::RESET);
+    let kernel = option("kernel", kernel.path());
+    std::fs::write(path("file"), "content").unwrap();
+    std::fs::write(path("vm.toml"), "vcpus = 1\n").unwrap();
+    std::fs::write(path("empty"), "").unwrap();
+    std::fs::create_dir(path("folder")).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+    let long = format!("--append={}", "x".repeat(4096));
+    let mut arm = vec![0; 4096];
+    arm[56..60].copy_from_slice(b"ARM\x64");
+    let arm = file(&arm);
+    let count = std::fs::read_dir(folder.path()).unwrap().count();
+    for arguments in [
+        vec![format!("--serial=file={}", path("folder"))],
+        vec![format!("--serial=file={}", path("no/file"))],
+        vec![format!("--serial=file={}", path("socket"))],
+        vec![
+            format!("--serial=file={}", path("file")),
+            format!("--initrd={}", path("file")),
+        ],
+        vec![format!("--boot-timeline={}", path("x.txt"))],
+        vec![format!("--boot-timeline={}", path("no/x.json"))],
+        vec![
+            format!("--boot-timeline={}", path("x.json")),
+            format!("--serial=file={}", path("x.json")),
+        ],
+        vec![format!("--initrd={}", path("empty"))],
+        vec![format!("--initrd={}", path("no"))],
+        vec![option("kernel", arm.path())],
+        vec![long],
+        vec!["--append=a\nb".to_owned()],
+        vec!["--guest-memory=8".to_owned()],
+        vec!["--vcpus=0".to_owned()],
+        #[cfg(feature = "virtio-vsock")]
+        vec![format!("--vsock=cid=3,path={}", path("file"))],
+        #[cfg(feature = "virtio-vsock")]
+        vec![format!("--vsock=cid=3,path={}", path("socket"))],
+        #[cfg(feature = "virtio-vsock")]
+        vec![format!("--vsock=cid=3,path={}", path("no/socket"))],
+        #[cfg(feature = "virtio-vsock")]
+        vec![format!("--vsock=cid=3,path={}", path(&"x".repeat(100)))],
+        #[cfg(feature = "virtio-net")]
+        vec!["--net=fd=999".to_owned()],
+        #[cfg(feature = "virtio-net")]
+        vec!["--net=lo".to_owned()],
+        #[cfg(feature = "virtio-net")]
+        vec!["--net=vm0,mtu=9000,queue-size=2".to_owned()],
+        #[cfg(feature = "virtio-console")]
+        vec![format!("--console=file={}", path("no/file"))],
+        #[cfg(feature = "virtio-blk")]
+        vec![format!("--blk={}", path("empty"))],
+        #[cfg(feature = "config-file")]
+        vec![
+            format!("--config={}", path("vm.toml")),
+            format!("--serial=file={}", path("vm.toml")),
+        ],
+    ] {
+        let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        if !arguments[0].starts_with("--kernel") {
+            arguments.push(&kernel);
+        }
+        let ran = finish(vmm(&arguments).spawn().unwrap());
+        arguments.insert(0, "plan");
+        let planned = finish(vmm(&arguments).spawn().unwrap());
+        assert_ne!(ran.status.code(), Some(0), "{arguments:?}: {ran:?}");
+        assert_eq!(
+            (planned.status.code(), planned.stderr.lines().next()),
+            (ran.status.code(), ran.stderr.lines().next()),
+            "{arguments:?}"
+        );
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, count, "{arguments:?} made something");
+        assert_eq!(std::fs::read(path("file")).unwrap(), b"content");
+        assert_eq!(std::fs::read(path("vm.toml")).unwrap(), b"vcpus = 1\n");
+    }
+    // What is right makes nothing either.
+    let right = format!("--serial=file={}", path("new"));
+    let timeline = format!("--boot-timeline={}", path("new.json"));
+    let planned = finish(vmm(&["plan", &kernel, &right, &timeline]).spawn().unwrap());
+    assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), count);
+}
+
+#[test]
+fn r62_no_output_is_a_file_that_was_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let facts = folder.path().join("facts.json");
+    let planned = finish(
+        vmm(&["plan", &option("dump-facts", &facts)])
+            .spawn()
+            .unwrap(),
+    );
+    assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+    let before = std::fs::read(&facts).unwrap();
+    let arch = format!("--arch={}", std::env::consts::ARCH);
+    let (read, tree) = (option("facts", &facts), option("dump-dtb", &facts));
+    refused(
+        &["plan", &arch, &read, &tree],
+        &["--dump-dtb=", "it is the file of --facts as well"],
+    );
+    let both = folder.path().join("both.json");
+    let (one, other) = (option("dump-facts", &both), option("dump-dtb", &both));
+    refused(&["plan", &one, &other], &["writes to the same file"]);
+    assert!(!both.exists());
+    assert_eq!(std::fs::read(&facts).unwrap(), before);
+}
+
+#[test]
+fn r72_memory_that_the_host_lacks_is_refused() {
+    let kernel = common::kernel(&common::RESET);
+    let kernel = option("kernel", kernel.path());
+    // More than any host has, and in reach of 36 address bits.
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let kib = |name: &str| -> u64 {
+        let line = meminfo.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_ascii_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let mib = (kib("MemTotal:") + kib("SwapTotal:")) / 1024 + 1;
+    let memory = format!("--guest-memory={mib}");
+    for command in [&["plan"][..], &[]] {
+        let arguments = [command, &[&kernel, &memory]].concat();
+        refused(
+            &arguments,
+            &[
+                "--guest-memory=",
+                "of memory and",
+                "of swap",
+                "cure: give at most",
+                "--overcommit",
+            ],
+        );
+        let allowed = [&arguments[..], &["--overcommit"]].concat();
+        let ended = finish(vmm(&allowed).spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    }
+    // Of another host nothing is known.
+    let ended = finish(vmm(&["plan", "--arch=x86_64", &memory]).spawn().unwrap());
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
