@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use arch::kernel::{KernelHeader, KernelImage, LinuxVersion};
-use arch::{AddressRange, BootError, GuestKernel, GuestRam, LoadedKernel, MachinePlan};
+use arch::{AddressRange, BootError, GuestKernel, GuestRam, KernelPlacement, MachinePlan};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::{Error, VmConfig};
@@ -194,7 +194,7 @@ impl Initrd {
     /// Where it goes: as high as the kernel allows.
     pub(crate) fn place(
         &self,
-        kernel: &LoadedKernel,
+        kernel: &KernelPlacement,
         plan: &MachinePlan,
     ) -> Result<AddressRange, Error> {
         place(self.size, kernel, plan).map_err(initrd_error(&self.path))
@@ -203,7 +203,7 @@ impl Initrd {
     /// Loads it there.
     pub(crate) fn load(
         mut self,
-        kernel: &LoadedKernel,
+        kernel: &KernelPlacement,
         plan: &MachinePlan,
         ram: &GuestRam,
     ) -> Result<AddressRange, Error> {
@@ -228,7 +228,11 @@ fn initrd_error(path: &Path) -> impl Fn(BootError) -> Error {
     }
 }
 
-fn place(size: u64, kernel: &LoadedKernel, plan: &MachinePlan) -> Result<AddressRange, BootError> {
+fn place(
+    size: u64,
+    kernel: &KernelPlacement,
+    plan: &MachinePlan,
+) -> Result<AddressRange, BootError> {
     let limit = kernel
         .initrd_limit
         .unwrap_or(u64::MAX)
@@ -255,7 +259,7 @@ mod tests {
     use super::*;
 
     fn placed(size: u64, kernel_end: u64, limit: Option<u64>) -> Result<AddressRange, BootError> {
-        let kernel = LoadedKernel {
+        let kernel = KernelPlacement {
             entry: 0x10_0000,
             range: AddressRange::new(0x10_0000, kernel_end - 0x10_0000),
             initrd_limit: limit,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arch::kernel::Protocol;
 use arch::{
-    AddressRange, BootError, BootRequest, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
+    AddressRange, BootError, BootRequest, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform,
     MachinePlan, Planner, Platform, SEED,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -50,7 +50,7 @@ pub fn device_tree(
 ) -> Result<Vec<u8>, Error> {
     let ram = memory::map_ram(plan)?;
     let window = plan.kernel_window;
-    let kernel = LoadedKernel {
+    let kernel = KernelPlacement {
         entry: window.base,
         range: AddressRange::new(window.base, 0),
         initrd_limit: None,

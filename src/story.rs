@@ -5,7 +5,7 @@ use std::path::Path;
 
 use std::thread;
 
-use arch::{AddressRange, BootInfo, DeviceKind, LoadedKernel, MachinePlan, Space};
+use arch::{AddressRange, BootInfo, DeviceKind, KernelPlacement, MachinePlan, Space};
 use devices::Rare;
 use kvm_ioctls::Kvm;
 
@@ -106,7 +106,7 @@ impl Story {
     }
 
     /// What lies in guest RAM.
-    pub(crate) fn loaded(&self, kernel: &LoadedKernel, initrd: Option<(&Path, &AddressRange)>) {
+    pub(crate) fn loaded(&self, kernel: &KernelPlacement, initrd: Option<(&Path, &AddressRange)>) {
         if !self.is_told {
             return;
         }

@@ -34,6 +34,8 @@ const KVM_BINDINGS: [&str; 5] = [
 const FACADE: [&str; 1] = ["src/lib.rs"];
 /// Crates whose files import each other in no circle, besides the backends.
 const WITHOUT_CIRCLES: [&str; 1] = ["arch/host"];
+/// Where packers' filters are named, each for the code of one architecture.
+const PACKERS: [&str; 1] = ["src/unpack/tests.rs"];
 /// Lines of one file.
 const MAX_LINES: usize = 600;
 
@@ -113,7 +115,7 @@ fn the_core_and_the_devices_name_no_architecture() {
     let names: Vec<_> = backends().iter().flat_map(|name| names_of(name)).collect();
     let mut words: Vec<_> = names.iter().map(String::as_str).collect();
     words.push("target_arch");
-    forbid("src", &words, &[]);
+    forbid("src", &words, &PACKERS);
     forbid("devices", &words, &[]);
     forbid("src", &["arch_host"], &FACADE);
     forbid("devices", &["arch::", "arch_host", "vmm_reference"], &[]);

@@ -11,7 +11,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_reference::arch::kernel::{KernelHeader, KernelImage};
 use vmm_reference::arch::{
-    BootError, BootInfo, BootRequest, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
+    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform,
     MachineConfig, MachinePlan, PlanError, Platform, VcpuId,
 };
 use vmm_reference::{Console, ExitReason, HostPlatform, Machine, Vm, VmConfig};
@@ -87,7 +87,7 @@ impl Platform for Recorder {
         &self,
         header: &KernelHeader,
         plan: &MachinePlan,
-    ) -> Result<LoadedKernel, BootError> {
+    ) -> Result<KernelPlacement, BootError> {
         call("place_kernel");
         self.0.place_kernel(header, plan)
     }
@@ -145,7 +145,7 @@ impl KvmPlatform for Recorder {
         &self,
         image: &mut KernelImage,
         header: &KernelHeader,
-        kernel: &LoadedKernel,
+        kernel: &KernelPlacement,
         ram: &GuestRam,
     ) -> Result<(), BootError> {
         call("load_kernel");

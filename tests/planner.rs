@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_reference::arch::kernel::{KernelHeader, Protocol};
 use vmm_reference::arch::{
     AddressRange, BootError, BootInfo, BootRequest, DeviceKind, DevicePlan, Gsi, GuestRam,
-    IrqModel, LoadedKernel, MachineConfig, MachinePlan, PciPlan, Placed, PlanError, Platform,
+    IrqModel, KernelPlacement, MachineConfig, MachinePlan, PciPlan, Placed, PlanError, Platform,
     Space, Transport, VcpuId, WiredRoute, contract, device_tree, virtio_mmio,
 };
 use vmm_reference::{VmConfig, plan};
@@ -209,7 +209,7 @@ impl Platform for Fake {
         &self,
         header: &KernelHeader,
         plan: &MachinePlan,
-    ) -> Result<LoadedKernel, BootError> {
+    ) -> Result<KernelPlacement, BootError> {
         let KernelHeader::Image(image) = header else {
             let name = match self.0 {
                 Flaw::NamesNoKernel => String::new(),
@@ -223,7 +223,7 @@ impl Platform for Fake {
         }
         let kernel = image.place(window)?;
         Ok(match self.0 {
-            Flaw::EntersElsewhere => LoadedKernel {
+            Flaw::EntersElsewhere => KernelPlacement {
                 entry: kernel.range.end(),
                 ..kernel
             },

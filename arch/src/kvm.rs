@@ -6,7 +6,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::kernel::{KernelHeader, KernelImage, Protocol};
-use crate::{BootError, Gsi, GuestRam, KvmError, LoadedKernel, MachinePlan, Platform};
+use crate::{BootError, Gsi, GuestRam, KernelPlacement, KvmError, MachinePlan, Platform};
 
 /// The host half: applies a plan through KVM. Every method is mechanical; decisions belong to
 /// [`Platform`].
@@ -37,7 +37,7 @@ pub trait KvmPlatform: Platform {
         &self,
         image: &mut KernelImage,
         header: &KernelHeader,
-        kernel: &LoadedKernel,
+        kernel: &KernelPlacement,
         ram: &GuestRam,
     ) -> Result<(), BootError>;
 

@@ -27,7 +27,7 @@ pub use plan::{
     kernel_parameters, size_text,
 };
 pub use platform::{
-    ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, LoadedKernel, Placed, Planner, Platform,
-    SEED, VcpuId, WiredRoute,
+    ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, KernelPlacement, Placed, Planner,
+    Platform, SEED, VcpuId, WiredRoute,
 };
 pub use resources::{Resources, virtio_mmio};

@@ -41,9 +41,9 @@ pub struct WiredRoute {
     pub pin: u32,
 }
 
-/// A kernel's place in guest memory.
+/// Where a kernel will lie in guest memory, and how it is entered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoadedKernel {
+pub struct KernelPlacement {
     /// Guest physical address of the first instruction, for the entry in use.
     pub entry: u64,
     /// Everything the kernel may touch before it reads the memory map (BSS included).
@@ -65,7 +65,7 @@ pub struct BootRequest<'a, P: Platform> {
     /// Its interrupt chip.
     pub irq_chip: &'a P::IrqChip,
     /// The kernel, already loaded.
-    pub kernel: &'a LoadedKernel,
+    pub kernel: &'a KernelPlacement,
     /// The initrd, already loaded.
     pub initrd: Option<AddressRange>,
     /// Random bytes for the kernel's own generator, where the boot protocol passes some.
@@ -126,7 +126,7 @@ pub trait Platform: Debug + Send + Sync + Sized + 'static {
         &self,
         header: &KernelHeader,
         plan: &MachinePlan,
-    ) -> Result<LoadedKernel, BootError>;
+    ) -> Result<KernelPlacement, BootError>;
 
     /// Chooses the interrupt chip for a plan.
     ///
@@ -177,7 +177,7 @@ pub trait Planner: Debug {
         &self,
         header: &KernelHeader,
         plan: &MachinePlan,
-    ) -> Result<LoadedKernel, BootError>;
+    ) -> Result<KernelPlacement, BootError>;
 
     /// Writes the boot information for a kernel and says what lies where; see
     /// [`Platform::build_boot_info`].
@@ -187,7 +187,7 @@ pub trait Planner: Debug {
     fn boot_info(
         &self,
         plan: &MachinePlan,
-        kernel: &LoadedKernel,
+        kernel: &KernelPlacement,
         initrd: Option<AddressRange>,
         ram: &GuestRam,
     ) -> Result<BootInfo, BootError>;
@@ -202,14 +202,14 @@ impl<P: Platform> Planner for P {
         &self,
         header: &KernelHeader,
         plan: &MachinePlan,
-    ) -> Result<LoadedKernel, BootError> {
+    ) -> Result<KernelPlacement, BootError> {
         self.place_kernel(header, plan)
     }
 
     fn boot_info(
         &self,
         plan: &MachinePlan,
-        kernel: &LoadedKernel,
+        kernel: &KernelPlacement,
         initrd: Option<AddressRange>,
         ram: &GuestRam,
     ) -> Result<BootInfo, BootError> {

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arch::{
-    AddressRange, BootRequest, GuestRam, KvmError, KvmPlatform, LoadedKernel, MachinePlan,
+    AddressRange, BootRequest, GuestRam, KernelPlacement, KvmError, KvmPlatform, MachinePlan,
     ProbeProgram, ProbeStep, SEED,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -164,7 +164,7 @@ fn boot<P: KvmPlatform>(
                 source,
             })
         })?;
-    let kernel = LoadedKernel {
+    let kernel = KernelPlacement {
         entry: base,
         range: AddressRange::new(base, program.code.len() as u64),
         initrd_limit: None,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use arch::kernel::{KernelHeader, KernelImage};
-use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, MachinePlan};
+use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform, MachinePlan};
 use kvm_bindings::{
     KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_INIT, KVM_ARM_VCPU_PMU_V3_IRQ,
     KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_ARM_VCPU_PTRAUTH_ADDRESS,
@@ -152,7 +152,7 @@ impl KvmPlatform for Aarch64 {
         &self,
         image: &mut KernelImage,
         header: &KernelHeader,
-        kernel: &LoadedKernel,
+        kernel: &KernelPlacement,
         ram: &GuestRam,
     ) -> Result<(), BootError> {
         match header {

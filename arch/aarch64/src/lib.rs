@@ -16,7 +16,7 @@ pub mod kvm;
 
 use arch::kernel::KernelHeader;
 use arch::{
-    BootError, BootInfo, BootRequest, GuestRam, LoadedKernel, MachineConfig, MachinePlan,
+    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, MachineConfig, MachinePlan,
     PlanError, Platform, VcpuId, device_tree,
 };
 
@@ -39,7 +39,7 @@ impl Platform for Aarch64 {
         &self,
         header: &KernelHeader,
         plan: &MachinePlan,
-    ) -> Result<LoadedKernel, BootError> {
+    ) -> Result<KernelPlacement, BootError> {
         device_tree::place_kernel(header, plan)
     }
 

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{
-    AddressRange, BootError, Gsi, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel,
+    AddressRange, BootError, Gsi, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform,
 };
 use kvm_bindings::{
     KVM_DEV_RISCV_AIA_ADDR_APLIC, KVM_DEV_RISCV_AIA_CONFIG_GROUP_BITS,
@@ -310,7 +310,7 @@ impl KvmPlatform for Riscv64 {
         &self,
         image: &mut KernelImage,
         header: &KernelHeader,
-        kernel: &LoadedKernel,
+        kernel: &KernelPlacement,
         ram: &GuestRam,
     ) -> Result<(), BootError> {
         match header {

@@ -15,7 +15,7 @@ pub mod kvm;
 
 use arch::kernel::KernelHeader;
 use arch::{
-    BootError, BootInfo, BootRequest, GuestRam, LoadedKernel, MachineConfig, MachinePlan,
+    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, MachineConfig, MachinePlan,
     PlanError, Platform, VcpuId, device_tree,
 };
 
@@ -38,7 +38,7 @@ impl Platform for Riscv64 {
         &self,
         header: &KernelHeader,
         plan: &MachinePlan,
-    ) -> Result<LoadedKernel, BootError> {
+    ) -> Result<KernelPlacement, BootError> {
         device_tree::place_kernel(header, plan)
     }
 

@@ -4,8 +4,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::kernel::Protocol;
 use crate::{
-    AddressRange, BootError, BootInfo, BootRequest, Cmdline, GuestKernel, GuestRam, Lean,
-    LoadedKernel, MachineConfig, MachinePlan, Platform, SEED, Transport, VirtioKind,
+    AddressRange, BootError, BootInfo, BootRequest, Cmdline, GuestKernel, GuestRam,
+    KernelPlacement, Lean, MachineConfig, MachinePlan, Platform, SEED, Transport, VirtioKind,
 };
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -84,7 +84,7 @@ pub(super) fn apart(a_name: &str, a: &[AddressRange], b_name: &str, b: &[Address
 pub(super) struct Loaded {
     pub(super) plan: MachinePlan,
     ram: GuestRam,
-    pub(super) kernel: LoadedKernel,
+    pub(super) kernel: KernelPlacement,
     pub(super) initrd: Option<AddressRange>,
 }
 
@@ -104,7 +104,7 @@ impl Loaded {
         let ram = GuestRam::from_ranges(&regions).expect("RAM can be mapped");
         let window = plan.kernel_window;
         let base = (window.base + MIB).next_multiple_of(2 * MIB);
-        let kernel = LoadedKernel {
+        let kernel = KernelPlacement {
             entry: base + 0x200,
             range: AddressRange::new(base, 2 * MIB),
             initrd_limit: None,

@@ -5,15 +5,18 @@ use vm_memory::{Bytes, GuestAddress};
 use super::board::DEVICE_TREE;
 use crate::kernel::{KernelHeader, Protocol};
 use crate::{
-    ARGUMENTS, AddressRange, BootError, BootInfo, BootRequest, GuestRam, LoadedKernel, MachinePlan,
-    Placed, Platform,
+    ARGUMENTS, AddressRange, BootError, BootInfo, BootRequest, GuestRam, KernelPlacement,
+    MachinePlan, Placed, Platform,
 };
 
 /// Places a flat Image; see [`Platform::place_kernel`].
 ///
 /// # Errors
 /// When the kernel does not fit the plan's window, or is for another machine.
-pub fn place_kernel(header: &KernelHeader, plan: &MachinePlan) -> Result<LoadedKernel, BootError> {
+pub fn place_kernel(
+    header: &KernelHeader,
+    plan: &MachinePlan,
+) -> Result<KernelPlacement, BootError> {
     match header {
         KernelHeader::Image(image) if header.architecture() == Some(plan.arch) => {
             image.place(plan.kernel_window)
@@ -87,7 +90,7 @@ mod tests {
         }
     }
 
-    fn place_it(image: FlatImage, arch: &'static str) -> Result<LoadedKernel, BootError> {
+    fn place_it(image: FlatImage, arch: &'static str) -> Result<KernelPlacement, BootError> {
         let plan = MachinePlan {
             arch,
             ram: Vec::new(),

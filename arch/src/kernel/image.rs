@@ -6,7 +6,7 @@ use std::io::Seek;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{FlatImage, KernelHeader, KernelImage, Protocol, Reader, fail, u64_at};
-use crate::{AddressRange, BootError, GuestRam, LoadedKernel};
+use crate::{AddressRange, BootError, GuestRam, KernelPlacement};
 
 /// The machine a flat image is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl FlatImage {
     ///
     /// # Errors
     /// When it does not fit there.
-    pub fn place(&self, window: AddressRange) -> Result<LoadedKernel, BootError> {
+    pub fn place(&self, window: AddressRange) -> Result<KernelPlacement, BootError> {
         let size = self.memory_size.max(self.file_size);
         let base = window
             .base
@@ -89,7 +89,7 @@ impl FlatImage {
         range
             .filter(|range| range.base.checked_add(size).is_some() && window.contains(range))
             .filter(|_| self.entry_offset < size)
-            .map(|range| LoadedKernel {
+            .map(|range| KernelPlacement {
                 entry: range.base.saturating_add(self.entry_offset),
                 range,
                 initrd_limit: None,
@@ -114,7 +114,7 @@ impl FlatImage {
     pub fn copy(
         &self,
         image: &mut KernelImage,
-        kernel: &LoadedKernel,
+        kernel: &KernelPlacement,
         ram: &GuestRam,
     ) -> Result<(), BootError> {
         let place = GuestAddress(kernel.range.base);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use arch::kernel::{KernelHeader, KernelImage};
-use arch::{BootError, GuestRam, KvmError, KvmIrqChip, KvmPlatform, LoadedKernel, ProbeProgram};
+use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform, ProbeProgram};
 use kvm_bindings::{
     CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
@@ -81,7 +81,7 @@ impl KvmPlatform for X86_64 {
         &self,
         image: &mut KernelImage,
         header: &KernelHeader,
-        kernel: &LoadedKernel,
+        kernel: &KernelPlacement,
         ram: &GuestRam,
     ) -> Result<(), BootError> {
         match header {
@@ -192,7 +192,7 @@ impl KvmPlatform for X86_64 {
 #[cfg(feature = "bzimage")]
 fn copy_bzimage(
     image: &mut KernelImage,
-    kernel: &LoadedKernel,
+    kernel: &KernelPlacement,
     ram: &GuestRam,
 ) -> Result<(), BootError> {
     use linux_loader::loader::{KernelLoader, bzimage::BzImage};

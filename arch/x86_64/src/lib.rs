@@ -32,7 +32,7 @@ use crate::irqchip::{IoApic, Keeper};
 use crate::registers::{BOOT_FPU, BootRegisters, DeliveryMode, VcpuSetup};
 use arch::kernel::KernelHeader;
 use arch::{
-    BootError, BootInfo, BootRequest, GuestRam, LoadedKernel, MachineConfig, MachinePlan,
+    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, MachineConfig, MachinePlan,
     PlanError, Platform, VcpuId,
 };
 
@@ -48,7 +48,7 @@ impl Platform for X86_64 {
         &self,
         header: &KernelHeader,
         plan: &MachinePlan,
-    ) -> Result<LoadedKernel, BootError> {
+    ) -> Result<KernelPlacement, BootError> {
         load::place(header, plan.kernel_window)
     }
 

@@ -3,7 +3,7 @@
 //! Nothing in a header is trusted: whatever comes out of here lies in the kernel window.
 
 use arch::kernel::{BzImage, Elf, KernelHeader, Protocol, Segment};
-use arch::{AddressRange, BootError, LoadedKernel};
+use arch::{AddressRange, BootError, KernelPlacement};
 
 /// `xloadflags` bit 0 (XLF_KERNEL_64): there is a 64-bit entry.
 const XLF_KERNEL_64: u16 = 1 << 0;
@@ -14,7 +14,7 @@ const ENTRY_64_OFFSET: u64 = 0x200;
 ///
 /// # Errors
 /// When it does not fit there, or has no entry that this backend can use.
-pub fn place(header: &KernelHeader, window: AddressRange) -> Result<LoadedKernel, BootError> {
+pub fn place(header: &KernelHeader, window: AddressRange) -> Result<KernelPlacement, BootError> {
     match header {
         KernelHeader::BzImage(image) => place_bzimage(image, window),
         KernelHeader::Elf(elf) => place_elf(elf, window),
@@ -28,7 +28,7 @@ fn kernel_error(text: String) -> BootError {
 
 /// The address is `runtime_start` of boot.rst: a relocatable kernel is never run below its
 /// preferred address, so it is not loaded there either.
-fn place_bzimage(image: &BzImage, window: AddressRange) -> Result<LoadedKernel, BootError> {
+fn place_bzimage(image: &BzImage, window: AddressRange) -> Result<KernelPlacement, BootError> {
     if image.xloadflags & XLF_KERNEL_64 == 0 {
         let text = "bzImage without a 64-bit entry: build it with CONFIG_X86_64";
         return Err(kernel_error(text.to_owned()));
@@ -46,7 +46,7 @@ fn place_bzimage(image: &BzImage, window: AddressRange) -> Result<LoadedKernel, 
     };
     let range = base.map(|base| AddressRange::new(base, size));
     let range = fits(range, size, window)?;
-    Ok(LoadedKernel {
+    Ok(KernelPlacement {
         entry: range.base.saturating_add(ENTRY_64_OFFSET),
         range,
         initrd_limit: Some(image.initrd_addr_max.saturating_add(1)),
@@ -57,7 +57,7 @@ fn place_bzimage(image: &BzImage, window: AddressRange) -> Result<LoadedKernel, 
 
 /// An ELF kernel goes where its segments say; its PVH entry, where it has one, is the one that
 /// says what it expects.
-fn place_elf(elf: &Elf, window: AddressRange) -> Result<LoadedKernel, BootError> {
+fn place_elf(elf: &Elf, window: AddressRange) -> Result<KernelPlacement, BootError> {
     let mut all: Option<AddressRange> = None;
     for segment in &elf.segments {
         let range = AddressRange::new(segment.address, segment.memory_size);
@@ -79,7 +79,7 @@ fn place_elf(elf: &Elf, window: AddressRange) -> Result<LoadedKernel, BootError>
         let text = format!("the entry point {entry:#x} lies outside the ELF kernel's segments");
         return Err(kernel_error(text));
     }
-    Ok(LoadedKernel {
+    Ok(KernelPlacement {
         entry,
         range,
         initrd_limit: None,

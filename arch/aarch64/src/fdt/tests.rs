@@ -2,8 +2,8 @@ use ::fdt::Fdt;
 use arch::contract::decompiled;
 use arch::kernel::Protocol;
 use arch::{
-    AddressRange, Cmdline, GuestKernel, Lean, LoadedKernel, MachineConfig, MachinePlan, Platform,
-    SEED, Transport, VirtioKind,
+    AddressRange, Cmdline, GuestKernel, KernelPlacement, Lean, MachineConfig, MachinePlan,
+    Platform, SEED, Transport, VirtioKind,
 };
 
 use super::*;
@@ -32,7 +32,7 @@ fn plan_of(facts: &Aarch64, memory: usize, vcpus: u32, transport: Transport) -> 
 
 fn tree(facts: &Aarch64, plan: &MachinePlan, initrd: Option<AddressRange>) -> Vec<u8> {
     let irq_chip = facts.irq_chip(plan).unwrap();
-    let kernel = LoadedKernel {
+    let kernel = KernelPlacement {
         entry: plan.kernel_window.base,
         range: AddressRange::new(plan.kernel_window.base, 4096),
         initrd_limit: None,

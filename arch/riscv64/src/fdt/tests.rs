@@ -2,8 +2,8 @@ use ::fdt::Fdt;
 use arch::contract::decompiled;
 use arch::kernel::Protocol;
 use arch::{
-    AddressRange, Cmdline, GuestKernel, Lean, LoadedKernel, MachineConfig, MachinePlan, Platform,
-    SEED, Transport, VirtioKind,
+    AddressRange, Cmdline, GuestKernel, KernelPlacement, Lean, MachineConfig, MachinePlan,
+    Platform, SEED, Transport, VirtioKind,
 };
 
 use super::*;
@@ -26,7 +26,7 @@ fn plan_of(facts: &Riscv64, memory: u64, vcpus: u32, transport: Transport) -> Ma
 }
 
 fn tree_of(facts: &Riscv64, plan: &MachinePlan) -> Vec<u8> {
-    let kernel = LoadedKernel {
+    let kernel = KernelPlacement {
         entry: plan.kernel_window.base,
         range: AddressRange::new(plan.kernel_window.base, 4096),
         initrd_limit: None,

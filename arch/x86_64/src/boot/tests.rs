@@ -1,4 +1,4 @@
-use arch::{Cmdline, GuestKernel, Lean, LoadedKernel, MachineConfig, Platform, Transport};
+use arch::{Cmdline, GuestKernel, KernelPlacement, Lean, MachineConfig, Platform, Transport};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
@@ -35,8 +35,8 @@ impl Booted {
 
 const INITRD: AddressRange = AddressRange::new(0x180_0000, 0x12345);
 
-fn kernel(protocol: Protocol, setup_header: Vec<u8>) -> LoadedKernel {
-    LoadedKernel {
+fn kernel(protocol: Protocol, setup_header: Vec<u8>) -> KernelPlacement {
+    KernelPlacement {
         entry: 0x100_0200,
         range: AddressRange::new(0x100_0000, 0x10_0000),
         initrd_limit: None,
@@ -54,7 +54,7 @@ fn setup_header(version: u16, cmdline_size: u32) -> Vec<u8> {
 }
 
 fn boot_with(
-    kernel: &LoadedKernel,
+    kernel: &KernelPlacement,
     initrd: Option<AddressRange>,
     cmdline: &str,
 ) -> Result<Booted, BootError> {

@@ -35,11 +35,11 @@ fn elf() -> Elf {
     }
 }
 
-fn place_image(image: BzImage) -> Result<LoadedKernel, BootError> {
+fn place_image(image: BzImage) -> Result<KernelPlacement, BootError> {
     place(&KernelHeader::BzImage(image), WINDOW)
 }
 
-fn error(result: Result<LoadedKernel, BootError>) -> String {
+fn error(result: Result<KernelPlacement, BootError>) -> String {
     result.unwrap_err().to_string()
 }
 
