@@ -27,6 +27,7 @@ mod devices;
 mod dispatch;
 mod engine;
 mod error;
+mod event;
 mod exit;
 mod gate;
 mod host;
@@ -41,12 +42,15 @@ mod outputs;
 #[cfg(feature = "pci")]
 mod pci;
 mod registry;
+#[cfg(feature = "control")]
+mod server;
 mod timeline;
 #[cfg(feature = "packed-kernels")]
 mod unpack;
 mod vcpu;
 #[cfg(feature = "virtio")]
 mod virtio;
+mod wake;
 
 pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
@@ -58,10 +62,13 @@ pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::{ExitReason, VmHandle};
 pub use error::Error;
+pub use event::{Event, Happening, Subscription};
 pub use host::{Check, diagnose, probe};
 pub use inspect::{KernelReport, inspect};
 pub use machine::{Machine, device_tree, plan};
 pub use metrics::{Exits, Metrics};
+#[cfg(feature = "control")]
+pub use server::{ControlServer, ControlSocket, PROTOCOL};
 pub use timeline::{Milestone, Timeline};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.
