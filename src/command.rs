@@ -108,7 +108,6 @@ pub enum Reply {
 
 /// A machine and its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Status {
     /// What it does.
@@ -138,7 +137,6 @@ impl Status {
 
 /// A device that commands can name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DeviceStatus {
     /// Its name.

@@ -19,6 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
 use crate::command::{Command, CommandError, Reply, State, Status};
+use crate::event::{Happening, Publisher, Subscription, millis};
 
 /// Why a VM ended without a failure of the VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,17 @@ impl fmt::Display for CrashCause {
             Self::Panic => "its kernel panicked, as it told through pvpanic",
             Self::SystemEvent => "it reported a crash to the hypervisor (KVM_SYSTEM_EVENT_CRASH)",
         })
+    }
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => f.write_str("the guest powered off"),
+            Self::Reset => f.write_str("the guest asked for a reset"),
+            Self::Crashed(crash) => write!(f, "the guest crashed: {crash}"),
+            Self::Stopped => f.write_str("it was asked to end"),
+        }
     }
 }
 
@@ -147,6 +159,7 @@ struct Shared {
     event: EventFd,
     /// Written when there is a request.
     requested: EventFd,
+    publisher: Publisher,
     /// Runs out when a guest that was asked to power itself off has had its time.
     deadline: OwnedFd,
 }
@@ -162,6 +175,7 @@ impl VmHandle {
             ended: AtomicBool::new(false),
             event: crate::devices::eventfd()?,
             requested: crate::devices::eventfd()?,
+            publisher: Publisher::default(),
             deadline: timerfd_create(
                 TimerfdClockId::Monotonic,
                 TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
@@ -227,6 +241,12 @@ impl VmHandle {
         } else {
             Stage::Running
         };
+        let state = life.stage.state();
+        self.publish(Happening::State { state });
+        // What came before a restart waits still.
+        if !life.requests.is_empty() {
+            let _ = self.0.requested.write(1);
+        }
         paused
     }
 
@@ -244,11 +264,29 @@ impl VmHandle {
 
     /// The machine was paused, or goes on.
     pub(crate) fn set_paused(&self, paused: bool) {
-        self.life().stage = if paused {
+        let mut life = self.life();
+        let before = life.stage.state();
+        life.stage = if paused {
             Stage::Paused
         } else {
             Stage::Running
         };
+        let state = life.stage.state();
+        if state != before {
+            self.publish(Happening::State { state });
+        }
+    }
+
+    pub(crate) fn publish(&self, what: Happening) {
+        self.0.publisher.publish(what);
+    }
+
+    /// What happens to the machine from now on.
+    ///
+    /// # Errors
+    /// When the host refuses an eventfd.
+    pub fn subscribe(&self) -> Result<Subscription, Error> {
+        self.0.publisher.subscribe()
     }
 
     /// How often the machine has started again.
@@ -263,9 +301,18 @@ impl VmHandle {
     }
 
     /// Nobody runs the machine any more. Whoever waits for an answer gets one.
-    pub(crate) fn finish(&self) {
+    pub(crate) fn finish(&self, outcome: Option<&Outcome>) {
         let mut life = self.life();
         life.stage = Stage::Ended;
+        let reason = match outcome {
+            Some(Ok(reason)) => reason.to_string(),
+            Some(Err(error)) => error.to_string(),
+            None => "its thread panicked, which is a fault of the VMM".to_owned(),
+        };
+        self.publish(Happening::Ended {
+            reason,
+            failed: !matches!(outcome, Some(Ok(reason)) if !matches!(reason, ExitReason::Crashed(_))),
+        });
         for request in std::mem::take(&mut life.requests) {
             let name = request.command.name();
             let _ = request.answer.send(Err(CommandError::Ended(name)));
@@ -288,6 +335,9 @@ impl VmHandle {
                 self.arm(patience.min(NOTICE));
                 life.asked = Some(Instant::now());
                 life.shutdown = Some(patience);
+                let timeout_ms = millis(patience);
+                let asked = Happening::ShutdownAsked { timeout_ms };
+                self.publish(asked);
                 log::warn!(
                     "the guest is asked to power off; another request, or {} s, end the VM",
                     patience.as_secs()
@@ -381,6 +431,8 @@ impl VmHandle {
                 life.outcome = None;
                 life.reset = false;
                 life.restarts += 1;
+                let restarts = life.restarts;
+                self.publish(Happening::Restart { restarts });
                 // Reading only resets the counter.
                 let _ = self.0.event.read();
                 self.0.ended.store(false, Ordering::Release);

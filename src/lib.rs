@@ -28,6 +28,7 @@ mod devices;
 mod dispatch;
 mod engine;
 mod error;
+mod event;
 mod exit;
 mod gate;
 mod host;
@@ -44,6 +45,8 @@ mod outputs;
 mod pci;
 mod registry;
 mod rehearsal;
+#[cfg(feature = "control")]
+mod server;
 mod story;
 mod timeline;
 #[cfg(feature = "packed-kernels")]
@@ -51,6 +54,7 @@ mod unpack;
 mod vcpu;
 #[cfg(feature = "virtio")]
 mod virtio;
+mod wake;
 
 pub use ::devices::Overflow;
 pub use ::devices::config::{
@@ -63,12 +67,15 @@ pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::{Crash, CrashCause, ExitReason, VmHandle};
 pub use error::Error;
+pub use event::{Event, Happening, Subscription};
 pub use host::{Check, Level, diagnose, probe};
 pub use inspect::{KernelReport, inspect};
 pub use machine::{Machine, device_tree, plan};
 pub use metrics::{Exits, Metrics};
 pub use outputs::{NamedFile, refused_output};
 pub use rehearsal::{PlannedFor, rehearse};
+#[cfg(feature = "control")]
+pub use server::{ControlServer, ControlSocket, PROTOCOL};
 pub use timeline::{Milestone, Timeline};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.

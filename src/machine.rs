@@ -318,8 +318,14 @@ impl<P: KvmPlatform> Machine<P> {
     /// # Errors
     /// [`Error::Vcpu`] when a vCPU could not go on, with a report; [`Error::Host`] when the host
     /// refused a thread or an event; after a reset, those of [`Machine::with_hello`] too.
-    pub fn run(mut self) -> Result<ExitReason, Error> {
-        let _finish = Finish(self.handle());
+    pub fn run(self) -> Result<ExitReason, Error> {
+        let finish = Finish(Some(self.handle()));
+        let outcome = self.run_to_the_end();
+        finish.with(&outcome);
+        outcome
+    }
+
+    fn run_to_the_end(mut self) -> Result<ExitReason, Error> {
         loop {
             let may_restart = self.source.config.on_reboot == OnReboot::Restart;
             let (platform, source, mut outside) = self.run_once()?;
@@ -408,11 +414,21 @@ impl<P: KvmPlatform> Machine<P> {
 }
 
 /// Says at the end of a run, however it ends, that nobody runs the machine any more.
-struct Finish(VmHandle);
+struct Finish(Option<VmHandle>);
+
+impl Finish {
+    fn with(mut self, outcome: &Result<ExitReason, Error>) {
+        if let Some(handle) = self.0.take() {
+            handle.finish(Some(outcome));
+        }
+    }
+}
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        self.0.finish();
+        if let Some(handle) = &self.0 {
+            handle.finish(None);
+        }
     }
 }
 

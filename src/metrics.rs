@@ -57,7 +57,6 @@ impl VcpuCounters {
 
 /// What a machine has done since it was built; a restart does not begin anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Metrics {
     /// How often vCPUs left the guest for the VMM, by what for.
@@ -72,7 +71,6 @@ pub struct Metrics {
 
 /// Exits of all vCPUs together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Exits {
     /// Reads of ports.

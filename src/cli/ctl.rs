@@ -1,0 +1,285 @@
+//! `ctl`: asks a VM that runs with --control, from another process.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use vmm_reference::{Command, Error, Event, Happening, Metrics, PROTOCOL, Reply, Status};
+
+use super::files::print;
+
+/// The longest line of an answer, in bytes.
+const MAX_LINE: u64 = 1 << 20;
+/// How long a VM may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The VM's control socket
+    #[arg(value_name = "PATH")]
+    socket: PathBuf,
+    #[command(subcommand)]
+    what: What,
+    /// Prints the VM's answer as it is: one JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum What {
+    /// The guest stands still until it is resumed
+    Pause,
+    /// A paused guest goes on
+    Resume,
+    /// Says what the VM and its devices do
+    Status,
+    /// The VM ends now
+    Stop,
+    /// Asks the guest to power itself off
+    Shutdown {
+        /// How long it may take, before the VM ends [default: what the VM was started with]
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u32>,
+    },
+    /// The guest starts again, with fresh memory and the same devices
+    Reset,
+    /// Says what the VM has done so far
+    Metrics {
+        /// In the text format of Prometheus
+        #[arg(long, conflicts_with = "json")]
+        prometheus: bool,
+    },
+    /// Prints what happens to the VM, until it ends
+    Events,
+}
+
+impl What {
+    fn command(self) -> Option<Command> {
+        Some(match self {
+            Self::Pause => Command::Pause {},
+            Self::Resume => Command::Resume {},
+            Self::Status => Command::Status {},
+            Self::Stop => Command::Stop {},
+            Self::Shutdown { timeout } => Command::Shutdown { timeout_s: timeout },
+            Self::Reset => Command::Reset {},
+            Self::Metrics { .. } => Command::Metrics {},
+            Self::Events => return None,
+        })
+    }
+}
+
+/// Does what the command line asks for.
+pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
+    let mut vm = Connection::open(&options.socket)?;
+    match options.what.command() {
+        Some(command) => {
+            let answer = vm.ask(&json!(command))?;
+            if options.json {
+                print(&answer.to_string())?;
+            } else {
+                let reply = serde_json::from_value(answer);
+                let reply = reply.map_err(|error| vm.strange(&error.to_string()))?;
+                print(&text(&reply, options.what))?;
+            }
+        }
+        None => {
+            vm.ask(&json!({ "subscribe": [] }))?;
+            vm.wait_for_ever()?;
+            while let Some(line) = vm.line()? {
+                if options.json {
+                    print(line.trim_end())?;
+                } else {
+                    let event = serde_json::from_str(&line);
+                    let event = event.map_err(|error| vm.strange(&error.to_string()))?;
+                    print(&event_text(&event))?;
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A VM's control socket.
+struct Connection<'a> {
+    path: &'a Path,
+    stream: BufReader<UnixStream>,
+}
+
+impl<'a> Connection<'a> {
+    fn open(path: &'a Path) -> Result<Self, Error> {
+        let refuse = |cause: String| Error::Config {
+            field: "control",
+            value: path.display().to_string(),
+            cause,
+            cure: "name the socket of a VM that was started with --control=PATH, as the same user"
+                .to_owned(),
+        };
+        let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => {
+                refuse("nobody listens there: its VM is gone".to_owned())
+            }
+            _ => refuse(error.to_string()),
+        })?;
+        let set = stream.set_read_timeout(Some(PATIENCE));
+        set.map_err(|error| refuse(error.to_string()))?;
+        let mut connection = Self {
+            path,
+            stream: BufReader::new(stream),
+        };
+        let greeting = connection.value()?;
+        match greeting.get("protocol").and_then(Value::as_u64) {
+            Some(version) if version == u64::from(PROTOCOL) => Ok(connection),
+            Some(version) => Err(connection.strange(&format!(
+                "its protocol has version {version}, this program knows {PROTOCOL}"
+            ))),
+            None => Err(connection.strange("it is no control socket")),
+        }
+    }
+
+    /// Asks, and gives what the answer has under "ok".
+    fn ask(&mut self, request: &Value) -> Result<Value, Error> {
+        let sent = writeln!(self.stream.get_mut(), "{request}");
+        sent.map_err(|error| self.failed(error))?;
+        let mut answer = self.value()?;
+        if let Some(error) = answer.get("error") {
+            let message = error.get("message").and_then(Value::as_str);
+            return Err(Error::Host {
+                what: format!("{}", self.path.display()),
+                source: std::io::Error::other(message.unwrap_or("it was refused").to_owned()),
+            });
+        }
+        Ok(answer.get_mut("ok").map(Value::take).unwrap_or_default())
+    }
+
+    /// Events may be as far apart as they like.
+    fn wait_for_ever(&self) -> Result<(), Error> {
+        let set = self.stream.get_ref().set_read_timeout(None);
+        set.map_err(|error| self.failed(error))
+    }
+
+    fn value(&mut self) -> Result<Value, Error> {
+        let line = self.line()?.ok_or_else(|| self.strange("it says nothing"))?;
+        serde_json::from_str(&line).map_err(|error| self.strange(&error.to_string()))
+    }
+
+    /// The next line; `None` at the end.
+    fn line(&mut self) -> Result<Option<String>, Error> {
+        let mut line = String::new();
+        let read = (&mut self.stream).take(MAX_LINE).read_line(&mut line);
+        let len = read.map_err(|error| self.failed(error))?;
+        Ok((len > 0).then_some(line))
+    }
+
+    fn failed(&self, source: std::io::Error) -> Error {
+        Error::Host {
+            what: format!("{}: no answer", self.path.display()),
+            source,
+        }
+    }
+
+    fn strange(&self, what: &str) -> Error {
+        self.failed(std::io::Error::other(what.to_owned()))
+    }
+}
+
+fn text(reply: &Reply, what: What) -> String {
+    match reply {
+        Reply::Status(status) => status_text(status),
+        Reply::Metrics(metrics) => match what {
+            What::Metrics { prometheus: true } => prometheus(metrics),
+            _ => metrics_text(metrics),
+        },
+        Reply::Done { state } => match what {
+            What::Shutdown { .. } => "the guest was asked to power off".to_owned(),
+            What::Reset => "the guest starts again".to_owned(),
+            _ => state.to_string(),
+        },
+        // What a later version answers besides.
+        other => format!("{other:?}"),
+    }
+}
+
+fn status_text(status: &Status) -> String {
+    let mut text = format!("{:9} {}\n", "state", status.state);
+    text += &format!("{:9} {}\n", "vCPUs", status.vcpus);
+    text += &format!("{:9} {} MiB\n", "memory", status.memory_bytes >> 20);
+    text += &format!("{:9} {}", "restarts", status.restarts);
+    for device in &status.devices {
+        text += &format!("\n{:9} {}", device.id, device.state);
+    }
+    text
+}
+
+/// What is counted, by its name, with its help for Prometheus and labels.
+fn counted(metrics: &Metrics) -> Vec<(&'static str, &'static str, &'static str, u64)> {
+    const EXITS: &str = "Exits of vCPUs to the VMM.";
+    let exits = &metrics.exits;
+    vec![
+        ("exits_total", "kind=\"port-read\"", EXITS, exits.port_reads),
+        ("exits_total", "kind=\"port-write\"", EXITS, exits.port_writes),
+        ("exits_total", "kind=\"mmio-read\"", EXITS, exits.mmio_reads),
+        ("exits_total", "kind=\"mmio-write\"", EXITS, exits.mmio_writes),
+        ("exits_total", "kind=\"kick\"", EXITS, exits.kicks),
+        ("exits_total", "kind=\"other\"", EXITS, exits.other),
+        ("pauses_total", "", "Pauses.", metrics.pauses),
+    ]
+}
+
+fn metrics_text(metrics: &Metrics) -> String {
+    let mut text = String::new();
+    for (name, label, _, value) in counted(metrics) {
+        let name = name.trim_end_matches("_total");
+        let kind = label.split('"').nth(1).unwrap_or_default();
+        text += &format!("{:20} {value}\n", format!("{name} {kind}").trim_end());
+    }
+    text += &format!("{:20} {:.3} ms\n", "paused", micros(metrics.paused_us) * 1e3);
+    text += &format!("{:20} {} KiB", "resident", metrics.resident_bytes >> 10);
+    text
+}
+
+#[allow(clippy::cast_precision_loss)] // for people, and beyond 2^53 nobody looks
+fn micros(micros: u64) -> f64 {
+    micros as f64 / 1e6
+}
+
+/// The text exposition format (Prometheus documentation, "Exposition formats").
+fn prometheus(metrics: &Metrics) -> String {
+    let family =
+        |name, help, kind| format!("# HELP vmm_{name} {help}\n# TYPE vmm_{name} {kind}\n");
+    let (mut text, mut last) = (String::new(), "");
+    for (name, label, help, value) in counted(metrics) {
+        if name != last {
+            text += &family(name, help, "counter");
+            last = name;
+        }
+        let label = if label.is_empty() {
+            String::new()
+        } else {
+            format!("{{{label}}}")
+        };
+        text += &format!("vmm_{name}{label} {value}\n");
+    }
+    text += &family("paused_seconds_total", "Time in pauses.", "counter");
+    text += &format!("vmm_paused_seconds_total {}\n", micros(metrics.paused_us));
+    text += &family("resident_bytes", "Resident memory.", "gauge");
+    text += &format!("vmm_resident_bytes {}", metrics.resident_bytes);
+    text
+}
+
+fn event_text(event: &Event) -> String {
+    let what = match &event.what {
+        Happening::State { state } => format!("{state}"),
+        Happening::ShutdownAsked { timeout_ms } => {
+            format!("the guest was asked to power off, within {timeout_ms} ms")
+        }
+        Happening::Restart { restarts } => format!("the guest starts again, restart {restarts}"),
+        Happening::Ended { reason, .. } => format!("ended: {reason}"),
+        Happening::Lost { count } => format!("{count} events are missing here"),
+        other => other.name().to_owned(),
+    };
+    format!("{:12.6} s  {what}", micros(event.monotonic_us))
+}
