@@ -64,6 +64,7 @@ pub struct VmConfig {
     /// Where the virtio console goes; without it there is none.
     pub console: Option<ConsoleTarget>,
     /// What becomes of the virtio console's output when its reader is too slow.
+    #[serde(deserialize_with = "word")]
     pub console_overflow: Overflow,
     /// The memory balloon, if there is one.
     pub balloon: Option<BalloonConfig>,
@@ -76,6 +77,8 @@ pub struct VmConfig {
     pub lean: Lean,
     /// The guest may have more memory than the host has: it will not use all of it.
     pub overcommit: bool,
+    /// Path of the Unix socket on which a front end takes commands; the library itself opens none.
+    pub control: Option<PathBuf>,
 }
 
 impl Default for VmConfig {
@@ -105,6 +108,7 @@ impl Default for VmConfig {
             rng: true,
             lean: Lean::Auto,
             overcommit: false,
+            control: None,
         }
     }
 }

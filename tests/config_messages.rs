@@ -186,6 +186,7 @@ fn full() -> VmConfig {
         rng: true,
         lean: vmm_reference::Lean::Auto,
         overcommit: true,
+        control: Some("c".into()),
     }
 }
 

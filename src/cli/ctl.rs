@@ -162,7 +162,9 @@ impl<'a> Connection<'a> {
     }
 
     fn value(&mut self) -> Result<Value, Error> {
-        let line = self.line()?.ok_or_else(|| self.strange("it says nothing"))?;
+        let line = self
+            .line()?
+            .ok_or_else(|| self.strange("it says nothing"))?;
         serde_json::from_str(&line).map_err(|error| self.strange(&error.to_string()))
     }
 
@@ -220,9 +222,19 @@ fn counted(metrics: &Metrics) -> Vec<(&'static str, &'static str, &'static str, 
     let exits = &metrics.exits;
     vec![
         ("exits_total", "kind=\"port-read\"", EXITS, exits.port_reads),
-        ("exits_total", "kind=\"port-write\"", EXITS, exits.port_writes),
+        (
+            "exits_total",
+            "kind=\"port-write\"",
+            EXITS,
+            exits.port_writes,
+        ),
         ("exits_total", "kind=\"mmio-read\"", EXITS, exits.mmio_reads),
-        ("exits_total", "kind=\"mmio-write\"", EXITS, exits.mmio_writes),
+        (
+            "exits_total",
+            "kind=\"mmio-write\"",
+            EXITS,
+            exits.mmio_writes,
+        ),
         ("exits_total", "kind=\"kick\"", EXITS, exits.kicks),
         ("exits_total", "kind=\"other\"", EXITS, exits.other),
         ("pauses_total", "", "Pauses.", metrics.pauses),
@@ -236,7 +248,11 @@ fn metrics_text(metrics: &Metrics) -> String {
         let kind = label.split('"').nth(1).unwrap_or_default();
         text += &format!("{:20} {value}\n", format!("{name} {kind}").trim_end());
     }
-    text += &format!("{:20} {:.3} ms\n", "paused", micros(metrics.paused_us) * 1e3);
+    text += &format!(
+        "{:20} {:.3} ms\n",
+        "paused",
+        micros(metrics.paused_us) * 1e3
+    );
     text += &format!("{:20} {} KiB", "resident", metrics.resident_bytes >> 10);
     text
 }
@@ -248,8 +264,7 @@ fn micros(micros: u64) -> f64 {
 
 /// The text exposition format (Prometheus documentation, "Exposition formats").
 fn prometheus(metrics: &Metrics) -> String {
-    let family =
-        |name, help, kind| format!("# HELP vmm_{name} {help}\n# TYPE vmm_{name} {kind}\n");
+    let family = |name, help, kind| format!("# HELP vmm_{name} {help}\n# TYPE vmm_{name} {kind}\n");
     let (mut text, mut last) = (String::new(), "");
     for (name, label, help, value) in counted(metrics) {
         if name != last {

@@ -1,5 +1,7 @@
 //! Options, exit status and error messages.
 
+#[cfg(feature = "control")]
+mod ctl;
 mod doctor;
 #[cfg(feature = "config-file")]
 mod file;
@@ -89,6 +91,9 @@ enum Command {
     /// Each line begins with ok, with WARN for what only some VMs need, or with FAIL for what all need; the
     /// status is 1 when one fails.
     Doctor(doctor::Options),
+    /// Asks a VM that runs with --control: pause, resume, status and more
+    #[cfg(feature = "control")]
+    Ctl(ctl::Options),
 }
 
 #[derive(Debug, Args)]
@@ -185,6 +190,10 @@ struct VmArgs {
     #[cfg(feature = "virtio")]
     #[arg(long, value_enum, value_name = "TRANSPORT", help = usage::transport())]
     transport: Option<Carrier>,
+    /// Takes commands on this Unix socket, which is made for this user only: `vmm-reference ctl PATH status`
+    #[cfg(feature = "control")]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// Writes where the time of the start went, when the VM ends: a page with bars (.html) or the
     /// numbers (.json)
     #[arg(long, value_name = "FILE")]
@@ -206,6 +215,7 @@ enum LeanArg {
     Off,
 }
 
+#[cfg(feature = "virtio-console")]
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum WhenFull {
     Wait,
@@ -269,17 +279,24 @@ impl VmArgs {
         {
             config.rng = self.rng.unwrap_or(config.rng);
         }
+        #[cfg(feature = "control")]
+        {
+            config.control = self.control.or(config.control);
+        }
         config.lean = match self.lean {
             Some(LeanArg::Auto) => Lean::Auto,
             Some(LeanArg::On) => Lean::On,
             Some(LeanArg::Off) => Lean::Off,
             None => config.lean,
         };
-        config.console_overflow = match self.console_overflow {
-            Some(WhenFull::Wait) => Overflow::Wait,
-            Some(WhenFull::Drop) => Overflow::Drop,
-            None => config.console_overflow,
-        };
+        #[cfg(feature = "virtio-console")]
+        {
+            config.console_overflow = match self.console_overflow {
+                Some(WhenFull::Wait) => Overflow::Wait,
+                Some(WhenFull::Drop) => Overflow::Drop,
+                None => config.console_overflow,
+            };
+        }
         config.on_reboot = match self.on_reboot {
             Some(Reboot::Exit) => OnReboot::Exit,
             Some(Reboot::Restart) => OnReboot::Restart,
@@ -368,6 +385,8 @@ pub(crate) fn main() -> ExitCode {
         }
         Some(Command::Inspect(what)) => inspect::print(&what),
         Some(Command::Doctor(what)) => doctor::check(&what),
+        #[cfg(feature = "control")]
+        Some(Command::Ctl(what)) => ctl::run(&what),
     };
     result.unwrap_or_else(|error| {
         report(&error);

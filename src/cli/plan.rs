@@ -74,6 +74,10 @@ pub(super) fn print(
         .chain(options.facts.as_deref().map(|path| ("facts", path)))
         .collect();
     config.check_outputs(&inputs, &options.outputs(boot_timeline))?;
+    #[cfg(feature = "control")]
+    if let (Some(path), false) = (&config.control, other) {
+        vmm_reference::ControlSocket::check(path)?;
+    }
     let planner = choose(options, config)?;
     let planned_for = if other {
         PlannedFor::AnotherHost

@@ -12,6 +12,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGWINCH, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
+#[cfg(feature = "control")]
+use vmm_reference::ControlSocket;
 use vmm_reference::{
     Console, ConsoleTarget, Consoles, Error, ExitReason, NamedFile, Vm, VmConfig, refused_output,
 };
@@ -45,6 +47,12 @@ pub(super) fn run(
         let resized = resizes().map_err(signal_error)?;
         consoles.virtio = console("console", target)?.resized_by(resized);
     }
+    #[cfg(feature = "control")]
+    let control = config
+        .control
+        .as_deref()
+        .map(ControlSocket::bind)
+        .transpose()?;
     let mut vm = Vm::new(config, consoles)?;
     let on_stdio =
         [Some(&config.serial), config.console.as_ref()].contains(&Some(&ConsoleTarget::Stdio));
@@ -62,6 +70,11 @@ pub(super) fn run(
     // Restored when it goes out of scope: after the guest's end, an error or a panic.
     let _terminal = on_stdio.then(|| RawTerminal::enter(ignored));
     let (reached, plan) = (vm.timeline(), vm.plan().clone());
+    // Its clients hear of the end.
+    #[cfg(feature = "control")]
+    let _control = control
+        .map(|control| control.serve(vm.handle()))
+        .transpose()?;
     let ended = vm.run();
     // However it ended; the guest's failure matters more than that of the file.
     let written = timeline.map_or(Ok(()), |output| output.write(&reached, &plan));

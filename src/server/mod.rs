@@ -70,6 +70,24 @@ impl Drop for SocketFile {
     }
 }
 
+/// What is at the path of a control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing.
+    Free,
+    /// A socket whose process is gone.
+    Stale,
+}
+
+fn refused(path: &Path, cause: String, cure: &str) -> Error {
+    Error::Config {
+        field: "control",
+        value: path.display().to_string(),
+        cause,
+        cure: cure.to_owned(),
+    }
+}
+
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
@@ -80,33 +98,10 @@ impl ControlSocket {
     /// # Errors
     /// When there is something else, or a VMM that is not gone, or the socket cannot be made.
     pub fn bind(path: &Path) -> Result<Self, Error> {
-        let refuse = |cause: String, cure: &str| Error::Config {
-            field: "control",
-            value: path.display().to_string(),
-            cause,
-            cure: cure.to_owned(),
-        };
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => {
-                return Err(refuse(
-                    "there is something else than a socket".to_owned(),
-                    "name a path where nothing is",
-                ));
-            }
-            Ok(_) => match UnixStream::connect(path) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    // Nobody listens: its process is gone.
-                    fs::remove_file(path)
-                        .map_err(|error| refuse(error.to_string(), "name another path"))?;
-                }
-                _ => {
-                    return Err(refuse(
-                        "another process listens there".to_owned(),
-                        "name another path, or end the other VM first",
-                    ));
-                }
-            },
-            Err(_) => {}
+        let refuse = |cause: String, cure: &str| refused(path, cause, cure);
+        if Self::check(path)? == Place::Stale {
+            fs::remove_file(path)
+                .map_err(|error| refuse(error.to_string(), "name another path"))?;
         }
         let made = (|| {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -133,6 +128,30 @@ impl ControlSocket {
                 identity,
             },
         })
+    }
+
+    /// Finds out whether a socket can be made at a path, without making it.
+    ///
+    /// # Errors
+    /// When there is something else, or somebody listens there.
+    pub fn check(path: &Path) -> Result<Place, Error> {
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.file_type().is_socket() => Err(refused(
+                path,
+                "there is something else than a socket".to_owned(),
+                "name a path where nothing is",
+            )),
+            Ok(_) => match UnixStream::connect(path) {
+                // Nobody listens: its process is gone.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Place::Stale),
+                _ => Err(refused(
+                    path,
+                    "another process listens there".to_owned(),
+                    "name another path, or end the other VM first",
+                )),
+            },
+            Err(_) => Ok(Place::Free),
+        }
     }
 
     /// Serves clients until the server is dropped.
