@@ -1,0 +1,205 @@
+//! The control socket and `ctl`, as processes.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{Ended, finish, refused, vmm};
+use serde_json::Value;
+
+/// Prints a line, then reads COM1's line status for ever.
+fn busy() -> Vec<u8> {
+    let mut code = common::print("up\n");
+    code.extend([0x66, 0xba, 0xfd, 0x03, 0xec, 0xeb, 0xfd]);
+    code
+}
+
+struct Running {
+    child: Child,
+    socket: PathBuf,
+    _folder: tempfile::TempDir,
+    _kernel: tempfile::NamedTempFile,
+}
+
+/// A VM that has printed its line.
+fn start(arguments: &[&str]) -> Running {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = common::kernel(&busy());
+    let socket = folder.path().join("control");
+    let options = [
+        common::option("kernel", kernel.path()),
+        common::option("control", &socket),
+    ];
+    let all: Vec<_> = options
+        .iter()
+        .map(String::as_str)
+        .chain(arguments.iter().copied())
+        .collect();
+    let mut child = vmm(&all).stdout(Stdio::piped()).spawn().unwrap();
+    common::read_until(child.stdout.as_mut().unwrap(), "up\n");
+    Running {
+        child,
+        socket,
+        _folder: folder,
+        _kernel: kernel,
+    }
+}
+
+fn ctl(socket: &Path, arguments: &[&str]) -> Ended {
+    let all = [&["ctl", socket.to_str().unwrap()], arguments].concat();
+    finish(vmm(&all).spawn().unwrap())
+}
+
+fn said(socket: &Path, arguments: &[&str]) -> String {
+    let ended = ctl(socket, arguments);
+    assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {ended:?}");
+    ended.stdout
+}
+
+fn json(socket: &Path, arguments: &[&str]) -> Value {
+    let text = said(socket, &[arguments, &["--json"]].concat());
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn a_vm_is_asked_from_another_process() {
+    let vm = start(&["--vcpus=2"]);
+    let socket = &vm.socket;
+    assert!(said(socket, &["status"]).starts_with("state     running\nvCPUs     2\n"));
+    assert_eq!(said(socket, &["pause"]), "paused\n");
+    let reads = |metrics: Value| metrics["exits"]["port_reads"].as_u64().unwrap();
+    let before = reads(json(socket, &["metrics"]));
+    assert_eq!(json(socket, &["status"])["state"], "paused");
+    assert_eq!(reads(json(socket, &["metrics"])), before);
+    assert_eq!(said(socket, &["resume"]), "running\n");
+    while reads(json(socket, &["metrics"])) == before {
+        std::thread::yield_now();
+    }
+    // What makes no sense now is refused, with status 1.
+    assert_eq!(said(socket, &["pause"]), "paused\n");
+    let ended = ctl(socket, &["reset"]);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(
+        ended
+            .stderr
+            .contains("reset is not possible while the machine is paused")
+    );
+    said(socket, &["stop"]);
+    let ended = finish(vm.child);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(!socket.exists());
+    let ended = ctl(socket, &["status"]);
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(
+        ended.stderr.contains("cure: name the socket of a VM"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn events_tell_the_story_of_a_vm() {
+    let vm = start(&[]);
+    let arguments = ["ctl", vm.socket.to_str().unwrap(), "events", "--json"];
+    let mut listener = vmm(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut events = BufReader::new(listener.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&events.next().unwrap().unwrap()).unwrap() };
+    // The first event is one that this test causes; it may come before the listener is there.
+    let (done, socket) = (&AtomicBool::new(false), &vm.socket);
+    let seen = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while !done.load(Ordering::SeqCst) {
+                said(socket, &["pause"]);
+                said(socket, &["resume"]);
+            }
+        });
+        let seen = next();
+        done.store(true, Ordering::SeqCst);
+        seen
+    });
+    assert_eq!(seen["event"], "state");
+    said(&vm.socket, &["reset"]);
+    while next()["event"] != "restart" {}
+    said(&vm.socket, &["shutdown", "--timeout=0"]);
+    let last = loop {
+        let event = next();
+        if event["event"] == "ended" {
+            break event;
+        }
+    };
+    assert_eq!(last["failed"], false);
+    assert_eq!(finish(vm.child).status.code(), Some(0));
+    assert_eq!(finish(listener).status.code(), Some(0));
+}
+
+#[test]
+fn a_socket_of_another_vm_is_left_alone_and_a_stale_one_replaced() {
+    let mut vm = start(&[]);
+    let option = common::option("control", &vm.socket);
+    for arguments in [&[&*option][..], &["plan", &option]] {
+        refused(
+            arguments,
+            &["--control=", "another process listens there", "cure:"],
+        );
+    }
+    assert_eq!(json(&vm.socket, &["status"])["state"], "running");
+    // Killed, it leaves its socket behind.
+    vm.child.kill().unwrap();
+    vm.child.wait().unwrap();
+    assert!(vm.socket.exists());
+    let plan = finish(vmm(&["plan", &option]).spawn().unwrap());
+    assert_eq!(plan.status.code(), Some(0), "{plan:?}");
+    let ended = finish(vmm(&[&option]).spawn().unwrap());
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(!vm.socket.exists());
+    let file = common::file(b"precious");
+    refused(
+        &[&common::option("control", file.path())],
+        &["something else than a socket", "cure: name a path"],
+    );
+    assert_eq!(std::fs::read(file.path()).unwrap(), b"precious");
+}
+
+#[test]
+fn metrics_have_the_text_format_of_prometheus() {
+    let vm = start(&[]);
+    let text = said(&vm.socket, &["metrics", "--prometheus"]);
+    said(&vm.socket, &["stop"]);
+    finish(vm.child);
+    let mut families = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
+            ["#", "HELP", _, ..] => {}
+            ["#", "TYPE", name, "counter" | "gauge"] => assert!(families.insert(name.to_owned())),
+            [sample, value] => {
+                let name = sample.split('{').next().unwrap();
+                assert!(families.contains(name), "{name} has no type before it");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+            _ => panic!("{line}"),
+        }
+    }
+    assert!(families.contains("vmm_exits_total"));
+    // A real parser, where there is one.
+    let promtool = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .spawn();
+    match promtool {
+        Ok(mut child) => {
+            use std::io::Write;
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(text.as_bytes())
+                .unwrap();
+            assert!(child.wait().unwrap().success());
+        }
+        Err(_) => eprintln!("skipped: no promtool"),
+    }
+}
