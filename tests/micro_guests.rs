@@ -7,6 +7,8 @@ mod common;
 #[cfg(feature = "virtio-console")]
 mod micro_consoles;
 mod micro_hostile;
+#[cfg(feature = "control")]
+mod micro_pauses;
 
 use std::io::Write;
 use std::process::{Child, Stdio};

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use guest::{apic, interrupts, println, smp, user};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 18] = [
+pub const ALL: [(&str, fn()); 19] = [
     ("chatter", serial::chatter),
     ("io_widths", io_widths::run),
     ("memory_map", memory_map::run),

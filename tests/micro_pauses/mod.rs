@@ -1,0 +1,105 @@
+//! Guests whose devices work while the machine is paused and goes on again, as often as it can.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Child;
+use std::thread::{self, JoinHandle};
+
+use crate::common::{finish, read_until};
+use crate::{SECTOR, TRANSPORTS, disk, low_byte, passed, sectors, start_virtio};
+
+/// Pauses and resumes a VM until its end; gives how often.
+fn disturb(socket: &Path) -> JoinHandle<u32> {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    thread::spawn(move || {
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        lines.next();
+        let mut times = 0;
+        loop {
+            for command in ["pause", "resume"] {
+                let request = format!("{{\"command\":\"{command}\"}}\n");
+                if stream.write_all(request.as_bytes()).is_err() {
+                    return times;
+                }
+                match lines.next() {
+                    Some(Ok(answer)) if answer.contains("\"ok\"") => {}
+                    // It ends.
+                    _ => return times,
+                }
+            }
+            times += 1;
+        }
+    })
+}
+
+/// Waits until a VM that has been started listens.
+fn wait_for(socket: &Path, child: &mut Child) {
+    while !socket.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        thread::yield_now();
+    }
+}
+
+#[test]
+#[cfg(feature = "virtio-blk")]
+fn a_driver_of_a_disk_notices_nothing_of_pauses() {
+    let content = sectors(0, 64);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control");
+    let control = format!("--control={}", socket.display());
+    for transport in TRANSPORTS {
+        for engine in ["io_uring", "sync"] {
+            let (first, second) = (disk(&[0; 256 * SECTOR]), disk(&content));
+            let disks = [
+                format!(
+                    "--blk={},serial=micro-1,engine={engine}",
+                    first.path().display()
+                ),
+                format!("--blk={},ro,engine={engine}", second.path().display()),
+            ];
+            let arguments = [&*disks[0], &*disks[1], &*control];
+            let mut child = start_virtio("virtio_blk", transport, &arguments);
+            wait_for(&socket, &mut child);
+            let disturbed = disturb(&socket);
+            let lines = passed(finish(child));
+            assert_eq!(lines.last().unwrap(), "the second one is read-only");
+            assert!(disturbed.join().unwrap() > 0);
+            let mut expected = vec![0; 256 * SECTOR];
+            expected[16 * SECTOR..80 * SECTOR].copy_from_slice(&sectors(16, 64));
+            assert!(std::fs::read(first.path()).unwrap() == expected);
+        }
+    }
+}
+
+#[test]
+#[cfg(feature = "virtio-vsock")]
+fn streams_of_sockets_survive_pauses() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, socket) = (folder.path().join("v"), folder.path().join("control"));
+    let vsock = format!("--vsock=cid=9,path={}", path.display());
+    let control = format!("--control={}", socket.display());
+    for transport in TRANSPORTS {
+        let mut child = start_virtio("virtio_vsock", transport, &[&vsock, &control]);
+        wait_for(&socket, &mut child);
+        let disturbed = disturb(&socket);
+        read_until(child.stdout.as_mut().unwrap(), "cid 9\nready\n");
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(b"CONNECT 1234\n").unwrap();
+        let mut answer = [0];
+        while answer != [b'\n'] {
+            stream.read_exact(&mut answer).unwrap();
+        }
+        for len in [1, 255, 256, 1000] {
+            let sent: Vec<u8> = (0..len).map(low_byte).collect();
+            stream.write_all(&sent).unwrap();
+            let mut received = vec![0; len];
+            stream.read_exact(&mut received).unwrap();
+            assert!(sent == received);
+        }
+        drop(stream);
+        let lines = passed(finish(child));
+        assert!(lines[0].starts_with("1512 bytes echoed, then"), "{lines:?}");
+        assert!(disturbed.join().unwrap() > 0);
+    }
+}
