@@ -19,42 +19,18 @@
 //! Start-up reads as one straight line in [`Machine::new`]. Nothing here depends on an
 //! architecture: the core is written against [`arch::Platform`] and [`arch::KvmPlatform`].
 
-mod command;
 mod config;
 mod console;
 mod control;
 mod cures;
 mod devices;
-mod dispatch;
-mod engine;
 mod error;
-mod event;
-mod exit;
-mod gate;
 mod host;
-mod host_memory;
-mod image;
-mod inspect;
-mod kick;
-mod machine;
+mod kernel;
 mod memory;
-mod metrics;
-mod msi;
 mod outputs;
-#[cfg(feature = "pci")]
-mod pci;
-mod registry;
-mod rehearsal;
-#[cfg(feature = "control")]
-mod server;
-mod story;
 mod timeline;
-#[cfg(feature = "packed-kernels")]
-mod unpack;
-mod vcpu;
-#[cfg(feature = "virtio")]
-mod virtio;
-mod wake;
+mod vm;
 
 pub use ::devices::Overflow;
 pub use ::devices::config::{
@@ -62,21 +38,21 @@ pub use ::devices::config::{
 };
 pub use arch;
 pub use arch::{Lean, Transport};
-pub use command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
-pub use control::{Crash, CrashCause, ExitReason, VmHandle};
-pub use error::Error;
-pub use event::{Event, Happening, Subscription};
-pub use host::{Check, Level, diagnose, probe};
-pub use inspect::{KernelReport, inspect};
-pub use machine::{Machine, device_tree, plan};
-pub use metrics::{Exits, Metrics};
-pub use outputs::{NamedFile, refused_output};
-pub use rehearsal::{PlannedFor, rehearse};
+pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};
+pub use control::event::{Event, Happening, Subscription};
+pub use control::handle::{Crash, CrashCause, ExitReason, VmHandle};
+pub use control::metrics::{Exits, Metrics};
 #[cfg(feature = "control")]
-pub use server::{ControlServer, ControlSocket, PROTOCOL};
+pub use control::server::{ControlServer, ControlSocket, PROTOCOL};
+pub use error::Error;
+pub use host::{Check, Level, diagnose, probe};
+pub use kernel::inspect::{KernelReport, inspect};
+pub use outputs::{NamedFile, refused_output};
 pub use timeline::{Milestone, Timeline};
+pub use vm::machine::{Machine, device_tree, plan};
+pub use vm::rehearsal::{PlannedFor, rehearse};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.
 #[cfg(feature = "host")]

@@ -24,10 +24,10 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::poll::PollContext;
 
 use super::escape::{Escape, HELP};
-use super::main_loop::Requests;
 use super::{Console, EscapeKeys, Port, in_background};
 use crate::Error;
-use crate::control::VmHandle;
+use crate::control::handle::VmHandle;
+use crate::control::requests::Requests;
 use crate::timeline::OutputWatch;
 
 /// Input of a terminal that is kept for a guest that does not read it, in bytes: so far the escape keys are
@@ -53,7 +53,7 @@ const fn seconds(seconds: i64) -> Timespec {
 }
 
 /// Reads what is there now. A socket may be shared and empty by the time it is read.
-pub(super) fn read_now(input: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_now(input: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     match recv(&*input, &mut *buffer, RecvFlags::DONTWAIT) {
         Ok((len, _)) => Ok(len),
         Err(Errno::NOTSOCK) => input.read(buffer),
@@ -77,7 +77,7 @@ enum Progress {
 }
 
 /// A console and its device.
-pub(super) struct Line {
+pub(crate) struct Line {
     /// The bits above what its events are about.
     number: u32,
     input: Option<File>,
@@ -109,7 +109,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(
+    pub(crate) fn new(
         number: u32,
         console: Console,
         port: Port,
@@ -148,7 +148,7 @@ impl Line {
         Ok(line)
     }
 
-    pub(super) fn init(&mut self, ops: &mut EventOps<'_>) {
+    pub(crate) fn init(&mut self, ops: &mut EventOps<'_>) {
         let events = [
             (Some(self.port.output.wake.as_raw_fd()), RING),
             (Some(self.port.room.as_raw_fd()), ROOM),
@@ -167,7 +167,7 @@ impl Line {
         self.offer_input(ops);
     }
 
-    pub(super) fn process(&mut self, what: u32, ops: &mut EventOps<'_>) {
+    pub(crate) fn process(&mut self, what: u32, ops: &mut EventOps<'_>) {
         match what {
             RING => {
                 let _ = self.port.output.wake.read();
@@ -182,12 +182,12 @@ impl Line {
     }
 
     /// Whether somebody has to look again.
-    pub(super) fn is_unattended(&self) -> bool {
+    pub(crate) fn is_unattended(&self) -> bool {
         self.unattended
     }
 
     /// The next byte of the guest wakes the main loop; those that are there do so now.
-    pub(super) fn arm(&mut self) {
+    pub(crate) fn arm(&mut self) {
         self.unattended = false;
         if !self.port.output.ring.arm() {
             // A full counter wakes as well.
@@ -196,12 +196,12 @@ impl Line {
     }
 
     /// Whether it waits for its terminal to be its own again.
-    pub(super) fn is_away(&self) -> bool {
+    pub(crate) fn is_away(&self) -> bool {
         self.away
     }
 
     /// Looks whether the terminal is its own again.
-    pub(super) fn look_for_terminal(&mut self, ops: &mut EventOps<'_>) {
+    pub(crate) fn look_for_terminal(&mut self, ops: &mut EventOps<'_>) {
         if self.away
             && self
                 .input
@@ -216,7 +216,7 @@ impl Line {
 
     /// Looks again at what was left unattended: a guest that was silent meanwhile wakes us, one that goes
     /// on printing is looked at again.
-    pub(super) fn look(&mut self, ops: &mut EventOps<'_>) {
+    pub(crate) fn look(&mut self, ops: &mut EventOps<'_>) {
         if std::mem::take(&mut self.unattended) && !self.port.output.ring.arm() {
             self.write_output(ops);
         }
@@ -442,7 +442,7 @@ impl Line {
 
     /// At the end: everything the guest printed goes out, unless the reader stalls or somebody outside is in
     /// a hurry. Once before the devices end, and once more for what their ends bring.
-    pub(super) fn drain(&mut self, requests: &Requests) {
+    pub(crate) fn drain(&mut self, requests: &Requests) {
         while !self.given_up {
             while !self.port.output.ring.is_empty() {
                 let ready = self
@@ -470,7 +470,7 @@ impl Line {
     }
 
     /// Says what was lost, and gives the ends of the line back.
-    pub(super) fn end(self) -> (Console, Port) {
+    pub(crate) fn end(self) -> (Console, Port) {
         let ring = &self.port.output.ring;
         let dropped = ring.dropped().saturating_add(ring.len() as u64);
         if dropped > 0 {

@@ -19,9 +19,9 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::signal::{Killable, unblock_signal};
 
-use crate::dispatch::{Flow, IoSpaces, dispatch};
-use crate::exit::{Exit, decode};
-use crate::kick::{Kicker, install_handler, kick_signal};
+use crate::vm::dispatch::{Flow, IoSpaces, dispatch};
+use crate::vm::exit::{Exit, decode};
+use crate::vm::kick::{Kicker, install_handler, kick_signal};
 use crate::{Error, VmConfig, memory};
 
 /// RAM of the guest, in MiB.

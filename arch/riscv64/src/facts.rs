@@ -11,7 +11,7 @@ pub struct Riscv64 {
     pub max_vcpus: u32,
     /// Ticks of the time counter in a second.
     pub timebase: u32,
-    /// The vCPUs' extensions, by the names of the device tree binding, in the order of [`isa::ALL`].
+    /// The vCPUs' extensions, by the names of the device tree binding, in the order of [`crate::isa::ALL`].
     pub extensions: Vec<String>,
     /// The widest translation, as the MODE field of `satp` has it (Privileged Architecture, 10.1.11).
     pub satp_mode: u8,

@@ -42,10 +42,16 @@ pub fn device(binding: &str) -> u64 {
 
 /// The value of `name=value` on the command line.
 pub fn option(name: &str) -> Option<&'static str> {
+    options(name).next()
+}
+
+/// The same for an option that may stand there several times.
+pub fn options(name: &str) -> impl Iterator<Item = &'static str> {
     let tree = tree();
-    let text = core::str::from_utf8(bindings::bootargs(&tree)?).ok()?;
+    let text = bindings::bootargs(&tree).unwrap_or_default();
+    let text = core::str::from_utf8(text).unwrap_or_default();
     text.split(' ')
-        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+        .filter_map(move |word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// Where the configuration space of PCI is.

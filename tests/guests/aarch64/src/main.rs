@@ -39,7 +39,7 @@ mod virtio;
 use gic as irq;
 use psci as firmware;
 
-use run::{DEVICES, ecam, option, user};
+use run::{DEVICES, ecam, option, options, user};
 
 extern "C" fn main(device_tree: u64) -> ! {
     run::open(device_tree);

@@ -39,7 +39,7 @@ mod virtio;
 use aia as irq;
 use sbi as firmware;
 
-use run::{DEVICES, ecam, option, user};
+use run::{DEVICES, ecam, option, options, user};
 
 extern "C" fn main(hart: u64, device_tree: u64) -> ! {
     run::open(device_tree);

@@ -1,0 +1,411 @@
+//! What a user may ask for: plain data that a file can hold.
+
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arch::{Cmdline, GuestKernel, Lean, MachineConfig, Transport, VirtioKind};
+use devices::Overflow;
+use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
+use serde::{Deserialize, Serialize};
+
+pub use self::values::{ConsoleTarget, MemorySize, OnReboot};
+use crate::Error;
+
+/// A VM, as the user describes it.
+///
+/// ```
+/// use vmm_reference::VmConfig;
+///
+/// let config = VmConfig::default().with_memory_mib(512).with_vcpus(2);
+/// assert_eq!(config.guest_memory.bytes(), 512 << 20);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    default,
+    expecting = "a table with the keys of a VM"
+)]
+pub struct VmConfig {
+    /// The kernel image; without one the built-in guest boots.
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Replaces the platform's default kernel command line.
+    pub cmdline: Option<String>,
+    /// Added to the kernel command line.
+    pub append: Option<String>,
+    /// Guest RAM.
+    pub guest_memory: MemorySize,
+    /// Number of vCPUs.
+    #[serde(deserialize_with = "values::vcpus")]
+    pub vcpus: u32,
+    /// Where the serial console goes.
+    pub serial: ConsoleTarget,
+    /// What a guest's reset does.
+    #[serde(deserialize_with = "word")]
+    pub on_reboot: OnReboot,
+    /// How long a guest that was asked to power off may take, in seconds; 0: it is not asked.
+    #[serde(deserialize_with = "values::seconds")]
+    pub shutdown_timeout: u32,
+    /// How virtio devices reach the guest.
+    #[serde(deserialize_with = "word")]
+    pub transport: Transport,
+    /// Disks, in order.
+    pub blk: Vec<BlkConfig>,
+    /// Network devices, in order.
+    pub net: Vec<NetConfig>,
+    /// Sockets between host and guest.
+    pub vsock: Option<VsockConfig>,
+    /// Where the virtio console goes; without it there is none.
+    pub console: Option<ConsoleTarget>,
+    /// What becomes of the virtio console's output when its reader is too slow.
+    #[serde(deserialize_with = "word")]
+    pub console_overflow: Overflow,
+    /// The memory balloon, if there is one.
+    pub balloon: Option<BalloonConfig>,
+    /// Whether the guest gets random bytes of the host.
+    pub rng: bool,
+    /// Whether the machine lacks what current kernels can do without, which KVM takes long to take down:
+    /// on x86_64 the interval timer (PIT) and the PICs of a PC; the VMM then has the I/O APIC, with more
+    /// pins, instead of KVM. Other architectures have nothing of the kind.
+    #[serde(deserialize_with = "word")]
+    pub lean: Lean,
+    /// The guest may have more memory than the host has: it will not use all of it.
+    pub overcommit: bool,
+    /// Path of the Unix socket on which a front end takes commands; the library itself opens none.
+    pub control: Option<PathBuf>,
+}
+
+impl Default for VmConfig {
+    /// 256 MiB, one vCPU, serial console on stdin and stdout, the built-in guest.
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            initrd: None,
+            cmdline: None,
+            append: None,
+            guest_memory: MemorySize::mib(256),
+            vcpus: 1,
+            serial: ConsoleTarget::Stdio,
+            on_reboot: OnReboot::Exit,
+            shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
+            transport: if cfg!(feature = "pci") {
+                Transport::Pci
+            } else {
+                Transport::Mmio
+            },
+            blk: Vec::new(),
+            net: Vec::new(),
+            vsock: None,
+            console: None,
+            console_overflow: Overflow::Wait,
+            balloon: None,
+            rng: true,
+            lean: Lean::Auto,
+            overcommit: false,
+            control: None,
+        }
+    }
+}
+
+impl VmConfig {
+    /// Boots this kernel.
+    #[must_use]
+    pub fn with_kernel(mut self, path: impl Into<PathBuf>) -> Self {
+        self.kernel = Some(path.into());
+        self
+    }
+
+    /// Gives the kernel this initial RAM disk.
+    #[must_use]
+    pub fn with_initrd(mut self, path: impl Into<PathBuf>) -> Self {
+        self.initrd = Some(path.into());
+        self
+    }
+
+    /// Replaces the default kernel command line.
+    #[must_use]
+    pub fn with_cmdline(mut self, text: impl Into<String>) -> Self {
+        self.cmdline = Some(text.into());
+        self
+    }
+
+    /// Adds to the kernel command line.
+    #[must_use]
+    pub fn with_append(mut self, text: impl Into<String>) -> Self {
+        self.append = Some(text.into());
+        self
+    }
+
+    /// Sets guest RAM in MiB.
+    #[must_use]
+    pub fn with_memory_mib(mut self, mib: u32) -> Self {
+        self.guest_memory = MemorySize::mib(mib);
+        self
+    }
+
+    /// Lets the guest have more memory than the host has.
+    #[must_use]
+    pub fn with_overcommit(mut self) -> Self {
+        self.overcommit = true;
+        self
+    }
+
+    /// Sets the number of vCPUs.
+    #[must_use]
+    pub fn with_vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
+    /// Adds a disk.
+    #[must_use]
+    pub fn with_disk(mut self, disk: BlkConfig) -> Self {
+        self.blk.push(disk);
+        self
+    }
+
+    /// Adds a network device.
+    #[must_use]
+    pub fn with_net(mut self, net: NetConfig) -> Self {
+        self.net.push(net);
+        self
+    }
+
+    /// Adds sockets between host and guest.
+    #[must_use]
+    pub fn with_vsock(mut self, vsock: VsockConfig) -> Self {
+        self.vsock = Some(vsock);
+        self
+    }
+
+    /// Adds a virtio console; where it goes is what the machine is given.
+    #[must_use]
+    pub fn with_console(mut self, target: ConsoleTarget) -> Self {
+        self.console = Some(target);
+        self
+    }
+
+    /// Checks that the kernel, the initrd and the disks can be opened and that the kernel is one,
+    /// without loading anything.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn check_images(&self) -> Result<(), Error> {
+        if let Some(path) = &self.kernel {
+            crate::kernel::image::check_kernel(path, self.guest_memory.bytes())?;
+        }
+        let initrd = crate::kernel::image::Initrd::of(self)?;
+        if let Some(remark) = initrd.and_then(|initrd| initrd.remark()) {
+            log::warn!("{remark}");
+        }
+        #[cfg(feature = "virtio")]
+        crate::devices::virtio::check(self, crate::PlannedFor::AnotherHost)?;
+        Ok(())
+    }
+
+    /// The part of the configuration that shapes the machine. Looks into the kernel's file, if there is
+    /// one, for the little that matters.
+    ///
+    /// # Errors
+    /// When a value is refused whatever the platform.
+    pub fn machine(&self) -> Result<MachineConfig, Error> {
+        self.machine_for(crate::kernel::image::guest_kernel(self))
+    }
+
+    /// The same, for a kernel that is known.
+    pub(crate) fn machine_for(&self, kernel: GuestKernel) -> Result<MachineConfig, Error> {
+        self.check_cmdline()?;
+        self.check_devices()?;
+        // The kernel's own choice would be the serial console.
+        let append = match (&self.console, &self.cmdline, &self.append) {
+            (Some(_), None, None) => Some("console=hvc0".to_owned()),
+            (Some(_), None, Some(append)) => Some(format!("console=hvc0 {append}")),
+            (_, _, append) => append.clone(),
+        };
+        Ok(MachineConfig {
+            memory: self.guest_memory.bytes(),
+            vcpus: self.vcpus,
+            cmdline: Cmdline {
+                base: self.cmdline.clone(),
+                append,
+            },
+            serial: cfg!(feature = "serial"),
+            virtio: self.virtio(),
+            transport: self.transport,
+            lean: self.lean,
+            kernel,
+        })
+    }
+
+    /// A kernel command line is one line of text, for the guest and for whoever reads a plan.
+    fn check_cmdline(&self) -> Result<(), Error> {
+        for (field, text) in [("cmdline", &self.cmdline), ("append", &self.append)] {
+            let text = text.as_deref().unwrap_or_default();
+            let found = text.chars().find(|c| c.is_control() && *c != '\t');
+            if let Some(found) = found {
+                let name = match found {
+                    '\0' => "a NUL character".to_owned(),
+                    '\n' => "a line's end".to_owned(),
+                    other => format!("the control character {:#04x}", u32::from(other)),
+                };
+                return Err(Error::Config {
+                    field,
+                    value: text.escape_debug().to_string(),
+                    cause: format!(
+                        "it holds {name}, and a kernel command line is one line of text"
+                    ),
+                    cure: "separate the kernel's parameters by spaces".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The virtio devices, in the order in which the guest finds them.
+    fn virtio(&self) -> Vec<VirtioKind> {
+        let rng = self.rng && cfg!(feature = "virtio-rng");
+        [
+            (VirtioKind::Block, self.blk.len()),
+            (VirtioKind::Net, self.net.len()),
+            (VirtioKind::Vsock, self.vsock.iter().len()),
+            (VirtioKind::Console, self.console.iter().len()),
+            (VirtioKind::Balloon, self.balloon.iter().len()),
+            (VirtioKind::Rng, rng.into()),
+        ]
+        .into_iter()
+        .flat_map(|(kind, count)| std::iter::repeat_n(kind, count))
+        .collect()
+    }
+
+    /// Refuses devices that were left out of this build, and what does not fit together.
+    fn check_devices(&self) -> Result<(), Error> {
+        let blk = self.blk.first().map(|disk| disk.path.display().to_string());
+        let net = self.net.first().map(ToString::to_string);
+        let vsock = self
+            .vsock
+            .as_ref()
+            .map(|vsock| vsock.path.display().to_string());
+        let console = self.console.as_ref().map(ToString::to_string);
+        let target = self.balloon.as_ref().map(|balloon| balloon.target);
+        let balloon = target.map(|target| target.map(arch::size_text).unwrap_or_default());
+        for (field, value, built) in [
+            ("blk", &blk, cfg!(feature = "virtio-blk")),
+            ("net", &net, cfg!(feature = "virtio-net")),
+            ("vsock", &vsock, cfg!(feature = "virtio-vsock")),
+            ("console", &console, cfg!(feature = "virtio-console")),
+            ("balloon", &balloon, cfg!(feature = "virtio-balloon")),
+        ] {
+            if let (Some(value), false) = (value, built) {
+                return Err(Error::Config {
+                    field,
+                    value: value.clone(),
+                    cause: "this build has no such device".to_owned(),
+                    cure: format!("build with the feature virtio-{field}"),
+                });
+            }
+        }
+        self.check_values()?;
+        if self.transport == Transport::Pci && !cfg!(feature = "pci") {
+            return Err(Error::Config {
+                field: "transport",
+                value: "pci".to_owned(),
+                cause: "this build has no PCI bus".to_owned(),
+                cure: "use mmio, or build with the feature pci".to_owned(),
+            });
+        }
+        if let (Some(Some(target)), Some(value)) = (target, balloon)
+            && target > self.guest_memory.bytes()
+        {
+            return Err(Error::Config {
+                field: "balloon target",
+                value,
+                cause: format!("the guest has {} of memory", self.guest_memory),
+                cure: "give the memory that the guest is left with, or more --guest-memory"
+                    .to_owned(),
+            });
+        }
+        self.check_consoles()
+    }
+
+    /// Every device's own limits, and what no two of them can have.
+    fn check_values(&self) -> Result<(), Error> {
+        let wrong = |field, value: String| {
+            move |error: OptionError| Error::Config {
+                field,
+                value,
+                cause: error.to_string(),
+                cure: "give a value that --help lists".to_owned(),
+            }
+        };
+        for disk in &self.blk {
+            let name = disk.path.display().to_string();
+            disk.check().map_err(wrong("blk", name))?;
+        }
+        for (place, net) in self.net.iter().enumerate() {
+            net.check().map_err(wrong("net", net.to_string()))?;
+            let before = self.net.iter().take(place);
+            if before
+                .clone()
+                .any(|other| (&other.tap, other.fd) == (&net.tap, net.fd))
+            {
+                return Err(Error::Config {
+                    field: "net",
+                    value: net.to_string(),
+                    cause: "another --net has it already".to_owned(),
+                    cure: "give each network device a tap or a descriptor of its own; for more \
+                           queues write tap=NAME,queues=N"
+                        .to_owned(),
+                });
+            }
+        }
+        if let Some(vsock) = &self.vsock {
+            let name = vsock.path.display().to_string();
+            vsock.check().map_err(wrong("vsock", name))?;
+        }
+        if let Some(balloon) = &self.balloon {
+            let target = balloon.target.map(arch::size_text).unwrap_or_default();
+            balloon.check().map_err(wrong("balloon", target))?;
+        }
+        Ok(())
+    }
+
+    /// The two consoles share neither the terminal nor a file.
+    fn check_consoles(&self) -> Result<(), Error> {
+        if let (ConsoleTarget::File(serial), Some(ConsoleTarget::File(console))) =
+            (&self.serial, &self.console)
+            && whole(serial) == whole(console)
+        {
+            return Err(Error::Config {
+                field: "console",
+                value: format!("file={}", console.display()),
+                cause: "the serial console writes to the same file".to_owned(),
+                cure: "name two files, or make one of them null".to_owned(),
+            });
+        }
+        if self.serial == ConsoleTarget::Stdio && self.console == Some(ConsoleTarget::Stdio) {
+            return Err(Error::Config {
+                field: "console",
+                value: "stdio".to_owned(),
+                cause: "the serial console has stdin and stdout already".to_owned(),
+                cure: "add --serial=null, or --serial=file=PATH".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// As long as a container's tools wait before they kill, times three.
+pub(crate) const DEFAULT_SHUTDOWN_TIMEOUT: u32 = 30;
+
+/// A path by which the same file has the same name, whether it is there or not.
+pub(crate) fn whole(path: &Path) -> Option<PathBuf> {
+    fs::canonicalize(path)
+        .or_else(|_| std::path::absolute(path))
+        .ok()
+}

@@ -1,0 +1,215 @@
+//! What a running machine can be asked, and what it answers: plain data, the same for a program that embeds the
+//! library and for a client of the control socket.
+
+use std::fmt;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::metrics::Metrics;
+
+/// Something to ask a machine for, by [`VmHandle::command`](crate::VmHandle::command).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Command {
+    /// The guest stands still, and nothing changes its memory: every vCPU has left it, every device has answered
+    /// what it had begun. A machine that does not run yet begins so.
+    Pause {},
+    /// A paused guest goes on.
+    Resume {},
+    /// The VM ends now.
+    Stop {},
+    /// The guest is asked to power itself off. The VM ends when it has not done so in time.
+    Shutdown {
+        /// How long it may take, in seconds; without it, what the configuration says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_s: Option<u32>,
+    },
+    /// The machine starts again, with fresh memory and the same devices, as after a reset by the guest.
+    Reset {},
+    /// What state the machine and its devices are in.
+    Status {},
+    /// What the machine has done so far.
+    Metrics {},
+}
+
+impl Command {
+    /// Its name on the control socket.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pause {} => "pause",
+            Self::Resume {} => "resume",
+            Self::Stop {} => "stop",
+            Self::Shutdown { .. } => "shutdown",
+            Self::Reset {} => "reset",
+            Self::Status {} => "status",
+            Self::Metrics {} => "metrics",
+        }
+    }
+
+    /// Whether it makes sense in a state: the one table of what is legal when.
+    #[must_use]
+    pub fn is_legal(&self, state: State) -> bool {
+        match (self, state) {
+            (Self::Status {}, _) => true,
+            (Self::Metrics {}, state) => matches!(state, State::Running | State::Paused),
+            (_, State::Ended) => false,
+            // Pausing what is paused and resuming what runs changes nothing.
+            (Self::Pause {} | Self::Resume {} | Self::Stop {}, _) => true,
+            // A guest that stands still cannot hear of its power button.
+            (Self::Shutdown { .. } | Self::Reset {}, state) => state == State::Running,
+        }
+    }
+}
+
+/// What a machine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum State {
+    /// It was built and does not run yet.
+    Created,
+    /// The guest runs.
+    Running,
+    /// The guest stands still.
+    Paused,
+    /// The VM has ended.
+    Ended,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Ended => "ended",
+        })
+    }
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Reply {
+    /// To [`Command::Status`].
+    Status(Status),
+    /// To [`Command::Metrics`].
+    Metrics(Metrics),
+    /// It was done; the machine is in this state now.
+    Done {
+        /// The state afterwards.
+        state: State,
+    },
+}
+
+/// A machine and its devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// What it does.
+    pub state: State,
+    /// Number of vCPUs; 0 before it was built and after its end.
+    pub vcpus: u32,
+    /// Guest RAM in bytes.
+    pub memory_bytes: u64,
+    /// How often the guest has started again.
+    pub restarts: u64,
+    /// Its devices.
+    pub devices: Vec<DeviceStatus>,
+}
+
+impl Status {
+    /// That of a machine that nobody runs.
+    pub(crate) fn without_machine(state: State, restarts: u64) -> Self {
+        Self {
+            state,
+            vcpus: 0,
+            memory_bytes: 0,
+            restarts,
+            devices: Vec::new(),
+        }
+    }
+}
+
+/// A device that commands can name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeviceStatus {
+    /// Its name.
+    pub id: String,
+    /// What it is: `blk`, `net`, `vsock`, `console`, `rng` or `balloon`.
+    pub kind: String,
+    /// `idle`: no driver uses it; `running`; `needs-reset`: its driver broke a rule; `lost`: a fault of the VMM.
+    pub state: String,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The machine is in a state in which the command makes no sense.
+    #[error("{command} is not possible while the machine is {state}")]
+    State {
+        /// The command's name.
+        command: &'static str,
+        /// The machine's state.
+        state: State,
+    },
+    /// The machine ended before it came to the command.
+    #[error("the machine ended before it came to {0}")]
+    Ended(&'static str),
+    /// The host refused what it takes.
+    #[error("the host refused what {command} takes")]
+    Host {
+        /// The command's name.
+        command: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_what_is_legal_when() {
+        use State::{Created, Ended, Paused, Running};
+        let legal: [(Command, &[State]); 7] = [
+            (Command::Pause {}, &[Created, Running, Paused]),
+            (Command::Resume {}, &[Created, Running, Paused]),
+            (Command::Stop {}, &[Created, Running, Paused]),
+            (Command::Shutdown { timeout_s: None }, &[Running]),
+            (Command::Reset {}, &[Running]),
+            (Command::Metrics {}, &[Running, Paused]),
+            (Command::Status {}, &[Created, Running, Paused, Ended]),
+        ];
+        for (command, states) in legal {
+            for state in [Created, Running, Paused, Ended] {
+                let expected = states.contains(&state);
+                assert_eq!(command.is_legal(state), expected, "{command:?} {state}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_is_a_flat_object_and_unknown_fields_are_refused() {
+        let text = r#"{"command":"shutdown","timeout_s":5}"#;
+        let command: Command = serde_json::from_str(text).unwrap();
+        assert_eq!(command, Command::Shutdown { timeout_s: Some(5) });
+        assert_eq!(serde_json::to_string(&command).unwrap(), text);
+        for text in [
+            r#"{"command":"pause","now":true}"#,
+            r#"{"command":"explode"}"#,
+            r#"{}"#,
+        ] {
+            assert!(serde_json::from_str::<Command>(text).is_err(), "{text}");
+        }
+    }
+}

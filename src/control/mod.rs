@@ -1,0 +1,11 @@
+//! Talking to a machine while it runs: commands and their answers, events, metrics, and the socket for other
+//! processes.
+
+pub(crate) mod command;
+pub(crate) mod event;
+pub(crate) mod handle;
+pub(crate) mod metrics;
+pub(crate) mod requests;
+#[cfg(feature = "control")]
+pub(crate) mod server;
+pub(crate) mod wake;

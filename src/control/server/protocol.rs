@@ -1,0 +1,193 @@
+//! The lines of the control socket: pure functions from bytes to requests, and from answers to bytes.
+//!
+//! A request is a JSON object on a line of its own: a command (`{"command":"pause"}`) or a subscription
+//! (`{"subscribe":["state"]}`), with an `id` (a number or a text) if the client wants to find it in the answer. An
+//! answer has the `id`, and `ok` or `error`.
+
+use std::error::Error as _;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::control::command::{Command, CommandError, Reply};
+use crate::control::event::Event;
+
+/// The version of this protocol. It changes when something that was there is no longer.
+pub const PROTOCOL: u32 = 1;
+/// The longest line of a client, without its end, in bytes.
+pub(crate) const MAX_LINE: usize = 64 << 10;
+
+/// What a client wants.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Command(Command),
+    /// Events of these kinds; of all kinds if none is named.
+    Subscribe(Vec<String>),
+}
+
+/// A line of a client.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) id: Option<Value>,
+    pub(crate) wish: Result<Wish, String>,
+}
+
+/// The kinds of events, as they name themselves.
+pub(crate) const EVENTS: [&str; 5] = ["state", "shutdown-asked", "restart", "ended", "lost"];
+
+/// Reads a line.
+pub(crate) fn parse(line: &[u8]) -> Line {
+    let wrong = |id, cause: String| Line {
+        id,
+        wish: Err(cause),
+    };
+    let mut object: Map<String, Value> = match serde_json::from_slice(line) {
+        Ok(Value::Object(object)) => object,
+        Ok(_) => return wrong(None, "a request is a JSON object".to_owned()),
+        Err(error) => return wrong(None, format!("this is not JSON: {error}")),
+    };
+    let id = match object.remove("id") {
+        Some(id @ (Value::Number(_) | Value::String(_))) => Some(id),
+        None | Some(Value::Null) => None,
+        Some(_) => return wrong(None, "the id is a number or a text".to_owned()),
+    };
+    let wish = match object.get("subscribe") {
+        Some(kinds) if object.len() == 1 => subscription(kinds),
+        Some(_) => Err("a subscription has no other field than \"id\"".to_owned()),
+        None if object.contains_key("command") => serde_json::from_value(Value::Object(object))
+            .map(Wish::Command)
+            .map_err(|error| error.to_string()),
+        None => Err("a request has a \"command\" or a \"subscribe\"".to_owned()),
+    };
+    Line { id, wish }
+}
+
+fn subscription(kinds: &Value) -> Result<Wish, String> {
+    let wrong = || {
+        format!(
+            "subscribe is a list of kinds of events: {}",
+            EVENTS.join(", ")
+        )
+    };
+    let Value::Array(kinds) = kinds else {
+        return Err(wrong());
+    };
+    let known = |kind: &Value| {
+        let kind = kind.as_str().filter(|kind| EVENTS.contains(kind));
+        kind.map(str::to_owned).ok_or_else(wrong)
+    };
+    let kinds: Vec<_> = kinds.iter().map(known).collect::<Result<_, _>>()?;
+    Ok(Wish::Subscribe(kinds))
+}
+
+/// The first line that a client gets.
+pub(crate) fn greeting() -> Vec<u8> {
+    line(&json!({
+        "vmm": "vmm-reference",
+        "version": env!("CARGO_PKG_VERSION"),
+        "protocol": PROTOCOL,
+        "pid": std::process::id(),
+    }))
+}
+
+/// The answer to a command.
+pub(crate) fn answer(id: Option<&Value>, result: &Result<Reply, CommandError>) -> Vec<u8> {
+    match result {
+        Ok(reply) => with_id(id, "ok", json!(reply)),
+        Err(error) => {
+            let (kind, state) = match error {
+                CommandError::State { state, .. } => ("state", Some(state)),
+                CommandError::Ended(_) => ("ended", None),
+                CommandError::Host { .. } => ("host", None),
+            };
+            let mut message = error.to_string();
+            if let Some(cause) = error.source() {
+                message = format!("{message}: {cause}");
+            }
+            let mut body = json!({ "kind": kind, "message": message });
+            if let (Some(state), Some(body)) = (state, body.as_object_mut()) {
+                body.insert("state".to_owned(), json!(state));
+            }
+            with_id(id, "error", body)
+        }
+    }
+}
+
+/// The answer to a subscription.
+pub(crate) fn subscribed(id: Option<&Value>) -> Vec<u8> {
+    with_id(id, "ok", json!({ "subscribed": true }))
+}
+
+/// The answer to what is no request.
+pub(crate) fn refusal(id: Option<&Value>, message: &str) -> Vec<u8> {
+    with_id(
+        id,
+        "error",
+        json!({ "kind": "request", "message": message }),
+    )
+}
+
+/// An event.
+pub(crate) fn event(event: &Event) -> Vec<u8> {
+    line(event)
+}
+
+fn with_id(id: Option<&Value>, key: &str, value: Value) -> Vec<u8> {
+    let mut object = Map::new();
+    if let Some(id) = id {
+        object.insert("id".to_owned(), id.clone());
+    }
+    object.insert(key.to_owned(), value);
+    line(&object)
+}
+
+fn line(value: &impl Serialize) -> Vec<u8> {
+    // Such values cannot fail to become JSON.
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_every_form() {
+        let line = parse(br#"{"id":7,"command":"pause"}"#);
+        assert_eq!(line.id, Some(json!(7)));
+        assert_eq!(line.wish, Ok(Wish::Command(Command::Pause {})));
+        let line = parse(br#"{"subscribe":["state","ended"],"id":"a"}"#);
+        assert_eq!(line.id, Some(json!("a")));
+        let kinds = ["state", "ended"].map(str::to_owned).to_vec();
+        assert_eq!(line.wish, Ok(Wish::Subscribe(kinds)));
+        for (text, cause) in [
+            ("", "not JSON"),
+            ("[]", "object"),
+            (r#"{"id":{},"command":"pause"}"#, "id"),
+            (r#"{"id":1}"#, "command"),
+            (r#"{"command":"fly"}"#, "pause"),
+            (r#"{"command":"pause","hard":true}"#, "hard"),
+            (r#"{"command":"shutdown","timeout_s":-1}"#, "-1"),
+            (r#"{"subscribe":"all"}"#, "list"),
+            (r#"{"subscribe":["weather"]}"#, "shutdown-asked"),
+            (r#"{"subscribe":[],"command":"pause"}"#, "no other field"),
+        ] {
+            let error = parse(text.as_bytes()).wish.unwrap_err();
+            assert!(error.contains(cause), "{text}: {error}");
+        }
+        // Depth is bounded.
+        assert!(parse(&[b'['; MAX_LINE]).wish.is_err());
+    }
+
+    #[test]
+    fn answers_are_one_line_each() {
+        let error = Err(CommandError::Ended("pause"));
+        let text = String::from_utf8(answer(Some(&json!("x\ny")), &error)).unwrap();
+        assert_eq!(text.matches('\n').count(), 1);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["id"], "x\ny");
+        assert_eq!(value["error"]["kind"], "ended");
+    }
+}

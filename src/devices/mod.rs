@@ -1,0 +1,221 @@
+//! Makes the planned devices and puts them on the bus.
+
+pub(crate) mod gsi;
+#[cfg(feature = "pci")]
+pub(crate) mod pci;
+pub(crate) mod registry;
+#[cfg(feature = "virtio")]
+pub(crate) mod virtio;
+
+use std::sync::Arc;
+
+use arch::{DeviceKind, DevicePlan, Gsi, GuestRam, KvmError, MachinePlan, Space};
+use devices::{
+    AcpiPower, Bus, BusDevice, BusEntry, Cmos, GoldfishRtc, I8042, IoApic, OutputRing, Pl031,
+    Pl061, PowerButton, Pvpanic,
+};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::console::Port;
+use crate::devices::gsi::MsiRoutes;
+use crate::devices::registry::Registry;
+use crate::timeline::Timeline;
+use crate::vm::dispatch::IoSpaces;
+use crate::{Error, VmConfig};
+
+/// A device that the guest's restart leaves as it is on the host's side: disks stay locked, taps and
+/// sockets open.
+#[cfg(feature = "virtio")]
+pub(crate) type Lasting = Box<dyn ::devices::virtio::VirtioDevice>;
+/// There are none without virtio.
+#[cfg(not(feature = "virtio"))]
+pub(crate) type Lasting = std::convert::Infallible;
+
+/// What a restart keeps of the devices.
+#[cfg_attr(not(feature = "virtio"), allow(dead_code))]
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// In the order of the plan; none at the first start.
+    pub(crate) lasting: Vec<Lasting>,
+    pub(crate) virtio_console: Option<Port>,
+}
+
+/// The lines of the interrupt chip.
+pub(crate) struct Lines<'a> {
+    /// How KVM routes them, and the messages beside them.
+    pub(crate) routes: Arc<MsiRoutes>,
+    /// Makes each write to an eventfd an edge on one.
+    pub(crate) connect: &'a dyn Fn(&EventFd, Gsi) -> Result<(), KvmError>,
+}
+
+/// The devices of a VM.
+pub(crate) struct Devices {
+    pub(crate) spaces: IoSpaces,
+    pub(crate) serial: Option<Port>,
+    pub(crate) virtio_console: Option<Port>,
+    pub(crate) power_button: Option<Arc<dyn PowerButton>>,
+    pub(crate) registry: Registry,
+}
+
+impl Devices {
+    /// What the guest prints, on each of its consoles.
+    pub(crate) fn output(&self) -> Vec<OutputRing> {
+        let ports = self.serial.iter().chain(&self.virtio_console);
+        ports.map(|port| port.output.ring.clone()).collect()
+    }
+}
+
+/// Creates every device of the plan, but for those that were kept, and wires its interrupt.
+pub(crate) fn create(
+    plan: &MachinePlan,
+    lines: &Lines<'_>,
+    config: &VmConfig,
+    kept: Kept,
+    timeline: &Timeline,
+    vm: &Arc<VmFd>,
+    ram: &GuestRam,
+) -> Result<Devices, Error> {
+    let mut serial = None;
+    let mut power_button: Option<Arc<dyn PowerButton>> = None;
+    #[cfg(feature = "virtio")]
+    let mut maker = crate::devices::virtio::Maker::new(config, kept, timeline);
+    #[cfg(not(feature = "virtio"))]
+    let _ = (config, kept, timeline, vm, ram);
+    #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
+    let mut registry = Registry::default();
+    #[cfg(feature = "pci")]
+    let mut pci = plan
+        .pci
+        .as_ref()
+        .map(|pci| crate::devices::pci::PciBus::new(Arc::clone(&lines.routes), pci.first_msi_gsi));
+    let (mut mmio, mut pio) = (Vec::new(), Vec::new());
+    for planned in &plan.devices {
+        let device: Arc<dyn BusDevice> = match planned.kind {
+            DeviceKind::Uart16550 | DeviceKind::Pl011 => {
+                let (device, port) = uart(planned, lines)?;
+                serial = Some(port);
+                device
+            }
+            DeviceKind::I8042 => Arc::new(I8042::default()),
+            DeviceKind::Cmos => Arc::new(Cmos::default()),
+            DeviceKind::Pvpanic => Arc::new(Pvpanic),
+            DeviceKind::AcpiPower => {
+                let power = Arc::new(AcpiPower::new(interrupt(planned, lines)?));
+                power_button = Some(power.clone());
+                power
+            }
+            DeviceKind::Pl031 => Arc::new(Pl031::default()),
+            DeviceKind::GoldfishRtc => Arc::new(GoldfishRtc::default()),
+            DeviceKind::Pl061 => {
+                let gpio = Arc::new(Pl061::new(interrupt(planned, lines)?));
+                power_button = Some(gpio.clone());
+                gpio
+            }
+            DeviceKind::IoApic { pins } => Arc::new(IoApic::new(pins, lines.routes.lines())),
+            #[cfg(feature = "virtio")]
+            DeviceKind::VirtioMmio(kind) => match maker.make(kind)? {
+                Some(device) => {
+                    let device = crate::devices::virtio::carry(device, planned, lines, vm, ram)?;
+                    registry.add(kind.name(), device.clone());
+                    device
+                }
+                // The plan comes from the same configuration.
+                None => continue,
+            },
+            #[cfg(not(feature = "virtio"))]
+            DeviceKind::VirtioMmio(_) => continue,
+            #[cfg(feature = "pci")]
+            DeviceKind::VirtioPci { kind, slot } => {
+                if let (Some(device), Some(bus)) = (maker.make(kind)?, &mut pci) {
+                    let function = bus.add(device, planned, slot, vm, ram)?;
+                    registry.add(kind.name(), function);
+                }
+                continue;
+            }
+            // They come with the bus, when all of its functions are there; without the feature no
+            // configuration asks for them.
+            DeviceKind::PciEcam | DeviceKind::PciPorts => continue,
+            #[cfg(not(feature = "pci"))]
+            DeviceKind::VirtioPci { .. } => continue,
+        };
+        let (base, len) = (planned.range.base, planned.range.len);
+        match planned.space {
+            Space::Mmio => mmio.push(BusEntry { base, len, device }),
+            Space::Pio => pio.push(BusEntry { base, len, device }),
+        }
+    }
+    #[cfg(feature = "pci")]
+    if let Some(bus) = pci {
+        bus.finish(plan, &mut mmio, &mut pio);
+    }
+    let freeze = |entries| {
+        Bus::new(entries).map_err(|error| {
+            Error::host("the plan's devices overlap")(std::io::Error::other(error))
+        })
+    };
+    Ok(Devices {
+        spaces: IoSpaces {
+            mmio: freeze(mmio)?,
+            pio: freeze(pio)?,
+        },
+        serial,
+        power_button,
+        registry,
+        #[cfg(feature = "virtio")]
+        virtio_console: maker.console,
+        #[cfg(not(feature = "virtio"))]
+        virtio_console: None,
+    })
+}
+
+/// An eventfd that raises the planned interrupt of a device.
+pub(crate) fn interrupt(planned: &DevicePlan, lines: &Lines<'_>) -> Result<EventFd, Error> {
+    let event = eventfd()?;
+    if let Some(gsi) = planned.irq {
+        (lines.connect)(&event, gsi)?;
+    }
+    Ok(event)
+}
+
+pub(crate) fn eventfd() -> Result<EventFd, Error> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::host("cannot create an eventfd"))
+}
+
+#[cfg(feature = "serial")]
+fn uart(planned: &DevicePlan, lines: &Lines<'_>) -> Result<(Arc<dyn BusDevice>, Port), Error> {
+    let room = eventfd()?;
+    let guest_side = room
+        .try_clone()
+        .map_err(Error::host("cannot clone an eventfd"))?;
+    let interrupt = interrupt(planned, lines)?;
+    let output = crate::console::Output::new()?;
+    let sink = Box::new(output.ring.clone());
+    let port = |receive| Port {
+        receive,
+        room,
+        resize: None,
+        output,
+    };
+    if planned.kind == DeviceKind::Pl011 {
+        let uart = Arc::new(devices::Pl011::new(interrupt, guest_side, sink));
+        let receiver = Arc::clone(&uart);
+        let receive = Box::new(move |bytes: &[u8]| receiver.receive(bytes));
+        Ok((uart, port(receive)))
+    } else {
+        let uart = Arc::new(devices::Uart16550::new(interrupt, guest_side, sink));
+        let receiver = Arc::clone(&uart);
+        let receive = Box::new(move |bytes: &[u8]| receiver.receive(bytes));
+        Ok((uart, port(receive)))
+    }
+}
+
+#[cfg(not(feature = "serial"))]
+fn uart(planned: &DevicePlan, _lines: &Lines<'_>) -> Result<(Arc<dyn BusDevice>, Port), Error> {
+    Err(Error::Config {
+        field: "serial",
+        value: format!("{:?}", planned.kind),
+        cause: "this build has no serial console".to_owned(),
+        cure: "build with the feature serial".to_owned(),
+    })
+}

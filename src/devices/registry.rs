@@ -1,0 +1,95 @@
+//! The devices of a running machine, by their ids.
+//!
+//! It knows what a command can name: the virtio devices, each behind its transport. What the guest reaches is on
+//! the bus; this is the VMM's way to the same devices.
+
+#[cfg(feature = "virtio")]
+use std::sync::Arc;
+
+#[cfg(feature = "virtio")]
+use ::devices::virtio::{DeviceState, VirtioTransport};
+
+use crate::control::command::DeviceStatus;
+use crate::devices::Lasting;
+
+/// A device and its name.
+#[cfg(feature = "virtio")]
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: String,
+    pub(crate) kind: &'static str,
+    pub(crate) transport: Arc<dyn VirtioTransport>,
+}
+
+/// The devices of a machine, in the order of the plan.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    #[cfg(feature = "virtio")]
+    entries: Vec<Entry>,
+}
+
+#[cfg(feature = "virtio")]
+impl Registry {
+    /// Adds a device of a kind, whose id is the kind and how many of it there are.
+    pub(crate) fn add(&mut self, kind: &'static str, transport: Arc<dyn VirtioTransport>) {
+        let before = self.entries.iter().filter(|entry| entry.kind == kind);
+        let id = format!("{kind}{}", before.count());
+        self.entries.push(Entry {
+            id,
+            kind,
+            transport,
+        });
+    }
+
+    /// Stops every device that runs, with what is in flight answered. No vCPU may run meanwhile.
+    pub(crate) fn pause(&self) {
+        self.entries
+            .iter()
+            .for_each(|entry| entry.transport.pause());
+    }
+
+    /// Lets them go on.
+    pub(crate) fn resume(&self) {
+        self.entries
+            .iter()
+            .for_each(|entry| entry.transport.resume());
+    }
+
+    /// Resets all devices and gives them back; `None` when one is lost.
+    pub(crate) fn take(self) -> Option<Vec<Lasting>> {
+        let entries = self.entries.into_iter();
+        // Each of them is reset, also after one that is lost.
+        let devices: Vec<_> = entries.map(|entry| entry.transport.take_device()).collect();
+        devices.into_iter().collect()
+    }
+
+    pub(crate) fn status(&self) -> Vec<DeviceStatus> {
+        let status = |entry: &Entry| DeviceStatus {
+            id: entry.id.clone(),
+            kind: entry.kind.to_owned(),
+            state: match entry.transport.state() {
+                DeviceState::Idle => "idle",
+                DeviceState::Running => "running",
+                DeviceState::NeedsReset => "needs-reset",
+                _ => "lost",
+            }
+            .to_owned(),
+        };
+        self.entries.iter().map(status).collect()
+    }
+}
+
+#[cfg(not(feature = "virtio"))]
+impl Registry {
+    pub(crate) fn pause(&self) {}
+
+    pub(crate) fn resume(&self) {}
+
+    pub(crate) fn take(self) -> Option<Vec<Lasting>> {
+        Some(Vec::new())
+    }
+
+    pub(crate) fn status(&self) -> Vec<DeviceStatus> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,140 @@
+//! A running machine: its vCPUs and devices, and what commands do to them.
+//!
+//! It belongs to the main loop's thread, which serves the commands of all others one after the other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arch::{KvmPlatform, MachinePlan};
+
+use crate::control::command::{Command, CommandError, Reply, State, Status};
+use crate::control::metrics::{self, Metrics};
+use crate::devices::Lasting;
+use crate::devices::registry::Registry;
+use crate::vm::main_loop::Engine;
+use crate::vm::vcpu::{Shared, VcpuThreads};
+
+pub(crate) struct Running<P: KvmPlatform> {
+    /// Until the guest has ended.
+    pub(crate) threads: Option<VcpuThreads<P>>,
+    pub(crate) registry: Registry,
+    pub(crate) plan: MachinePlan,
+    pub(crate) shared: Arc<Shared<P>>,
+    /// But for what the vCPUs of this run count.
+    pub(crate) metrics: Metrics,
+    pub(crate) paused_since: Option<Instant>,
+    /// How long a guest may take that is asked to power itself off, unless whoever asks says so.
+    pub(crate) patience: Duration,
+}
+
+/// What is left of a machine that ran.
+pub(crate) struct Rest {
+    /// Its devices, unless one is lost.
+    pub(crate) devices: Option<Vec<Lasting>>,
+    pub(crate) metrics: Metrics,
+}
+
+impl<P: KvmPlatform> Running<P> {
+    fn carry_out(&mut self, command: &Command, state: State) -> Result<Reply, CommandError> {
+        if !command.is_legal(state) {
+            return Err(CommandError::State {
+                command: command.name(),
+                state,
+            });
+        }
+        let handle = self.shared.handle.clone();
+        let state = match command {
+            Command::Pause {} => {
+                // Without vCPUs, nothing can stop a device or start one meanwhile.
+                self.threads.iter().for_each(VcpuThreads::pause);
+                self.registry.pause();
+                if self.paused_since.is_none() {
+                    self.paused_since = Some(Instant::now());
+                    self.metrics.pauses += 1;
+                }
+                handle.set_paused(true);
+                State::Paused
+            }
+            Command::Resume {} => {
+                self.registry.resume();
+                self.threads.iter().for_each(VcpuThreads::resume);
+                self.end_pause();
+                handle.set_paused(false);
+                State::Running
+            }
+            Command::Stop {} => {
+                handle.request_stop();
+                State::Ended
+            }
+            Command::Shutdown { timeout_s } => {
+                let patience =
+                    timeout_s.map_or(self.patience, |seconds| Duration::from_secs(seconds.into()));
+                handle.request_shutdown(patience);
+                state
+            }
+            Command::Reset {} => {
+                handle.request_reset();
+                state
+            }
+            Command::Metrics {} => return Ok(Reply::Metrics(self.metrics())),
+            Command::Status {} => return Ok(Reply::Status(self.status(state))),
+        };
+        Ok(Reply::Done { state })
+    }
+
+    fn end_pause(&mut self) {
+        let paused = self.paused_since.take().map(|since| since.elapsed());
+        self.metrics.paused_us += paused.map_or(0, metrics::micros);
+    }
+
+    fn metrics(&self) -> Metrics {
+        let mut metrics = self.metrics.clone();
+        metrics.exits.add_all(&self.shared.counters);
+        metrics.resident_bytes = metrics::resident();
+        metrics
+    }
+
+    fn status(&self, state: State) -> Status {
+        Status {
+            state,
+            vcpus: self.plan.vcpus,
+            memory_bytes: self.plan.ram.iter().map(|range| range.len).sum(),
+            restarts: self.shared.handle.restarts(),
+            devices: self.registry.status(),
+        }
+    }
+}
+
+impl<P: KvmPlatform> Engine for Running<P> {
+    type Rest = Rest;
+
+    fn serve(&mut self) {
+        let handle = self.shared.handle.clone();
+        // After the end, whoever runs the machine next answers.
+        while !handle.has_ended()
+            && let Some((request, state)) = handle.next_request()
+        {
+            log::debug!("command: {}", request.command.name());
+            let answer = self.carry_out(&request.command, state);
+            // Whoever asked may be gone.
+            let _ = request.answer.send(answer);
+        }
+    }
+
+    fn end_guest(&mut self) {
+        self.end_pause();
+        // What devices had to wait for while the guest stood still, they do now.
+        self.registry.resume();
+        self.threads = None;
+    }
+
+    fn end(mut self) -> Rest {
+        let metrics = {
+            self.metrics.exits.add_all(&self.shared.counters);
+            self.metrics
+        };
+        let devices = self.registry.take();
+        drop(self.shared);
+        Rest { devices, metrics }
+    }
+}

@@ -1,0 +1,13 @@
+//! The machine: the start-up line, and what runs afterwards. vCPU threads serve exits, the main loop's thread owns
+//! the rest.
+
+pub(crate) mod dispatch;
+pub(crate) mod engine;
+pub(crate) mod exit;
+pub(crate) mod gate;
+pub(crate) mod kick;
+pub(crate) mod machine;
+pub(crate) mod main_loop;
+pub(crate) mod rehearsal;
+pub(crate) mod story;
+pub(crate) mod vcpu;

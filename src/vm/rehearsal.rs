@@ -1,0 +1,83 @@
+//! What building a VM would say, without building it: nothing is created, locked, emptied or connected.
+
+use arch::{MachinePlan, Planner};
+
+use crate::kernel::image;
+use crate::memory::host as host_memory;
+use crate::{Error, VmConfig, memory};
+
+/// Whose machine is planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlannedFor {
+    /// This host: what it has counts.
+    ThisHost,
+    /// Another one: its memory, network devices and the files that a VM would write are not known here.
+    AnotherHost,
+}
+
+/// Plans the machine that a configuration gives, and finds what would keep it from being built: files that
+/// cannot be read or written, a kernel or initrd that does not fit, devices that the host refuses. What
+/// others may have given up by then (a disk that another VM has locked, a tap that is busy) does not count.
+///
+/// # Errors
+/// Those that [`Machine::with_hello`](crate::Machine::with_hello) would give.
+pub fn rehearse(
+    planner: &dyn Planner,
+    config: &VmConfig,
+    planned_for: PlannedFor,
+) -> Result<MachinePlan, Error> {
+    let here = planned_for == PlannedFor::ThisHost;
+    // The file is opened and unpacked once. The built-in guest is this host's.
+    let hello = crate::hello_guest().filter(|_| here);
+    let kernel = match (&config.kernel, hello) {
+        (None, None) => None,
+        _ => Some(image::kernel(config, hello)?),
+    };
+    let guest = match &kernel {
+        Some(kernel) => kernel.guest,
+        None => image::guest_kernel(config),
+    };
+    let mut plan = planner.plan(&config.machine_for(guest)?)?;
+    if here {
+        config.check_outputs(&[], &[])?;
+        host_memory::check(config)?;
+    }
+    #[cfg(feature = "virtio")]
+    crate::devices::virtio::check(config, planned_for)?;
+    let initrd = image::Initrd::of(config)?;
+    plan.remarks
+        .extend(initrd.as_ref().and_then(image::Initrd::remark));
+    if let Some(kernel) = &kernel {
+        load(planner, &plan, kernel, initrd, planned_for)?;
+    }
+    Ok(plan)
+}
+
+/// Finds out whether kernel, initrd and boot information find their places.
+fn load(
+    planner: &dyn Planner,
+    plan: &MachinePlan,
+    kernel: &image::Kernel,
+    initrd: Option<image::Initrd>,
+    planned_for: PlannedFor,
+) -> Result<(), Error> {
+    let boot = |source| Error::Boot {
+        field: "kernel",
+        value: kernel.name.clone(),
+        source,
+    };
+    let placed = planner.kernel_place(&kernel.header, plan).map_err(boot)?;
+    let initrd = initrd
+        .map(|initrd| initrd.place(&placed, plan))
+        .transpose()?;
+    // As lazily reserved as that of a VM.
+    let ram = match (memory::map_ram(plan), planned_for) {
+        (Ok(ram), _) => ram,
+        (Err(error), PlannedFor::ThisHost) => return Err(error),
+        (Err(_), PlannedFor::AnotherHost) => return Ok(()),
+    };
+    planner
+        .boot_info(plan, &placed, initrd, &ram)
+        .map_err(boot)?;
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! vCPU threads: run the guest, serve its exits, end the VM when one of them says so.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arch::{GuestRam, KvmPlatform};
+use devices::OutputRing;
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::signal::{Killable, unblock_signal};
+
+use crate::control::handle::{Crash, ExitReason, VmHandle};
+use crate::control::metrics::VcpuCounters;
+use crate::timeline::{Milestone, Timeline};
+use crate::vm::dispatch::{Failure, Flow, IoSpaces, dispatch};
+use crate::vm::exit::decode;
+use crate::vm::gate::Gate;
+use crate::vm::kick::{Kicker, kick_signal};
+use crate::{Error, cures};
+
+/// KVM_RUN may be refused this often in a row, with a pause in between.
+const MAX_REFUSED: u32 = 100;
+const REFUSED_PAUSE: Duration = Duration::from_millis(10);
+
+/// What every vCPU thread of a VM shares.
+#[derive(Debug)]
+pub(crate) struct Shared<P> {
+    pub(crate) platform: Arc<P>,
+    pub(crate) spaces: IoSpaces,
+    /// What the guest printed, on each of its consoles.
+    pub(crate) output: Vec<OutputRing>,
+    pub(crate) handle: VmHandle,
+    pub(crate) gate: Gate,
+    /// By vCPU.
+    pub(crate) counters: Vec<VcpuCounters>,
+    pub(crate) timeline: Timeline,
+    /// KVM_GET_VCPU_MMAP_SIZE.
+    pub(crate) run_size: usize,
+    // Last: the devices in `spaces` keep the VM, whose memslots refer to it.
+    pub(crate) ram: GuestRam,
+}
+
+/// The vCPU threads of a machine. Dropping it ends the VM and joins them all.
+#[derive(Debug)]
+pub(crate) struct VcpuThreads<P: KvmPlatform> {
+    threads: Vec<(Arc<Kicker>, JoinHandle<()>)>,
+    shared: Arc<Shared<P>>,
+}
+
+impl<P: KvmPlatform> VcpuThreads<P> {
+    /// Starts one thread per vCPU. When one cannot start, those before it are stopped.
+    pub(crate) fn start(vcpus: Vec<VcpuFd>, shared: &Arc<Shared<P>>) -> Result<Self, Error> {
+        crate::vm::kick::install_handler()
+            .map_err(Error::host("cannot install a signal handler"))?;
+        let mut threads = Self {
+            threads: Vec::with_capacity(vcpus.len()),
+            shared: Arc::clone(shared),
+        };
+        for (id, vcpu) in (0..).zip(vcpus) {
+            let kicker = Kicker::new(&vcpu, shared.run_size)
+                .map_err(Error::host(format!("cannot map the state of vCPU {id}")))?;
+            let kicker = Arc::new(kicker);
+            let (for_thread, shared) = (Arc::clone(&kicker), Arc::clone(shared));
+            shared.gate.expect_one();
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{id}"))
+                .spawn(move || run(id, vcpu, &for_thread, &shared));
+            let thread = thread.map_err(|error| {
+                drop(threads.shared.gate.passer());
+                Error::host(format!("cannot start the thread of vCPU {id}"))(error)
+            })?;
+            threads.threads.push((kicker, thread));
+        }
+        Ok(threads)
+    }
+
+    /// Has every vCPU leave the guest; returns when none is in it, and none has an access of its own pending.
+    pub(crate) fn pause(&self) {
+        self.shared.gate.close();
+        self.kick();
+        self.shared.gate.wait_for_all();
+    }
+
+    /// Lets the vCPUs go on.
+    pub(crate) fn resume(&self) {
+        self.shared.gate.open();
+    }
+
+    fn kick(&self) {
+        for (kicker, thread) in &self.threads {
+            kicker.request_exit();
+            // It fails only when the thread has ended, which is what we want.
+            let _ = thread.kill(kick_signal());
+        }
+    }
+}
+
+impl<P: KvmPlatform> Drop for VcpuThreads<P> {
+    fn drop(&mut self) {
+        // A thread that is kicked without an end goes back to the guest. An end that came before
+        // stands.
+        self.shared.handle.end(Ok(ExitReason::Stopped));
+        self.shared.gate.open();
+        self.kick();
+        for (kicker, thread) in self.threads.drain(..) {
+            // A panic in the thread has already ended the VM with an error, see `EndOnPanic`.
+            let _ = thread.join();
+            drop(kicker);
+        }
+    }
+}
+
+/// Ends the VM when its vCPU thread unwinds, so that the main loop does not wait for ever.
+struct EndOnPanic<'a>(u32, &'a VmHandle);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.1.end(Err(Error::Vcpu {
+                id: self.0,
+                cause: "its thread panicked; this is a bug in the VMM".to_owned(),
+                cure: None,
+                report: String::new(),
+            }));
+        }
+    }
+}
+
+fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shared<P>) {
+    let gate = shared.gate.passer();
+    let unread = VcpuCounters::default();
+    let counters = shared.counters.get(id as usize).unwrap_or(&unread);
+    let _guard = EndOnPanic(id, &shared.handle);
+    // The mask is inherited from whoever built the VM. Without the signal, a kick would wait for
+    // the next exit; an error cannot happen for a valid signal number.
+    let _ = unblock_signal(kick_signal());
+    log::trace!("vCPU {id} enters the guest");
+    shared.timeline.reach(Milestone::Entered);
+    let mut refused = 0;
+    gate.pass(|| ());
+    // A handle that ended before this thread ran is seen here or by KVM_RUN's immediate_exit.
+    while !shared.handle.has_ended() {
+        let flow = match vcpu.run() {
+            Ok(_) => {
+                refused = 0;
+                let exit = decode(&mut vcpu, shared.run_size, P::QUIET_EXITS);
+                counters.count(&exit);
+                dispatch(exit, &shared.spaces)
+            }
+            Err(error) => match io::Error::from(error).kind() {
+                // A kick or any other signal.
+                io::ErrorKind::Interrupted => {
+                    counters.count_kick();
+                    kicker.clear();
+                    gate.pass(|| shared.platform.vcpu_paused(&vcpu));
+                    Flow::Continue
+                }
+                io::ErrorKind::WouldBlock => {
+                    refused += 1;
+                    try_again(refused)
+                }
+                _ => Flow::Fail(format!("KVM_RUN failed: {error}").into()),
+            },
+        };
+        match flow {
+            Flow::Continue => {}
+            Flow::End(reason) => return shared.handle.end(Ok(reason)),
+            Flow::Crash(cause) => {
+                let crash = Crash { vcpu: id, cause };
+                log::warn!("the guest crashed: {crash}\n{}", report(&vcpu, shared));
+                return shared.handle.end(Ok(ExitReason::Crashed(crash)));
+            }
+            Flow::Fail(Failure { cause, cure }) => {
+                let report = report(&vcpu, shared);
+                return shared.handle.end(Err(Error::Vcpu {
+                    id,
+                    cause,
+                    cure,
+                    report,
+                }));
+            }
+        }
+    }
+}
+
+/// KVM_RUN says EAGAIN once when a waiting vCPU is started. It also does when the kernel cannot
+/// start a thread of its own, and then goes on doing so.
+fn try_again(refused: u32) -> Flow {
+    if refused > MAX_REFUSED {
+        return Flow::Fail(Failure {
+            cause: "KVM_RUN is refused again and again (EAGAIN)".to_owned(),
+            cure: Some(cures::PROCESSES),
+        });
+    }
+    if refused > 1 {
+        thread::sleep(REFUSED_PAUSE);
+    }
+    Flow::Continue
+}
+
+fn report<P: KvmPlatform>(vcpu: &VcpuFd, shared: &Shared<P>) -> String {
+    let mut text = shared.platform.describe_vcpu(vcpu, &shared.ram);
+    for output in &shared.output {
+        let output = output.tail();
+        if output.is_empty() {
+            continue;
+        }
+        text.push_str("\nlast console output:\n");
+        // The guest's text is not to be trusted with an operator's terminal.
+        let shown = |c: char| match c {
+            '\n' | '\t' => c,
+            _ if c.is_control() => char::REPLACEMENT_CHARACTER,
+            _ => c,
+        };
+        text.extend(output.trim_end().replace("\r\n", "\n").chars().map(shown));
+    }
+    text
+}
