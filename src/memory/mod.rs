@@ -5,6 +5,7 @@ pub(crate) mod host;
 use arch::{GuestRam, KvmError, MachinePlan};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+use rustix::mm::{Advice, madvise};
 use rustix::process::{Resource, getrlimit};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -29,7 +30,22 @@ pub(crate) fn map_ram(plan: &MachinePlan) -> Result<GuestRam, Error> {
             Ok((GuestAddress(range.base), len))
         })
         .collect::<Result<Vec<_>, Error>>()?;
-    GuestRam::from_ranges(&ranges).map_err(|error| too_large(error.to_string()))
+    let ram = GuestRam::from_ranges(&ranges).map_err(|error| too_large(error.to_string()))?;
+    keep_out_of_core_dumps(&ram);
+    Ok(ram)
+}
+
+/// What the guest has in its memory is not the business of whoever reads a core dump of the VMM, and makes it as
+/// large as the guest.
+fn keep_out_of_core_dumps(ram: &GuestRam) {
+    for region in ram.iter() {
+        let len = usize::try_from(region.len()).unwrap_or(usize::MAX);
+        // SAFETY: the advice changes nothing about the memory; the range is the region's mapping.
+        let done = unsafe { madvise(region.as_ptr().cast(), len, Advice::LinuxDontDump) };
+        if let Err(error) = done {
+            log::warn!("guest memory will be part of core dumps: {error}");
+        }
+    }
 }
 
 /// What helps where RAM cannot be mapped; `limit` is RLIMIT_AS in bytes, `overcommit` the sysctl
@@ -75,8 +91,24 @@ pub(crate) fn set_memslots(vm: &VmFd, ram: &GuestRam) -> Result<(), KvmError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r70_guest_memory_is_in_no_core_dump() {
+        let ram = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        keep_out_of_core_dumps(&ram);
+        let start = format!("{:x}-", ram.iter().next().unwrap().as_ptr().addr());
+        // proc_pid_smaps(5)
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (_, ours) = maps.split_once(&format!("\n{start}")).unwrap();
+        let flags = ours.lines().find(|line| line.starts_with("VmFlags:"));
+        assert!(
+            flags.unwrap().split(' ').any(|flag| flag == "dd"),
+            "{flags:?}"
+        );
+    }
 
     #[test]
     fn r72_the_limit_that_ram_does_not_fit_into_is_named() {
