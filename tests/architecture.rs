@@ -3,6 +3,7 @@
 #[path = "architecture/imports.rs"]
 mod imports;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -241,4 +242,34 @@ fn dependencies_follow_the_arrows() {
             }
         }
     }
+}
+
+#[test]
+fn every_kind_of_regression_that_a_test_names_is_on_the_list() {
+    let list = fs::read_to_string(root().join("docs/regressions.md")).expect("the list");
+    let listed: BTreeSet<u32> = numbers_after(&list, 'R').collect();
+    let mut tested = BTreeSet::new();
+    for folder in ["src", "arch", "devices", "tests"] {
+        for (_, text) in sources(folder) {
+            let names = code(&text).filter_map(|(_, line)| line.trim().strip_prefix("fn "));
+            let names: Vec<_> = names.filter(|name| name.starts_with('r')).collect();
+            tested.extend(names.iter().flat_map(|name| {
+                // `r1_r7_to_r9_…`: each of those that stand there.
+                let numbers = name.split('_').map_while(|part| match part {
+                    "to" => Some(None),
+                    part => Some(Some(part.strip_prefix('r')?.parse::<u32>().ok()?)),
+                });
+                numbers.flatten().collect::<Vec<_>>()
+            }));
+        }
+    }
+    assert!(tested.is_subset(&listed), "{tested:?} {listed:?}");
+    let untested: Vec<_> = listed.difference(&tested).collect();
+    assert!(untested.is_empty(), "no test is named after {untested:?}");
+}
+
+/// The numbers behind a letter that begins a word.
+fn numbers_after(text: &str, letter: char) -> impl Iterator<Item = u32> {
+    let words = text.split(|c: char| !c.is_alphanumeric());
+    words.filter_map(move |word| word.strip_prefix(letter)?.parse().ok())
 }

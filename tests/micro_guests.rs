@@ -91,7 +91,7 @@ fn every_vcpu_starts_with_the_apic_id_of_the_tables() {
 
 /// Those with APIC ids from 255 on need messages with wider destinations, which only a lean machine has.
 #[test]
-fn more_vcpus_than_8_bits_can_name_start_and_get_interrupts() {
+fn r69_more_vcpus_than_8_bits_can_name_start_and_get_interrupts() {
     if !is_pc() {
         return;
     }

@@ -118,7 +118,7 @@ fn sum() -> Vec<u8> {
 }
 
 #[test]
-fn r3_what_is_pasted_reaches_the_guest_whole() {
+fn r58_what_is_pasted_reaches_the_guest_whole() {
     let mut terminal = Terminal::new();
     let child = terminal.start(&sum());
     // As fast as the terminal takes it, which is faster than the guest reads.
@@ -190,7 +190,7 @@ fn wait_for_raw(terminal: &Terminal) {
 }
 
 #[test]
-fn a_stop_restores_the_terminal_and_going_on_makes_it_raw_again() {
+fn r59_a_stop_restores_the_terminal_and_going_on_makes_it_raw_again() {
     let mut terminal = Terminal::new();
     let before = terminal.modes();
     let mut child = terminal.start(&echo());
@@ -220,7 +220,7 @@ fn a_stop_restores_the_terminal_and_going_on_makes_it_raw_again() {
 }
 
 #[test]
-fn a_quit_restores_the_terminal_before_it_does_what_it_always_does() {
+fn r59_a_quit_restores_the_terminal_before_it_does_what_it_always_does() {
     let terminal = Terminal::new();
     let before = terminal.modes();
     let mut child = terminal.start(&echo());
@@ -230,7 +230,7 @@ fn a_quit_restores_the_terminal_before_it_does_what_it_always_does() {
 }
 
 #[test]
-fn a_crash_restores_the_terminal() {
+fn r59_a_crash_restores_the_terminal() {
     // ud2 without an IDT: a triple fault.
     let terminal = Terminal::new();
     let before = terminal.modes();

@@ -34,7 +34,7 @@ fn burst() -> Vec<u8> {
 }
 
 #[test]
-fn a_burst_on_the_console_waits_for_its_reader_or_is_counted() {
+fn r58_a_burst_on_the_console_waits_for_its_reader_or_is_counted() {
     let folder = tempfile::tempdir().unwrap();
     let serial = format!("--serial=file={}", folder.path().join("serial").display());
     let file = folder.path().join("console");

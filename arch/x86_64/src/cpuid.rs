@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn more_vcpus_than_8_bits_can_name_are_told_of_wider_destinations() {
+    fn r69_more_vcpus_than_8_bits_can_name_are_told_of_wider_destinations() {
         for (vcpus, offered) in [(255, false), (256, true), (1024, true)] {
             let leaves = vcpu_leaves(&host(), vcpus - 1, vcpus);
             let features = find(&leaves, 0x4000_0001, 0).eax;

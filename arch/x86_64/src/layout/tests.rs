@@ -142,7 +142,7 @@ fn vcpus_of(facts: &X86_64, lean: Lean, vcpus: u32) -> Result<u32, PlanError> {
 }
 
 #[test]
-fn only_lean_machines_have_more_vcpus_than_8_bits_can_name() {
+fn r69_only_lean_machines_have_more_vcpus_than_8_bits_can_name() {
     let facts = X86_64::typical();
     for (lean, most) in [(Lean::Off, 255), (Lean::On, 1024), (Lean::Auto, 1024)] {
         assert_eq!(vcpus_of(&facts, lean, most), Ok(most));

@@ -537,6 +537,37 @@ fn what_goes_beyond_a_limit_waits() {
 }
 
 #[test]
+fn r56_zeroes_that_are_written_count_against_a_limit() {
+    // Where they cannot be made.
+    let Ok(mut file) = tempfile::NamedTempFile::new_in("/dev/shm") else {
+        eprintln!("skipped: no /dev/shm");
+        return;
+    };
+    file.write_all(&[1; 8192]).unwrap();
+    for engine in engines() {
+        let mut bench = bench_with(|config| BlkConfig {
+            path: file.path().to_owned(),
+            engine,
+            limits: crate::config::Limits {
+                bw: Some(1),
+                bw_burst: Some(1),
+                ..Default::default()
+            },
+            ..config
+        });
+        bench.driver.put(DATA_AT, [0u32, 0, 8, 0]);
+        let zeroes = VIRTIO_BLK_T_WRITE_ZEROES;
+        assert_eq!(bench.request(zeroes, 0, 16, false), (OK, 1));
+        bench.header(VIRTIO_BLK_T_IN, 5);
+        let read = [(HEADER_AT, 16, false), (DATA_AT, 513, true)];
+        bench.driver.request(&read);
+        let served = bench.disk.serve(Event::Queue(0), &mut bench.queues);
+        assert!(!served.unwrap());
+        assert_eq!(bench.driver.used(), [], "4096 bytes cost an hour");
+    }
+}
+
+#[test]
 fn direct_io_takes_any_buffer() {
     // The file system of temporary files may refuse direct I/O as such.
     let open = || {
