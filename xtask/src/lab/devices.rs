@@ -64,11 +64,13 @@ pub(super) fn cases(arch: &Architecture, scope: Scope, everything: bool) -> Resu
             let vcpus = if guest.transport == "pci" { 4 } else { 1 };
             cases.extend(disks(guest, vcpus));
             cases.push(verify(guest, 60));
+            cases.push(pauses(guest, 200));
             cases.extend(others(arch, guest));
         }
         return Ok(cases);
     }
     cases.extend(disks(&pci, 4));
+    cases.push(pauses(&pci, 20));
     if everything {
         // A balloon takes as long as four others, and micro-guests have one.
         let balloon = memory(&pci).name;
@@ -355,6 +357,48 @@ fn console(guest: &Guest) -> Case {
             output.contains("@guest ready"),
             "the serial console beside it",
         )
+    })
+}
+
+/// A guest that checks what it writes to a disk and what comes back through a tap is paused and goes on so many
+/// times, at random, and finds nothing wrong.
+fn pauses(guest: &Guest, times: u32) -> Case {
+    const BYTES: u64 = 200_000;
+    let vmm = &guest.command;
+    // The guest says through a disk when it works, and ends when that says that the host has done with it.
+    let disturb = format!(
+        "until head -c 2 /tmp/flag | grep -q go; do sleep 0.2; done; agent disturb /tmp/c {times}; \
+         /vmm-reference ctl /tmp/c metrics; printf done | dd of=/tmp/flag conv=notrunc,fsync"
+    );
+    let command = format!(
+        "truncate -s 64M /tmp/disk; truncate -s 1M /tmp/flag; \
+         unshare -n sh -c 'ip link set lo up; \
+         (until ip addr add 10.9.0.1/24 dev vm0; do sleep 0.2; done) 2> /dev/null & \
+         (while :; do agent echo tcp:0.0.0.0:5000; done) > /dev/null 2>&1 & \
+         ({disturb}) & \
+         {vmm} --vcpus=2 --blk=/tmp/disk --blk=/tmp/flag --net=vm0 --control=/tmp/c; status=$?; \
+         kill %2; exit $status'"
+    );
+    let work = format!(
+        "ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0; \
+         agent check tcp:10.9.0.1:5000 {BYTES}; printf go | dd of=/dev/vdb conv=fsync; \
+         until dd if=/dev/vdb bs=512 count=1 iflag=direct 2> /dev/null | grep -q done; do \
+         agent verify /dev/vda 2 && agent check tcp:10.9.0.1:5000 {BYTES} || break; done; \
+         echo rounds ended; stty echo; poweroff -f\r"
+    );
+    let dialogue = [("@guest ready\n", work.as_str())];
+    guest.case("pauses", &command, &dialogue, move |output| {
+        expect_all(
+            output,
+            &[
+                format!("@agent disturbed /tmp/c {times} times\n"),
+                format!("\n{:20} {times}\n", "pauses"),
+                "@agent verified /dev/vda with ".to_owned(),
+                format!("@agent checked tcp:10.9.0.1:5000 {BYTES}\n"),
+                "rounds ended\n".to_owned(),
+            ],
+        )?;
+        expect(!output.contains("@agent failed"), "no fault")
     })
 }
 

@@ -5,11 +5,13 @@
 //! agent check ADDRESS BYTES      sends bytes, expects them back, says how many
 //! agent refused ADDRESS          expects that nobody listens there
 //! agent verify DEVICE SECONDS    writes and reads a disk at random, knows what must be there
+//! agent disturb SOCKET TIMES     pauses a VM and lets it go on, by its control socket
 //! ```
 //! ADDRESS is `tcp:HOST:PORT`, `vsock:CID:PORT`, `unix:PATH`, or `hybrid:PATH:PORT` for a guest's
 //! port behind the Unix socket of a VMM.
 
 mod disk;
+mod pauses;
 mod sockets;
 
 use std::error::Error;
@@ -23,8 +25,10 @@ fn run(arguments: &[&str]) -> Result<String> {
         ["check", address, bytes] => sockets::check(address, bytes.parse()?),
         ["refused", address] => sockets::refused(address),
         ["verify", device, seconds] => disk::verify(device, seconds.parse()?),
+        ["disturb", socket, times] => pauses::disturb(socket, times.parse()?),
         _ => Err(
-            "usage: echo ADDRESS | check ADDRESS BYTES | refused ADDRESS | verify DEVICE SECONDS"
+            "usage: echo ADDRESS | check ADDRESS BYTES | refused ADDRESS | verify DEVICE SECONDS \
+             | disturb SOCKET TIMES"
                 .into(),
         ),
     }
