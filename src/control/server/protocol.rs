@@ -5,8 +5,10 @@
 //! answer has the `id`, and `ok` or `error`.
 
 use std::error::Error as _;
+use std::fmt;
 
-use serde::Serialize;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::control::command::{Command, CommandError, Reply};
@@ -35,16 +37,45 @@ pub(crate) struct Line {
 /// The kinds of events, as they name themselves.
 pub(crate) const EVENTS: [&str; 5] = ["state", "shutdown-asked", "restart", "ended", "lost"];
 
+/// A JSON object in which no key stands twice.
+struct Object(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Object, A::Error> {
+                let mut map = Map::new();
+                while let Some((key, value)) = access.next_entry::<String, Value>()? {
+                    if map.contains_key(&key) {
+                        return Err(A::Error::custom(format!("{key:?} stands there twice")));
+                    }
+                    map.insert(key, value);
+                }
+                Ok(Object(map))
+            }
+        }
+
+        deserializer.deserialize_map(Keys)
+    }
+}
+
 /// Reads a line.
 pub(crate) fn parse(line: &[u8]) -> Line {
     let wrong = |id, cause: String| Line {
         id,
         wish: Err(cause),
     };
-    let mut object: Map<String, Value> = match serde_json::from_slice(line) {
-        Ok(Value::Object(object)) => object,
-        Ok(_) => return wrong(None, "a request is a JSON object".to_owned()),
-        Err(error) => return wrong(None, format!("this is not JSON: {error}")),
+    let Object(mut object) = match serde_json::from_slice(line) {
+        Ok(object) => object,
+        Err(error) => return wrong(None, format!("this is no request: {error}")),
     };
     let id = match object.remove("id") {
         Some(id @ (Value::Number(_) | Value::String(_))) => Some(id),
@@ -163,8 +194,12 @@ mod tests {
         let kinds = ["state", "ended"].map(str::to_owned).to_vec();
         assert_eq!(line.wish, Ok(Wish::Subscribe(kinds)));
         for (text, cause) in [
-            ("", "not JSON"),
+            ("", "no request"),
             ("[]", "object"),
+            (
+                r#"{"command":"pause","command":"stop"}"#,
+                "\"command\" stands there twice",
+            ),
             (r#"{"id":{},"command":"pause"}"#, "id"),
             (r#"{"id":1}"#, "command"),
             (r#"{"command":"fly"}"#, "pause"),
