@@ -2,25 +2,43 @@
 
 use std::io;
 
-use arch::{BootError, KvmError, PlanError};
+use arch::{BootError, ConfigPath, KvmError, PlanError};
 
 use crate::cures;
 
 /// Why a VM could not be built or had to be given up. `Display` is one line; the sources carry the
-/// rest of the chain.
+/// rest of the chain, and [`Error::cure`] says what would help.
+///
+/// The texts speak of the configuration and not of a front end: of `guest-memory` and `blk[0].queues`, and in
+/// cures of `key=value`.
+///
+/// ```
+/// use vmm_reference::{BlkConfig, Error, VmConfig};
+///
+/// let disk = BlkConfig { path: "root.img".into(), queues: 99, ..BlkConfig::default() };
+/// # if cfg!(feature = "virtio-blk") {
+/// let error = VmConfig::default().with_disk(disk).machine().unwrap_err();
+/// assert_eq!(error.to_string(), "blk[0].queues=99: it is 1 to 16");
+/// let Error::Config { field, value, .. } = error else { unreachable!() };
+/// assert_eq!((field.first(), field.index(), field.rest()), ("blk", Some(0), "queues"));
+/// assert_eq!(value, "99");
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A configuration value cannot be used.
-    #[error("--{field}={value}: {cause}")]
+    /// A configuration value cannot be used: by its own limits, by what else is configured, or by what the
+    /// host and the platform offer.
+    #[error("{}: {cause}", .field.with_value(.value))]
     Config {
-        /// The field, as the command line names it.
-        field: &'static str,
-        /// The value given.
+        /// Where the configuration has the value. Values that are not of [`VmConfig`](crate::VmConfig) have the
+        /// name under which the library was given them.
+        field: ConfigPath,
+        /// The value given, as text; empty where there is none.
         value: String,
         /// What is wrong.
         cause: String,
-        /// What would be right.
+        /// What would be right, in words of the configuration (`key=value`).
         cure: String,
     },
     /// The host has no usable KVM.
@@ -32,15 +50,16 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The platform cannot provide the machine asked for.
+    /// The platform has no room for the machine asked for. (A value that it does not offer is
+    /// [`Error::Config`].)
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(PlanError),
     /// A kernel or initrd cannot be loaded.
-    #[error("--{field}={value}")]
+    #[error("{}", .field.with_value(.value))]
     Boot {
-        /// The field, as the command line names it.
-        field: &'static str,
-        /// The value given.
+        /// Where the configuration names the file.
+        field: ConfigPath,
+        /// The file's path, or a name in parentheses where there is no file.
         value: String,
         /// The cause.
         #[source]
@@ -73,10 +92,41 @@ pub enum Error {
     },
 }
 
+/// A value is as wrong when the platform refuses it as when the configuration does.
+impl From<PlanError> for Error {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Config {
+                field,
+                value,
+                cause,
+                cure,
+            } => Self::Config {
+                field,
+                value,
+                cause,
+                cure,
+            },
+            other => Self::Plan(other),
+        }
+    }
+}
+
 impl Error {
     pub(crate) fn host(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Host { what, source }
+    }
+
+    /// Where the configuration has what the error is about, and the value there, as text.
+    #[must_use]
+    pub fn value(&self) -> Option<(&ConfigPath, &str)> {
+        match self {
+            Self::Config { field, value, .. } | Self::Boot { field, value, .. } => {
+                Some((field, value))
+            }
+            _ => None,
+        }
     }
 
     /// One line that says what to do about it, where something can be done.
@@ -86,7 +136,6 @@ impl Error {
             Self::Config { cure, .. } => Some(cure),
             Self::KvmUnavailable { cure, .. } => Some(cure),
             Self::Vcpu { cure, .. } => *cure,
-            Self::Plan(PlanError::Config { cure, .. }) => Some(cure),
             Self::Boot {
                 source: BootError::WrongFile { cure, .. },
                 ..
@@ -94,21 +143,19 @@ impl Error {
             Self::Boot {
                 source: BootError::CmdlineTooLong { .. },
                 ..
-            } => Some("shorten --append or --cmdline"),
+            } => Some("shorten append=TEXT or cmdline=TEXT"),
             Self::Boot {
                 source: BootError::TooLarge { .. },
                 ..
-            } => Some("give the guest more memory (--guest-memory) or a smaller image"),
+            } => Some("give the guest more memory (guest-memory=SIZE) or a smaller image"),
             Self::Kvm(KvmError::Lacks { cure, .. }) => Some(cure),
             Self::Kvm(KvmError::Failed { operation, source }) => {
                 cures::of_kvm(operation, source.errno())
             }
             Self::Host { source, .. } => source.raw_os_error().and_then(cures::of_host),
-            Self::Boot {
-                field: "kernel", ..
-            } => Some(
-                "give a kernel for this host's architecture in a format it boots (--help); if this is \
-                 one, copy, download or build it again",
+            Self::Boot { field, .. } if *field == "kernel" => Some(
+                "give a kernel for this host's architecture, in a format that it boots and this build has; if \
+                 this is one, copy, download or build it again",
             ),
             _ => None,
         }

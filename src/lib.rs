@@ -37,7 +37,7 @@ pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
 pub use arch;
-pub use arch::{Lean, Transport};
+pub use arch::{ConfigPath, Lean, Transport};
 pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};

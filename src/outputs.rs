@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::config::whole;
 use crate::{ConsoleTarget, Error, VmConfig};
 
-/// A file and the option that names it, without `--`.
+/// A file, and what names it: a key of the configuration, or a word of the caller's.
 pub type NamedFile<'a> = (&'static str, &'a Path);
 
 /// How many symbolic links may lead to a file (path_resolution(7)).
@@ -26,7 +26,7 @@ impl VmConfig {
     /// Names the field, the file, and what speaks against it.
     pub fn check_output(&self, field: &'static str, path: &Path, file: &File) -> Result<(), Error> {
         let refuse = |cause: String, cure: &str| Error::Config {
-            field,
+            field: field.into(),
             value: shown(field, path),
             cause,
             cure: cure.to_owned(),
@@ -63,10 +63,10 @@ fn shown(field: &str, path: &Path) -> String {
 fn refused_input(field: &'static str, path: &Path, what: &str) -> Error {
     let what = match what {
         "kernel" | "initrd" | "disk" => format!("the {what} of this VM"),
-        option => format!("the file of --{option}"),
+        name => format!("the file of {name}"),
     };
     Error::Config {
-        field,
+        field: field.into(),
         value: shown(field, path),
         cause: format!("it is {what} as well, and would be overwritten"),
         cure: "name another file".to_owned(),
@@ -128,9 +128,9 @@ impl VmConfig {
             });
             if let Some((other, _)) = twice {
                 return Err(Error::Config {
-                    field,
+                    field: field.into(),
                     value: shown(field, path),
-                    cause: format!("--{other} writes to the same file"),
+                    cause: format!("{other} writes to the same file"),
                     cure: "name two files".to_owned(),
                 });
             }
@@ -192,7 +192,7 @@ pub fn refused_output(field: &'static str, path: &Path, error: &io::Error) -> Er
         _ => (error.to_string(), "name a file that can be written"),
     };
     Error::Config {
-        field,
+        field: field.into(),
         value: shown(field, path),
         cause,
         cure: cure.to_owned(),
@@ -290,10 +290,10 @@ mod tests {
         };
         for (name, said) in [
             ("kernel", "the kernel of this VM"),
-            ("config", "the file of --config"),
-            ("link", "the file of --config"),
-            ("log", "--serial writes to the same file"),
-            ("./log", "--serial writes to the same file"),
+            ("config", "the file of config"),
+            ("link", "the file of config"),
+            ("log", "serial writes to the same file"),
+            ("./log", "serial writes to the same file"),
             ("folder", "Is a directory"),
             ("nowhere/file", "the folder that it is in does not exist"),
             ("lost", "the folder that it is in does not exist"),

@@ -35,6 +35,18 @@ const KVM_BINDINGS: [&str; 5] = [
 const FACADE: [&str; 1] = ["src/lib.rs"];
 /// Crates whose files import each other in no circle, besides the backends.
 const WITHOUT_CIRCLES: [&str; 1] = ["arch/host"];
+/// What the command line alone knows: its options that are no keys of a configuration, whose keys are options too.
+const OTHER_OPTIONS: [&str; 9] = [
+    "help",
+    "config",
+    "dump-config",
+    "log-level",
+    "boot-timeline",
+    "arch",
+    "facts",
+    "dump-facts",
+    "dump-dtb",
+];
 /// Lines of one file.
 const MAX_LINES: usize = 600;
 
@@ -118,6 +130,58 @@ fn the_core_and_the_devices_name_no_architecture() {
     forbid("devices", &words, &[]);
     forbid("src", &["arch_host"], &FACADE);
     forbid("devices", &["arch::", "arch_host", "vmm_reference"], &[]);
+}
+
+/// The keys of a configuration, from the table of its documentation.
+fn configuration_keys() -> Vec<String> {
+    let text = fs::read_to_string(root().join("docs/configuration.md")).expect("documentation");
+    let keys: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter(|key| !key.contains('.'))
+        .map(str::to_owned)
+        .collect();
+    assert!(keys.len() >= 20, "{keys:?}");
+    keys
+}
+
+/// The first of these options that a line names, as users of the command line write them.
+fn named_option<'a>(line: &str, options: &'a [String]) -> Option<&'a str> {
+    let names = line.split("--").skip(1).map(|behind| {
+        let end = behind.find(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        behind
+            .get(..end.unwrap_or(behind.len()))
+            .unwrap_or_default()
+    });
+    names
+        .filter_map(|name| options.iter().find(|option| *option == name))
+        .map(String::as_str)
+        .next()
+}
+
+#[test]
+fn only_the_command_line_names_options() {
+    let mut options = configuration_keys();
+    options.extend(OTHER_OPTIONS.map(str::to_owned));
+    for (line, found) in [
+        ("\"use --transport=mmio\"", Some("transport")),
+        ("a format it boots (--help)", Some("help")),
+        ("`docker --device /dev/kvm`, xz --format=lzma", None),
+        ("\"use transport=mmio\"; --networks", None),
+    ] {
+        assert_eq!(named_option(line, &options), found, "{line}");
+    }
+    for folder in ["src", "arch", "devices"] {
+        for (name, text) in sources(folder) {
+            if name.starts_with("src/cli/") {
+                continue;
+            }
+            for (number, line) in code(&text) {
+                let found = named_option(line, &options);
+                assert_eq!(found, None, "{name}:{number}: {line}");
+            }
+        }
+    }
 }
 
 #[test]

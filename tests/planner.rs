@@ -108,7 +108,7 @@ impl Fake {
 
 fn refuse<T>(field: &'static str, value: impl ToString) -> Result<T, PlanError> {
     Err(PlanError::Config {
-        field,
+        field: field.into(),
         value: value.to_string(),
         cause: "no such machine".to_owned(),
         cure: "wish for another".to_owned(),
@@ -392,5 +392,5 @@ fn the_core_plans_without_kvm() {
     assert_eq!(machine.cmdline, format!("{console}quiet"));
 
     let error = plan(&Fake(Flaw::None), &config.with_vcpus(65)).unwrap_err();
-    assert_eq!(error.to_string(), "--vcpus=65: no such machine");
+    assert_eq!(error.to_string(), "vcpus=65: no such machine");
 }

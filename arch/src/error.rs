@@ -2,6 +2,7 @@
 
 use kvm_ioctls::{Cap, Error as Errno, Kvm};
 
+use crate::ConfigPath;
 use crate::kernel::KernelHeader;
 
 /// What Linux answers when there is no such device, on every architecture.
@@ -12,15 +13,15 @@ const ENODEV: i32 = 19;
 #[non_exhaustive]
 pub enum PlanError {
     /// A configuration value is outside what the platform offers.
-    #[error("--{field}={value}: {cause}")]
+    #[error("{}: {cause}", .field.with_value(.value))]
     Config {
-        /// The configuration field, as the command line names it.
-        field: &'static str,
-        /// The value given.
+        /// Where the configuration has the value.
+        field: ConfigPath,
+        /// The value given, as text; empty where there is none.
         value: String,
         /// What is wrong with it.
         cause: String,
-        /// What would be right.
+        /// What would be right, in words of the configuration (`key=value`).
         cure: String,
     },
     /// An address, interrupt or identifier space of the platform is full or misused.

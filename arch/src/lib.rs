@@ -7,6 +7,7 @@
 //!
 //! This crate contains no `cfg`: adding an architecture does not change it.
 
+mod config_path;
 pub mod contract;
 pub mod device_tree;
 mod error;
@@ -18,6 +19,7 @@ mod plan;
 mod platform;
 mod resources;
 
+pub use config_path::ConfigPath;
 pub use error::{BootError, KvmError, PlanError};
 pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
 pub use lean::{GuestKernel, Lean, LeanChoice};

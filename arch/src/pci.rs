@@ -30,13 +30,13 @@ impl PciPlan {
     ) -> Result<Vec<DevicePlan>, PlanError> {
         if virtio.len() > MAX_DEVICES {
             return Err(PlanError::Config {
-                field: "transport",
+                field: "transport".into(),
                 value: "pci".to_owned(),
                 cause: format!(
                     "there are {} virtio devices, and a PCI bus has room for {MAX_DEVICES}",
                     virtio.len()
                 ),
-                cure: "leave some out, or use --transport=mmio".to_owned(),
+                cure: "leave some out, or use transport=mmio".to_owned(),
             });
         }
         let device = |kind, space, range| DevicePlan {
@@ -92,7 +92,7 @@ mod tests {
         let error = PLAN.devices(&[VirtioKind::Block; 32], None).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "--transport=pci: there are 32 virtio devices, and a PCI bus has room for 31"
+            "transport=pci: there are 32 virtio devices, and a PCI bus has room for 31"
         );
     }
 

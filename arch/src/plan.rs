@@ -47,7 +47,7 @@ pub enum Transport {
     Pci,
 }
 
-/// An amount of memory as the command line takes it: `1024M`, `5K`; bytes where no unit fits.
+/// An amount of memory as configurations have it: `1024M`, `5K`; bytes where no unit fits.
 #[must_use]
 pub fn size_text(bytes: u64) -> String {
     if bytes.is_multiple_of(1 << 20) {
@@ -83,7 +83,7 @@ impl Limits {
     pub fn check(&self, config: &MachineConfig) -> Result<(), PlanError> {
         let memory = |cause: &str, cure: String| {
             Err(PlanError::Config {
-                field: "guest-memory",
+                field: "guest-memory".into(),
                 value: size_text(config.memory),
                 cause: cause.to_owned(),
                 cure,
@@ -113,7 +113,7 @@ impl Limits {
         }
         if config.vcpus == 0 || config.vcpus > self.max_vcpus {
             return Err(PlanError::Config {
-                field: "vcpus",
+                field: "vcpus".into(),
                 value: config.vcpus.to_string(),
                 cause: format!("this host offers 1 to {} vCPUs", self.max_vcpus),
                 cure: "choose a number in between".to_owned(),
@@ -430,14 +430,14 @@ impl MachineConfig {
             remarks.push(
                 "pci=nomsi: devices on the PCI bus of this machine have no interrupts but messages, \
                  so a Linux guest cannot use its virtio devices; leave it away, or use \
-                 --transport=mmio"
+                 transport=mmio"
                     .to_owned(),
             );
         }
         if on_pci && has_word(cmdline, "pci=off") {
             remarks.push(
                 "pci=off: the virtio devices of this machine are on a PCI bus, where a Linux guest \
-                 does not look then; leave it away, or use --transport=mmio"
+                 does not look then; leave it away, or use transport=mmio"
                     .to_owned(),
             );
         }

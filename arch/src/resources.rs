@@ -81,14 +81,14 @@ pub fn virtio_mmio(
 ) -> Result<Vec<DevicePlan>, PlanError> {
     if virtio.len() > gsis.clone().count() {
         return Err(PlanError::Config {
-            field: "transport",
+            field: "transport".into(),
             value: "mmio".to_owned(),
             cause: format!(
                 "there are {} virtio devices, and interrupts for {}",
                 virtio.len(),
                 gsis.count()
             ),
-            cure: "leave some out, or use --transport=pci".to_owned(),
+            cure: "leave some out, or use transport=pci".to_owned(),
         });
     }
     let mut resources = Resources::new(Space::Mmio, window, gsis)?;
@@ -126,7 +126,7 @@ mod tests {
         );
         assert_eq!(
             devices(16).unwrap_err().to_string(),
-            "--transport=mmio: there are 16 virtio devices, and interrupts for 15"
+            "transport=mmio: there are 16 virtio devices, and interrupts for 15"
         );
     }
 }

@@ -54,6 +54,18 @@ pub enum OptionError {
     Value(&'static str, String, String),
 }
 
+impl OptionError {
+    /// Which value of a device's configuration is wrong: its keys with dots between them, as in a file
+    /// (`limits.bw` where a text has `bw`). `None` when it is no value that is wrong.
+    #[must_use]
+    pub fn path(&self) -> Option<&'static str> {
+        match self {
+            Self::Value(key, ..) => Some(limits::path(key).unwrap_or(key)),
+            _ => None,
+        }
+    }
+}
+
 /// Checks the number of entries of a queue.
 fn queue_size(size: u16) -> Result<(), OptionError> {
     parse_queue_size(&size.to_string()).map(drop)

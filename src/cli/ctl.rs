@@ -112,7 +112,7 @@ struct Connection<'a> {
 impl<'a> Connection<'a> {
     fn open(path: &'a Path) -> Result<Self, Error> {
         let refuse = |cause: String| Error::Config {
-            field: "control",
+            field: "control".into(),
             value: path.display().to_string(),
             cause,
             cure: "name the socket of a VM that was started with --control=PATH, as the same user"

@@ -7,6 +7,7 @@ use serde_json::{Map, json};
 use vmm_reference::{Check, Error, HostPlatform, Level, diagnose};
 
 use super::FAILED;
+use super::errors::with_options;
 use super::files::print;
 
 #[derive(Debug, Args)]
@@ -53,7 +54,12 @@ fn text(checks: &[Check], fails: bool) -> String {
             Level::Fail => "FAIL",
         };
         lines.push(format!("{level}  {}: {}", check.what, check.found));
-        lines.extend(check.cure.iter().map(|cure| format!("      cure: {cure}")));
+        lines.extend(
+            check
+                .cure
+                .iter()
+                .map(|cure| format!("      cure: {}", with_options(cure))),
+        );
     }
     lines.push(
         if fails {

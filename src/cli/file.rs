@@ -51,7 +51,7 @@ pub(super) fn read(path: &Path) -> Result<(VmConfig, bool), Error> {
 pub(super) fn dump(config: &VmConfig) -> Result<ExitCode, Error> {
     config.machine()?;
     let text = toml::to_string(config).map_err(|error| Error::Config {
-        field: "dump-config",
+        field: "dump-config".into(),
         value: "true".to_owned(),
         cause: error.to_string(),
         cure: "TOML holds paths in UTF-8 only; give others on the command line".to_owned(),
@@ -62,7 +62,7 @@ pub(super) fn dump(config: &VmConfig) -> Result<ExitCode, Error> {
 
 fn refuse(path: &Path, cause: impl Into<String>, cure: &str) -> Error {
     Error::Config {
-        field: "config",
+        field: "config".into(),
         value: path.display().to_string(),
         cause: cause.into(),
         cure: cure.to_owned(),

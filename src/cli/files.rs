@@ -58,7 +58,7 @@ impl OutputFile {
 /// Reads a short text from a regular file.
 pub(super) fn read_text(field: &'static str, path: &Path) -> Result<String, Error> {
     let refuse = |cause: String, cure: &str| Error::Config {
-        field,
+        field: field.into(),
         value: path.display().to_string(),
         cause,
         cure: cure.to_owned(),

@@ -3,6 +3,7 @@
 #[cfg(feature = "control")]
 mod ctl;
 mod doctor;
+mod errors;
 #[cfg(feature = "config-file")]
 mod file;
 mod files;
@@ -17,12 +18,12 @@ mod usage;
 mod values;
 
 use std::env;
-use std::error::Error as _;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use self::errors::Failure;
 #[cfg(feature = "virtio-rng")]
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -330,16 +331,19 @@ impl VmArgs {
     fn then(
         self,
         act: impl FnOnce(&VmConfig, &[NamedFile<'_>]) -> Result<ExitCode, Error>,
-    ) -> Result<ExitCode, Error> {
+    ) -> Result<ExitCode, Failure> {
+        let act = |config: &VmConfig, inputs: &[NamedFile<'_>]| {
+            act(config, inputs).map_err(|error| Failure::of(error, config))
+        };
         #[cfg(feature = "config-file")]
         {
             let file = self.config.clone();
             let dump = self.dump_config;
             let config = self.config()?;
             if dump {
-                return file::dump(&config);
+                return file::dump(&config).map_err(|error| Failure::of(error, &config));
             }
-            let inputs = file.as_deref().map(|path| ("config", path));
+            let inputs = file.as_deref().map(|path| ("--config", path));
             act(&config, inputs.as_slice())
         }
         #[cfg(not(feature = "config-file"))]
@@ -384,36 +388,18 @@ pub(crate) fn main() -> ExitCode {
             let timeline = vm.boot_timeline.clone();
             vm.then(|config, inputs| plan::print(config, &what, inputs, timeline.as_deref()))
         }
-        Some(Command::Inspect(what)) => inspect::print(&what),
-        Some(Command::Doctor(what)) => doctor::check(&what),
+        Some(Command::Inspect(what)) => inspect::print(&what).map_err(Failure::from),
+        Some(Command::Doctor(what)) => doctor::check(&what).map_err(Failure::from),
         #[cfg(feature = "control")]
-        Some(Command::Ctl(what)) => ctl::run(&what),
+        Some(Command::Ctl(what)) => ctl::run(&what).map_err(Failure::from),
     };
-    result.unwrap_or_else(|error| {
-        report(&error);
-        match error {
+    result.unwrap_or_else(|failure| {
+        failure.report();
+        match *failure.error {
             Error::Config { .. } | Error::Plan(_) | Error::Boot { .. } => USAGE.into(),
             _ => FAILED.into(),
         }
     })
-}
-
-/// The chain of causes on one line, the cure on the next, then the report of a failed vCPU.
-fn report(error: &Error) {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    say(&format!("error: {text}"));
-    let of_this_host = error.is_failed_emulation().then(doctor::interprets);
-    if let Some(cure) = of_this_host.flatten().or(error.cure()) {
-        say(&format!("  cure: {cure}"));
-    }
-    if let Some(report) = error.report().filter(|report| !report.is_empty()) {
-        say(report);
-    }
 }
 
 /// A line on stderr. Whether somebody reads it changes nothing.

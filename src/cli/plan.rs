@@ -12,6 +12,7 @@ use vmm_reference::{
     planner_with_facts, probe, rehearse,
 };
 
+use super::errors::with_options;
 use super::files::{OutputFile, print as print_text, read_text};
 
 #[derive(Debug, Args)]
@@ -61,7 +62,7 @@ pub(super) fn print(
         && let Some(path) = &options.facts
     {
         return Err(Error::Config {
-            field: "facts",
+            field: "facts".into(),
             value: path.display().to_string(),
             cause: "it does not say of which architecture the host is".to_owned(),
             cure: format!("add --arch={}", ARCHITECTURES.join(", or --arch=")),
@@ -71,7 +72,7 @@ pub(super) fn print(
     let inputs: Vec<NamedFile<'_>> = inputs
         .iter()
         .copied()
-        .chain(options.facts.as_deref().map(|path| ("facts", path)))
+        .chain(options.facts.as_deref().map(|path| ("--facts", path)))
         .collect();
     config.check_outputs(&inputs, &options.outputs(boot_timeline))?;
     #[cfg(feature = "control")]
@@ -120,7 +121,7 @@ fn choose(options: &Options, config: &VmConfig) -> Result<Box<dyn Planner>, Erro
         (Some(arch), None) => planner(arch),
         (Some(arch), Some(path)) => {
             let refuse = |cause: String| Error::Config {
-                field: "facts",
+                field: "facts".into(),
                 value: path.display().to_string(),
                 cause,
                 cure: "give a file that `plan --dump-facts` wrote on a host of that architecture"
@@ -132,7 +133,7 @@ fn choose(options: &Options, config: &VmConfig) -> Result<Box<dyn Planner>, Erro
         }
     };
     found.ok_or_else(|| Error::Config {
-        field: "arch",
+        field: "arch".into(),
         value: options.arch.clone().unwrap_or_default(),
         cause: "there is no backend for it".to_owned(),
         cure: "see --help for those there are".to_owned(),
@@ -208,7 +209,7 @@ fn write_text(out: &mut String, plan: &MachinePlan) -> std::fmt::Result {
         writeln!(out, "\nremarks")?;
     }
     for remark in &plan.remarks {
-        writeln!(out, "  {remark}")?;
+        writeln!(out, "  {}", with_options(remark))?;
     }
     Ok(())
 }

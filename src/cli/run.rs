@@ -18,6 +18,7 @@ use vmm_reference::{
     Console, ConsoleTarget, Consoles, Error, ExitReason, NamedFile, Vm, VmConfig, refused_output,
 };
 
+use super::errors::with_options;
 use super::terminal::RawTerminal;
 use super::timeline::{self, ProcessStart};
 use super::{CRASHED, say};
@@ -58,7 +59,7 @@ pub(super) fn run(
         [Some(&config.serial), config.console.as_ref()].contains(&Some(&ConsoleTarget::Stdio));
     warn_consoles(config, &vm.plan().cmdline);
     for remark in &vm.plan().remarks {
-        log::warn!("{remark}");
+        log::warn!("{}", with_options(remark));
     }
     let ignored = ignored_signals();
     if let Some(signals) = signals(&[SIGINT, SIGHUP], ignored).map_err(signal_error)? {
@@ -132,7 +133,7 @@ fn console(field: &'static str, target: &ConsoleTarget) -> Result<Console, Error
     opened.map_err(|error| match target {
         ConsoleTarget::File(path) => refused_output(field, path, &error),
         _ => Error::Config {
-            field,
+            field: field.into(),
             value: target.to_string(),
             cause: error.to_string(),
             cure: "name a file that can be written, or null".to_owned(),

@@ -96,7 +96,7 @@ pub(super) fn format(path: &Path) -> Result<Format, Error> {
         Some("html") => Ok(Format::Html),
         Some("json") => Ok(Format::Json),
         _ => Err(Error::Config {
-            field: "boot-timeline",
+            field: "boot-timeline".into(),
             value: path.display().to_string(),
             cause: "the name's ending says what is written, and this one says nothing".to_owned(),
             cure: "end it in .html or .json".to_owned(),

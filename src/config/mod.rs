@@ -7,7 +7,7 @@ mod values;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use arch::{Cmdline, GuestKernel, Lean, MachineConfig, Transport, VirtioKind};
+use arch::{Cmdline, ConfigPath, GuestKernel, Lean, MachineConfig, Transport, VirtioKind};
 use devices::Overflow;
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
 use serde::{Deserialize, Serialize};
@@ -255,7 +255,7 @@ impl VmConfig {
                     other => format!("the control character {:#04x}", u32::from(other)),
                 };
                 return Err(Error::Config {
-                    field,
+                    field: field.into(),
                     value: text.escape_debug().to_string(),
                     cause: format!(
                         "it holds {name}, and a kernel command line is one line of text"
@@ -294,7 +294,7 @@ impl VmConfig {
         let console = self.console.as_ref().map(ToString::to_string);
         let target = self.balloon.as_ref().map(|balloon| balloon.target);
         let balloon = target.map(|target| target.map(arch::size_text).unwrap_or_default());
-        for (field, value, built) in [
+        for (name, value, built) in [
             ("blk", &blk, cfg!(feature = "virtio-blk")),
             ("net", &net, cfg!(feature = "virtio-net")),
             ("vsock", &vsock, cfg!(feature = "virtio-vsock")),
@@ -303,17 +303,20 @@ impl VmConfig {
         ] {
             if let (Some(value), false) = (value, built) {
                 return Err(Error::Config {
-                    field,
+                    field: match name {
+                        "blk" | "net" => ConfigPath::from(name).item(0),
+                        _ => name.into(),
+                    },
                     value: value.clone(),
                     cause: "this build has no such device".to_owned(),
-                    cure: format!("build with the feature virtio-{field}"),
+                    cure: format!("build with the feature virtio-{name}"),
                 });
             }
         }
         self.check_values()?;
         if self.transport == Transport::Pci && !cfg!(feature = "pci") {
             return Err(Error::Config {
-                field: "transport",
+                field: "transport".into(),
                 value: "pci".to_owned(),
                 cause: "this build has no PCI bus".to_owned(),
                 cure: "use mmio, or build with the feature pci".to_owned(),
@@ -323,10 +326,10 @@ impl VmConfig {
             && target > self.guest_memory.bytes()
         {
             return Err(Error::Config {
-                field: "balloon target",
+                field: ConfigPath::from("balloon").key("target"),
                 value,
                 cause: format!("the guest has {} of memory", self.guest_memory),
-                cure: "give the memory that the guest is left with, or more --guest-memory"
+                cure: "give the memory that the guest is left with, or the guest more (guest-memory=SIZE)"
                     .to_owned(),
             });
         }
@@ -335,29 +338,23 @@ impl VmConfig {
 
     /// Every device's own limits, and what no two of them can have.
     fn check_values(&self) -> Result<(), Error> {
-        let wrong = |field, value: String| {
-            move |error: OptionError| Error::Config {
-                field,
-                value,
-                cause: error.to_string(),
-                cure: "give a value that --help lists".to_owned(),
-            }
-        };
-        for disk in &self.blk {
-            let name = disk.path.display().to_string();
-            disk.check().map_err(wrong("blk", name))?;
+        for (place, disk) in self.blk.iter().enumerate() {
+            let path = ConfigPath::from("blk").item(place);
+            disk.check().map_err(|error| refused(path, error))?;
         }
         for (place, net) in self.net.iter().enumerate() {
-            net.check().map_err(wrong("net", net.to_string()))?;
+            let path = ConfigPath::from("net").item(place);
+            net.check().map_err(|error| refused(path, error))?;
             let before = self.net.iter().take(place);
             if before
                 .clone()
                 .any(|other| (&other.tap, other.fd) == (&net.tap, net.fd))
             {
+                let (field, value) = tap_of(place, net);
                 return Err(Error::Config {
-                    field: "net",
-                    value: net.to_string(),
-                    cause: "another --net has it already".to_owned(),
+                    field,
+                    value,
+                    cause: "another network device has it already".to_owned(),
                     cure: "give each network device a tap or a descriptor of its own; for more \
                            queues write tap=NAME,queues=N"
                         .to_owned(),
@@ -365,12 +362,14 @@ impl VmConfig {
             }
         }
         if let Some(vsock) = &self.vsock {
-            let name = vsock.path.display().to_string();
-            vsock.check().map_err(wrong("vsock", name))?;
+            vsock
+                .check()
+                .map_err(|error| refused("vsock".into(), error))?;
         }
         if let Some(balloon) = &self.balloon {
-            let target = balloon.target.map(arch::size_text).unwrap_or_default();
-            balloon.check().map_err(wrong("balloon", target))?;
+            balloon
+                .check()
+                .map_err(|error| refused("balloon".into(), error))?;
         }
         Ok(())
     }
@@ -382,7 +381,7 @@ impl VmConfig {
             && whole(serial) == whole(console)
         {
             return Err(Error::Config {
-                field: "console",
+                field: "console".into(),
                 value: format!("file={}", console.display()),
                 cause: "the serial console writes to the same file".to_owned(),
                 cure: "name two files, or make one of them null".to_owned(),
@@ -390,13 +389,47 @@ impl VmConfig {
         }
         if self.serial == ConsoleTarget::Stdio && self.console == Some(ConsoleTarget::Stdio) {
             return Err(Error::Config {
-                field: "console",
+                field: "console".into(),
                 value: "stdio".to_owned(),
                 cause: "the serial console has stdin and stdout already".to_owned(),
-                cure: "add --serial=null, or --serial=file=PATH".to_owned(),
+                cure: "give serial=null, or serial=file=PATH".to_owned(),
             });
         }
         Ok(())
+    }
+}
+
+/// Why a device's configuration cannot be used; `device` is where it stands.
+fn refused(device: ConfigPath, error: OptionError) -> Error {
+    let path = error.path();
+    let (field, value, cause, cure) = match (error, path) {
+        (OptionError::Value(_, value, cause), Some(path)) => {
+            let cure = "give a value that it may have; docs/configuration.md lists them".to_owned();
+            (device.key(path), value, cause, cure)
+        }
+        (OptionError::Missing(what, form), _) => {
+            let cause = format!("it has no {what}");
+            (device, String::new(), cause, format!("give {form}"))
+        }
+        (error, _) => {
+            let cure = "see docs/configuration.md for what there is".to_owned();
+            (device, String::new(), error.to_string(), cure)
+        }
+    };
+    Error::Config {
+        field,
+        value,
+        cause,
+        cure,
+    }
+}
+
+/// Where the network device at this place of the list has the name or the descriptor of its tap, and which.
+pub(crate) fn tap_of(place: usize, net: &NetConfig) -> (ConfigPath, String) {
+    let path = ConfigPath::from("net").item(place);
+    match net.fd {
+        Some(fd) => (path.key("fd"), fd.to_string()),
+        None => (path.key("tap"), net.tap.clone().unwrap_or_default()),
     }
 }
 

@@ -35,17 +35,14 @@ fn what_a_program_or_a_file_gives_is_checked_too() {
         ..BlkConfig::default()
     };
     if cfg!(feature = "virtio-blk") {
-        refused(
-            config().with_disk(disk),
-            "--blk=a: queues=\"0\": it is 1 to 16",
-        );
+        refused(config().with_disk(disk), "blk[0].queues=0: it is 1 to 16");
         refused(config().with_disk(BlkConfig::default()), "no file");
     }
     if cfg!(feature = "virtio-net") {
         let net = |text: &str| text.parse::<NetConfig>().unwrap();
         for name in ["vm0", "fd=7"] {
             let twice = config().with_net(net(name)).with_net(net(name));
-            refused(twice, "another --net has it already");
+            refused(twice, "another network device has it already");
         }
         let two = config().with_net(net("vm0")).with_net(net("vm1"));
         assert!(two.machine().is_ok());
@@ -55,7 +52,7 @@ fn what_a_program_or_a_file_gives_is_checked_too() {
             cid: 2,
             path: "v".into(),
         };
-        refused(config().with_vsock(vsock), "cid=\"2\"");
+        refused(config().with_vsock(vsock), "vsock.cid=2: it is");
     }
     if cfg!(feature = "virtio-balloon") {
         let target = Some(0);

@@ -213,7 +213,7 @@ fn uart(planned: &DevicePlan, lines: &Lines<'_>) -> Result<(Arc<dyn BusDevice>, 
 #[cfg(not(feature = "serial"))]
 fn uart(planned: &DevicePlan, _lines: &Lines<'_>) -> Result<(Arc<dyn BusDevice>, Port), Error> {
     Err(Error::Config {
-        field: "serial",
+        field: "serial".into(),
         value: format!("{:?}", planned.kind),
         cause: "this build has no serial console".to_owned(),
         cure: "build with the feature serial".to_owned(),

@@ -13,11 +13,13 @@
 
 use std::fs;
 use std::io;
+use std::iter::Enumerate;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::slice;
 use std::sync::Arc;
 
-use arch::{DevicePlan, GuestRam, VirtioKind};
+use arch::{ConfigPath, DevicePlan, GuestRam, VirtioKind};
 use devices::config::{BlkConfig, NetConfig, VsockConfig};
 use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -32,8 +34,8 @@ use crate::{Error, PlannedFor, VmConfig};
 /// of this build are none: [`VmConfig::machine`] has refused them.
 pub(crate) struct Maker<'a> {
     config: &'a VmConfig,
-    disks: std::slice::Iter<'a, BlkConfig>,
-    nets: std::slice::Iter<'a, NetConfig>,
+    disks: Enumerate<slice::Iter<'a, BlkConfig>>,
+    nets: Enumerate<slice::Iter<'a, NetConfig>>,
     /// Devices that are there already, all of them or none.
     kept: std::vec::IntoIter<Lasting>,
     timeline: &'a Timeline,
@@ -45,8 +47,8 @@ impl<'a> Maker<'a> {
     pub(crate) fn new(config: &'a VmConfig, kept: Kept, timeline: &'a Timeline) -> Self {
         Self {
             config,
-            disks: config.blk.iter(),
-            nets: config.net.iter(),
+            disks: config.blk.iter().enumerate(),
+            nets: config.net.iter().enumerate(),
             kept: kept.lasting.into_iter(),
             timeline,
             console: kept.virtio_console,
@@ -64,11 +66,14 @@ impl<'a> Maker<'a> {
         match kind {
             #[cfg(feature = "virtio-blk")]
             VirtioKind::Block => {
-                let disk = |config| disk(config, self.timeline);
+                let disk = |(place, config)| disk(place, config, self.timeline);
                 self.disks.next().map(disk).transpose()
             }
             #[cfg(feature = "virtio-net")]
-            VirtioKind::Net => self.nets.next().map(net).transpose(),
+            VirtioKind::Net => {
+                let net = |(place, config)| net(place, config);
+                self.nets.next().map(net).transpose()
+            }
             #[cfg(feature = "virtio-vsock")]
             VirtioKind::Vsock => self.config.vsock.as_ref().map(vsock).transpose(),
             #[cfg(feature = "virtio-console")]
@@ -109,7 +114,7 @@ impl<'a> Maker<'a> {
 pub(crate) fn check(config: &VmConfig, planned_for: PlannedFor) -> Result<(), Error> {
     #[cfg(feature = "virtio-blk")]
     for (place, disk) in config.blk.iter().enumerate() {
-        devices::virtio::Block::check(disk).map_err(refused_disk(disk))?;
+        devices::virtio::Block::check(disk).map_err(refused_disk(place, disk))?;
         let mut before = config.blk.iter().take(place);
         let clash = |other: &BlkConfig| {
             let writes = !other.read_only || !disk.read_only;
@@ -117,22 +122,24 @@ pub(crate) fn check(config: &VmConfig, planned_for: PlannedFor) -> Result<(), Er
         };
         // What the lock of one would say to the other.
         if before.any(clash) {
-            return Err(refused_disk(disk)(devices::virtio::BlockError::InUse {
-                by: " by this process".to_owned(),
-                readers_only: false,
-                path: disk.path.clone(),
-            }));
+            return Err(refused_disk(place, disk)(
+                devices::virtio::BlockError::InUse {
+                    by: " by this process".to_owned(),
+                    readers_only: false,
+                    path: disk.path.clone(),
+                },
+            ));
         }
     }
     let here = planned_for == PlannedFor::ThisHost;
     #[cfg(feature = "virtio-net")]
-    for net in &config.net {
+    for (place, net) in config.net.iter().enumerate() {
         let check = if here {
             devices::virtio::Net::check
         } else {
             devices::virtio::Net::check_values
         };
-        check(net).map_err(refused_net(net))?;
+        check(net).map_err(refused_net(place, net))?;
     }
     #[cfg(feature = "virtio-vsock")]
     if let (Some(vsock), true) = (&config.vsock, here) {
@@ -147,17 +154,22 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 }
 
 #[cfg(feature = "virtio-blk")]
-fn disk(config: &BlkConfig, timeline: &Timeline) -> Result<Box<dyn VirtioDevice>, Error> {
-    let mut disk = devices::virtio::Block::open(config).map_err(refused_disk(config))?;
+fn disk(
+    place: usize,
+    config: &BlkConfig,
+    timeline: &Timeline,
+) -> Result<Box<dyn VirtioDevice>, Error> {
+    let mut disk = devices::virtio::Block::open(config).map_err(refused_disk(place, config))?;
     let timeline = timeline.clone();
     disk.on_first_request(move || timeline.reach(Milestone::DiskRequest));
     Ok(Box::new(disk))
 }
 
+/// `place` is the disk's in the configuration.
 #[cfg(feature = "virtio-blk")]
-fn refused_disk(config: &BlkConfig) -> impl Fn(devices::virtio::BlockError) -> Error {
-    |error| Error::Config {
-        field: "blk",
+fn refused_disk(place: usize, config: &BlkConfig) -> impl Fn(devices::virtio::BlockError) -> Error {
+    move |error| Error::Config {
+        field: ConfigPath::from("blk").item(place).key("path"),
         value: config.path.display().to_string(),
         cause: error.to_string(),
         cure: error.cure(),
@@ -165,18 +177,27 @@ fn refused_disk(config: &BlkConfig) -> impl Fn(devices::virtio::BlockError) -> E
 }
 
 #[cfg(feature = "virtio-net")]
-fn net(config: &NetConfig) -> Result<Box<dyn VirtioDevice>, Error> {
-    let net = devices::virtio::Net::open(config).map_err(refused_net(config))?;
+fn net(place: usize, config: &NetConfig) -> Result<Box<dyn VirtioDevice>, Error> {
+    let net = devices::virtio::Net::open(config).map_err(refused_net(place, config))?;
     Ok(Box::new(net))
 }
 
 #[cfg(feature = "virtio-net")]
-fn refused_net(config: &NetConfig) -> impl Fn(devices::virtio::NetError) -> Error {
-    |error| Error::Config {
-        field: "net",
-        value: config.to_string(),
-        cause: error.to_string(),
-        cure: error.cure(),
+fn refused_net(place: usize, config: &NetConfig) -> impl Fn(devices::virtio::NetError) -> Error {
+    move |error| {
+        let (field, value) = match &error {
+            devices::virtio::NetError::Mtu(mtu, _) => {
+                let net = ConfigPath::from("net").item(place);
+                (net.key("mtu"), mtu.to_string())
+            }
+            _ => crate::config::tap_of(place, config),
+        };
+        Error::Config {
+            field,
+            value,
+            cause: error.to_string(),
+            cure: error.cure(),
+        }
     }
 }
 
@@ -189,7 +210,7 @@ fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
 #[cfg(feature = "virtio-vsock")]
 fn refused_vsock(config: &VsockConfig) -> impl Fn(devices::virtio::VsockError) -> Error {
     |error| Error::Config {
-        field: "vsock",
+        field: ConfigPath::from("vsock").key("path"),
         value: config.path.display().to_string(),
         cause: error.to_string(),
         cure: "name a socket that does not exist yet, with a short path, in a folder that can be \

@@ -152,8 +152,8 @@ fn boot<P: KvmPlatform>(
     (vm, vcpu, irq_chip, plan, ram): (&VmFd, &VcpuFd, &P::IrqChip, &MachinePlan, &GuestRam),
 ) -> Result<(), Error> {
     let refused = |source| Error::Boot {
-        field: "kernel",
-        value: "(doctor's)".to_owned(),
+        field: "kernel".into(),
+        value: "(a probe)".to_owned(),
         source,
     };
     let base = plan.kernel_window.base;

@@ -54,7 +54,7 @@ fn tun() -> Check {
                 }
                 _ => "let your user read and write it (most distributions let everybody)",
             };
-            let found = format!("{error}; --net needs it, unless with fd=N");
+            let found = format!("{error}; network devices (net) need it, unless they have fd=N");
             Check::warn("dev_net_tun", WHAT, found, cure)
         }
     }

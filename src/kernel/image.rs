@@ -16,7 +16,7 @@ const PAGE: u64 = 4096;
 /// Opens a regular file; anything else (a directory, a FIFO that would block) is refused by name.
 pub(crate) fn open(field: &'static str, path: &Path) -> Result<File, Error> {
     let refuse = |cause: String, cure: &str| Error::Config {
-        field,
+        field: field.into(),
         value: path.display().to_string(),
         cause,
         cure: cure.to_owned(),
@@ -77,10 +77,10 @@ pub(crate) fn kernel(config: &VmConfig, hello: Option<&'static [u8]>) -> Result<
             })
         }
         (None, None) => Err(Error::Config {
-            field: "kernel",
+            field: "kernel".into(),
             value: String::new(),
             cause: "no kernel is named and this build has no built-in guest".to_owned(),
-            cure: "give --kernel=PATH, or build with the feature hello-guest".to_owned(),
+            cure: "give kernel=PATH, or build with the feature hello-guest".to_owned(),
         }),
     }
 }
@@ -124,7 +124,7 @@ fn kernel_file(path: &Path, limit: u64) -> Result<KernelImage, Error> {
 
 pub(crate) fn kernel_error(path: &Path) -> impl FnOnce(BootError) -> Error {
     move |source| Error::Boot {
-        field: "kernel",
+        field: "kernel".into(),
         value: path.display().to_string(),
         source,
     }
@@ -160,10 +160,10 @@ impl Initrd {
             .len();
         if size == 0 {
             return Err(Error::Config {
-                field: "initrd",
+                field: "initrd".into(),
                 value: path.display().to_string(),
                 cause: "the file is empty".to_owned(),
-                cure: "make or copy it again, or leave --initrd away".to_owned(),
+                cure: "make or copy it again, or leave initrd away".to_owned(),
             });
         }
         Ok(Self {
@@ -186,7 +186,7 @@ impl Initrd {
             }
         };
         Some(format!(
-            "--initrd={}: this looks like {what}; an initrd is a cpio archive, packed or not",
+            "initrd={}: this looks like {what}; an initrd is a cpio archive, packed or not",
             self.path.display()
         ))
     }
@@ -222,7 +222,7 @@ impl Initrd {
 
 fn initrd_error(path: &Path) -> impl Fn(BootError) -> Error {
     move |source| Error::Boot {
-        field: "initrd",
+        field: "initrd".into(),
         value: path.display().to_string(),
         source,
     }

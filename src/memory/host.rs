@@ -35,7 +35,7 @@ impl HostMemory {
         }
         let mib = |bytes: u64| format!("{}M", bytes >> 20);
         Err(Error::Config {
-            field: "guest-memory",
+            field: "guest-memory".into(),
             value: config.guest_memory.to_string(),
             cause: format!(
                 "the host has {} of memory and {} of swap, so the guest could never use {} of it",
@@ -44,7 +44,7 @@ impl HostMemory {
                 mib(wanted.saturating_sub(most).max(1 << 20))
             ),
             cure: format!(
-                "give at most {}, add memory or swap, or add --overcommit when the guest will not \
+                "give at most {}, add memory or swap, or give overcommit=true when the guest will not \
                  touch all of it",
                 mib(most)
             ),
@@ -110,7 +110,7 @@ mod tests {
         let error = host.check(&with(1537)).unwrap_err();
         let said = error.to_string();
         for part in [
-            "--guest-memory=1537M",
+            "guest-memory=1537M",
             "1024M of memory",
             "512M of swap",
             "use 1M",
@@ -118,7 +118,7 @@ mod tests {
             assert!(said.contains(part), "{part}: {said}");
         }
         let cure = error.cure().unwrap();
-        assert!(cure.contains("at most 1536M") && cure.contains("--overcommit"));
+        assert!(cure.contains("at most 1536M") && cure.contains("overcommit=true"));
         assert!(host.check(&with(1537).with_overcommit()).is_ok());
         assert_eq!(HostMemory::parse("nothing"), None);
         assert_eq!(HostMemory::parse("MemTotal: many kB"), None);

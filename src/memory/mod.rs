@@ -14,7 +14,7 @@ use crate::Error;
 /// Maps the plan's RAM: anonymous, private, reserved lazily and never zeroed by the VMM.
 pub(crate) fn map_ram(plan: &MachinePlan) -> Result<GuestRam, Error> {
     let too_large = |cause: String| Error::Config {
-        field: "guest-memory",
+        field: "guest-memory".into(),
         value: format!("{}M", plan.ram_size() >> 20),
         cause: format!("the host cannot map it: {cause}"),
         cure: cure(

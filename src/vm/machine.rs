@@ -64,7 +64,7 @@ pub fn device_tree(
         .map(|initrd| initrd.load(&kernel, plan, &ram))
         .transpose()?;
     let boot = |source| Error::Boot {
-        field: "arch",
+        field: "arch".into(),
         value: plan.arch.to_owned(),
         source,
     };
@@ -191,7 +191,7 @@ impl<P: KvmPlatform> Machine<P> {
             ..
         } = kernel;
         let boot = |source| Error::Boot {
-            field: "kernel",
+            field: "kernel".into(),
             value: name.clone(),
             source,
         };

@@ -62,7 +62,7 @@ fn load(
     planned_for: PlannedFor,
 ) -> Result<(), Error> {
     let boot = |source| Error::Boot {
-        field: "kernel",
+        field: "kernel".into(),
         value: kernel.name.clone(),
         source,
     };

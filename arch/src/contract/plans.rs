@@ -41,7 +41,10 @@ pub fn plans_hold_over_all_sizes<P: Platform>(platform: &P) {
                     // A host may be too small for this machine; then it says which value is too
                     // large.
                     Err(PlanError::Config { field, .. }) => {
-                        assert!(["guest-memory", "vcpus"].contains(&field), "{field}");
+                        assert!(
+                            ["guest-memory", "vcpus"].contains(&field.as_str()),
+                            "{field}"
+                        );
                         assert!(memory > GIB || vcpus > 8, "{config:?} is refused");
                     }
                     Err(error) => panic!("{config:?}: {error}"),

@@ -59,11 +59,10 @@ const fn packed(magic: &'static [u8], name: &'static str, cure: &'static str) ->
     Magic(offset, magic, file)
 }
 
-const CPIO: &str = "give it as --initrd, and the kernel as --kernel";
-const DISK: &str =
-    "give it as --blk=FILE; the kernel is a file of its own, in /boot of most systems";
+const CPIO: &str = "give it as initrd=FILE, and the kernel as kernel=KERNEL";
+const DISK: &str = "give it as blk=FILE; the kernel is a file of its own, in /boot of most systems";
 const CONVERT: &str = "the kernel is a file of its own, in /boot of most systems; as a disk it has to be raw \
-                       (qemu-img convert -O raw FILE DISK, then --blk=DISK)";
+                       (qemu-img convert -O raw FILE DISK, then blk=DISK)";
 const UNPACK_ARCHIVE: &str = "unpack it and give the kernel inside";
 
 const KNOWN: [Magic; 42] = [

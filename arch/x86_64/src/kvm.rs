@@ -108,7 +108,7 @@ impl KvmPlatform for X86_64 {
             if !vm.check_extension(Cap::SplitIrqchip) {
                 return Err(KvmError::Lacks {
                     what: "local APICs without an I/O APIC (KVM_CAP_SPLIT_IRQCHIP)",
-                    cure: "use --lean=auto or --lean=off, or Linux 4.5 or newer",
+                    cure: "use lean=auto or lean=off, or Linux 4.5 or newer",
                 });
             }
             // The argument stays 0: KVM tells of the end of interrupts on lines below it, and there is
@@ -133,7 +133,7 @@ impl KvmPlatform for X86_64 {
         if !vm.check_extension(Cap::Pit2) {
             return Err(KvmError::Lacks {
                 what: "an interval timer (KVM_CAP_PIT2)",
-                cure: "use --lean=auto or --lean=on, or a kernel with CONFIG_KVM_IOAPIC",
+                cure: "use lean=auto or lean=on, or a kernel with CONFIG_KVM_IOAPIC",
             });
         }
         vm.create_irq_chip()

@@ -65,13 +65,13 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
     let lean = lean::choose(facts, config, &asked);
     if config.vcpus > NARROW_VCPUS && !lean.lean {
         return Err(PlanError::Config {
-            field: "vcpus",
+            field: "vcpus".into(),
             value: config.vcpus.to_string(),
             cause: format!(
-                "interrupts of the I/O APIC that a machine with --lean=off has reach {NARROW_VCPUS} \
+                "interrupts of the I/O APIC that a machine with lean=off has reach {NARROW_VCPUS} \
                  vCPUs, and no more"
             ),
-            cure: format!("give 1 to {NARROW_VCPUS} vCPUs, or --lean=auto"),
+            cure: format!("give 1 to {NARROW_VCPUS} vCPUs, or lean=auto"),
         });
     }
     let ram = ram(config.memory);
@@ -117,7 +117,7 @@ fn remarks(
             remarks.push(
                 "acpi=off: a Linux guest learns of its virtio devices from its command line \
                  (virtio_mmio.device=, added to yours), and finds them if its kernel reads that \
-                 (CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES); else leave acpi=off away, or use --transport=pci"
+                 (CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES); else leave acpi=off away, or use transport=pci"
                     .to_owned(),
             );
         }

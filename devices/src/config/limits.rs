@@ -28,6 +28,17 @@ pub struct Limits {
     pub iops_burst: Option<u64>,
 }
 
+/// Where a file has the option of this name, if it is one of these.
+pub(super) fn path(option: &str) -> Option<&'static str> {
+    Some(match option {
+        "bw" => "limits.bw",
+        "bw-burst" => "limits.bw-burst",
+        "iops" => "limits.iops",
+        "iops-burst" => "limits.iops-burst",
+        _ => return None,
+    })
+}
+
 impl Limits {
     /// Takes an option if it is one of these.
     pub(super) fn take(&mut self, key: &str, text: &str) -> Result<(), OptionError> {

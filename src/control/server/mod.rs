@@ -81,7 +81,7 @@ pub enum Place {
 
 fn refused(path: &Path, cause: String, cure: &str) -> Error {
     Error::Config {
-        field: "control",
+        field: "control".into(),
         value: path.display().to_string(),
         cause,
         cure: cure.to_owned(),

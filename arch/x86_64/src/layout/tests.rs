@@ -1,4 +1,4 @@
-use arch::{Cmdline, GuestKernel, Lean, Transport};
+use arch::{Cmdline, ConfigPath, GuestKernel, Lean, Transport};
 use proptest::prelude::*;
 
 use super::*;
@@ -21,7 +21,7 @@ fn plan_of(memory: u64) -> Result<MachinePlan, PlanError> {
     plan(&X86_64::typical(), &config(memory))
 }
 
-fn field_and_cause(error: PlanError) -> (&'static str, String) {
+fn field_and_cause(error: PlanError) -> (ConfigPath, String) {
     match error {
         PlanError::Config { field, cause, .. } => (field, cause),
         _ => panic!("{error}"),
@@ -149,12 +149,12 @@ fn r69_only_lean_machines_have_more_vcpus_than_8_bits_can_name() {
         assert!(vcpus_of(&facts, lean, most + 1).is_err());
     }
     let error = vcpus_of(&facts, Lean::Off, 300).unwrap_err();
-    assert!(error.to_string().starts_with("--vcpus=300: "), "{error}");
-    assert!(error.to_string().contains("--lean=off"), "{error}");
+    assert!(error.to_string().starts_with("vcpus=300: "), "{error}");
+    assert!(error.to_string().contains("lean=off"), "{error}");
     let PlanError::Config { cure, .. } = error else {
         panic!("{error}")
     };
-    assert!(cure.contains("1 to 255 vCPUs, or --lean=auto"), "{cure}");
+    assert!(cure.contains("1 to 255 vCPUs, or lean=auto"), "{cure}");
     // Where KVM lacks what they need, no machine has more.
     for narrow in [
         X86_64::typical().with_wide_ids(false),
@@ -165,7 +165,7 @@ fn r69_only_lean_machines_have_more_vcpus_than_8_bits_can_name() {
             let (field, cause) = field_and_cause(vcpus_of(&narrow, lean, 256).unwrap_err());
             assert_eq!(
                 (field, cause.as_str()),
-                ("vcpus", "this host offers 1 to 255 vCPUs")
+                ("vcpus".into(), "this host offers 1 to 255 vCPUs")
             );
         }
     }
