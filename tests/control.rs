@@ -101,6 +101,88 @@ fn a_vm_is_asked_from_another_process() {
     );
 }
 
+/// What a VM with a disk and a balloon that no driver uses makes of words, right and wrong.
+#[cfg(all(
+    feature = "virtio-blk",
+    feature = "virtio-balloon",
+    feature = "virtio-console"
+))]
+#[test]
+fn devices_are_changed_from_another_process() {
+    let disk = common::file(&[0; 4096]);
+    let blk = common::option("blk", disk.path());
+    let vm = start(&[&blk, "--balloon", "--console=null", "--rng=off"]);
+    let socket = &vm.socket;
+    let device = |words: &[&str]| ctl(socket, &[&["device"], words].concat());
+    for state in ["resume", "pause"] {
+        said(socket, &[state]);
+        for (words, text) in [
+            (
+                &["blk0", "limits", "bw=10M", "iops=100"][..],
+                "blk0: limits bw=10485760 iops=100\n",
+            ),
+            (&["blk0", "limits", "none"], "blk0: limits none\n"),
+            (&["balloon0", "target", "128M"], "balloon0: target 128M\n"),
+            (&["console0", "size", "132x50"], "console0: size 132x50\n"),
+        ] {
+            let ended = device(words);
+            assert_eq!(
+                (ended.status.code(), &*ended.stdout),
+                (Some(0), text),
+                "{ended:?}"
+            );
+        }
+        let answer = json(socket, &["device", "blk0", "limits", "iops=1"]);
+        assert_eq!(answer["state"], json(socket, &["status"])["state"]);
+        // What the VM refuses.
+        for (words, cause) in [
+            (
+                &["blk1", "limits", "none"][..],
+                "there are blk0, console0, balloon0",
+            ),
+            (
+                &["blk0", "target", "1M"],
+                "blk0 has no target: it is a device of the kind blk",
+            ),
+            (&["balloon0", "link", "up"], "balloon0 has no link"),
+            (
+                &["balloon0", "target", "1T"],
+                "the guest has 256M of memory",
+            ),
+            (&["balloon0", "target", "0"], "no memory"),
+        ] {
+            let ended = device(words);
+            assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+            assert!(ended.stderr.contains(cause), "{ended:?}");
+        }
+        // What it is not asked for.
+        for (words, cause) in [
+            (&["blk0"][..], "Usage"),
+            (&["blk0", "limits"], "LIMIT"),
+            (&["blk0", "limits", "bw=fast"], "not a number"),
+            (&["blk0", "limits", "bw=0"], "1 to 1024T"),
+            (
+                &["blk0", "limits", "speed=1"],
+                "bw=, bw-burst=, iops= and iops-burst=",
+            ),
+            (&["blk0", "limits", "bw=1", "bw=2"], "bw is given twice"),
+            (&["blk0", "limits", "bw-burst=1"], "give bw as well"),
+            (&["blk0", "limits", "none", "bw=1"], "none"),
+            (&["net0", "link", "sideways"], "up, down"),
+            (&["balloon0", "target", "much"], "512M"),
+            (&["console0", "size", "80"], "80x25"),
+            (&["console0", "size", "0x25"], "80x25"),
+            (&["console0", "size", "80x70000"], "80x25"),
+        ] {
+            let ended = device(words);
+            assert_eq!(ended.status.code(), Some(2), "{words:?}: {ended:?}");
+            assert!(ended.stderr.contains(cause), "{words:?}: {ended:?}");
+        }
+    }
+    said(socket, &["stop"]);
+    finish(vm.child);
+}
+
 #[test]
 fn events_tell_the_story_of_a_vm() {
     let vm = start(&[]);

@@ -16,6 +16,7 @@ mod tests;
 
 use self::text::{First, number, on_or_off, options, value, within};
 
+pub(crate) use self::file::limits as limits_table;
 pub use self::file::{Size, size_with_unit, whole_number, word};
 pub use self::limits::Limits;
 pub use self::mac::Mac;

@@ -9,6 +9,8 @@ mod files;
 #[cfg(feature = "completions")]
 mod generate;
 mod inspect;
+#[cfg(feature = "control")]
+mod part;
 mod plan;
 mod run;
 mod terminal;

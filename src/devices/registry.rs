@@ -9,7 +9,11 @@ use std::sync::Arc;
 #[cfg(feature = "virtio")]
 use ::devices::virtio::{DeviceState, VirtioTransport};
 
-use crate::control::command::DeviceStatus;
+use ::devices::Change;
+#[cfg(feature = "virtio")]
+use ::devices::ChangeError;
+
+use crate::control::command::{CommandError, DeviceStatus};
 use crate::devices::Lasting;
 
 /// A device and its name.
@@ -63,6 +67,27 @@ impl Registry {
         devices.into_iter().collect()
     }
 
+    /// Changes a device.
+    pub(crate) fn change(&self, id: &str, change: &Change) -> Result<(), CommandError> {
+        let Some(entry) = self.entries.iter().find(|entry| entry.id == id) else {
+            let ids = self.entries.iter().map(|entry| entry.id.clone());
+            return Err(no_device(id, ids.collect()));
+        };
+        let (device, name) = (id.to_owned(), change.name());
+        entry.transport.change(change).map_err(|error| match error {
+            ChangeError::Foreign => CommandError::Foreign {
+                device,
+                kind: entry.kind,
+                change: name,
+            },
+            source => CommandError::Device {
+                device,
+                change: name,
+                source,
+            },
+        })
+    }
+
     pub(crate) fn status(&self) -> Vec<DeviceStatus> {
         let status = |entry: &Entry| DeviceStatus {
             id: entry.id.clone(),
@@ -89,7 +114,18 @@ impl Registry {
         Some(Vec::new())
     }
 
+    pub(crate) fn change(&self, id: &str, _: &Change) -> Result<(), CommandError> {
+        Err(no_device(id, Vec::new()))
+    }
+
     pub(crate) fn status(&self) -> Vec<DeviceStatus> {
         Vec::new()
+    }
+}
+
+fn no_device(id: &str, ids: Vec<String>) -> CommandError {
+    CommandError::NoDevice {
+        device: id.to_owned(),
+        ids,
     }
 }

@@ -76,6 +76,11 @@ impl<P: KvmPlatform> Running<P> {
                 handle.request_reset();
                 state
             }
+            Command::Device { device, change } => {
+                self.registry.change(device, change)?;
+                log::info!("{device}: changed by a command: {change}");
+                state
+            }
             Command::Metrics {} => return Ok(Reply::Metrics(self.metrics())),
             Command::Status {} => return Ok(Reply::Status(self.status(state))),
         };

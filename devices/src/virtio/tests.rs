@@ -12,6 +12,8 @@ use super::*;
 use crate::config::{BalloonConfig, BlkConfig, BlkEngine, NetConfig, VsockConfig};
 use crate::{OutputRing, Overflow};
 
+mod changes;
+
 /// A device, with the host's end of it.
 struct Bench {
     device: Box<dyn VirtioDevice>,
