@@ -110,7 +110,7 @@ fn a_vm_is_asked_from_another_process() {
 #[test]
 fn devices_are_changed_from_another_process() {
     let disk = common::file(&[0; 4096]);
-    let blk = common::option("blk", disk.path());
+    let blk = format!("--blk={},id=root", disk.path().display());
     let vm = start(&[&blk, "--balloon", "--console=null", "--rng=off"]);
     let socket = &vm.socket;
     let device = |words: &[&str]| ctl(socket, &[&["device"], words].concat());
@@ -118,10 +118,10 @@ fn devices_are_changed_from_another_process() {
         said(socket, &[state]);
         for (words, text) in [
             (
-                &["blk0", "limits", "bw=10M", "iops=100"][..],
-                "blk0: limits bw=10485760 iops=100\n",
+                &["root", "limits", "bw=10M", "iops=100"][..],
+                "root: limits bw=10485760 iops=100\n",
             ),
-            (&["blk0", "limits", "none"], "blk0: limits none\n"),
+            (&["root", "limits", "none"], "root: limits none\n"),
             (&["balloon0", "target", "128M"], "balloon0: target 128M\n"),
             (&["console0", "size", "132x50"], "console0: size 132x50\n"),
         ] {
@@ -132,17 +132,17 @@ fn devices_are_changed_from_another_process() {
                 "{ended:?}"
             );
         }
-        let answer = json(socket, &["device", "blk0", "limits", "iops=1"]);
+        let answer = json(socket, &["device", "root", "limits", "iops=1"]);
         assert_eq!(answer["state"], json(socket, &["status"])["state"]);
         // What the VM refuses.
         for (words, cause) in [
             (
-                &["blk1", "limits", "none"][..],
-                "there are blk0, console0, balloon0",
+                &["blk0", "limits", "none"][..],
+                "there are root, console0, balloon0",
             ),
             (
-                &["blk0", "target", "1M"],
-                "blk0 has no target: it is a device of the kind blk",
+                &["root", "target", "1M"],
+                "root has no target: it is a device of the kind blk",
             ),
             (&["balloon0", "link", "up"], "balloon0 has no link"),
             (
@@ -157,17 +157,17 @@ fn devices_are_changed_from_another_process() {
         }
         // What it is not asked for.
         for (words, cause) in [
-            (&["blk0"][..], "Usage"),
-            (&["blk0", "limits"], "LIMIT"),
-            (&["blk0", "limits", "bw=fast"], "not a number"),
-            (&["blk0", "limits", "bw=0"], "1 to 1024T"),
+            (&["root"][..], "Usage"),
+            (&["root", "limits"], "LIMIT"),
+            (&["root", "limits", "bw=fast"], "not a number"),
+            (&["root", "limits", "bw=0"], "1 to 1024T"),
             (
-                &["blk0", "limits", "speed=1"],
+                &["root", "limits", "speed=1"],
                 "bw=, bw-burst=, iops= and iops-burst=",
             ),
-            (&["blk0", "limits", "bw=1", "bw=2"], "bw is given twice"),
-            (&["blk0", "limits", "bw-burst=1"], "give bw as well"),
-            (&["blk0", "limits", "none", "bw=1"], "none"),
+            (&["root", "limits", "bw=1", "bw=2"], "bw is given twice"),
+            (&["root", "limits", "bw-burst=1"], "give bw as well"),
+            (&["root", "limits", "none", "bw=1"], "none"),
             (&["net0", "link", "sideways"], "up, down"),
             (&["balloon0", "target", "much"], "512M"),
             (&["console0", "size", "80"], "80x25"),
@@ -179,6 +179,19 @@ fn devices_are_changed_from_another_process() {
             assert!(ended.stderr.contains(cause), "{words:?}: {ended:?}");
         }
     }
+    // A guest that starts again finds the same devices, and commands do too.
+    said(socket, &["resume"]);
+    said(socket, &["reset"]);
+    while json(socket, &["status"])["restarts"] != 1 {
+        std::thread::yield_now();
+    }
+    let status = json(socket, &["status"]);
+    let devices = status["devices"].as_array().unwrap().iter();
+    let ids: Vec<_> = devices
+        .map(|device| device["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["root", "console0", "balloon0"]);
+    said(socket, &["device", "root", "limits", "none"]);
     said(socket, &["stop"]);
     finish(vm.child);
 }

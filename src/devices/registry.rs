@@ -34,10 +34,13 @@ pub(crate) struct Registry {
 
 #[cfg(feature = "virtio")]
 impl Registry {
-    /// Adds a device of a kind, whose id is the kind and how many of it there are.
-    pub(crate) fn add(&mut self, kind: &'static str, transport: Arc<dyn VirtioTransport>) {
-        let before = self.entries.iter().filter(|entry| entry.kind == kind);
-        let id = format!("{kind}{}", before.count());
+    /// Adds a device of a kind; the configuration has seen to it that no other one has its id.
+    pub(crate) fn add(
+        &mut self,
+        id: String,
+        kind: &'static str,
+        transport: Arc<dyn VirtioTransport>,
+    ) {
         self.entries.push(Entry {
             id,
             kind,
@@ -60,10 +63,10 @@ impl Registry {
     }
 
     /// Resets all devices and gives them back; `None` when one is lost.
-    pub(crate) fn take(self) -> Option<Vec<Lasting>> {
-        let entries = self.entries.into_iter();
+    pub(crate) fn take(self) -> Option<Vec<(String, Lasting)>> {
+        let take = |entry: Entry| Some((entry.id, entry.transport.take_device()?));
         // Each of them is reset, also after one that is lost.
-        let devices: Vec<_> = entries.map(|entry| entry.transport.take_device()).collect();
+        let devices: Vec<_> = self.entries.into_iter().map(take).collect();
         devices.into_iter().collect()
     }
 
@@ -110,7 +113,7 @@ impl Registry {
 
     pub(crate) fn resume(&self) {}
 
-    pub(crate) fn take(self) -> Option<Vec<Lasting>> {
+    pub(crate) fn take(self) -> Option<Vec<(String, Lasting)>> {
         Some(Vec::new())
     }
 

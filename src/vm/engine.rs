@@ -30,7 +30,7 @@ pub(crate) struct Running<P: KvmPlatform> {
 /// What is left of a machine that ran.
 pub(crate) struct Rest {
     /// Its devices, unless one is lost.
-    pub(crate) devices: Option<Vec<Lasting>>,
+    pub(crate) devices: Option<Vec<(String, Lasting)>>,
     pub(crate) metrics: Metrics,
 }
 

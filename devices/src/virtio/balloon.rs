@@ -214,6 +214,7 @@ mod tests {
         ram.write_slice(&[1; 0x1_0000], GuestAddress(VICTIM))
             .unwrap();
         let config = BalloonConfig {
+            id: None,
             target: Some(RAM as u64 / 2),
             deflate_on_oom: true,
             free_page_reporting: true,

@@ -71,6 +71,7 @@ fn balloon() -> Bench {
     ram.write_slice(&[1; 0x1_0000], GuestAddress(VICTIM))
         .unwrap();
     let config = BalloonConfig {
+        id: None,
         target: None,
         deflate_on_oom: true,
         free_page_reporting: true,
@@ -115,6 +116,7 @@ fn rng() -> Bench {
 fn vsock() -> (Bench, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let config = VsockConfig {
+        id: None,
         cid: 5,
         path: folder.path().join("v"),
     };
