@@ -467,6 +467,7 @@ pub(crate) struct NamedDevice {
     by_default: bool,
     pub(crate) kind: VirtioKind,
     /// How many of its kind come before it.
+    #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
     pub(crate) place: usize,
 }
 
