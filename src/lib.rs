@@ -32,10 +32,10 @@ mod outputs;
 mod timeline;
 mod vm;
 
-pub use ::devices::Overflow;
 pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
+pub use ::devices::{Change, ChangeError, Link, Overflow, TerminalSize};
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
 pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};

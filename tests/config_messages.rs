@@ -154,6 +154,7 @@ fn full() -> VmConfig {
         shutdown_timeout: 30,
         transport: vmm_reference::Transport::Pci,
         blk: vec![BlkConfig {
+            id: None,
             path: "a".into(),
             read_only: true,
             serial: "s".into(),
@@ -165,6 +166,7 @@ fn full() -> VmConfig {
             limits,
         }],
         net: vec![NetConfig {
+            id: None,
             tap: Some("vm0".into()),
             fd: Some(7),
             mac: Some("02:00:00:00:00:01".parse().unwrap()),
@@ -174,11 +176,13 @@ fn full() -> VmConfig {
             limits,
         }],
         vsock: Some(VsockConfig {
+            id: None,
             cid: 3,
             path: "v".into(),
         }),
         console: Some(ConsoleTarget::Null),
         balloon: Some(BalloonConfig {
+            id: None,
             target: Some(1 << 20),
             deflate_on_oom: true,
             free_page_reporting: true,

@@ -101,6 +101,101 @@ fn a_vm_is_asked_from_another_process() {
     );
 }
 
+/// What a VM with a disk and a balloon that no driver uses makes of words, right and wrong.
+#[cfg(all(
+    feature = "virtio-blk",
+    feature = "virtio-balloon",
+    feature = "virtio-console"
+))]
+#[test]
+fn devices_are_changed_from_another_process() {
+    let disk = common::file(&[0; 4096]);
+    let blk = format!("--blk={},id=root", disk.path().display());
+    let vm = start(&[&blk, "--balloon", "--console=null", "--rng=off"]);
+    let socket = &vm.socket;
+    let device = |words: &[&str]| ctl(socket, &[&["device"], words].concat());
+    for state in ["resume", "pause"] {
+        said(socket, &[state]);
+        for (words, text) in [
+            (
+                &["root", "limits", "bw=10M", "iops=100"][..],
+                "root: limits bw=10485760 iops=100\n",
+            ),
+            (&["root", "limits", "none"], "root: limits none\n"),
+            (&["balloon0", "target", "128M"], "balloon0: target 128M\n"),
+            (&["console0", "size", "132x50"], "console0: size 132x50\n"),
+        ] {
+            let ended = device(words);
+            assert_eq!(
+                (ended.status.code(), &*ended.stdout),
+                (Some(0), text),
+                "{ended:?}"
+            );
+        }
+        let answer = json(socket, &["device", "root", "limits", "iops=1"]);
+        assert_eq!(answer["state"], json(socket, &["status"])["state"]);
+        // What the VM refuses.
+        for (words, cause) in [
+            (
+                &["blk0", "limits", "none"][..],
+                "there are root, console0, balloon0",
+            ),
+            (
+                &["root", "target", "1M"],
+                "root has no target: it is a device of the kind blk",
+            ),
+            (&["balloon0", "link", "up"], "balloon0 has no link"),
+            (
+                &["balloon0", "target", "1T"],
+                "the guest has 256M of memory",
+            ),
+            (&["balloon0", "target", "0"], "no memory"),
+        ] {
+            let ended = device(words);
+            assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+            assert!(ended.stderr.contains(cause), "{ended:?}");
+        }
+        // What it is not asked for.
+        for (words, cause) in [
+            (&["root"][..], "Usage"),
+            (&["root", "limits"], "LIMIT"),
+            (&["root", "limits", "bw=fast"], "not a number"),
+            (&["root", "limits", "bw=0"], "1 to 1024T"),
+            (
+                &["root", "limits", "speed=1"],
+                "bw=, bw-burst=, iops= and iops-burst=",
+            ),
+            (&["root", "limits", "bw=1", "bw=2"], "bw is given twice"),
+            (&["root", "limits", "bw-burst=1"], "give bw as well"),
+            (&["root", "limits", "none", "bw=1"], "none"),
+            (&["net0", "link", "sideways"], "up, down"),
+            (&["balloon0", "target", "much"], "512M"),
+            (&["console0", "size", "80"], "80x25"),
+            (&["console0", "size", "0x25"], "80x25"),
+            (&["console0", "size", "80x70000"], "80x25"),
+        ] {
+            let ended = device(words);
+            assert_eq!(ended.status.code(), Some(2), "{words:?}: {ended:?}");
+            assert!(ended.stderr.contains(cause), "{words:?}: {ended:?}");
+        }
+    }
+    // A guest that starts again finds the same devices, and commands do too.
+    said(socket, &["resume"]);
+    said(socket, &["reset"]);
+    while json(socket, &["status"])["restarts"] != 1 {
+        std::thread::yield_now();
+    }
+    let status = json(socket, &["status"]);
+    let devices = status["devices"].as_array().unwrap().iter();
+    let ids: Vec<_> = devices
+        .map(|device| device["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["root", "console0", "balloon0"]);
+    said(socket, &["device", "root", "limits", "none"]);
+    said(socket, &["stop"]);
+    finish(vm.child);
+}
+
 #[test]
 fn events_tell_the_story_of_a_vm() {
     let vm = start(&[]);

@@ -248,3 +248,81 @@ fn a_kernel_is_opened_once() {
     }
     assert_eq!(opened, 1);
 }
+
+/// What `plan` says of the ids of devices.
+#[cfg(all(
+    feature = "virtio-blk",
+    feature = "virtio-balloon",
+    feature = "virtio-vsock",
+    feature = "virtio-rng"
+))]
+#[test]
+fn every_virtio_device_has_an_id_and_no_two_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = common::kernel(&common::RESET);
+    let kernel = option("kernel", kernel.path());
+    let (first, second) = (file(&[0; 512]), file(&[0; 512]));
+    let disk = |file: &tempfile::NamedTempFile, id: &str| {
+        format!("--blk=path={}{id}", file.path().display())
+    };
+    let (a, b) = (disk(&first, ",id=root"), disk(&second, ""));
+    let vsock = format!("--vsock=cid=3,path={}", folder.path().join("v").display());
+    for transport in ["--transport=mmio", "--transport=pci"] {
+        let all = [
+            "plan",
+            &kernel,
+            transport,
+            &a,
+            &b,
+            &vsock,
+            "--balloon=id=air",
+        ];
+        let said = |extra: &[&str]| {
+            let ended = finish(vmm(&[&all, extra].concat()).spawn().unwrap());
+            assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+            ended.stdout
+        };
+        let plan: serde_json::Value = serde_json::from_str(&said(&["--json"])).unwrap();
+        let devices = plan["devices"].as_array().unwrap().iter();
+        let ids: Vec<_> = devices.filter_map(|device| device["id"].as_str()).collect();
+        assert_eq!(ids, ["root", "blk1", "vsock0", "air", "rng0"]);
+        let text = said(&[]);
+        for id in ids {
+            assert!(text.contains(&format!("  id {id}\n")), "{text}");
+        }
+    }
+    for (devices, words) in [
+        (
+            [disk(&first, ",id=a"), disk(&second, ",id=a")],
+            [
+                "--blk=id=a",
+                "the virtio block device before it has this id",
+            ],
+        ),
+        (
+            [disk(&first, ",id=blk1"), disk(&second, "")],
+            [
+                "--blk=id=blk1",
+                "a virtio block device without an id= has this id",
+            ],
+        ),
+        (
+            [disk(&first, ",id=balloon0"), "--balloon".to_owned()],
+            [
+                "--blk=id=balloon0",
+                "a virtio memory balloon without an id=",
+            ],
+        ),
+        (
+            [disk(&first, ""), "--balloon=id=blk0".to_owned()],
+            ["--balloon=id=blk0", "a virtio block device without an id="],
+        ),
+        (
+            [disk(&first, ",id=a b"), "--balloon".to_owned()],
+            ["id=\"a b\"", "1 to 32 of A-Z, a-z, 0-9, - and _"],
+        ),
+    ] {
+        let [a, b] = &devices;
+        refused(&[&kernel, a, b], &words);
+    }
+}

@@ -130,12 +130,14 @@ impl Platform for Fake {
         }
         let lost = 4096 * u64::from(self.has(Flaw::LosesAPage));
         let uart = DevicePlan {
+            id: None,
             kind: DeviceKind::Uart16550,
             space: Space::Mmio,
             range: AddressRange::new(0x1000, 8),
             irq: Some(32),
         };
         let mut devices = vec![DevicePlan {
+            id: None,
             kind: DeviceKind::AcpiPower,
             space: Space::Mmio,
             range: AddressRange::new(

@@ -40,6 +40,7 @@ impl PciPlan {
             });
         }
         let device = |kind, space, range| DevicePlan {
+            id: None,
             kind,
             space,
             range,

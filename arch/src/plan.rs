@@ -268,6 +268,17 @@ pub enum DeviceKind {
     },
 }
 
+impl DeviceKind {
+    /// Which virtio device it is, if it is one, whatever its transport.
+    #[must_use]
+    pub fn virtio(self) -> Option<VirtioKind> {
+        match self {
+            Self::VirtioMmio(kind) | Self::VirtioPci { kind, .. } => Some(kind),
+            _ => None,
+        }
+    }
+}
+
 /// Bytes of the one BAR of a virtio PCI device.
 pub const VIRTIO_PCI_BAR: u64 = 0x8000;
 
@@ -306,8 +317,11 @@ impl fmt::Display for DeviceKind {
 }
 
 /// One emulated device: where it is and which interrupt it raises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DevicePlan {
+    /// The name that commands give it; a planner leaves it to whoever knows the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// What it is.
     pub kind: DeviceKind,
     /// The address space of `range`.

@@ -58,6 +58,7 @@ impl Resources {
             .allocate_id()
             .map_err(PlanError::allocation("the interrupt of a device"))?;
         Ok(DevicePlan {
+            id: None,
             kind,
             space: self.space,
             range,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 mod file;
+mod id;
 mod limits;
 mod mac;
 mod text;
@@ -14,8 +15,10 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+use self::id::check_id;
 use self::text::{First, number, on_or_off, options, value, within};
 
+pub(crate) use self::file::limits as limits_table;
 pub use self::file::{Size, size_with_unit, whole_number, word};
 pub use self::limits::Limits;
 pub use self::mac::Mac;
@@ -126,6 +129,9 @@ impl FromStr for BlkEngine {
     default
 )]
 pub struct BlkConfig {
+    /// What commands call it; without it, `blk` and how many disks come before it.
+    #[serde(deserialize_with = "id::in_file")]
+    pub id: Option<String>,
     /// A raw image or a block device.
     pub path: PathBuf,
     /// The guest may only read.
@@ -153,6 +159,7 @@ pub struct BlkConfig {
 impl Default for BlkConfig {
     fn default() -> Self {
         Self {
+            id: None,
             path: PathBuf::new(),
             read_only: false,
             serial: String::new(),
@@ -178,6 +185,7 @@ impl BlkConfig {
         if self.path.as_os_str().is_empty() {
             return Err(OptionError::Missing("file", "PATH or path=PATH[,ro]…"));
         }
+        check_id(self.id.as_deref())?;
         if self.serial.len() > MAX_SERIAL {
             let cause = format!("a serial number has {MAX_SERIAL} bytes at most");
             return Err(OptionError::Value("serial", self.serial.clone(), cause));
@@ -190,6 +198,7 @@ impl BlkConfig {
 
 const BLK_OPTIONS: &[&str] = &[
     "path=",
+    "id=",
     "ro",
     "serial=",
     "engine=",
@@ -212,6 +221,7 @@ impl FromStr for BlkConfig {
             let text = &*text;
             match key {
                 "path" => disk.path = text.into(),
+                "id" => disk.id = Some(text.to_owned()),
                 "ro" => disk.read_only = on_or_off(key, text)?,
                 "serial" => text.clone_into(&mut disk.serial),
                 "engine" => disk.engine = value(key, text)?,
@@ -236,6 +246,9 @@ impl FromStr for BlkConfig {
     default
 )]
 pub struct NetConfig {
+    /// What commands call it; without it, `net` and how many network devices come before it.
+    #[serde(deserialize_with = "id::in_file")]
+    pub id: Option<String>,
     /// The tap device of the host; created if there is none.
     pub tap: Option<String>,
     /// Instead, an open descriptor of a tap device.
@@ -260,6 +273,7 @@ pub struct NetConfig {
 impl Default for NetConfig {
     fn default() -> Self {
         Self {
+            id: None,
             tap: None,
             fd: None,
             mac: None,
@@ -282,6 +296,7 @@ impl NetConfig {
     pub fn check(&self) -> Result<(), OptionError> {
         let wrong =
             |key, value: String, cause: &str| Err(OptionError::Value(key, value, cause.to_owned()));
+        check_id(self.id.as_deref())?;
         match (&self.tap, self.fd) {
             (None, None) => {
                 return Err(OptionError::Missing("tap device", "NAME, tap=NAME or fd=N"));
@@ -338,6 +353,7 @@ impl fmt::Display for NetConfig {
 const NET_OPTIONS: &[&str] = &[
     "tap=",
     "fd=",
+    "id=",
     "mac=",
     "mtu=",
     "queues=",
@@ -357,6 +373,7 @@ impl FromStr for NetConfig {
             let text = &*text;
             match key {
                 "tap" => net.tap = Some(text.to_owned()).filter(|name| !name.is_empty()),
+                "id" => net.id = Some(text.to_owned()),
                 "fd" => net.fd = Some(number(key, text, &ranges::FD)?),
                 "mac" => net.mac = Some(value(key, text)?),
                 "mtu" => net.mtu = Some(number(key, text, &ranges::MTU)?),
@@ -374,6 +391,9 @@ impl FromStr for NetConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self", rename_all = "kebab-case", deny_unknown_fields)]
 pub struct VsockConfig {
+    /// What commands call it; without it, `vsock0`.
+    #[serde(default, deserialize_with = "id::in_file")]
+    pub id: Option<String>,
     /// The guest's context identifier: 3 or more.
     #[serde(deserialize_with = "file::cid")]
     pub cid: u32,
@@ -386,14 +406,16 @@ impl FromStr for VsockConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        let (mut cid, mut path) = (None, None);
-        for (key, text) in options(text, First::Option, &["cid=", "path="])? {
+        let (mut id, mut cid, mut path) = (None, None, None);
+        for (key, text) in options(text, First::Option, &["cid=", "id=", "path="])? {
             match key {
+                "id" => id = Some(text.into_owned()),
                 "cid" => cid = Some(number(key, &text, &ranges::CID)?),
                 _ => path = Some(PathBuf::from(&*text)),
             }
         }
         let vsock = Self {
+            id,
             cid: cid.ok_or(OptionError::Missing("cid", VSOCK_FORM))?,
             path: path.unwrap_or_default(),
         };
@@ -410,6 +432,7 @@ impl VsockConfig {
     /// # Errors
     /// Names the option and what it takes.
     pub fn check(&self) -> Result<(), OptionError> {
+        check_id(self.id.as_deref())?;
         within("cid", self.cid, &ranges::CID)?;
         if self.path.as_os_str().is_empty() {
             return Err(OptionError::Missing("path", VSOCK_FORM));
@@ -427,6 +450,9 @@ impl VsockConfig {
     default
 )]
 pub struct BalloonConfig {
+    /// What commands call it; without it, `balloon0`.
+    #[serde(deserialize_with = "id::in_file")]
+    pub id: Option<String>,
     /// Bytes of RAM that the guest is left with; without it, all.
     #[serde(deserialize_with = "file::mib", serialize_with = "file::with_unit")]
     pub target: Option<u64>,
@@ -436,7 +462,7 @@ pub struct BalloonConfig {
     pub free_page_reporting: bool,
 }
 
-const BALLOON_OPTIONS: &[&str] = &["target=", "deflate-on-oom", "free-page-reporting"];
+const BALLOON_OPTIONS: &[&str] = &["target=", "id=", "deflate-on-oom", "free-page-reporting"];
 
 impl FromStr for BalloonConfig {
     type Err = OptionError;
@@ -451,6 +477,7 @@ impl FromStr for BalloonConfig {
                         .map_err(|cause| OptionError::Value(key, text.into_owned(), cause))?;
                     balloon.target = Some(target);
                 }
+                "id" => balloon.id = Some(text.into_owned()),
                 "deflate-on-oom" => balloon.deflate_on_oom = on_or_off(key, &text)?,
                 _ => balloon.free_page_reporting = on_or_off(key, &text)?,
             }
@@ -466,6 +493,7 @@ impl BalloonConfig {
     /// # Errors
     /// Names the option and what it takes.
     pub fn check(&self) -> Result<(), OptionError> {
+        check_id(self.id.as_deref())?;
         if self.target == Some(0) {
             let cause = "the guest would be left with no memory; give what it may keep";
             return Err(OptionError::Value(

@@ -5,6 +5,7 @@
 //! without a bound.
 
 mod bus;
+mod change;
 mod cmos;
 pub mod config;
 mod goldfish_rtc;
@@ -26,6 +27,7 @@ mod uart;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusEntry, BusError, Outcome};
+pub use change::{Change, ChangeError, Link, TerminalSize};
 pub use cmos::Cmos;
 pub use goldfish_rtc::GoldfishRtc;
 pub use i8042::I8042;

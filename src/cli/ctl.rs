@@ -10,7 +10,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use vmm_reference::{Command, Error, Event, Happening, Metrics, PROTOCOL, Reply, Status};
 
-use super::files::print;
+use super::part::Part;
+use super::{files::print, usage};
 
 /// The longest line of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -29,7 +30,7 @@ pub(super) struct Options {
     json: bool,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum What {
     /// The guest stands still until it is resumed
     Pause,
@@ -55,27 +56,44 @@ enum What {
     },
     /// Prints what happens to the VM, until it ends
     Events,
+    /// Changes a device while the VM runs or is paused
+    Device {
+        /// The device's id, as `status` and `plan` tell it: blk0, net0, …
+        id: String,
+        #[command(subcommand)]
+        change: Part,
+    },
 }
 
 impl What {
-    fn command(self) -> Option<Command> {
-        Some(match self {
+    fn command(&self) -> Result<Option<Command>, clap::Error> {
+        Ok(Some(match self {
             Self::Pause => Command::Pause {},
             Self::Resume => Command::Resume {},
             Self::Status => Command::Status {},
             Self::Stop => Command::Stop {},
-            Self::Shutdown { timeout } => Command::Shutdown { timeout_s: timeout },
+            Self::Shutdown { timeout } => Command::Shutdown {
+                timeout_s: *timeout,
+            },
             Self::Reset => Command::Reset {},
             Self::Metrics { .. } => Command::Metrics {},
-            Self::Events => return None,
-        })
+            Self::Device { id, change } => Command::Device {
+                device: id.clone(),
+                change: change.change()?,
+            },
+            Self::Events => return Ok(None),
+        }))
     }
 }
 
 /// Does what the command line asks for.
 pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
+    let command = match options.what.command() {
+        Ok(command) => command,
+        Err(error) => return Ok(usage::end(&error, &[])),
+    };
     let mut vm = Connection::open(&options.socket)?;
-    match options.what.command() {
+    match command {
         Some(command) => {
             let answer = vm.ask(&json!(command))?;
             if options.json {
@@ -83,7 +101,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
             } else {
                 let reply = serde_json::from_value(answer);
                 let reply = reply.map_err(|error| vm.strange(&error.to_string()))?;
-                print(&text(&reply, options.what))?;
+                print(&text(&reply, &options.what))?;
             }
         }
         None => {
@@ -188,7 +206,7 @@ impl<'a> Connection<'a> {
     }
 }
 
-fn text(reply: &Reply, what: What) -> String {
+fn text(reply: &Reply, what: &What) -> String {
     match reply {
         Reply::Status(status) => status_text(status),
         Reply::Metrics(metrics) => match what {
@@ -197,6 +215,10 @@ fn text(reply: &Reply, what: What) -> String {
         },
         Reply::Done { state } => match what {
             What::Shutdown { .. } => "the guest was asked to power off".to_owned(),
+            What::Device { id, change } => match change.change() {
+                Ok(change) => format!("{id}: {change}"),
+                Err(_) => state.to_string(),
+            },
             What::Reset => "the guest starts again".to_owned(),
             _ => state.to_string(),
         },

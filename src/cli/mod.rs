@@ -10,6 +10,8 @@ mod files;
 #[cfg(feature = "completions")]
 mod generate;
 mod inspect;
+#[cfg(feature = "control")]
+mod part;
 mod plan;
 mod run;
 mod terminal;
@@ -139,24 +141,24 @@ struct VmArgs {
     #[cfg(feature = "virtio-console")]
     #[arg(long, value_enum, value_name = "ACTION")]
     console_overflow: Option<WhenFull>,
-    /// A disk: PATH or path=PATH[,ro][,serial=TEXT][,engine=auto|io_uring|sync][,direct][,queues=N]
+    /// A disk: PATH or path=PATH[,id=TEXT][,ro][,serial=TEXT][,engine=auto|io_uring|sync][,direct][,queues=N]
     /// [,queue-size=N][,discard=off][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N], the limits
     /// per second; a value with a comma stands in double quotes; may be repeated
     #[cfg(feature = "virtio-blk")]
     #[arg(long, value_name = "DISK", value_parser = values::text::<BlkConfig>())]
     blk: Vec<BlkConfig>,
-    /// A network device: NAME, or tap=NAME or fd=N with options [,mac=MAC][,mtu=N][,queues=N]
+    /// A network device: NAME, or tap=NAME or fd=N with options [,id=TEXT][,mac=MAC][,mtu=N][,queues=N]
     /// [,queue-size=N][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N]; the tap device is
     /// created if there is none; may be repeated
     #[cfg(feature = "virtio-net")]
     #[arg(long, value_name = "NET", value_parser = values::text::<NetConfig>())]
     net: Vec<NetConfig>,
-    /// Sockets between host and guest: cid=N,path=SOCKET. Programs of the host connect to SOCKET and
+    /// Sockets between host and guest: cid=N,path=SOCKET[,id=TEXT]. Programs of the host connect to SOCKET and
     /// write CONNECT PORT; the guest connects to SOCKET_PORT
     #[cfg(feature = "virtio-vsock")]
     #[arg(long, value_name = "VSOCK", value_parser = values::text::<VsockConfig>())]
     vsock: Option<VsockConfig>,
-    /// A memory balloon: [target=SIZE][,deflate-on-oom][,free-page-reporting]; the guest is left
+    /// A memory balloon: [target=SIZE][,id=TEXT][,deflate-on-oom][,free-page-reporting]; the guest is left
     /// with SIZE
     #[cfg(feature = "virtio-balloon")]
     #[arg(long, value_name = "BALLOON", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = values::text::<BalloonConfig>())]

@@ -202,7 +202,9 @@ fn write_text(out: &mut String, plan: &MachinePlan) -> std::fmt::Result {
             .irq
             .map(|gsi| format!("  irq {gsi}"))
             .unwrap_or_default();
-        writeln!(out, "  {place}  {}{irq}", device.kind)?;
+        let id = device.id.as_ref().map(|id| format!("  id {id}"));
+        let id = id.unwrap_or_default();
+        writeln!(out, "  {place}  {}{irq}{id}", device.kind)?;
     }
     writeln!(out, "\ncommand line\n  {}", plan.cmdline)?;
     if !plan.remarks.is_empty() {

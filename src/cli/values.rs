@@ -26,6 +26,39 @@ pub(super) fn seconds() -> Text<u32> {
     Text(|text| number(text, "0 to 4294967295 seconds"))
 }
 
+/// One of the limits of a device, or `none`; what they are together is known later.
+#[cfg(feature = "control")]
+pub(super) fn limit() -> Text<String> {
+    Text(|text| match text.split_once('=') {
+        // Without its rate, a burst is none.
+        Some(("bw-burst", _)) => check_limit(text, "bw=1"),
+        Some(("iops-burst", _)) => check_limit(text, "iops=1"),
+        _ => check_limit(text, ""),
+    })
+}
+
+#[cfg(feature = "control")]
+fn check_limit(text: &str, rate: &str) -> Result<String, String> {
+    let limits = format!("{text} {rate}").parse::<vmm_reference::Limits>();
+    limits
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(feature = "control")]
+pub(super) fn terminal_size() -> Text<vmm_reference::TerminalSize> {
+    Text(|text| {
+        let side = |text: &str| text.parse().ok().filter(|side| *side > 0);
+        let size = text.split_once('x').and_then(|(columns, rows)| {
+            Some(vmm_reference::TerminalSize {
+                columns: side(columns)?,
+                rows: side(rows)?,
+            })
+        });
+        size.ok_or_else(|| "it is COLUMNSxROWS, 1 to 65535 each, like 80x25".to_owned())
+    })
+}
+
 fn number(text: &str, range: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("it is {range}"))
 }

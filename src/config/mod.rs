@@ -7,7 +7,9 @@ mod values;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use arch::{Cmdline, ConfigPath, GuestKernel, Lean, MachineConfig, Transport, VirtioKind};
+use arch::{
+    Cmdline, ConfigPath, GuestKernel, Lean, MachineConfig, MachinePlan, Transport, VirtioKind,
+};
 use devices::Overflow;
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
 use serde::{Deserialize, Serialize};
@@ -283,6 +285,65 @@ impl VmConfig {
         .collect()
     }
 
+    /// The virtio devices by their ids, in the order in which the guest finds them.
+    pub(crate) fn named_devices(&self) -> Vec<NamedDevice> {
+        let given = |kind, place: usize| match kind {
+            VirtioKind::Block => self.blk.get(place)?.id.clone(),
+            VirtioKind::Net => self.net.get(place)?.id.clone(),
+            VirtioKind::Vsock => self.vsock.as_ref()?.id.clone(),
+            VirtioKind::Balloon => self.balloon.as_ref()?.id.clone(),
+            VirtioKind::Console | VirtioKind::Rng => None,
+        };
+        let mut devices: Vec<NamedDevice> = Vec::new();
+        for kind in self.virtio() {
+            let place = devices.iter().filter(|other| other.kind == kind).count();
+            let id = given(kind, place);
+            devices.push(NamedDevice {
+                by_default: id.is_none(),
+                id: id.unwrap_or_else(|| format!("{}{place}", kind.name())),
+                kind,
+                place,
+            });
+        }
+        devices
+    }
+
+    /// Gives the devices of a plan for this configuration their ids.
+    pub(crate) fn name_devices(&self, plan: &mut MachinePlan) {
+        let planned = plan.devices.iter_mut();
+        let virtio = planned.filter(|device| device.kind.virtio().is_some());
+        for (planned, named) in virtio.zip(self.named_devices()) {
+            planned.id = Some(named.id);
+        }
+    }
+
+    /// No two devices have the same id.
+    fn check_ids(&self) -> Result<(), Error> {
+        let devices = self.named_devices();
+        for (number, device) in devices.iter().enumerate() {
+            let mut before = devices.iter().take(number);
+            let Some(other) = before.find(|other| other.id == device.id) else {
+                continue;
+            };
+            let kind = match (other.by_default, device.by_default) {
+                (true, false) => Some(other.kind),
+                (false, true) => Some(device.kind),
+                _ => None,
+            };
+            let field = if device.by_default { other } else { device };
+            return Err(Error::Config {
+                field: field.kind.name().into(),
+                value: format!("id={}", device.id),
+                cause: match kind {
+                    Some(kind) => format!("a {kind} without an id= has this id"),
+                    None => format!("the {} before it has this id", other.kind),
+                },
+                cure: "give each device an id of its own".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     /// Refuses devices that were left out of this build, and what does not fit together.
     fn check_devices(&self) -> Result<(), Error> {
         let blk = self.blk.first().map(|disk| disk.path.display().to_string());
@@ -371,7 +432,7 @@ impl VmConfig {
                 .check()
                 .map_err(|error| refused("balloon".into(), error))?;
         }
-        Ok(())
+        self.check_ids()
     }
 
     /// The two consoles share neither the terminal nor a file.
@@ -431,6 +492,18 @@ pub(crate) fn tap_of(place: usize, net: &NetConfig) -> (ConfigPath, String) {
         Some(fd) => (path.key("fd"), fd.to_string()),
         None => (path.key("tap"), net.tap.clone().unwrap_or_default()),
     }
+}
+
+/// A virtio device of a configuration.
+#[derive(Debug)]
+pub(crate) struct NamedDevice {
+    pub(crate) id: String,
+    /// The configuration names none.
+    by_default: bool,
+    pub(crate) kind: VirtioKind,
+    /// How many of its kind come before it.
+    #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
+    pub(crate) place: usize,
 }
 
 /// As long as a container's tools wait before they kill, times three.

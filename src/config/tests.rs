@@ -49,6 +49,7 @@ fn what_a_program_or_a_file_gives_is_checked_too() {
     }
     if cfg!(feature = "virtio-vsock") {
         let vsock = VsockConfig {
+            id: None,
             cid: 2,
             path: "v".into(),
         };
@@ -57,6 +58,7 @@ fn what_a_program_or_a_file_gives_is_checked_too() {
     if cfg!(feature = "virtio-balloon") {
         let target = Some(0);
         let balloon = BalloonConfig {
+            id: None,
             target,
             ..BalloonConfig::default()
         };

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 
+use devices::{Change, ChangeError};
 use serde::{Deserialize, Serialize};
 
 use crate::control::metrics::Metrics;
@@ -32,6 +33,13 @@ pub enum Command {
     Status {},
     /// What the machine has done so far.
     Metrics {},
+    /// A device is changed while it is there; the change stays when the guest starts again.
+    Device {
+        /// The device's id, as [`Command::Status`] tells it.
+        device: String,
+        /// What is changed.
+        change: Change,
+    },
 }
 
 impl Command {
@@ -46,6 +54,7 @@ impl Command {
             Self::Reset {} => "reset",
             Self::Status {} => "status",
             Self::Metrics {} => "metrics",
+            Self::Device { .. } => "device",
         }
     }
 
@@ -54,7 +63,9 @@ impl Command {
     pub fn is_legal(&self, state: State) -> bool {
         match (self, state) {
             (Self::Status {}, _) => true,
-            (Self::Metrics {}, state) => matches!(state, State::Running | State::Paused),
+            (Self::Metrics {} | Self::Device { .. }, state) => {
+                matches!(state, State::Running | State::Paused)
+            }
             (_, State::Ended) => false,
             // Pausing what is paused and resuming what runs changes nothing.
             (Self::Pause {} | Self::Resume {} | Self::Stop {}, _) => true,
@@ -162,6 +173,35 @@ pub enum CommandError {
     /// The machine ended before it came to the command.
     #[error("the machine ended before it came to {0}")]
     Ended(&'static str),
+    /// No device has this id.
+    #[error("no device has the id {device:?}; there are {}", list(.ids))]
+    NoDevice {
+        /// The id.
+        device: String,
+        /// Those that there are.
+        ids: Vec<String>,
+    },
+    /// The device was not changed, since its kind has no such thing.
+    #[error("{device} has no {change}: it is a device of the kind {kind}")]
+    Foreign {
+        /// The device's id.
+        device: String,
+        /// Its kind, as in [`DeviceStatus`].
+        kind: &'static str,
+        /// What was to be changed.
+        change: &'static str,
+    },
+    /// The device was not changed.
+    #[error("the {change} of {device} cannot be changed")]
+    Device {
+        /// The device's id.
+        device: String,
+        /// What was to be changed.
+        change: &'static str,
+        /// Why not.
+        #[source]
+        source: ChangeError,
+    },
     /// The host refused what it takes.
     #[error("the host refused what {command} takes")]
     Host {
@@ -173,15 +213,30 @@ pub enum CommandError {
     },
 }
 
+/// Ids in a sentence.
+fn list(ids: &[String]) -> String {
+    match ids {
+        [] => "none".to_owned(),
+        ids => ids.join(", "),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use devices::{Link, TerminalSize};
+
     use super::*;
 
     #[test]
     fn the_table_of_what_is_legal_when() {
         use State::{Created, Ended, Paused, Running};
-        let legal: [(Command, &[State]); 7] = [
+        let device = Command::Device {
+            device: "blk0".to_owned(),
+            change: Change::Target(1),
+        };
+        let legal: [(Command, &[State]); 8] = [
+            (device, &[Running, Paused]),
             (Command::Pause {}, &[Created, Running, Paused]),
             (Command::Resume {}, &[Created, Running, Paused]),
             (Command::Stop {}, &[Created, Running, Paused]),
@@ -195,6 +250,52 @@ mod tests {
                 let expected = states.contains(&state);
                 assert_eq!(command.is_legal(state), expected, "{command:?} {state}");
             }
+        }
+    }
+
+    #[test]
+    fn a_device_and_one_change_of_it() {
+        let limits = crate::Limits {
+            bw: Some(1 << 20),
+            ..crate::Limits::default()
+        };
+        let size = TerminalSize {
+            columns: 80,
+            rows: 25,
+        };
+        for (text, expected) in [
+            (r#"{"limits":{"bw":"1M"}}"#, Change::Limits(limits)),
+            (r#"{"limits":{}}"#, Change::Limits(crate::Limits::default())),
+            (r#"{"link":"down"}"#, Change::Link(Link::Down)),
+            (r#"{"target":4096}"#, Change::Target(4096)),
+            (r#"{"size":{"columns":80,"rows":25}}"#, Change::Size(size)),
+        ] {
+            let text = format!(r#"{{"command":"device","device":"x","change":{text}}}"#);
+            let command: Command = serde_json::from_str(&text).unwrap();
+            let again = serde_json::to_string(&command).unwrap();
+            assert_eq!(serde_json::from_str::<Command>(&again).unwrap(), command);
+            let Command::Device { device, change } = command else {
+                panic!("{text}")
+            };
+            assert_eq!((&*device, change), ("x", expected));
+        }
+        for change in [
+            r#"{}"#,
+            r#""limits""#,
+            r#"{"limits":[1,2]}"#,
+            r#"{"limits":{"bw":-1}}"#,
+            r#"{"limits":{"bw":0}}"#,
+            r#"{"limits":{"speed":1}}"#,
+            r#"{"limits":{},"link":"up"}"#,
+            r#"{"link":"sideways"}"#,
+            r#"{"target":"much"}"#,
+            r#"{"target":-1}"#,
+            r#"{"size":{"columns":70000,"rows":1}}"#,
+            r#"{"size":{"columns":80}}"#,
+            r#"{"colour":"red"}"#,
+        ] {
+            let text = format!(r#"{{"command":"device","device":"x","change":{change}}}"#);
+            assert!(serde_json::from_str::<Command>(&text).is_err(), "{text}");
         }
     }
 

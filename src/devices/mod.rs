@@ -36,8 +36,8 @@ pub(crate) type Lasting = std::convert::Infallible;
 #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    /// In the order of the plan; none at the first start.
-    pub(crate) lasting: Vec<Lasting>,
+    /// By their ids; none at the first start.
+    pub(crate) lasting: Vec<(String, Lasting)>,
     pub(crate) virtio_console: Option<Port>,
 }
 
@@ -91,6 +91,8 @@ pub(crate) fn create(
         .map(|pci| crate::devices::pci::PciBus::new(Arc::clone(&lines.routes), pci.first_msi_gsi));
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
     for planned in &plan.devices {
+        #[cfg(feature = "virtio")]
+        let id = planned.id.as_deref().unwrap_or_default();
         let device: Arc<dyn BusDevice> = match planned.kind {
             DeviceKind::Uart16550 | DeviceKind::Pl011 => {
                 let (device, port) = uart(planned, lines)?;
@@ -114,10 +116,10 @@ pub(crate) fn create(
             }
             DeviceKind::IoApic { pins } => Arc::new(IoApic::new(pins, lines.routes.lines())),
             #[cfg(feature = "virtio")]
-            DeviceKind::VirtioMmio(kind) => match maker.make(kind)? {
+            DeviceKind::VirtioMmio(kind) => match maker.make(id)? {
                 Some(device) => {
                     let device = crate::devices::virtio::carry(device, planned, lines, vm, ram)?;
-                    registry.add(kind.name(), device.clone());
+                    registry.add(id.to_owned(), kind.name(), device.clone());
                     device
                 }
                 // The plan comes from the same configuration.
@@ -127,9 +129,9 @@ pub(crate) fn create(
             DeviceKind::VirtioMmio(_) => continue,
             #[cfg(feature = "pci")]
             DeviceKind::VirtioPci { kind, slot } => {
-                if let (Some(device), Some(bus)) = (maker.make(kind)?, &mut pci) {
+                if let (Some(device), Some(bus)) = (maker.make(id)?, &mut pci) {
                     let function = bus.add(device, planned, slot, vm, ram)?;
-                    registry.add(kind.name(), function);
+                    registry.add(id.to_owned(), kind.name(), function);
                 }
                 continue;
             }

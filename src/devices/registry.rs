@@ -9,7 +9,11 @@ use std::sync::Arc;
 #[cfg(feature = "virtio")]
 use ::devices::virtio::{DeviceState, VirtioTransport};
 
-use crate::control::command::DeviceStatus;
+use ::devices::Change;
+#[cfg(feature = "virtio")]
+use ::devices::ChangeError;
+
+use crate::control::command::{CommandError, DeviceStatus};
 use crate::devices::Lasting;
 
 /// A device and its name.
@@ -30,10 +34,13 @@ pub(crate) struct Registry {
 
 #[cfg(feature = "virtio")]
 impl Registry {
-    /// Adds a device of a kind, whose id is the kind and how many of it there are.
-    pub(crate) fn add(&mut self, kind: &'static str, transport: Arc<dyn VirtioTransport>) {
-        let before = self.entries.iter().filter(|entry| entry.kind == kind);
-        let id = format!("{kind}{}", before.count());
+    /// Adds a device of a kind; the configuration has seen to it that no other one has its id.
+    pub(crate) fn add(
+        &mut self,
+        id: String,
+        kind: &'static str,
+        transport: Arc<dyn VirtioTransport>,
+    ) {
         self.entries.push(Entry {
             id,
             kind,
@@ -56,11 +63,32 @@ impl Registry {
     }
 
     /// Resets all devices and gives them back; `None` when one is lost.
-    pub(crate) fn take(self) -> Option<Vec<Lasting>> {
-        let entries = self.entries.into_iter();
+    pub(crate) fn take(self) -> Option<Vec<(String, Lasting)>> {
+        let take = |entry: Entry| Some((entry.id, entry.transport.take_device()?));
         // Each of them is reset, also after one that is lost.
-        let devices: Vec<_> = entries.map(|entry| entry.transport.take_device()).collect();
+        let devices: Vec<_> = self.entries.into_iter().map(take).collect();
         devices.into_iter().collect()
+    }
+
+    /// Changes a device.
+    pub(crate) fn change(&self, id: &str, change: &Change) -> Result<(), CommandError> {
+        let Some(entry) = self.entries.iter().find(|entry| entry.id == id) else {
+            let ids = self.entries.iter().map(|entry| entry.id.clone());
+            return Err(no_device(id, ids.collect()));
+        };
+        let (device, name) = (id.to_owned(), change.name());
+        entry.transport.change(change).map_err(|error| match error {
+            ChangeError::Foreign => CommandError::Foreign {
+                device,
+                kind: entry.kind,
+                change: name,
+            },
+            source => CommandError::Device {
+                device,
+                change: name,
+                source,
+            },
+        })
     }
 
     pub(crate) fn status(&self) -> Vec<DeviceStatus> {
@@ -85,11 +113,22 @@ impl Registry {
 
     pub(crate) fn resume(&self) {}
 
-    pub(crate) fn take(self) -> Option<Vec<Lasting>> {
+    pub(crate) fn take(self) -> Option<Vec<(String, Lasting)>> {
         Some(Vec::new())
+    }
+
+    pub(crate) fn change(&self, id: &str, _: &Change) -> Result<(), CommandError> {
+        Err(no_device(id, Vec::new()))
     }
 
     pub(crate) fn status(&self) -> Vec<DeviceStatus> {
         Vec::new()
+    }
+}
+
+fn no_device(id: &str, ids: Vec<String>) -> CommandError {
+    CommandError::NoDevice {
+        device: id.to_owned(),
+        ids,
     }
 }

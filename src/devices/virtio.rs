@@ -13,10 +13,8 @@
 
 use std::fs;
 use std::io;
-use std::iter::Enumerate;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::slice;
 use std::sync::Arc;
 
 use arch::{ConfigPath, DevicePlan, GuestRam, VirtioKind};
@@ -25,19 +23,20 @@ use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::config::NamedDevice;
 use crate::console::Port;
 use crate::devices::{Kept, Lasting, Lines};
 use crate::timeline::{Milestone, Timeline};
 use crate::{Error, PlannedFor, VmConfig};
 
-/// Makes the devices that a configuration asks for, of each kind in order. Kinds that were left out
+/// Makes the devices that a configuration asks for, by their ids. Kinds that were left out
 /// of this build are none: [`VmConfig::machine`] has refused them.
 pub(crate) struct Maker<'a> {
     config: &'a VmConfig,
-    disks: Enumerate<slice::Iter<'a, BlkConfig>>,
-    nets: Enumerate<slice::Iter<'a, NetConfig>>,
-    /// Devices that are there already, all of them or none.
-    kept: std::vec::IntoIter<Lasting>,
+    /// What is not made yet.
+    named: Vec<NamedDevice>,
+    /// Devices that are there already.
+    kept: Vec<(String, Lasting)>,
     timeline: &'a Timeline,
     /// The host's end of the console, once it is made.
     pub(crate) console: Option<Port>,
@@ -47,32 +46,32 @@ impl<'a> Maker<'a> {
     pub(crate) fn new(config: &'a VmConfig, kept: Kept, timeline: &'a Timeline) -> Self {
         Self {
             config,
-            disks: config.blk.iter().enumerate(),
-            nets: config.net.iter().enumerate(),
-            kept: kept.lasting.into_iter(),
+            named: config.named_devices(),
+            kept: kept.lasting,
             timeline,
             console: kept.virtio_console,
         }
     }
 
-    /// The next device of a kind; `None` when the configuration has no more.
-    pub(crate) fn make(
-        &mut self,
-        kind: VirtioKind,
-    ) -> Result<Option<Box<dyn VirtioDevice>>, Error> {
-        if let Some(device) = self.kept.next() {
-            return Ok(Some(device));
+    /// The device with this id; `None` when the configuration has none, or it was made already.
+    pub(crate) fn make(&mut self, id: &str) -> Result<Option<Box<dyn VirtioDevice>>, Error> {
+        if let Some(place) = self.kept.iter().position(|(kept, _)| kept == id) {
+            return Ok(Some(self.kept.swap_remove(place).1));
         }
+        let Some(number) = self.named.iter().position(|named| named.id == id) else {
+            return Ok(None);
+        };
+        let NamedDevice { kind, place, .. } = self.named.swap_remove(number);
         match kind {
             #[cfg(feature = "virtio-blk")]
             VirtioKind::Block => {
-                let disk = |(place, config)| disk(place, config, self.timeline);
-                self.disks.next().map(disk).transpose()
+                let disk = |config| disk(place, config, self.timeline);
+                self.config.blk.get(place).map(disk).transpose()
             }
             #[cfg(feature = "virtio-net")]
             VirtioKind::Net => {
-                let net = |(place, config)| net(place, config);
-                self.nets.next().map(net).transpose()
+                let net = |config| net(place, config);
+                self.config.net.get(place).map(net).transpose()
             }
             #[cfg(feature = "virtio-vsock")]
             VirtioKind::Vsock => self.config.vsock.as_ref().map(vsock).transpose(),

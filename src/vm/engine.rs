@@ -30,7 +30,7 @@ pub(crate) struct Running<P: KvmPlatform> {
 /// What is left of a machine that ran.
 pub(crate) struct Rest {
     /// Its devices, unless one is lost.
-    pub(crate) devices: Option<Vec<Lasting>>,
+    pub(crate) devices: Option<Vec<(String, Lasting)>>,
     pub(crate) metrics: Metrics,
 }
 
@@ -74,6 +74,11 @@ impl<P: KvmPlatform> Running<P> {
             }
             Command::Reset {} => {
                 handle.request_reset();
+                state
+            }
+            Command::Device { device, change } => {
+                self.registry.change(device, change)?;
+                log::info!("{device}: changed by a command: {change}");
                 state
             }
             Command::Metrics {} => return Ok(Reply::Metrics(self.metrics())),

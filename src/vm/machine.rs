@@ -38,7 +38,9 @@ use crate::{Consoles, Error, VmConfig, devices as model, memory};
 /// # Errors
 /// When a value is refused; the error names it.
 pub fn plan<P: Platform>(platform: &P, config: &VmConfig) -> Result<MachinePlan, Error> {
-    Ok(platform.setup_memory_layout(&config.machine()?)?)
+    let mut plan = platform.setup_memory_layout(&config.machine()?)?;
+    config.name_devices(&mut plan);
+    Ok(plan)
 }
 
 /// The device tree that a kernel would get, on a machine that need not run here. A kernel that
@@ -176,6 +178,7 @@ impl<P: KvmPlatform> Machine<P> {
         let initrd = image::Initrd::of(config)?;
         story.kernel(&kernel);
         let mut plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
+        config.name_devices(&mut plan);
         let remark = initrd.as_ref().and_then(image::Initrd::remark);
         plan.remarks.extend(remark);
         story.plan(&plan);

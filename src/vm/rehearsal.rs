@@ -38,6 +38,7 @@ pub fn rehearse(
         None => image::guest_kernel(config),
     };
     let mut plan = planner.plan(&config.machine_for(guest)?)?;
+    config.name_devices(&mut plan);
     if here {
         config.check_outputs(&[], &[])?;
         host_memory::check(config)?;

@@ -111,6 +111,7 @@ impl Board<'_> {
             .map(|&(kind, registers)| resources.device(kind, registers))
             .collect::<Result<Vec<_>, _>>()?;
         devices.push(DevicePlan {
+            id: None,
             kind: DeviceKind::Pvpanic,
             space: Space::Mmio,
             range: resources.range(PVPANIC_REGISTERS)?,

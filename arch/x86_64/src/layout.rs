@@ -162,6 +162,7 @@ fn devices(
 ) -> Result<Vec<DevicePlan>, PlanError> {
     let mut ports = Resources::new(Space::Pio, PORT_WINDOW, 0..=0)?;
     let port_device = |kind, range, irq| DevicePlan {
+        id: None,
         kind,
         space: Space::Pio,
         range,
@@ -183,6 +184,7 @@ fn devices(
     let pins = pins(lean);
     if lean {
         devices.push(DevicePlan {
+            id: None,
             kind: DeviceKind::IoApic { pins },
             space: Space::Mmio,
             range: IOAPIC,

@@ -235,7 +235,7 @@ pub fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<T
 }
 
 /// Limits as a table. What serde derives would take a list of values as well.
-pub(super) fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
+pub(crate) fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
     struct Table;
     impl<'de> Visitor<'de> for Table {
         type Value = Limits;

@@ -1,9 +1,12 @@
 //! How much of something a device may do.
 
+use std::fmt;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::text::{First, options};
 use super::{OptionError, file, parse_size};
 
 /// Beyond that, a bucket's level would not fit; no device is as fast.
@@ -39,6 +42,56 @@ pub(super) fn path(option: &str) -> Option<&'static str> {
     })
 }
 
+const LIMITS: &[&str] = &["bw=", "bw-burst=", "iops=", "iops-burst="];
+
+/// `bw=10M,iops=100`, with blanks instead of commas too; `none` for no limits.
+impl FromStr for Limits {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let mut limits = Self::default();
+        let words: Vec<_> = text.split_ascii_whitespace().collect();
+        if words == ["none"] {
+            return Ok(limits);
+        }
+        let text = words.join(",");
+        let found = options(&text, First::Option, LIMITS)?;
+        if found.is_empty() {
+            return Err(OptionError::Missing(
+                "limit",
+                "none, or bw=, iops= and more",
+            ));
+        }
+        for (key, text) in found {
+            limits.take(key, &text)?;
+        }
+        limits.check()?;
+        Ok(limits)
+    }
+}
+
+/// As text that gives the same limits again.
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut blank = "";
+        for (key, amount) in [
+            ("bw", self.bw),
+            ("bw-burst", self.bw_burst),
+            ("iops", self.iops),
+            ("iops-burst", self.iops_burst),
+        ] {
+            if let Some(amount) = amount {
+                write!(f, "{blank}{key}={amount}")?;
+                blank = " ";
+            }
+        }
+        if blank.is_empty() {
+            f.write_str("none")?;
+        }
+        Ok(())
+    }
+}
+
 impl Limits {
     /// Takes an option if it is one of these.
     pub(super) fn take(&mut self, key: &str, text: &str) -> Result<(), OptionError> {
@@ -57,7 +110,7 @@ impl Limits {
     }
 
     /// Checks what is true of every device's limits.
-    pub(super) fn check(&self) -> Result<(), OptionError> {
+    pub(crate) fn check(&self) -> Result<(), OptionError> {
         for (key, amount) in [
             ("bw", self.bw),
             ("bw-burst", self.bw_burst),

@@ -11,6 +11,7 @@ fn a_disk_is_described_in_full() {
     assert_eq!(
         disk,
         BlkConfig {
+            id: None,
             path: "a.img".into(),
             read_only: true,
             serial: "x=y".into(),

@@ -10,12 +10,14 @@ use vm_memory::GuestAddress;
 
 use super::release::release;
 use super::{Chain, ConfigSpace, Event, GuestRam, QueueError, Queues, Ring, VirtioDevice};
-use crate::Rare;
-use crate::config::BalloonConfig;
+use crate::config::{BalloonConfig, OptionError, size_with_unit};
+use crate::{Change, ChangeError, Rare};
 
 /// Feature bits (5.5.3).
 const VIRTIO_BALLOON_F_DEFLATE_ON_OOM: u32 = 2;
 const VIRTIO_BALLOON_F_REPORTING: u32 = 5;
+/// Where the configuration has the number of pages that the driver has given (5.5.4).
+const ACTUAL_AT: usize = 4;
 const QUEUE_SIZE: u16 = 128;
 const INFLATE: usize = 0;
 const DEFLATE: usize = 1;
@@ -31,6 +33,8 @@ const TURN: usize = 8;
 /// A balloon.
 #[derive(Debug)]
 pub struct Balloon {
+    /// Bytes of the guest's RAM.
+    ram: u64,
     deflate_on_oom: bool,
     reporting: bool,
     config: Arc<ConfigSpace>,
@@ -43,12 +47,12 @@ impl Balloon {
     /// A balloon in a machine with `ram` bytes of RAM, of which the guest is left with the target.
     #[must_use]
     pub fn new(config: &BalloonConfig, ram: u64) -> Self {
-        let pages = ram.saturating_sub(config.target.unwrap_or(ram)) >> PAGE_SHIFT;
-        let pages = u32::try_from(pages).unwrap_or(u32::MAX);
+        let pages = wanted(ram, config.target.unwrap_or(ram));
         // How many pages it shall have, and how many it has, which the driver tells.
         let mut space = pages.to_le_bytes().to_vec();
         space.extend([0; 4]);
         Self {
+            ram,
             deflate_on_oom: config.deflate_on_oom,
             reporting: config.free_page_reporting,
             config: Arc::new(ConfigSpace::new(space, 4..8)),
@@ -56,6 +60,21 @@ impl Balloon {
             numbers: Vec::new(),
             errors: Rare::default(),
         }
+    }
+
+    /// Other bytes of RAM that the guest is left with.
+    fn leave(&self, target: u64, queues: Option<&Queues>) -> Result<(), ChangeError> {
+        if target > self.ram {
+            let cause = format!("the guest has {} of memory", size_with_unit(self.ram));
+            let target = size_with_unit(target);
+            return Err(OptionError::Value("target", target, cause).into());
+        }
+        self.config
+            .update(0, &wanted(self.ram, target).to_le_bytes());
+        if let Some(queues) = queues {
+            queues.config_changed();
+        }
+        Ok(())
     }
 
     /// Gives the pages of a chain of page numbers back, runs of them at once.
@@ -91,6 +110,11 @@ impl Balloon {
             log::warn!("memory could not be given back, {times} times so far: {error}");
         }
     }
+}
+
+/// Pages in the balloon of a guest that is left with `target` bytes.
+fn wanted(ram: u64, target: u64) -> u32 {
+    u32::try_from(ram.saturating_sub(target) >> PAGE_SHIFT).unwrap_or(u32::MAX)
 }
 
 impl VirtioDevice for Balloon {
@@ -154,6 +178,18 @@ impl VirtioDevice for Balloon {
         queues.publish()?;
         Ok(more)
     }
+
+    fn change(&mut self, change: &Change, queues: Option<&Queues>) -> Result<(), ChangeError> {
+        match change {
+            Change::Target(target) => self.leave(*target, queues),
+            _ => Err(ChangeError::Foreign),
+        }
+    }
+
+    /// The next driver begins with no page.
+    fn stop(&mut self) {
+        self.config.update(ACTUAL_AT, &[0; 4]);
+    }
 }
 
 #[cfg(test)]
@@ -178,6 +214,7 @@ mod tests {
         ram.write_slice(&[1; 0x1_0000], GuestAddress(VICTIM))
             .unwrap();
         let config = BalloonConfig {
+            id: None,
             target: Some(RAM as u64 / 2),
             deflate_on_oom: true,
             free_page_reporting: true,

@@ -41,8 +41,8 @@ use self::uring::Uring;
 use super::iovec::{Direction, Vectors};
 use super::limit::Limiter;
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, Ring, VirtioDevice};
-use crate::Rare;
 use crate::config::{BlkConfig, BlkEngine};
+use crate::{Change, ChangeError, Rare};
 
 /// Disks for which there was no io_uring.
 static FELL_BACK: Rare = Rare::new();
@@ -82,7 +82,7 @@ pub struct Block {
     queues: u16,
     queue_size: u16,
     config: Arc<ConfigSpace>,
-    limiter: Option<Limiter>,
+    limiter: Limiter,
     /// Bytes of zeroes that the request had to write itself.
     zeroed: u64,
     /// Bytes that were moved without io_uring so far, or would have been in the time that other work
@@ -220,7 +220,7 @@ impl Block {
             }
             let uring = self.uring.as_ref();
             let room = uring.is_none_or(|uring| uring.has_room() && uring.bytes() < MOST_IN_FLIGHT);
-            let allowed = self.limiter.as_mut().is_none_or(Limiter::allows);
+            let allowed = self.limiter.allows();
             if !room || !allowed || !ring.pop(&mut self.chain)? {
                 return Ok(false);
             }
@@ -242,12 +242,10 @@ impl Block {
         };
         self.zeroed = 0;
         let parsed = self.parse(ring);
-        if let Some(limiter) = &mut self.limiter {
-            limiter.charge(match parsed {
-                Ok(Parsed::Job(_, len)) => len.into(),
-                _ => self.zeroed,
-            });
-        }
+        self.limiter.charge(match parsed {
+            Ok(Parsed::Job(_, len)) => len.into(),
+            _ => self.zeroed,
+        });
         let result = match parsed {
             Ok(Parsed::Done(written)) => Ok(written),
             Ok(Parsed::Job(job, len)) => {
@@ -421,8 +419,7 @@ impl VirtioDevice for Block {
     /// Whatever comes first: an end of a request, or the time of the next one.
     fn sources(&self) -> Vec<RawFd> {
         let ends = self.uring.iter().map(Uring::event);
-        ends.chain(self.limiter.iter().map(Limiter::timer))
-            .collect()
+        ends.chain([self.limiter.timer()]).collect()
     }
 
     fn start(&mut self, features: u64) {
@@ -436,9 +433,7 @@ impl VirtioDevice for Block {
             Event::Queue(queue) => more = self.pull(queue, queues)?,
             // There is room again, or time has passed: any queue may have waited for it.
             Event::Source(_) => {
-                if let Some(limiter) = &mut self.limiter {
-                    limiter.woken();
-                }
+                self.limiter.woken();
                 // The first may take all there is, and then it is the next one's turn.
                 let count = usize::from(self.queues);
                 let first = self.turn.min(count);
@@ -462,6 +457,16 @@ impl VirtioDevice for Block {
             self.reap(queues)?;
         }
         queues.publish()
+    }
+
+    fn change(&mut self, change: &Change, _: Option<&Queues>) -> Result<(), ChangeError> {
+        match change {
+            Change::Limits(limits) => {
+                self.limiter.change(limits);
+                Ok(())
+            }
+            _ => Err(ChangeError::Foreign),
+        }
     }
 
     fn stop(&mut self) {

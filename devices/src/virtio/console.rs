@@ -14,7 +14,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
-use crate::{OutputRing, Overflow, lock};
+use crate::{Change, ChangeError, OutputRing, Overflow, lock};
 
 /// Feature bit (5.3.3): the configuration has the size.
 const VIRTIO_CONSOLE_F_SIZE: u32 = 0;
@@ -248,6 +248,16 @@ impl VirtioDevice for VirtioConsole {
         }
         self.output.settle();
         Ok(())
+    }
+
+    fn change(&mut self, change: &Change, _: Option<&Queues>) -> Result<(), ChangeError> {
+        match change {
+            Change::Size(size) => {
+                self.port().resize(size.columns, size.rows);
+                Ok(())
+            }
+            _ => Err(ChangeError::Foreign),
+        }
     }
 
     fn stop(&mut self) {

@@ -68,21 +68,41 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    /// `None` when nothing is limited.
-    pub(super) fn new(limits: &Limits) -> io::Result<Option<Self>> {
+    /// Also with no limits, which may come later.
+    pub(super) fn new(limits: &Limits) -> io::Result<Self> {
         let now = Instant::now();
-        let bytes = Bucket::new(limits.bw, limits.bw_burst, now);
-        let requests = Bucket::new(limits.iops, limits.iops_burst, now);
-        if bytes.is_none() && requests.is_none() {
-            return Ok(None);
-        }
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        Ok(Some(Self {
-            bytes,
-            requests,
+        Ok(Self {
+            bytes: Bucket::new(limits.bw, limits.bw_burst, now),
+            requests: Bucket::new(limits.iops, limits.iops_burst, now),
             timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
             waiting: false,
-        }))
+        })
+    }
+
+    /// Other limits from now on. What was used up of the old ones stays used: who changes them often gains nothing
+    /// by it. The timer fires at once, for what waits.
+    pub(super) fn change(&mut self, limits: &Limits) {
+        self.change_at(limits, Instant::now());
+    }
+
+    fn change_at(&mut self, limits: &Limits, now: Instant) {
+        for (bucket, rate, burst) in [
+            (&mut self.bytes, limits.bw, limits.bw_burst),
+            (&mut self.requests, limits.iops, limits.iops_burst),
+        ] {
+            let new = Bucket::new(rate, burst, now);
+            *bucket = match (bucket.take(), new) {
+                (Some(mut old), Some(new)) => {
+                    // Up to now by the old rate.
+                    old.wait(now);
+                    let level = old.level.min(new.capacity);
+                    Some(Bucket { level, ..new })
+                }
+                (_, new) => new,
+            };
+        }
+        self.waiting = set(&self.timer, Duration::from_nanos(1));
     }
 
     /// Becomes readable when something may go again after a refusal.
@@ -92,7 +112,8 @@ impl Limiter {
 
     /// Whether a request may begin. After a refusal the timer runs.
     pub(super) fn allows(&mut self) -> bool {
-        self.allows_at(Instant::now())
+        // Without limits, time is not even asked for.
+        self.bytes.is_none() && self.requests.is_none() || self.allows_at(Instant::now())
     }
 
     fn allows_at(&mut self, now: Instant) -> bool {
@@ -155,12 +176,48 @@ mod tests {
             iops,
             iops_burst: None,
         };
-        Limiter::new(&limits).unwrap().unwrap()
+        Limiter::new(&limits).unwrap()
     }
 
     #[test]
-    fn no_limit_is_no_limiter() {
-        assert!(Limiter::new(&Limits::default()).unwrap().is_none());
+    fn without_limits_everything_may_go() {
+        let mut limiter = limiter(None, None, None);
+        limiter.charge(u64::MAX);
+        assert!(limiter.allows() && !limiter.waiting);
+    }
+
+    #[test]
+    fn other_limits_hold_at_once_and_forgive_nothing() {
+        let limits = |bw| Limits {
+            bw: Some(bw),
+            ..Limits::default()
+        };
+        let now = Instant::now();
+        let mut limiter = limiter(Some(1), None, None);
+        assert!(limiter.allows_at(now));
+        limiter.charge(1001);
+        assert!(!limiter.allows_at(now), "for a quarter of an hour");
+        limiter.change_at(&limits(1000), now);
+        assert!(limiter.waiting, "the timer runs, for what waits");
+        limiter.woken();
+        assert!(!limiter.allows_at(now + Duration::from_millis(999)));
+        limiter.woken();
+        assert!(limiter.allows_at(now + Duration::from_millis(1002)));
+        // Asked for every millisecond, they give no more than once.
+        let mut moved = 0;
+        for millis in 2000..3000 {
+            let now = now + Duration::from_millis(millis);
+            limiter.change_at(&limits(1000), now);
+            while limiter.allows_at(now) {
+                limiter.charge(10);
+                moved += 10;
+            }
+            limiter.woken();
+        }
+        assert!((1990..=2020).contains(&moved), "{moved} in a second");
+        limiter.change_at(&Limits::default(), now);
+        limiter.woken();
+        assert!(limiter.allows());
     }
 
     #[test]

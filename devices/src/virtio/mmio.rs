@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::transport::{Connect, Part, Transport, set_address, set_size};
 use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
 use crate::bus::{BusDevice, Outcome};
-use crate::lock;
+use crate::{Change, ChangeError, lock};
 
 /// Register offsets (4.2.2).
 const MAGIC: u64 = 0x000;
@@ -101,6 +101,10 @@ impl VirtioTransport for VirtioMmio {
 
     fn resume(&self) {
         lock(&self.0).transport.resume();
+    }
+
+    fn change(&self, change: &Change) -> Result<(), ChangeError> {
+        lock(&self.0).transport.change(change)
     }
 
     fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {

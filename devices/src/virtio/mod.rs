@@ -63,6 +63,8 @@ pub use transport::Connect;
 pub use vsock::{Vsock, VsockError};
 pub use worker::{Interrupt, Queues};
 
+use crate::{Change, ChangeError};
+
 /// What wakes a running device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -137,6 +139,16 @@ pub trait VirtioDevice: Debug + Send {
         self.quiesce(queues)
     }
 
+    /// Changes a part of the device, whose values were checked, at once. `queues` are there while a driver uses the
+    /// device, to tell it of a new configuration; also while the machine is paused.
+    ///
+    /// # Errors
+    /// When it has no such part, or this cannot be now.
+    fn change(&mut self, change: &Change, queues: Option<&Queues>) -> Result<(), ChangeError> {
+        let _ = (change, queues);
+        Err(ChangeError::Foreign)
+    }
+
     /// The driver resets the device: whatever is in flight ends before this returns, and nothing
     /// touches guest memory afterwards.
     fn stop(&mut self) {}
@@ -167,6 +179,12 @@ pub trait VirtioTransport: Debug + Send + Sync {
 
     /// A device that was paused goes on.
     fn resume(&self);
+
+    /// Changes a part of the device, in whatever state it is.
+    ///
+    /// # Errors
+    /// When a value is wrong, the device has no such part or is lost, or this cannot be now.
+    fn change(&self, change: &Change) -> Result<(), ChangeError>;
 
     /// Resets the device and gives it back, for another transport: nothing is behind this one any more.
     /// `None` when the device is lost.

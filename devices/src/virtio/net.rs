@@ -9,6 +9,7 @@ mod control;
 mod error;
 mod foresee;
 mod interface;
+mod plug;
 mod tap;
 mod waiting;
 
@@ -33,8 +34,8 @@ use self::waiting::Waiting;
 use super::iovec::{Frame, Vectors};
 use super::limit::Limiter;
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
-use crate::Rare;
 use crate::config::{Mac, NetConfig};
+use crate::{Change, ChangeError, Rare};
 
 /// `struct virtio_net_hdr_v1`, in front of every frame.
 const HEADER: usize = 12;
@@ -79,11 +80,15 @@ pub struct Net {
     usable: usize,
     /// The number of the control queue.
     control: usize,
-    limits: [Option<Limiter>; 2],
+    limits: [Limiter; 2],
     chain: Chain,
     vectors: Vectors,
     /// The tap is gone.
     down: bool,
+    /// Somebody has pulled the cable.
+    unplugged: bool,
+    /// The driver reads the link's state.
+    has_status: bool,
     errors: Rare,
     /// What the tap did not take of a driver's wishes.
     refusals: Rare,
@@ -189,6 +194,8 @@ impl Net {
             chain: Chain::default(),
             vectors: Vectors::default(),
             down: false,
+            unplugged: false,
+            has_status: false,
             errors: Rare::default(),
             refusals: Rare::default(),
             too_large: Rare::default(),
@@ -220,11 +227,12 @@ impl Net {
         ) else {
             return Ok(false);
         };
-        if self.down || number >= self.usable {
+        // What comes while the link is down is thrown away when it is up again.
+        if self.down || self.unplugged || number >= self.usable {
             return Ok(false);
         }
         for _ in 0..ring.size() {
-            if !self.limits[RECEIVE].as_mut().is_none_or(Limiter::allows) {
+            if !self.limits[RECEIVE].allows() {
                 return Ok(false);
             }
             let waiting = &mut pair.waiting;
@@ -251,9 +259,7 @@ impl Net {
                             waiting.len
                         );
                     }
-                    if let Some(limiter) = &mut self.limits[RECEIVE] {
-                        limiter.charge(len as u64);
-                    }
+                    self.limits[RECEIVE].charge(len as u64);
                 }
                 Err(error) => {
                     self.failed(&error, queues);
@@ -273,21 +279,19 @@ impl Net {
         let mut failure = None;
         let mut more = true;
         for _ in 0..ring.size() {
-            let allowed = self.limits[TRANSMIT].as_mut().is_none_or(Limiter::allows);
+            let allowed = self.limits[TRANSMIT].allows();
             more = allowed && ring.pop(&mut self.chain)?;
             if !more {
                 break;
             }
             let len = self.chain.readable_len();
             // R22: shorter than its header; or longer than any frame. Neither is one.
-            if !self.down && (HEADER as u64..=LARGEST + AROUND).contains(&len) {
+            if !self.down && !self.unplugged && (HEADER as u64..=LARGEST + AROUND).contains(&len) {
                 self.vectors.set(ring.ram(), self.chain.readable())?;
                 if let Err(error) = self.vectors.write_to(pair.tap.as_fd()) {
                     failure = Some(error);
                 }
-                if let Some(limiter) = &mut self.limits[TRANSMIT] {
-                    limiter.charge(len);
-                }
+                self.limits[TRANSMIT].charge(len);
             }
             ring.complete(self.chain.head(), 0)?;
         }
@@ -421,12 +425,13 @@ impl VirtioDevice for Net {
     /// The taps, then the timers of the limits.
     fn sources(&self) -> Vec<RawFd> {
         let taps = self.pairs.iter().map(|pair| pair.tap.raw());
-        let timers = self.limits.iter().flatten().map(Limiter::timer);
+        let timers = self.limits.iter().map(Limiter::timer);
         taps.chain(timers).collect()
     }
 
     fn start(&mut self, features: u64) {
         let offload = Self::negotiate_offload(features);
+        self.has_status = features & 1 << VIRTIO_NET_F_STATUS != 0;
         self.mergeable = features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0;
         self.need = if offload & !offload::CSUM == 0 {
             u64::from(self.mtu.max(DEFAULT_MTU)) + AROUND
@@ -486,7 +491,7 @@ impl VirtioDevice for Net {
             Event::Queue(queue) => self.transmit(queue / 2, queues)?,
             Event::Source(source) if source < self.pairs.len() => self.receive(source, queues)?,
             Event::Source(_) => {
-                self.limits.iter_mut().flatten().for_each(Limiter::woken);
+                self.limits.iter_mut().for_each(Limiter::woken);
                 let mut more = false;
                 for number in 0..self.usable {
                     more |= self.receive(number, queues)?;
@@ -497,6 +502,19 @@ impl VirtioDevice for Net {
         };
         queues.publish()?;
         Ok(more)
+    }
+
+    fn change(&mut self, change: &Change, queues: Option<&Queues>) -> Result<(), ChangeError> {
+        match change {
+            Change::Limits(limits) => {
+                self.limits
+                    .iter_mut()
+                    .for_each(|limiter| limiter.change(limits));
+                Ok(())
+            }
+            Change::Link(link) => self.plug(*link, queues),
+            _ => Err(ChangeError::Foreign),
+        }
     }
 
     fn stop(&mut self) {

@@ -27,8 +27,8 @@ use self::layout::{
 };
 use super::transport::Transport;
 use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
-use crate::lock;
 use crate::pci::{Config, Header, MsiSink, Msix, PBA_ENTRY, PciFunction, TABLE_ENTRY};
+use crate::{Change, ChangeError, lock};
 
 /// Connects an address, where the driver notifies a queue with a write of any width, to an event,
 /// or disconnects it.
@@ -130,6 +130,10 @@ impl VirtioTransport for VirtioPci {
 
     fn resume(&self) {
         lock(&self.state).transport.resume();
+    }
+
+    fn change(&self, change: &Change) -> Result<(), ChangeError> {
+        lock(&self.state).transport.change(change)
     }
 
     fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {

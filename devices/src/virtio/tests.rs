@@ -12,6 +12,8 @@ use super::*;
 use crate::config::{BalloonConfig, BlkConfig, BlkEngine, NetConfig, VsockConfig};
 use crate::{OutputRing, Overflow};
 
+mod changes;
+
 /// A device, with the host's end of it.
 struct Bench {
     device: Box<dyn VirtioDevice>,
@@ -69,6 +71,7 @@ fn balloon() -> Bench {
     ram.write_slice(&[1; 0x1_0000], GuestAddress(VICTIM))
         .unwrap();
     let config = BalloonConfig {
+        id: None,
         target: None,
         deflate_on_oom: true,
         free_page_reporting: true,
@@ -113,6 +116,7 @@ fn rng() -> Bench {
 fn vsock() -> (Bench, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let config = VsockConfig {
+        id: None,
         cid: 5,
         path: folder.path().join("v"),
     };

@@ -21,7 +21,7 @@ use vm_memory::GuestAddress;
 
 use super::worker::{Activated, MOST_EVENTS, Worker};
 use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
-use crate::Rare;
+use crate::{Change, ChangeError, Rare};
 
 /// Features of queues and transport.
 const COMMON_FEATURES: u64 =
@@ -309,6 +309,22 @@ impl Transport {
                 }
             }
             stage => self.stage = stage,
+        }
+    }
+
+    /// Changes a part of the device, on its thread if it has one.
+    pub(crate) fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
+        change.check()?;
+        match &mut self.stage {
+            Stage::Idle(device) => device.change(change, None),
+            Stage::Paused(Activated { device, queues, .. }) => device.change(change, Some(queues)),
+            Stage::Running(worker) => {
+                let change = change.clone();
+                let changed =
+                    worker.call(move |device, queues| Ok(device.change(&change, Some(queues))));
+                changed.unwrap_or(Err(ChangeError::Lost))
+            }
+            Stage::Lost => Err(ChangeError::Lost),
         }
     }
 

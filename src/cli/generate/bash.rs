@@ -13,6 +13,7 @@ const PARTS: [(&str, &[(&str, &str)]); 4] = [
         "blk",
         &[
             ("path=", "files"),
+            ("id=", ""),
             ("ro", ""),
             ("serial=", ""),
             ("engine=", "auto io_uring sync"),
@@ -31,6 +32,7 @@ const PARTS: [(&str, &[(&str, &str)]); 4] = [
         &[
             ("tap=", ""),
             ("fd=", ""),
+            ("id=", ""),
             ("mac=", ""),
             ("mtu=", ""),
             ("queues=", ""),
@@ -41,11 +43,12 @@ const PARTS: [(&str, &[(&str, &str)]); 4] = [
             ("iops-burst=", ""),
         ],
     ),
-    ("vsock", &[("cid=", ""), ("path=", "files")]),
+    ("vsock", &[("cid=", ""), ("id=", ""), ("path=", "files")]),
     (
         "balloon",
         &[
             ("target=", ""),
+            ("id=", ""),
             ("deflate-on-oom", ""),
             ("free-page-reporting", ""),
         ],

@@ -129,6 +129,9 @@ pub(crate) fn answer(id: Option<&Value>, result: &Result<Reply, CommandError>) -
             let (kind, state) = match error {
                 CommandError::State { state, .. } => ("state", Some(state)),
                 CommandError::Ended(_) => ("ended", None),
+                CommandError::NoDevice { .. }
+                | CommandError::Foreign { .. }
+                | CommandError::Device { .. } => ("device", None),
                 CommandError::Host { .. } => ("host", None),
             };
             let mut message = error.to_string();

@@ -41,6 +41,7 @@ fn guest() -> Guest {
     let ram = ram();
     let folder = tempfile::tempdir().unwrap();
     let config = VsockConfig {
+        id: None,
         cid: 5,
         path: folder.path().join("v"),
     };
@@ -542,6 +543,7 @@ fn the_socket_s_file_is_taken_over_when_nobody_listens_and_goes_with_the_device(
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("v");
     let config = VsockConfig {
+        id: None,
         cid: 3,
         path: path.clone(),
     };
@@ -564,7 +566,11 @@ fn a_socket_with_a_full_queue_of_callers_is_in_use() {
     let name = path.as_os_str().as_encoded_bytes();
     let callers: Vec<_> = std::iter::from_fn(|| connect_to(name).ok()).collect();
     assert!(!callers.is_empty());
-    let config = VsockConfig { cid: 3, path };
+    let config = VsockConfig {
+        id: None,
+        cid: 3,
+        path,
+    };
     assert!(matches!(Vsock::open(&config), Err(VsockError::InUse)));
 }
 

@@ -1,0 +1,144 @@
+//! What can be changed of a device while its machine runs: plain data, with or without the devices themselves.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Limits, OptionError, size_with_unit};
+
+/// A change of a device that is there, whether a driver uses it or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Change {
+    /// Of a disk or a network device: how much may pass. What is not named is not limited any more.
+    Limits(#[serde(deserialize_with = "crate::config::limits_table")] Limits),
+    /// Of a network device: whether its cable is plugged in. While it is not, frames are dropped.
+    Link(Link),
+    /// Of a balloon: bytes of RAM that the guest is left with.
+    Target(u64),
+    /// Of a console: the size of its terminal.
+    Size(TerminalSize),
+}
+
+/// The state of a network device's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Link {
+    /// Frames pass.
+    Up,
+    /// Frames are dropped.
+    Down,
+}
+
+/// The size of a terminal, each side 1 at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalSize {
+    /// Characters in a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+impl Change {
+    /// What it is about, as commands call it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Limits(_) => "limits",
+            Self::Link(_) => "link",
+            Self::Target(_) => "target",
+            Self::Size(_) => "size",
+        }
+    }
+
+    /// Checks every value, whatever the device.
+    ///
+    /// # Errors
+    /// Names the value and what it may be.
+    pub fn check(&self) -> Result<(), OptionError> {
+        let wrong =
+            |key, value: String, cause: &str| Err(OptionError::Value(key, value, cause.to_owned()));
+        match self {
+            Self::Limits(limits) => limits.check(),
+            Self::Target(0) => {
+                let cause = "the guest would be left with no memory; give what it may keep";
+                wrong("target", "0".to_owned(), cause)
+            }
+            Self::Size(TerminalSize { columns, rows }) if *columns == 0 || *rows == 0 => {
+                let cause = "it is 1 to 65535 columns and rows";
+                wrong("size", format!("{columns}x{rows}"), cause)
+            }
+            Self::Target(_) | Self::Size(_) | Self::Link(_) => Ok(()),
+        }
+    }
+}
+
+/// As `vmm-reference ctl` takes it.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limits(limits) => write!(f, "limits {limits}"),
+            Self::Link(Link::Up) => f.write_str("link up"),
+            Self::Link(Link::Down) => f.write_str("link down"),
+            Self::Target(target) => write!(f, "target {}", size_with_unit(*target)),
+            Self::Size(TerminalSize { columns, rows }) => write!(f, "size {columns}x{rows}"),
+        }
+    }
+}
+
+/// Why a device was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// Devices of its kind have no such thing.
+    #[error("such a device has none")]
+    Foreign,
+    /// The value is none.
+    #[error(transparent)]
+    Value(#[from] OptionError),
+    /// It cannot be changed now.
+    #[error("{0}")]
+    Refused(String),
+    /// The device is lost, by a fault of the VMM.
+    #[error("the device is lost, by a fault of the VMM")]
+    Lost,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_no_device_takes_are_refused_by_name() {
+        let limits = |bw, bw_burst| {
+            Change::Limits(Limits {
+                bw,
+                bw_burst,
+                ..Limits::default()
+            })
+        };
+        let size = |columns, rows| Change::Size(TerminalSize { columns, rows });
+        for (change, word) in [
+            (Change::Target(0), "no memory"),
+            (limits(Some(0), None), "1 to 1024T"),
+            (limits(None, Some(1)), "give bw"),
+            (size(0, 25), "1 to 65535"),
+            (size(80, 0), "1 to 65535"),
+        ] {
+            let error = change.check().unwrap_err().to_string();
+            assert!(error.contains(word), "{change:?}: {error}");
+        }
+        for change in [
+            limits(None, None),
+            limits(Some(1), Some(1)),
+            Change::Link(Link::Down),
+            Change::Target(1),
+            size(1, u16::MAX),
+        ] {
+            assert_eq!(change.check(), Ok(()), "{change:?}");
+        }
+    }
+}
