@@ -38,7 +38,7 @@ pub use ::devices::config::{
 pub use ::devices::{Change, ChangeError, Link, Overflow, TerminalSize};
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
-pub use config::{ConsoleTarget, MemorySize, OnReboot, VmConfig};
+pub use config::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use control::event::{Event, Happening, Subscription};
@@ -49,6 +49,7 @@ pub use control::server::{ControlServer, ControlSocket, PROTOCOL};
 pub use error::Error;
 pub use host::{Check, Level, diagnose, probe};
 pub use kernel::inspect::{KernelReport, inspect};
+pub use memory::huge::transparent_size as transparent_page_bytes;
 pub use outputs::{NamedFile, refused_output};
 pub use timeline::{Milestone, Timeline};
 pub use vm::machine::{Machine, device_tree, plan};

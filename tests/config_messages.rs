@@ -122,6 +122,16 @@ fn messages_have_place_key_and_range() {
             "guest-memory: \"99999999999999\": it is 0 to 16777215T",
         ),
         ("t.toml", "vsock = 2020-01-01", "it is no date"),
+        (
+            "u.toml",
+            "memory-backing = \"file\"",
+            "memory-backing: it is anonymous or shared, not \"file\"",
+        ),
+        (
+            "v.toml",
+            "huge-pages = \"4M\"",
+            "huge-pages: it is off, transparent, 2M or 1G, not \"4M\"",
+        ),
     ] {
         let said = said(folder.path(), name, text).unwrap_or_default();
         assert!(
@@ -147,6 +157,8 @@ fn full() -> VmConfig {
         cmdline: Some("c".into()),
         append: Some("a".into()),
         guest_memory: "1G".parse().unwrap(),
+        memory_backing: vmm_reference::MemoryBacking::Shared,
+        huge_pages: vmm_reference::HugePages::Reserved2M,
         vcpus: 1,
         serial: ConsoleTarget::Stdio,
         console_overflow: vmm_reference::Overflow::Wait,

@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::thread;
 
+use common::pool::HugePagePool;
 use common::{
     ENTRY, RESET, echo, finish, kernel, not_ignored, option, print, read_until, run_code, signal,
     vmm, wait,
@@ -559,4 +560,43 @@ fn r58_the_last_output_waits_for_a_slow_reader() {
         "{ended:?}"
     );
     drop(stdout);
+}
+
+/// Looks whether memory at 8 MiB is zero, says so, writes to it and resets.
+fn is_fresh() -> Vec<u8> {
+    // mov edi, 8 MiB; cmp qword [rdi], 0
+    let mut code = vec![0xbf, 0, 0, 0x80, 0, 0x48, 0x83, 0x3f, 0];
+    let good = [print("0"), vec![0x48, 0xff, 0x07], RESET.to_vec()].concat(); // inc qword [rdi]
+    code.extend([0x75, u8::try_from(good.len()).unwrap()]); // jnz
+    code.extend(good);
+    code.extend(print("used"));
+    code.extend([0xeb, 0xfe]);
+    code
+}
+
+#[test]
+fn every_kind_of_memory_runs_a_guest_and_is_fresh_after_each_restart() {
+    let kernel = kernel(&is_fresh());
+    let kernel = option("kernel", kernel.path());
+    // As many as the guest needs: a restart has to give them back first.
+    let pool = HugePagePool::with(8);
+    for backing in ["anonymous", "shared"] {
+        for pages in ["off", "transparent", "2M"] {
+            if pages == "2M" && pool.is_none() {
+                continue;
+            }
+            let options = [
+                &kernel,
+                "--guest-memory=16M",
+                &format!("--memory-backing={backing}"),
+                &format!("--huge-pages={pages}"),
+                "--on-reboot=restart",
+                "--shutdown-timeout=0",
+            ];
+            let mut child = vmm(&options).stdout(Stdio::piped()).spawn().unwrap();
+            read_until(child.stdout.as_mut().unwrap(), "0000");
+            signal(&child, "TERM");
+            assert_eq!(wait(&mut child).code(), Some(0), "{options:?}");
+        }
+    }
 }

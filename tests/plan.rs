@@ -43,6 +43,20 @@ fn plan_refuses_what_running_refuses_and_makes_nothing() {
         vec![long],
         vec!["--append=a\nb".to_owned()],
         vec!["--guest-memory=8".to_owned()],
+        vec![
+            "--guest-memory=65M".to_owned(),
+            "--huge-pages=2M".to_owned(),
+        ],
+        vec![
+            "--guest-memory=257M".to_owned(),
+            "--huge-pages=1G".to_owned(),
+        ],
+        // More than any pool has.
+        vec![
+            "--guest-memory=3T".to_owned(),
+            "--huge-pages=2M".to_owned(),
+            "--overcommit".to_owned(),
+        ],
         vec!["--vcpus=0".to_owned()],
         #[cfg(feature = "virtio-vsock")]
         vec![format!("--vsock=cid=3,path={}", path("file"))],
@@ -153,6 +167,57 @@ fn r72_memory_that_the_host_lacks_is_refused() {
     // Of another host nothing is known.
     let ended = finish(vmm(&["plan", "--arch=x86_64", &memory]).spawn().unwrap());
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+#[test]
+fn what_memory_is_made_of_is_told() {
+    let run = |arguments: &[&str]| {
+        let ended = finish(vmm(arguments).spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        ended.stdout
+    };
+    let page = rustix::param::page_size() as u64;
+    let usual = run(&["plan"]);
+    let expected = format!("\nanonymous memory in pages of {}K\n", page >> 10);
+    assert!(usual.contains(&expected), "{usual}");
+    let large = [
+        "plan",
+        "--memory-backing=shared",
+        "--huge-pages=transparent",
+    ];
+    let text = run(&large);
+    assert!(
+        text.contains("\nshared memory in transparent huge pages of "),
+        "{text}"
+    );
+    // Of another host's pools nothing is known.
+    let other = ["plan", "--arch=x86_64", "--huge-pages=2M"];
+    let text = run(&other);
+    let expected = "\nanonymous memory in huge pages of 2M, all reserved at the start\n";
+    assert!(text.contains(expected), "{text}");
+    for (arguments, backing, pages, size) in [
+        (&["plan"][..], "anonymous", "off", Some(page)),
+        (&other, "anonymous", "2M", Some(2 << 20)),
+        (&["plan", "--arch=aarch64"], "anonymous", "off", None),
+    ] {
+        let text = run(&[arguments, &["--json"]].concat());
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["memory_backing"], backing);
+        assert_eq!(json["huge_pages"], pages);
+        assert_eq!(json["page_size_bytes"].as_u64(), size, "{arguments:?}");
+    }
+    refused(
+        &[
+            "plan",
+            "--arch=x86_64",
+            "--guest-memory=65M",
+            "--huge-pages=2M",
+        ],
+        &[
+            "--guest-memory=65M: it is no multiple",
+            "cure: give 64M or 66M",
+        ],
+    );
 }
 
 /// Every key of a JSON text, at any depth.

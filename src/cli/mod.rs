@@ -41,7 +41,9 @@ use vmm_reference::Overflow;
 use vmm_reference::Transport;
 #[cfg(feature = "virtio-vsock")]
 use vmm_reference::VsockConfig;
-use vmm_reference::{ConsoleTarget, Error, Lean, MemorySize, NamedFile, OnReboot, VmConfig};
+use vmm_reference::{
+    ConsoleTarget, Error, HugePages, Lean, MemoryBacking, MemorySize, NamedFile, OnReboot, VmConfig,
+};
 
 /// The VM could not be run: the host or KVM failed.
 const FAILED: u8 = 1;
@@ -123,6 +125,14 @@ struct VmArgs {
     /// Guest RAM: MiB, or a number with K, M, G or T [default: 256]
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = values::text::<MemorySize>())]
     guest_memory: Option<MemorySize>,
+    /// Where guest RAM comes from: private memory, or a file in memory (memfd) that another process can
+    /// share [default: anonymous]
+    #[arg(long, value_enum, value_name = "BACKING")]
+    memory_backing: Option<BackingArg>,
+    /// Large pages for guest RAM: those that the kernel makes when it can, or of 2 MiB or 1 GiB from the host's
+    /// pools (vm.nr_hugepages), all reserved at the start [default: off, what the host does by itself]
+    #[arg(long, value_enum, value_name = "PAGES")]
+    huge_pages: Option<HugePagesArg>,
     /// Lets the guest have more memory than the host's memory and swap: it will not use all of it
     #[arg(long)]
     overcommit: bool,
@@ -219,6 +229,22 @@ enum LeanArg {
     Off,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BackingArg {
+    Anonymous,
+    Shared,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum HugePagesArg {
+    Off,
+    Transparent,
+    #[value(name = "2M")]
+    Reserved2M,
+    #[value(name = "1G")]
+    Reserved1G,
+}
+
 #[cfg(feature = "virtio-console")]
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum WhenFull {
@@ -257,6 +283,18 @@ impl VmArgs {
         config.cmdline = self.cmdline.or(config.cmdline);
         config.append = self.append.or(config.append);
         config.guest_memory = self.guest_memory.unwrap_or(config.guest_memory);
+        config.memory_backing = match self.memory_backing {
+            Some(BackingArg::Anonymous) => MemoryBacking::Anonymous,
+            Some(BackingArg::Shared) => MemoryBacking::Shared,
+            None => config.memory_backing,
+        };
+        config.huge_pages = match self.huge_pages {
+            Some(HugePagesArg::Off) => HugePages::Off,
+            Some(HugePagesArg::Transparent) => HugePages::Transparent,
+            Some(HugePagesArg::Reserved2M) => HugePages::Reserved2M,
+            Some(HugePagesArg::Reserved1G) => HugePages::Reserved1G,
+            None => config.huge_pages,
+        };
         config.overcommit |= self.overcommit;
         config.vcpus = self.vcpus.unwrap_or(config.vcpus);
         #[cfg(feature = "virtio-console")]

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use serde::Serialize;
 use vmm_reference::arch::{AddressRange, LeanChoice, MachinePlan, Planner, Space};
 use vmm_reference::{
-    ARCHITECTURES, Error, HostPlatform, NamedFile, PlannedFor, VmConfig, device_tree, planner,
-    planner_with_facts, probe, rehearse,
+    ARCHITECTURES, Error, HostPlatform, HugePages, MemoryBacking, NamedFile, PlannedFor, VmConfig,
+    device_tree, planner, planner_with_facts, probe, rehearse, transparent_page_bytes,
 };
 
 use super::errors::with_options;
@@ -91,13 +92,58 @@ pub(super) fn print(
         let tree = device_tree(&*planner, &plan, config)?;
         OutputFile::open("dump-dtb", path, config)?.write(&tree)?;
     }
+    let printed = Printed {
+        plan: &plan,
+        memory_backing: config.memory_backing,
+        huge_pages: config.huge_pages,
+        page_size_bytes: page_size(config.huge_pages, planned_for),
+    };
     let text = if options.json {
-        serde_json::to_string_pretty(&plan).map_err(cannot_print)?
+        serde_json::to_string_pretty(&printed).map_err(cannot_print)?
     } else {
-        text(&plan)
+        text(&printed)
     };
     print_text(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The machine, and what its RAM is on the host.
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    plan: &'a MachinePlan,
+    memory_backing: MemoryBacking,
+    huge_pages: HugePages,
+    /// Of the largest pages that are asked for; another host's usual ones are not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page_size_bytes: Option<u64>,
+}
+
+fn page_size(pages: HugePages, planned_for: PlannedFor) -> Option<u64> {
+    let here = planned_for == PlannedFor::ThisHost;
+    match pages {
+        HugePages::Off => here.then(|| rustix::param::page_size() as u64),
+        HugePages::Transparent => here.then(transparent_page_bytes),
+        HugePages::Reserved2M | HugePages::Reserved1G => pages.reserved_bytes(),
+    }
+}
+
+impl Printed<'_> {
+    /// What RAM is, in one line.
+    fn backing(&self) -> String {
+        let size = self
+            .page_size_bytes
+            .map(|bytes| format!(" of {}", vmm_reference::arch::size_text(bytes)))
+            .unwrap_or_default();
+        let pages = match self.huge_pages {
+            HugePages::Off => format!("pages{size}"),
+            HugePages::Transparent => format!("transparent huge pages{size}"),
+            HugePages::Reserved2M | HugePages::Reserved1G => {
+                format!("huge pages{size}, all reserved at the start")
+            }
+        };
+        format!("{} memory in {pages}", self.memory_backing)
+    }
 }
 
 pub(super) fn cannot_print(error: serde_json::Error) -> Error {
@@ -140,10 +186,10 @@ fn choose(options: &Options, config: &VmConfig) -> Result<Box<dyn Planner>, Erro
     })
 }
 
-fn text(plan: &MachinePlan) -> String {
+fn text(printed: &Printed<'_>) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = write_text(&mut out, plan);
+    let _ = write_text(&mut out, printed);
     out
 }
 
@@ -153,7 +199,8 @@ pub(super) fn lean(choice: &LeanChoice) -> String {
     format!("{kind}: {}", choice.why)
 }
 
-fn write_text(out: &mut String, plan: &MachinePlan) -> std::fmt::Result {
+fn write_text(out: &mut String, printed: &Printed<'_>) -> std::fmt::Result {
+    let plan = printed.plan;
     let range = |range: &AddressRange, width| {
         format!(
             "{:#0width$x}-{:#0width$x}",
@@ -168,6 +215,7 @@ fn write_text(out: &mut String, plan: &MachinePlan) -> std::fmt::Result {
         plan.vcpus,
         plan.ram_size() >> 20
     )?;
+    writeln!(out, "{}", printed.backing())?;
     if let Some(choice) = &plan.lean {
         writeln!(out, "{}", lean(choice))?;
     }

@@ -14,7 +14,7 @@ use devices::Overflow;
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
 use serde::{Deserialize, Serialize};
 
-pub use self::values::{ConsoleTarget, MemorySize, OnReboot};
+pub use self::values::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot};
 use crate::Error;
 
 /// A VM, as the user describes it.
@@ -43,6 +43,12 @@ pub struct VmConfig {
     pub append: Option<String>,
     /// Guest RAM.
     pub guest_memory: MemorySize,
+    /// Where its pages come from.
+    #[serde(deserialize_with = "word")]
+    pub memory_backing: MemoryBacking,
+    /// Which large pages it has.
+    #[serde(deserialize_with = "word")]
+    pub huge_pages: HugePages,
     /// Number of vCPUs.
     #[serde(deserialize_with = "values::vcpus")]
     pub vcpus: u32,
@@ -92,6 +98,8 @@ impl Default for VmConfig {
             cmdline: None,
             append: None,
             guest_memory: MemorySize::mib(256),
+            memory_backing: MemoryBacking::Anonymous,
+            huge_pages: HugePages::Off,
             vcpus: 1,
             serial: ConsoleTarget::Stdio,
             on_reboot: OnReboot::Exit,
@@ -148,6 +156,20 @@ impl VmConfig {
     #[must_use]
     pub fn with_memory_mib(mut self, mib: u32) -> Self {
         self.guest_memory = MemorySize::mib(mib);
+        self
+    }
+
+    /// Says where the pages of guest RAM come from.
+    #[must_use]
+    pub fn with_memory_backing(mut self, backing: MemoryBacking) -> Self {
+        self.memory_backing = backing;
+        self
+    }
+
+    /// Says which large pages guest RAM has.
+    #[must_use]
+    pub fn with_huge_pages(mut self, pages: HugePages) -> Self {
+        self.huge_pages = pages;
         self
     }
 

@@ -66,6 +66,68 @@ impl fmt::Display for MemorySize {
     }
 }
 
+/// Where the pages of guest RAM come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryBacking {
+    /// Private pages of this process.
+    #[default]
+    Anonymous,
+    /// A file in memory (memfd) whose descriptor another process can be given.
+    Shared,
+}
+
+impl fmt::Display for MemoryBacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "anonymous",
+            Self::Shared => "shared",
+        })
+    }
+}
+
+/// Which pages larger than the host's usual ones guest RAM has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HugePages {
+    /// What the host does by itself.
+    #[default]
+    #[serde(rename = "off")]
+    Off,
+    /// The kernel is asked for those that it makes when it has the memory (Linux
+    /// Documentation/admin-guide/mm/transhuge.rst).
+    #[serde(rename = "transparent")]
+    Transparent,
+    /// Pages of 2 MiB, all of them reserved at the start (Linux Documentation/admin-guide/mm/hugetlbpage.rst).
+    #[serde(rename = "2M")]
+    Reserved2M,
+    /// The same with pages of 1 GiB.
+    #[serde(rename = "1G")]
+    Reserved1G,
+}
+
+impl HugePages {
+    /// The size of pages that are reserved at the start, in bytes; `None` for others.
+    #[must_use]
+    pub const fn reserved_bytes(self) -> Option<u64> {
+        match self {
+            Self::Off | Self::Transparent => None,
+            Self::Reserved2M => Some(2 << 20),
+            Self::Reserved1G => Some(1 << 30),
+        }
+    }
+}
+
+impl fmt::Display for HugePages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Transparent => "transparent",
+            Self::Reserved2M => "2M",
+            Self::Reserved1G => "1G",
+        })
+    }
+}
+
 /// Where a console of the guest goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]

@@ -54,7 +54,7 @@ impl<P: KvmPlatform> Tried<P> {
         let vm = kvm
             .create_vm_with_type(platform.vm_type(&plan))
             .map_err(KvmError::of("KVM_CREATE_VM"))?;
-        let ram = memory::map_ram(&plan)?;
+        let ram = memory::map_ram(&plan, memory::Backing::default())?;
         memory::set_memslots(&vm, &ram)?;
         platform.prepare_vm(&vm)?;
         let irq_chip = platform.irq_chip(&plan)?;

@@ -62,10 +62,10 @@ pub(crate) fn check(config: &VmConfig) -> Result<(), Error> {
     if let Some(host) = HostMemory::parse(&meminfo) {
         host.check(config)?;
     }
-    let limit = group_limit(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"));
-    if let Some(limit) = limit.filter(|limit| *limit < config.guest_memory.bytes())
-        && !config.overcommit
-    {
+    // Huge pages of a pool do not count there.
+    let is_counted = !config.overcommit && config.huge_pages.reserved_bytes().is_none();
+    let limit = least_limit("memory.max").filter(|_| is_counted);
+    if let Some(limit) = limit.filter(|limit| *limit < config.guest_memory.bytes()) {
         log::warn!(
             "the control group of this process may have {} MiB of memory and the guest has {}: the \
              kernel may end the VM before the guest has used all of it",
@@ -76,15 +76,20 @@ pub(crate) fn check(config: &VmConfig) -> Result<(), Error> {
     Ok(())
 }
 
-/// The least `memory.max` from this process's control group up (Linux
-/// Documentation/admin-guide/cgroup-v2.rst); `None` without a limit, or without control groups of version 2.
-fn group_limit(membership: &Path, root: &Path) -> Option<u64> {
+/// The least limit with this name (`memory.max`) from this process's control group up, in bytes (Linux
+/// Documentation/admin-guide/cgroup-v2.rst); `None` without one, or without control groups of version 2.
+pub(super) fn least_limit(name: &str) -> Option<u64> {
+    let membership = Path::new("/proc/self/cgroup");
+    group_limit(membership, Path::new("/sys/fs/cgroup"), name)
+}
+
+fn group_limit(membership: &Path, root: &Path, name: &str) -> Option<u64> {
     let text = fs::read_to_string(membership).ok()?;
     let group = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let mut folder = root.join(group);
     let mut least: Option<u64> = None;
     while folder.starts_with(root) {
-        let limit = fs::read_to_string(folder.join("memory.max"))
+        let limit = fs::read_to_string(folder.join(name))
             .ok()
             .and_then(|text| text.trim().parse::<u64>().ok());
         least = [least, limit].into_iter().flatten().min();
@@ -131,7 +136,7 @@ mod tests {
         let root = folder.path().join("fs");
         fs::create_dir_all(root.join("a/b")).unwrap();
         fs::write(&membership, "0::/a/b\n").unwrap();
-        let limit = || group_limit(&membership, &root);
+        let limit = || group_limit(&membership, &root, "memory.max");
         assert_eq!(limit(), None);
         fs::write(root.join("a/b/memory.max"), "max\n").unwrap();
         assert_eq!(limit(), None);

@@ -1,51 +1,122 @@
-//! Guest RAM and its memslots.
+//! Guest RAM: its regions and what backs them, and its memslots.
 
+pub(crate) mod backing;
 pub(crate) mod host;
+pub(crate) mod huge;
+
+use std::io;
 
 use arch::{GuestRam, KvmError, MachinePlan};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use rustix::mm::{Advice, madvise};
 use rustix::process::{Resource, getrlimit};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
-use crate::Error;
+pub(crate) use self::backing::Backing;
+use crate::{Error, HugePages, MemoryBacking, PlannedFor};
 
-/// Maps the plan's RAM: anonymous, private, reserved lazily and never zeroed by the VMM.
-pub(crate) fn map_ram(plan: &MachinePlan) -> Result<GuestRam, Error> {
-    let too_large = |cause: String| Error::Config {
+/// Refuses RAM that cannot be had; says what will not be as it was asked for.
+///
+/// # Errors
+/// Names what is missing.
+pub(crate) fn check(
+    plan: &MachinePlan,
+    backing: Backing,
+    planned_for: PlannedFor,
+) -> Result<Option<String>, Error> {
+    huge::check_multiple(backing, plan)?;
+    if planned_for == PlannedFor::AnotherHost {
+        return Ok(None);
+    }
+    huge::check_pool(backing, plan)?;
+    check_file_limit(plan, backing, getrlimit(Resource::Fsize).current)?;
+    Ok(huge::remark(backing))
+}
+
+/// `limit` is RLIMIT_FSIZE, in bytes; it holds for files in memory too.
+fn check_file_limit(plan: &MachinePlan, backing: Backing, limit: Option<u64>) -> Result<(), Error> {
+    let largest = plan.ram.iter().map(|range| range.len).max().unwrap_or(0);
+    let has_file = backing.memory == MemoryBacking::Shared || backing.pool().is_some();
+    let Some(limit) = limit.filter(|limit| has_file && *limit < largest) else {
+        return Ok(());
+    };
+    let (field, value) = match backing.memory {
+        MemoryBacking::Shared => ("memory-backing", "shared".to_owned()),
+        MemoryBacking::Anonymous => ("huge-pages", backing.pages.to_string()),
+    };
+    Err(Error::Config {
+        field: field.into(),
+        value,
+        cause: format!(
+            "it is a file in memory of {} MiB, and files of this process may have {} MiB",
+            largest >> 20,
+            limit >> 20
+        ),
+        cure: "raise that limit (`ulimit -f unlimited`, LimitFSIZE= of systemd), or use anonymous memory \
+               without reserved huge pages"
+            .to_owned(),
+    })
+}
+
+/// Maps the plan's RAM, never zeroed by the VMM. Huge pages of a pool are reserved here; everything else is lazy.
+pub(crate) fn map_ram(plan: &MachinePlan, backing: Backing) -> Result<GuestRam, Error> {
+    let refused = |error: io::Error| refusal(plan, backing, &error);
+    let regions = plan
+        .ram
+        .iter()
+        .map(|range| {
+            let len = usize::try_from(range.len).map_err(io::Error::other)?;
+            let mapping = backing.map(range.base, len)?;
+            GuestRegionMmap::new(mapping, GuestAddress(range.base))
+                .ok_or_else(|| io::Error::other("its end cannot be addressed"))
+        })
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(refused)?;
+    let ram = GuestRam::from_regions(regions).map_err(|error| refused(io::Error::other(error)))?;
+    if let Err(error) = advise(&ram, Advice::LinuxDontDump) {
+        log::warn!("guest memory will be part of core dumps: {error}");
+    }
+    if backing.pages == HugePages::Transparent
+        && let Err(error) = advise(&ram, Advice::LinuxHugepage)
+    {
+        log::debug!("no transparent huge pages: {error}");
+    }
+    Ok(ram)
+}
+
+/// What the host does not map.
+fn refusal(plan: &MachinePlan, backing: Backing, error: &io::Error) -> Error {
+    // Others may have taken huge pages since they were counted.
+    if error.raw_os_error() == Some(libc::ENOMEM)
+        && let Err(missing) = huge::check_pool(backing, plan)
+    {
+        return missing;
+    }
+    Error::Config {
         field: "guest-memory".into(),
-        value: format!("{}M", plan.ram_size() >> 20),
-        cause: format!("the host cannot map it: {cause}"),
+        value: arch::size_text(plan.ram_size()),
+        cause: format!("the host cannot map it: {error}"),
         cure: cure(
             getrlimit(Resource::As).current,
             std::fs::read_to_string("/proc/sys/vm/overcommit_memory").ok(),
         ),
-    };
-    let ranges = plan
-        .ram
-        .iter()
-        .map(|range| {
-            let len = usize::try_from(range.len).map_err(|error| too_large(error.to_string()))?;
-            Ok((GuestAddress(range.base), len))
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
-    let ram = GuestRam::from_ranges(&ranges).map_err(|error| too_large(error.to_string()))?;
-    keep_out_of_core_dumps(&ram);
-    Ok(ram)
+    }
 }
 
-/// What the guest has in its memory is not the business of whoever reads a core dump of the VMM, and makes it as
-/// large as the guest.
-fn keep_out_of_core_dumps(ram: &GuestRam) {
+/// Gives the kernel advice about all of RAM that changes nothing about its content. (What the guest has in its
+/// memory is not the business of whoever reads a core dump of the VMM, and makes it as large as the guest.)
+fn advise(ram: &GuestRam, advice: Advice) -> io::Result<()> {
+    debug_assert!(matches!(
+        advice,
+        Advice::LinuxDontDump | Advice::LinuxHugepage
+    ));
     for region in ram.iter() {
         let len = usize::try_from(region.len()).unwrap_or(usize::MAX);
-        // SAFETY: the advice changes nothing about the memory; the range is the region's mapping.
-        let done = unsafe { madvise(region.as_ptr().cast(), len, Advice::LinuxDontDump) };
-        if let Err(error) = done {
-            log::warn!("guest memory will be part of core dumps: {error}");
-        }
+        // SAFETY: the advice changes nothing about the memory's content; the range is the region's mapping.
+        unsafe { madvise(region.as_ptr().cast(), len, advice) }?;
     }
+    Ok(())
 }
 
 /// What helps where RAM cannot be mapped; `limit` is RLIMIT_AS in bytes, `overcommit` the sysctl
@@ -91,23 +162,111 @@ pub(crate) fn set_memslots(vm: &VmFd, ram: &GuestRam) -> Result<(), KvmError> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/common/pool.rs"]
+mod pool;
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use vm_memory::Bytes;
+
+    use super::pool::HugePagePool;
     use super::*;
+
+    fn plan(mib: u32) -> MachinePlan {
+        let planner = crate::planner(crate::ARCHITECTURES[0]).unwrap();
+        let config = crate::VmConfig::default().with_memory_mib(mib);
+        planner.plan(&config.machine().unwrap()).unwrap()
+    }
+
+    /// What needs nothing of the host, then reserved pages if the host has `mib` of them.
+    fn backings(mib: u32) -> Vec<Backing> {
+        use HugePages::{Off, Reserved2M, Transparent};
+        let mut backings = Vec::new();
+        for memory in [MemoryBacking::Anonymous, MemoryBacking::Shared] {
+            for pages in [Off, Transparent, Reserved2M] {
+                backings.push(Backing { memory, pages });
+            }
+        }
+        backings.retain(|backing| {
+            let has = huge::check_pool(*backing, &plan(mib));
+            if let Err(error) = &has {
+                eprintln!("SKIPPED {backing:?}: {error}");
+            }
+            has.is_ok()
+        });
+        backings
+    }
 
     #[test]
     fn r70_guest_memory_is_in_no_core_dump() {
-        let ram = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        keep_out_of_core_dumps(&ram);
-        let start = format!("{:x}-", ram.iter().next().unwrap().as_ptr().addr());
-        // proc_pid_smaps(5)
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let (_, ours) = maps.split_once(&format!("\n{start}")).unwrap();
-        let flags = ours.lines().find(|line| line.starts_with("VmFlags:"));
-        assert!(
-            flags.unwrap().split(' ').any(|flag| flag == "dd"),
-            "{flags:?}"
-        );
+        let _pool = HugePagePool::with(8);
+        for backing in backings(16) {
+            let ram = map_ram(&plan(16), backing).unwrap();
+            let start = format!("{:x}-", ram.iter().next().unwrap().as_ptr().addr());
+            // proc_pid_smaps(5)
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let (_, ours) = maps.split_once(&format!("\n{start}")).unwrap();
+            let flags = ours.lines().find(|line| line.starts_with("VmFlags:"));
+            let has = |name| flags.unwrap().split(' ').any(|flag| flag == name);
+            assert!(has("dd"), "{backing:?}: {flags:?}");
+            let is_advised = backing.pages == HugePages::Transparent;
+            assert_eq!(has("hg"), is_advised, "{backing:?}: {flags:?}");
+            let has_pool = backing.pool().is_some();
+            assert_eq!(has("ht"), has_pool, "{backing:?}: {flags:?}");
+        }
+    }
+
+    #[test]
+    fn fresh_memory_is_zero_whatever_was_there_before() {
+        let _pool = HugePagePool::with(8);
+        let plan = plan(16);
+        for backing in backings(16) {
+            for _ in 0..2 {
+                let ram = map_ram(&plan, backing).unwrap();
+                for offset in [0x1000, 0x20_0000, 0xff_fff8] {
+                    let address = GuestAddress(plan.ram[0].base + offset);
+                    assert_eq!(ram.read_obj::<u64>(address).unwrap(), 0, "{backing:?}");
+                    ram.write_obj(u64::MAX, address).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn r72_huge_pages_are_reserved_at_the_start_and_come_back() {
+        let Some(_pool) = HugePagePool::with(8) else {
+            return;
+        };
+        let backing = Backing {
+            memory: MemoryBacking::Anonymous,
+            pages: HugePages::Reserved2M,
+        };
+        for _ in 0..2 {
+            let ram = map_ram(&plan(16), backing).unwrap();
+            assert_eq!(HugePagePool::free(), 0, "nothing was touched yet");
+            let error = map_ram(&plan(16), backing).unwrap_err().to_string();
+            let expected = "needs 8 huge pages and this host has 0 free, of 8";
+            assert!(error.contains(expected), "{error}");
+            drop(ram);
+            assert_eq!(HugePagePool::free(), 8);
+        }
+    }
+
+    #[test]
+    fn r72_a_limit_of_files_holds_for_memory_that_is_one() {
+        let check = |backing, limit| check_file_limit(&plan(16), backing, limit);
+        let with = |memory, pages| Backing { memory, pages };
+        let shared = with(MemoryBacking::Shared, HugePages::Off);
+        let error = check(shared, Some(1 << 20)).unwrap_err();
+        assert!(error.to_string().contains("--memory-backing=shared"));
+        assert!(error.cure().unwrap().contains("ulimit -f"));
+        let huge = with(MemoryBacking::Anonymous, HugePages::Reserved2M);
+        let error = check(huge, Some(1 << 20)).unwrap_err();
+        assert!(error.to_string().contains("--huge-pages=2M"));
+        check(shared, Some(16 << 20)).unwrap();
+        check(shared, None).unwrap();
+        check(Backing::default(), Some(0)).unwrap();
     }
 
     #[test]

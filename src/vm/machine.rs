@@ -25,13 +25,14 @@ use crate::devices::gsi::MsiRoutes;
 use crate::devices::registry::Registry;
 use crate::devices::{Kept, Lines};
 use crate::kernel::image;
+use crate::memory::Backing;
 use crate::timeline::{Milestone, Timeline};
 use crate::vm::engine::Running;
 use crate::vm::gate::Gate;
 use crate::vm::main_loop::main_loop;
 use crate::vm::story::Story;
 use crate::vm::vcpu::{Shared, VcpuThreads};
-use crate::{Consoles, Error, VmConfig, devices as model, memory};
+use crate::{Consoles, Error, PlannedFor, VmConfig, devices as model, memory};
 
 /// Computes the machine that a configuration gives on a platform. Needs no KVM.
 ///
@@ -53,7 +54,7 @@ pub fn device_tree(
     plan: &MachinePlan,
     config: &VmConfig,
 ) -> Result<Vec<u8>, Error> {
-    let ram = memory::map_ram(plan)?;
+    let ram = memory::map_ram(plan, Backing::default())?;
     let window = plan.kernel_window;
     let kernel = KernelPlacement {
         entry: window.base,
@@ -181,7 +182,10 @@ impl<P: KvmPlatform> Machine<P> {
         config.name_devices(&mut plan);
         let remark = initrd.as_ref().and_then(image::Initrd::remark);
         plan.remarks.extend(remark);
-        story.plan(&plan);
+        let backing = Backing::of(config);
+        let remark = memory::check(&plan, backing, PlannedFor::ThisHost)?;
+        plan.remarks.extend(remark);
+        story.plan(&plan, config);
         for (field, console) in outside.consoles.each() {
             if let Some((path, file)) = console.output_file() {
                 config.check_output(field, path, file)?;
@@ -202,7 +206,7 @@ impl<P: KvmPlatform> Machine<P> {
 
         // All memslots come straight after the VM: a later one waits for a grace period.
         let vm = Arc::new(create_vm(kvm, platform.vm_type(&plan))?);
-        let ram = memory::map_ram(&plan)?;
+        let ram = memory::map_ram(&plan, backing)?;
         memory::set_memslots(&vm, &ram)?;
         platform.prepare_vm(&vm)?;
         timeline.reach(Milestone::Memory);

@@ -3,6 +3,7 @@
 use arch::{MachinePlan, Planner};
 
 use crate::kernel::image;
+use crate::memory::Backing;
 use crate::memory::host as host_memory;
 use crate::{Error, VmConfig, memory};
 
@@ -43,6 +44,8 @@ pub fn rehearse(
         config.check_outputs(&[], &[])?;
         host_memory::check(config)?;
     }
+    let remark = memory::check(&plan, Backing::of(config), planned_for)?;
+    plan.remarks.extend(remark);
     #[cfg(feature = "virtio")]
     crate::devices::virtio::check(config, planned_for)?;
     let initrd = image::Initrd::of(config)?;
@@ -71,8 +74,8 @@ fn load(
     let initrd = initrd
         .map(|initrd| initrd.place(&placed, plan))
         .transpose()?;
-    // As lazily reserved as that of a VM.
-    let ram = match (memory::map_ram(plan), planned_for) {
+    // Reserved lazily, whatever the VM's own will be.
+    let ram = match (memory::map_ram(plan, Backing::default()), planned_for) {
         (Ok(ram), _) => ram,
         (Err(error), PlannedFor::ThisHost) => return Err(error),
         (Err(_), PlannedFor::AnotherHost) => return Ok(()),

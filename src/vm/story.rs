@@ -56,17 +56,19 @@ impl Story {
     }
 
     /// The machine that the configuration gives.
-    pub(crate) fn plan(&self, plan: &MachinePlan) {
+    pub(crate) fn plan(&self, plan: &MachinePlan, config: &VmConfig) {
         if !self.is_told {
             return;
         }
         let ram: Vec<_> = plan.ram.iter().map(range).collect();
         log::debug!(
-            "plan: {}, {} vCPUs, {} MiB of RAM at {}",
+            "plan: {}, {} vCPUs, {} MiB of RAM at {} ({}, huge pages {})",
             plan.arch,
             plan.vcpus,
             plan.ram_size() >> 20,
-            ram.join(", ")
+            ram.join(", "),
+            config.memory_backing,
+            config.huge_pages
         );
         if let Some(choice) = &plan.lean {
             let kind = if choice.lean { "lean" } else { "not lean" };

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports)] // every test binary uses a part
 #![allow(clippy::unwrap_used)]
 
+pub(crate) mod pool;
 #[cfg(feature = "cli")]
 mod process;
 

@@ -2,29 +2,206 @@
 
 use std::io;
 
-use rustix::mm::{Advice, madvise};
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use rustix::fs::{FallocateFlags, fallocate, fstat};
+use rustix::mm::{Advice, MapFlags, madvise};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
+};
 
 use super::GuestRam;
 
 /// Lets the host take the pages of a range; the guest finds zeros when it touches them again. The
 /// host's pages may be larger than the guest's: those that are not wholly in the range stay. Does
-/// nothing for what is not RAM.
+/// nothing for what is not RAM, or for RAM that would not be zeros.
 ///
 /// # Errors
 /// When the host refuses.
 pub(super) fn release(ram: &GuestRam, address: GuestAddress, len: usize) -> io::Result<()> {
-    let Ok(slice) = ram.get_slice(address, len) else {
+    let found = ram.to_region_addr(address);
+    let Some((region, start)) = found.filter(|_| ram.check_range(address, len)) else {
         return Ok(());
     };
-    let page = rustix::param::page_size();
-    let start = slice.ptr_guard_mut().as_ptr();
-    let skipped = start.addr().next_multiple_of(page) - start.addr();
-    let len = len.saturating_sub(skipped) / page * page;
+    // A range over two regions would be two ranges of the host.
+    let Some(end) = start.0.checked_add(len as u64) else {
+        return Ok(());
+    };
+    if end > region.len() {
+        return Ok(());
+    }
+    let page = page_size(region)?;
+    let start = start.0.next_multiple_of(page);
+    let len = (end / page * page).saturating_sub(start);
     if len == 0 {
         return Ok(());
     }
-    // SAFETY: the range is guest RAM, a private anonymous mapping that `ram` keeps. Its content may
-    // change at any time as far as this process knows, and that is all this does.
-    unsafe { madvise(start.add(skipped).cast(), len, Advice::LinuxDontNeed) }.map_err(Into::into)
+    match region.file_offset() {
+        // A private mapping would show the file's content.
+        Some(_) if !is_shared(region) => Ok(()),
+        // The pages are the file's: while it has them, nobody else can.
+        Some(place) => {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let offset = place.start().saturating_add(start);
+            fallocate(place.file(), flags, offset, len).map_err(Into::into)
+        }
+        None => {
+            let start = region
+                .get_host_address(MemoryRegionAddress(start))
+                .map_err(io::Error::other)?;
+            let len = usize::try_from(len).map_err(io::Error::other)?;
+            // SAFETY: the range is guest RAM, a private anonymous mapping that `ram` keeps. Its content may
+            // change at any time as far as this process knows, and that is all this does.
+            unsafe { madvise(start.cast(), len, Advice::LinuxDontNeed) }.map_err(Into::into)
+        }
+    }
+}
+
+/// Whether what is written to the mapping is written to its file.
+fn is_shared(region: &GuestRegionMmap) -> bool {
+    MapFlags::from_bits_retain(region.flags().cast_unsigned()).contains(MapFlags::SHARED)
+}
+
+/// What the host gives and takes at once, in bytes.
+fn page_size(region: &GuestRegionMmap) -> io::Result<u64> {
+    match (region.is_hugetlbfs(), region.file_offset()) {
+        // A file of huge pages has blocks of their size (Linux fs/hugetlbfs/inode.c).
+        (Some(true), Some(place)) => {
+            let size = u64::try_from(fstat(place.file())?.st_blksize).unwrap_or(0);
+            Ok(size.max(1))
+        }
+        // Unknown; nothing is given back.
+        (Some(true), None) => Ok(1 << 63),
+        _ => Ok(rustix::param::page_size() as u64),
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../tests/common/pool.rs"]
+#[allow(clippy::duplicate_mod)]
+mod pool;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs::{File, read_to_string};
+
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use vm_memory::mmap::MmapRegionBuilder;
+    use vm_memory::{Bytes, FileOffset};
+
+    use super::pool::HugePagePool;
+    use super::*;
+
+    const SMALL: u64 = 4096;
+    const HUGE: u64 = 2 << 20;
+    /// Where the region begins: what is given back is counted from there.
+    const BASE: u64 = 0x1000_0000;
+    /// Pages of the region.
+    const PAGES: u64 = 8;
+
+    fn ram(pages: u64, file: Option<FileOffset>, flags: MapFlags, is_hugetlb: bool) -> GuestRam {
+        let mut builder = MmapRegionBuilder::new(usize::try_from(pages).unwrap())
+            .with_mmap_prot(3)
+            .with_mmap_flags(flags.bits().cast_signed())
+            .with_hugetlbfs(is_hugetlb);
+        if let Some(file) = file {
+            builder = builder.with_file_offset(file);
+        }
+        let region = GuestRegionMmap::new(builder.build().unwrap(), GuestAddress(BASE)).unwrap();
+        GuestRam::from_regions(vec![region]).unwrap()
+    }
+
+    fn memory_file(len: u64, flags: MemfdFlags) -> FileOffset {
+        let file = memfd_create("test", flags).unwrap();
+        ftruncate(&file, len).unwrap();
+        FileOffset::new(File::from(file), 0)
+    }
+
+    fn fill(ram: &GuestRam, page: u64) {
+        for number in 0..PAGES {
+            let address = GuestAddress(BASE + number * page + page / 2);
+            ram.write_obj(1u8, address).unwrap();
+        }
+    }
+
+    /// Which pages have lost what was written there.
+    fn gone(ram: &GuestRam, page: u64) -> Vec<u64> {
+        let is_zero = |number: &u64| {
+            let address = GuestAddress(BASE + number * page + page / 2);
+            ram.read_obj::<u8>(address).unwrap() == 0
+        };
+        (0..PAGES).filter(is_zero).collect()
+    }
+
+    /// Two pages in the middle, and parts of those around them.
+    fn release_some(ram: &GuestRam, page: u64) {
+        let len = usize::try_from(3 * page).unwrap();
+        release(ram, GuestAddress(BASE + 2 * page + page / 4), len).unwrap();
+    }
+
+    /// Bytes of the mapping that are in memory (proc_pid_smaps(5)).
+    fn resident(ram: &GuestRam) -> u64 {
+        let start = ram.iter().next().unwrap().as_ptr().addr();
+        let maps = read_to_string("/proc/self/smaps").unwrap();
+        let (_, ours) = maps.split_once(&format!("\n{start:x}-")).unwrap();
+        let line = ours.lines().find_map(|line| line.strip_prefix("Rss:"));
+        let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
+        kib.parse::<u64>().unwrap() << 10
+    }
+
+    #[test]
+    fn anonymous_memory_goes_back_by_its_pages() {
+        let flags = MapFlags::PRIVATE | MapFlags::from_bits_retain(0x20);
+        let ram = ram(PAGES * SMALL, None, flags, false);
+        fill(&ram, SMALL);
+        let before = resident(&ram);
+        release_some(&ram, SMALL);
+        assert_eq!(before - resident(&ram), 2 * SMALL);
+        assert_eq!(gone(&ram, SMALL), [3, 4]);
+    }
+
+    #[test]
+    fn shared_memory_goes_back_to_the_host_and_not_only_from_the_mapping() {
+        let file = memory_file(PAGES * SMALL, MemfdFlags::CLOEXEC);
+        let ram = ram(PAGES * SMALL, Some(file.clone()), MapFlags::SHARED, false);
+        fill(&ram, SMALL);
+        let blocks = || fstat(file.file()).unwrap().st_blocks;
+        let before = blocks();
+        release_some(&ram, SMALL);
+        let freed = u64::try_from(before - blocks()).unwrap() * 512;
+        assert_eq!(freed, 2 * SMALL);
+        assert_eq!(gone(&ram, SMALL), [3, 4]);
+        assert_eq!(file.file().metadata().unwrap().len(), PAGES * SMALL);
+    }
+
+    #[test]
+    fn huge_pages_go_back_whole_or_not_at_all() {
+        let Some(_pool) = HugePagePool::with(PAGES) else {
+            return;
+        };
+        let file = memory_file(PAGES * HUGE, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB);
+        let ram = ram(PAGES * HUGE, Some(file), MapFlags::SHARED, true);
+        fill(&ram, HUGE);
+        assert_eq!(HugePagePool::free(), 0);
+        // As the guest's balloon does.
+        for page in (0..HUGE).step_by(4096) {
+            release(&ram, GuestAddress(BASE + HUGE + page), 4096).unwrap();
+        }
+        assert_eq!((HugePagePool::free(), gone(&ram, HUGE)), (0, vec![]));
+        release_some(&ram, HUGE);
+        assert_eq!(HugePagePool::free(), 2);
+        assert_eq!(gone(&ram, HUGE), [3, 4]);
+    }
+
+    #[test]
+    fn what_is_no_ram_or_would_not_be_zero_stays() {
+        let file = memory_file(PAGES * SMALL, MemfdFlags::CLOEXEC);
+        let private = ram(PAGES * SMALL, Some(file), MapFlags::PRIVATE, false);
+        fill(&private, SMALL);
+        let len = usize::try_from(PAGES * SMALL).unwrap();
+        release(&private, GuestAddress(BASE), len).unwrap();
+        for address in [0, BASE - SMALL, BASE + SMALL, u64::MAX - 1] {
+            release(&private, GuestAddress(address), len).unwrap();
+        }
+        assert!(gone(&private, SMALL).is_empty());
+    }
 }
