@@ -47,10 +47,9 @@ pub(crate) fn of_host(errno: i32) -> Option<&'static str> {
         libc::ENOMEM => Some(MEMORY),
         libc::EAGAIN if getrlimit(Resource::As).current.is_some() => Some(PROCESSES_OR_SPACE),
         libc::EAGAIN => Some(PROCESSES),
-        libc::ENOSPC => Some(
-            "there is no room left: free some on the disk that it is on; if it was no file, raise the limit of \
-             watches (sysctl fs.epoll.max_user_watches)",
-        ),
+        libc::ENOSPC => {
+            Some("there is no room left on the disk that it is on: free some, or name another one")
+        }
         libc::EDQUOT => Some("your quota on that disk is used up: free some room, or use another"),
         libc::EPERM | libc::ENOSYS => Some(
             "something forbids it, such as a container's seccomp profile or a security module (`dmesg` may say \

@@ -1,6 +1,7 @@
 //! `ctl`: asks a VM that runs with --control, from another process.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,8 +16,9 @@ use super::{files::print, usage};
 
 /// The longest line of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
-/// How long a VM may take for an answer.
+/// How long a VM may take for an answer, and for its greeting.
 const PATIENCE: Duration = Duration::from_secs(60);
+const GREETING: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -136,19 +138,32 @@ impl<'a> Connection<'a> {
             cure: "name the socket of a VM that was started with --control=PATH, as the same user"
                 .to_owned(),
         };
+        let is_socket = std::fs::metadata(path).map(|found| found.file_type().is_socket());
+        if is_socket.is_ok_and(|is_socket| !is_socket) {
+            return Err(refuse("it is no socket".to_owned()));
+        }
         let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::ConnectionRefused => {
                 refuse("nobody listens there: its VM is gone".to_owned())
             }
             _ => refuse(error.to_string()),
         })?;
-        let set = stream.set_read_timeout(Some(PATIENCE));
-        set.map_err(|error| refuse(error.to_string()))?;
+        let patience = |stream: &UnixStream, time| {
+            let set = stream.set_read_timeout(Some(time));
+            set.map_err(|error| refuse(error.to_string()))
+        };
+        patience(&stream, GREETING)?;
         let mut connection = Self {
             path,
             stream: BufReader::new(stream),
         };
-        let greeting = connection.value()?;
+        let greeting = connection.value().map_err(|error| match error {
+            Error::Host { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock => {
+                connection.strange("it is no control socket: it says nothing")
+            }
+            error => error,
+        })?;
+        patience(connection.stream.get_ref(), PATIENCE)?;
         match greeting.get("protocol").and_then(Value::as_u64) {
             Some(version) if version == u64::from(PROTOCOL) => Ok(connection),
             Some(version) => Err(connection.strange(&format!(

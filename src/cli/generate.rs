@@ -34,10 +34,14 @@ pub(super) fn asked() -> Option<ExitCode> {
     };
     Some(match write(&folder) {
         Ok(files) => {
-            for file in files {
-                println!("{}", file.display());
+            let mut names = files.iter().map(|file| file.display().to_string());
+            match names.try_for_each(|name| super::files::print(&name)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    super::errors::Failure::from(error).report();
+                    FAILED.into()
+                }
             }
-            ExitCode::SUCCESS
         }
         Err(error) => {
             say(&format!("error: {}: {error}", folder.display()));

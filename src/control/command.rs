@@ -170,6 +170,9 @@ pub enum CommandError {
         /// The machine's state.
         state: State,
     },
+    /// The guest was asked to power itself off, and does so.
+    #[error("{0} is not possible: the guest was asked to power off")]
+    ShuttingDown(&'static str),
     /// The machine ended before it came to the command.
     #[error("the machine ended before it came to {0}")]
     Ended(&'static str),

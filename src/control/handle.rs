@@ -294,6 +294,11 @@ impl VmHandle {
         self.life().restarts
     }
 
+    /// Whether the guest was asked to power itself off.
+    pub(crate) fn is_shutdown_asked(&self) -> bool {
+        self.life().shutdown.is_some()
+    }
+
     /// Ends the machine's run as a reset by the guest does, to start again.
     pub(crate) fn request_reset(&self) {
         self.life().reset = true;

@@ -56,10 +56,7 @@ impl<P: KvmPlatform> Running<P> {
                 State::Paused
             }
             Command::Resume {} => {
-                self.registry.resume();
-                self.threads.iter().for_each(VcpuThreads::resume);
-                self.end_pause();
-                handle.set_paused(false);
+                self.resume();
                 State::Running
             }
             Command::Stop {} => {
@@ -71,6 +68,10 @@ impl<P: KvmPlatform> Running<P> {
                     timeout_s.map_or(self.patience, |seconds| Duration::from_secs(seconds.into()));
                 handle.request_shutdown(patience);
                 state
+            }
+            // Who is asked to power off would not hear of it any more.
+            Command::Reset {} if handle.is_shutdown_asked() => {
+                return Err(CommandError::ShuttingDown(command.name()));
             }
             Command::Reset {} => {
                 handle.request_reset();
@@ -124,6 +125,13 @@ impl<P: KvmPlatform> Engine for Running<P> {
             // Whoever asked may be gone.
             let _ = request.answer.send(answer);
         }
+    }
+
+    fn resume(&mut self) {
+        self.registry.resume();
+        self.threads.iter().for_each(VcpuThreads::resume);
+        self.end_pause();
+        self.shared.handle.set_paused(false);
     }
 
     fn end_guest(&mut self) {

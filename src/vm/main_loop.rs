@@ -41,6 +41,9 @@ pub(crate) trait Engine {
     /// Carries out the commands that have come.
     fn serve(&mut self);
 
+    /// Lets a guest that stands still go on.
+    fn resume(&mut self);
+
     /// Ends the guest. Its devices print what they still have of it.
     fn end_guest(&mut self);
 
@@ -164,6 +167,8 @@ impl<E: Engine> MainLoop<E> {
         let mut buffer = [0; 8];
         match read_now(file, &mut buffer) {
             Ok(len @ 1..) => {
+                // A guest that stands still cannot hear of its power button.
+                self.engine.resume();
                 for _ in 0..len {
                     self.handle.request_shutdown(*patience);
                 }

@@ -128,6 +128,7 @@ pub(crate) fn answer(id: Option<&Value>, result: &Result<Reply, CommandError>) -
         Err(error) => {
             let (kind, state) = match error {
                 CommandError::State { state, .. } => ("state", Some(state)),
+                CommandError::ShuttingDown(_) => ("state", None),
                 CommandError::Ended(_) => ("ended", None),
                 CommandError::NoDevice { .. }
                 | CommandError::Foreign { .. }

@@ -14,6 +14,8 @@ impl Engine for Nothing {
 
     fn serve(&mut self) {}
 
+    fn resume(&mut self) {}
+
     fn end_guest(&mut self) {}
 
     fn end(self) {}
