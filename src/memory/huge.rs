@@ -44,9 +44,9 @@ pub(super) fn check_multiple(backing: Backing, plan: &MachinePlan) -> Result<(),
         return Err(Error::Config {
             field: "guest-memory".into(),
             value: arch::size_text(size),
-            cause: format!("it is no multiple of the pages of --huge-pages={pages}"),
+            cause: format!("it is no multiple of the pages of huge-pages={pages}"),
             cure: format!(
-                "give {}{}, or another --huge-pages",
+                "give {}{}, or other huge pages",
                 less.unwrap_or_default(),
                 arch::size_text(below.saturating_add(page))
             ),
@@ -65,7 +65,7 @@ pub(super) fn check_multiple(backing: Backing, plan: &MachinePlan) -> Result<(),
                 range.base,
                 range.end().saturating_sub(1)
             ),
-            cure: "use smaller huge pages, or another amount of --guest-memory".to_owned(),
+            cure: "use smaller huge pages, or another amount of guest memory".to_owned(),
         });
     }
     Ok(())
@@ -116,7 +116,7 @@ impl Pool {
         let Some(available) = self.available() else {
             return refuse(
                 "this host has no huge pages of that size".to_owned(),
-                "use another --huge-pages; `vmm-reference doctor` says which sizes there are"
+                "use other huge pages; `vmm-reference doctor` says which sizes there are"
                     .to_owned(),
             );
         };
@@ -155,7 +155,7 @@ impl Pool {
             }
             _ => "",
         };
-        format!("as root, {how}{late}, or ask for less --guest-memory, or --huge-pages=transparent")
+        format!("as root, {how}{late}, or ask for less guest memory, or use huge-pages=transparent")
     }
 }
 
@@ -178,7 +178,7 @@ pub(super) fn check_pool(backing: Backing, plan: &MachinePlan) -> Result<(), Err
                     limit >> 20,
                     wanted >> 20
                 ),
-                cure: format!("raise {file} of the group, or ask for less --guest-memory"),
+                cure: format!("raise {file} of the group, or ask for less guest memory"),
             });
         }
     }
@@ -206,8 +206,7 @@ fn remark_in(mm: &Path, backing: Backing) -> Option<String> {
     };
     let Some(size) = transparent_size_in(mm) else {
         return Some(
-            "--huge-pages=transparent has no effect: the host's kernel has no such pages"
-                .to_owned(),
+            "huge-pages=transparent has no effect: the host's kernel has no such pages".to_owned(),
         );
     };
     let of_size = folder
@@ -223,7 +222,7 @@ fn remark_in(mm: &Path, backing: Backing) -> Option<String> {
         .is_none_or(|mode| ["never", "deny"].contains(&mode));
     is_off.then(|| {
         format!(
-            "--huge-pages=transparent has no effect: {} is {}; as root, `echo {right} > {}`",
+            "huge-pages=transparent has no effect: {} is {}; as root, `echo {right} > {}`",
             place.display(),
             chosen.as_deref().unwrap_or("not there"),
             place.display()
@@ -250,7 +249,7 @@ mod tests {
         let mm = tempfile::tempdir().unwrap();
         let pool = Pool::new(mm.path(), SMALL, 2 << 20);
         let said = pool.check(8 << 20).unwrap_err().to_string();
-        assert!(said.contains("--huge-pages=2M: this host has no"), "{said}");
+        assert!(said.contains("huge-pages=2M: this host has no"), "{said}");
         for (name, count) in [
             ("nr_hugepages", "6\n"),
             ("free_hugepages", "5\n"),
@@ -293,7 +292,7 @@ mod tests {
         let error = check(65, SMALL).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "--guest-memory=65M: it is no multiple of the pages of --huge-pages=2M"
+            "guest-memory=65M: it is no multiple of the pages of huge-pages=2M"
         );
         assert!(error.cure().unwrap().contains("64M or 66M"), "{error:?}");
         let error = check(64, HugePages::Reserved1G).unwrap_err();

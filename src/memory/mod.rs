@@ -259,11 +259,11 @@ mod tests {
         let with = |memory, pages| Backing { memory, pages };
         let shared = with(MemoryBacking::Shared, HugePages::Off);
         let error = check(shared, Some(1 << 20)).unwrap_err();
-        assert!(error.to_string().contains("--memory-backing=shared"));
+        assert!(error.to_string().contains("memory-backing=shared"));
         assert!(error.cure().unwrap().contains("ulimit -f"));
         let huge = with(MemoryBacking::Anonymous, HugePages::Reserved2M);
         let error = check(huge, Some(1 << 20)).unwrap_err();
-        assert!(error.to_string().contains("--huge-pages=2M"));
+        assert!(error.to_string().contains("huge-pages=2M"));
         check(shared, Some(16 << 20)).unwrap();
         check(shared, None).unwrap();
         check(Backing::default(), Some(0)).unwrap();
