@@ -298,3 +298,38 @@ fn metrics_have_the_text_format_of_prometheus() {
         Err(_) => eprintln!("skipped: no promtool"),
     }
 }
+
+#[test]
+fn a_paused_guest_hears_of_sigterm_and_who_is_asked_to_power_off_does_not_start_again() {
+    let vm = start(&[]);
+    assert_eq!(said(&vm.socket, &["pause"]), "paused\n");
+    common::signal(&vm.child, "TERM");
+    while json(&vm.socket, &["status"])["state"] == "paused" {
+        std::thread::yield_now();
+    }
+    let ended = ctl(&vm.socket, &["reset"]);
+    assert_eq!(ended.status.code(), Some(1));
+    let text = "reset is not possible: the guest was asked to power off";
+    assert!(ended.stderr.contains(text), "{ended:?}");
+    said(&vm.socket, &["stop"]);
+    assert_eq!(finish(vm.child).status.code(), Some(0));
+}
+
+#[test]
+fn what_is_no_control_socket_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let silent = folder.path().join("silent");
+    let _listener = std::os::unix::net::UnixListener::bind(&silent).unwrap();
+    let ended = ctl(&silent, &["status"]);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.stderr.contains("it says nothing"), "{ended:?}");
+    let ended = ctl(folder.path(), &["status"]);
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(ended.stderr.contains("it is no socket"), "{ended:?}");
+    for path in [folder.path().join("no/socket"), "x".repeat(200).into()] {
+        let option = common::option("control", &path);
+        for arguments in [&[&*option][..], &["plan", &option]] {
+            refused(arguments, &["--control=", "cure: name a"]);
+        }
+    }
+}

@@ -57,7 +57,7 @@ Exit status:
   0  the guest powered off or asked for a reset, or the VM was ended on request
   1  the VMM failed (KVM or the host refused something)
   2  wrong usage, or a value that cannot be used
-  3  the guest crashed (triple fault, crash event)
+  3  the guest crashed (triple fault, crash event, a panic that it told of)
 
 Keys, when stdin is a terminal:
   Ctrl-a x  end the VM      Ctrl-a h  help      Ctrl-a Ctrl-a  send Ctrl-a";
@@ -417,6 +417,9 @@ pub(crate) fn main() -> ExitCode {
         .format_timestamp(None)
         .format_target(false)
         .init();
+    if let Err(error) = run::ignore_file_size_signal() {
+        log::warn!("{error}");
+    }
     let result = match cli.command {
         None => {
             let file = cli.vm.boot_timeline.clone();

@@ -41,7 +41,6 @@ pub(super) fn run(
     let timeline = timeline
         .map(|(path, start)| timeline::Output::create(path, start, config))
         .transpose()?;
-    ignore_file_size_signal()?;
     allow_many_files();
     let mut consoles = Consoles::from(console("serial", &config.serial)?);
     if let Some(target) = &config.console {
@@ -161,7 +160,7 @@ fn signal_error(source: io::Error) -> Error {
 
 /// A console file that reaches the size limit of the process is an error of that write, not the
 /// end of the VM.
-fn ignore_file_size_signal() -> Result<(), Error> {
+pub(super) fn ignore_file_size_signal() -> Result<(), Error> {
     flag::register(SIGXFSZ, Arc::default()).map_err(signal_error)?;
     Ok(())
 }

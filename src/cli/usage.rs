@@ -118,11 +118,12 @@ fn explain(error: &clap::Error, arguments: &[OsString]) -> Option<(String, Strin
             format!("write {option}={word}"),
         ));
     }
-    let command = arguments
-        .iter()
-        .skip(1)
-        .filter_map(|word| word.to_str())
-        .find(|word| misplaced && is_command(word))?;
+    let words = arguments.iter().skip(1).filter_map(|word| word.to_str());
+    let words: Vec<_> = words.collect();
+    let place = words.iter().position(|word| is_command(word));
+    // What conflicts behind a command, clap says better.
+    let place = place.filter(|place| misplaced && *place > 0)?;
+    let command = *words.get(place)?;
     let cure = match command {
         "plan" => "write plan first and the options after it",
         _ => "leave the options away",

@@ -43,6 +43,12 @@ pub enum Command {
 }
 
 impl Command {
+    /// The names of all.
+    #[cfg_attr(not(feature = "control"), allow(dead_code))]
+    pub(crate) const NAMES: [&str; 8] = [
+        "pause", "resume", "stop", "shutdown", "reset", "status", "metrics", "device",
+    ];
+
     /// Its name on the control socket.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -344,7 +344,8 @@ impl VmHandle {
                 let asked = Happening::ShutdownAsked { timeout_ms };
                 self.publish(asked);
                 log::warn!(
-                    "the guest is asked to power off; another request, or {} s, end the VM",
+                    "the guest is asked to power off; another request, no notice of it within 3 s, \
+                     or {} s end the VM",
                     patience.as_secs()
                 );
             }

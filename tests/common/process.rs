@@ -167,6 +167,7 @@ pub(crate) fn not_ignored<const N: usize>(names: [&'static str; N]) -> Vec<&'sta
     let number = |name| match name {
         "HUP" => 1,
         "INT" => 2,
+        "QUIT" => 3,
         "TERM" => 15,
         _ => panic!("no signal {name}"),
     };

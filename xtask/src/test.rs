@@ -102,8 +102,13 @@ fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
             .collect();
         // What was only stopped comes last.
         failures.sort_by_key(|error| error.is::<Stopped>());
-        if let Some(error) = failures.into_iter().next() {
-            return Err(error);
+        let mut failures = failures.into_iter();
+        if let Some(first) = failures.next() {
+            // Each that has a cause of its own, not only the one that the command ends with.
+            for other in failures.filter(|error| !error.is::<Stopped>()) {
+                println!("{other}");
+            }
+            return Err(first);
         }
         if !with_lab {
             skipped.push_str("SKIPPED: the lab (--no-lab)\n");

@@ -32,7 +32,10 @@ impl FromStr for Mac {
 impl Mac {
     /// An address that many stations share is none for a device.
     pub(super) fn check(self) -> Result<(), &'static str> {
-        if self.0[0] & 1 != 0 || self.0 == [0; 6] {
+        if self.0 == [0; 6] {
+            return Err("it is no address: all of it is zero");
+        }
+        if self.0[0] & 1 != 0 {
             return Err("it is no address of one station: the first number has to be even");
         }
         Ok(())

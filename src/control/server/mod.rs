@@ -18,7 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, fchmod};
+use rustix::fs::{Access, Mode, access, fchmod};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
@@ -113,11 +113,10 @@ impl ControlSocket {
             Ok::<_, Errno>(socket)
         })();
         let socket = made.map_err(|errno| {
-            let cause = match errno {
-                Errno::NAMETOOLONG => "the path of a socket has 107 bytes at most".to_owned(),
-                errno => errno.to_string(),
-            };
-            refuse(cause, "name a path in a folder that can be written")
+            refuse(
+                errno.to_string(),
+                "name a path in a folder that can be written",
+            )
         })?;
         let identity = identity(path)
             .map_err(|error| refuse(error.to_string(), "name a path where nothing is"))?;
@@ -135,6 +134,13 @@ impl ControlSocket {
     /// # Errors
     /// When there is something else, or somebody listens there.
     pub fn check(path: &Path) -> Result<Place, Error> {
+        if SocketAddrUnix::new(path).is_err() {
+            return Err(refused(
+                path,
+                "the path of a socket has 107 bytes at most".to_owned(),
+                "name a shorter one, or one that begins at the current folder",
+            ));
+        }
         match fs::symlink_metadata(path) {
             Ok(metadata) if !metadata.file_type().is_socket() => Err(refused(
                 path,
@@ -150,7 +156,20 @@ impl ControlSocket {
                     "name another path, or end the other VM first",
                 )),
             },
-            Err(_) => Ok(Place::Free),
+            Err(_) => {
+                let folder = path
+                    .parent()
+                    .filter(|folder| !folder.as_os_str().is_empty());
+                let folder = folder.unwrap_or(Path::new("."));
+                match access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+                    Ok(()) => Ok(Place::Free),
+                    Err(errno) => Err(refused(
+                        path,
+                        format!("the folder that it is in: {errno}"),
+                        "name a path in a folder that is there and can be written",
+                    )),
+                }
+            }
         }
     }
 

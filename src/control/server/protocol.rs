@@ -85,12 +85,20 @@ pub(crate) fn parse(line: &[u8]) -> Line {
     let wish = match object.get("subscribe") {
         Some(kinds) if object.len() == 1 => subscription(kinds),
         Some(_) => Err("a subscription has no other field than \"id\"".to_owned()),
-        None if object.contains_key("command") => serde_json::from_value(Value::Object(object))
-            .map(Wish::Command)
-            .map_err(|error| error.to_string()),
+        None if object.contains_key("command") => command(object),
         None => Err("a request has a \"command\" or a \"subscribe\"".to_owned()),
     };
     Line { id, wish }
+}
+
+fn command(object: Map<String, Value>) -> Result<Wish, String> {
+    let name = object.get("command").and_then(Value::as_str);
+    if !name.is_some_and(|name| Command::NAMES.contains(&name)) {
+        return Err(format!("command is one of {}", Command::NAMES.join(", ")));
+    }
+    serde_json::from_value(Value::Object(object))
+        .map(Wish::Command)
+        .map_err(|error| error.to_string())
 }
 
 fn subscription(kinds: &Value) -> Result<Wish, String> {

@@ -248,7 +248,13 @@ fn denied(config: &BlkConfig, error: io::Error) -> BlockError {
     );
     let needed = if config.read_only { 0o040 } else { 0o060 };
     let rights = if config.read_only { "r" } else { "rw" };
-    let mut cure = if mode & needed == needed {
+    let mut cure = if found.uid() == user {
+        // Rights of others do not count for the owner, whatever a list of them says.
+        format!(
+            "give yourself the right: `chmod u+{rights} {}`",
+            shell(path)
+        )
+    } else if mode & needed == needed {
         format!("join its group (`sudo usermod -aG {group} $USER`, then log in again)")
     } else {
         format!(
