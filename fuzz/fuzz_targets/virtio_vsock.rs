@@ -24,6 +24,7 @@ fuzz_target!(|data: &[u8]| {
     // The number that a zero in a header's place would not have.
     let cid = 3;
     let mut vsock = Vsock::open(&VsockConfig {
+        id: None,
         cid,
         path: path.clone(),
     })
