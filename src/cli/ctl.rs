@@ -103,7 +103,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
             } else {
                 let reply = serde_json::from_value(answer);
                 let reply = reply.map_err(|error| vm.strange(&error.to_string()))?;
-                print(&text(&reply, &options.what))?;
+                print(&text(&reply, &command, &options.what))?;
             }
         }
         None => {
@@ -221,20 +221,17 @@ impl<'a> Connection<'a> {
     }
 }
 
-fn text(reply: &Reply, what: &What) -> String {
+fn text(reply: &Reply, command: &Command, what: &What) -> String {
     match reply {
         Reply::Status(status) => status_text(status),
         Reply::Metrics(metrics) => match what {
             What::Metrics { prometheus: true } => prometheus(metrics),
             _ => metrics_text(metrics),
         },
-        Reply::Done { state } => match what {
-            What::Shutdown { .. } => "the guest was asked to power off".to_owned(),
-            What::Device { id, change } => match change.change() {
-                Ok(change) => format!("{id}: {change}"),
-                Err(_) => state.to_string(),
-            },
-            What::Reset => "the guest starts again".to_owned(),
+        Reply::Done { state } => match command {
+            Command::Shutdown { .. } => "the guest was asked to power off".to_owned(),
+            Command::Device { device, change } => format!("{device}: {change}"),
+            Command::Reset {} => "the guest starts again".to_owned(),
             _ => state.to_string(),
         },
         // What a later version answers besides.

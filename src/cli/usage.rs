@@ -13,63 +13,24 @@ const EQUALS: [&str; 2] = ["--console", "--balloon"];
 
 const COMMANDS: [&str; 3] = ["plan", "inspect", "doctor"];
 
-/// Options, what they stand for, and the feature that this build has or lacks.
-const OPTIONAL: [(&str, &str, &str, bool); 10] = [
-    (
-        "--serial",
-        "serial console",
-        "serial",
-        cfg!(feature = "serial"),
-    ),
-    ("--blk", "disks", "virtio-blk", cfg!(feature = "virtio-blk")),
-    (
-        "--net",
-        "network devices",
-        "virtio-net",
-        cfg!(feature = "virtio-net"),
-    ),
-    (
-        "--vsock",
-        "sockets to the host",
-        "virtio-vsock",
-        cfg!(feature = "virtio-vsock"),
-    ),
-    (
-        "--console",
-        "virtio console",
-        "virtio-console",
-        cfg!(feature = "virtio-console"),
-    ),
-    (
-        "--balloon",
-        "memory balloon",
-        "virtio-balloon",
-        cfg!(feature = "virtio-balloon"),
-    ),
-    (
-        "--rng",
-        "random bytes for the guest",
-        "virtio-rng",
-        cfg!(feature = "virtio-rng"),
-    ),
-    (
-        "--transport",
-        "virtio devices",
-        "virtio",
-        cfg!(feature = "virtio"),
-    ),
-    (
-        "--config",
-        "configuration files",
-        "config-file",
-        cfg!(feature = "config-file"),
-    ),
-    (
-        "--dump-config",
-        "configuration files",
-        "config-file",
-        cfg!(feature = "config-file"),
-    ),
+/// An option, what it stands for, its feature, and whether this build has that.
+macro_rules! optional {
+    ($($option:literal $what:literal $feature:literal),+ $(,)?) => {
+        &[$(($option, $what, $feature, cfg!(feature = $feature))),+]
+    };
+}
+
+const OPTIONAL: &[(&str, &str, &str, bool)] = optional![
+    "--serial" "serial console" "serial",
+    "--blk" "disks" "virtio-blk",
+    "--net" "network devices" "virtio-net",
+    "--vsock" "sockets to the host" "virtio-vsock",
+    "--console" "virtio console" "virtio-console",
+    "--balloon" "memory balloon" "virtio-balloon",
+    "--rng" "random bytes for the guest" "virtio-rng",
+    "--transport" "virtio devices" "virtio",
+    "--config" "configuration files" "config-file",
+    "--dump-config" "configuration files" "config-file",
 ];
 
 /// Prints what the parser has to say, help and version included; gives the exit status.
@@ -96,7 +57,7 @@ fn explain(error: &clap::Error, arguments: &[OsString]) -> Option<(String, Strin
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) {
         let name = word.split('=').next().unwrap_or_default();
         let lacking = OPTIONAL
-            .into_iter()
+            .iter()
             .find(|(option, _, _, built)| *option == name && !built);
         if let Some((option, what, feature, _)) = lacking {
             let cause = format!("{option}: this build has no {what}");

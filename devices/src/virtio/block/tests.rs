@@ -510,17 +510,20 @@ fn a_limit_delays_requests_and_the_timer_continues_them() {
     }
 }
 
+const ONE_BYTE_A_SECOND: crate::config::Limits = crate::config::Limits {
+    bw: Some(1),
+    bw_burst: Some(1),
+    iops: None,
+    iops_burst: None,
+};
+
 #[test]
 fn what_goes_beyond_a_limit_waits() {
     for engine in engines() {
         let mut bench = bench_with(|config| BlkConfig {
             engine,
             // The first request costs eight minutes, however slow this machine is.
-            limits: crate::config::Limits {
-                bw: Some(1),
-                bw_burst: Some(1),
-                ..Default::default()
-            },
+            limits: ONE_BYTE_A_SECOND,
             ..config
         });
         assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
@@ -548,11 +551,7 @@ fn r56_zeroes_that_are_written_count_against_a_limit() {
         let mut bench = bench_with(|config| BlkConfig {
             path: file.path().to_owned(),
             engine,
-            limits: crate::config::Limits {
-                bw: Some(1),
-                bw_burst: Some(1),
-                ..Default::default()
-            },
+            limits: ONE_BYTE_A_SECOND,
             ..config
         });
         bench.driver.put(DATA_AT, [0u32, 0, 8, 0]);
