@@ -132,15 +132,14 @@ mod tests {
 
     #[test]
     fn a_lock_of_another_process_is_found_with_its_name() {
+        use crate::virtio::testing::spawn;
         use std::io::{BufRead, BufReader};
         use std::process::{Command, Stdio};
         let file = tempfile::NamedTempFile::new().unwrap();
-        let child = Command::new("flock")
-            .arg(file.path())
-            .args(["sh", "-c", "echo locked; read end"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
+        let mut flock = Command::new("flock");
+        flock.arg(file.path());
+        flock.args(["sh", "-c", "echo locked; read end"]);
+        let child = spawn(flock.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let Ok(mut child) = child else {
             eprintln!("skipped: no flock(1)");
             return;

@@ -3,9 +3,11 @@
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
+use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -290,6 +292,28 @@ pub(crate) fn become_user(id: libc::uid_t) -> bool {
     }
 }
 
+/// Held while a program starts: its process has every descriptor of this one until it executes the program.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Starts a program; every test of this crate that does so does it here, for [`close`].
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
+}
+
+/// Runs a program to its end.
+pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
+    let command = command.stdin(Stdio::null());
+    spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
+}
+
+/// Drops what has descriptors, and waits until no program that another test starts has copies of them. Only then
+/// does a socket's peer see the end, and a lock go.
+pub(crate) fn close<T>(value: T) {
+    drop(value);
+    drop(STARTING.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
 /// A loop device of the test's own; it goes with the value.
 pub(crate) struct Loop {
     pub(crate) path: String,
@@ -298,12 +322,9 @@ pub(crate) struct Loop {
 impl Loop {
     /// `None` where there are none, or no rights.
     fn with(options: &[&str], file: &std::path::Path) -> Option<Self> {
-        let output = std::process::Command::new("losetup")
-            .args(["--find", "--show"])
-            .args(options)
-            .arg(file)
-            .output()
-            .ok()?;
+        let mut losetup = Command::new("losetup");
+        let losetup = losetup.args(["--find", "--show"]).args(options).arg(file);
+        let output = output(losetup).ok()?;
         let path = String::from_utf8(output.stdout).ok()?.trim().to_owned();
         (output.status.success() && !path.is_empty()).then_some(Self { path })
     }
@@ -315,9 +336,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("losetup")
-            .args(["--detach", &self.path])
-            .status();
+        let _ = output(Command::new("losetup").args(["--detach", &self.path]));
     }
 }
 
@@ -392,8 +411,8 @@ impl Mount {
     }
 
     fn run(program: &str, arguments: &[&str]) -> bool {
-        let status = std::process::Command::new(program).args(arguments).status();
-        status.is_ok_and(|status| status.success())
+        let output = output(Command::new(program).args(arguments));
+        output.is_ok_and(|output| output.status.success())
     }
 
     pub(crate) fn again(&self, options: &str) -> bool {

@@ -10,7 +10,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::erase::UNMAP;
 use super::*;
-use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, queues, ram};
+use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, close, queues, ram};
 
 mod bounds;
 mod resets;
@@ -315,10 +315,10 @@ fn a_disk_has_one_writer_or_many_readers() {
     let open = |read_only| Block::open(&options(file.path(), read_only));
     let readers = [open(true).unwrap(), open(true).unwrap()];
     assert!(matches!(open(false), Err(BlockError::InUse { .. })));
-    drop(readers);
+    close(readers);
     let writer = open(false).unwrap();
     assert!(matches!(open(true), Err(BlockError::InUse { .. })));
-    drop(writer);
+    close(writer);
     open(true).unwrap();
 }
 
@@ -335,7 +335,7 @@ fn r18_what_looks_like_another_format_is_as_raw_as_anything() {
         let file = bench.file;
         let again = Block::open(&options(file.path(), false));
         assert!(matches!(again, Err(BlockError::InUse { .. })));
-        drop(bench.disk);
+        close(bench.disk);
         let disk = Block::open(&options(file.path(), false)).unwrap();
         assert_eq!(disk.sectors, SECTORS);
         assert_eq!(before[..4], *b"QFI\xfb");

@@ -11,7 +11,7 @@ mod cures;
 mod drivers;
 
 use crate::virtio::GuestRam;
-use crate::virtio::testing::{DATA, Driver, queues, ram, wait};
+use crate::virtio::testing::{DATA, Driver, close, output, queues, ram, wait};
 
 /// A device on a tap of its own, and the host's end of that: a packet socket.
 struct Bench {
@@ -24,6 +24,7 @@ struct Bench {
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -274,10 +275,8 @@ fn a_tap_that_is_deleted_takes_the_link_down() {
         return;
     };
     bench.device.start(0);
-    let deleted = std::process::Command::new("ip")
-        .args(["link", "del", &bench.name])
-        .status();
-    if !deleted.is_ok_and(|status| status.success()) {
+    let deleted = output(Command::new("ip").args(["link", "del", &bench.name]));
+    if !deleted.is_ok_and(|deleted| deleted.status.success()) {
         eprintln!("skipped: no `ip link del`");
         return;
     }

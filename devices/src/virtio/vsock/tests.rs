@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::packet::{NO_RECEIVE, NO_SEND};
 use super::*;
 use crate::virtio::GuestRam;
-use crate::virtio::testing::{DATA, Driver, SIZE, WRITE, queues, ram, wait};
+use crate::virtio::testing::{DATA, Driver, SIZE, WRITE, close, queues, ram, wait};
 
 const CID: u64 = 5;
 const PORT: u32 = 1234;
@@ -226,7 +226,7 @@ fn a_program_of_the_host_reaches_the_guest() {
     client.write_all(b"to the guest").unwrap();
     assert_eq!(guest.next().1, b"to the guest");
     // The client goes: the guest learns it, and closes.
-    drop(client);
+    close(client);
     let (end, _) = guest.next();
     assert_eq!((end.op, end.flags), (op::SHUTDOWN, NO_RECEIVE | NO_SEND));
     guest.send(host, PORT, op::RST, &[]);
@@ -261,7 +261,7 @@ fn either_side_may_end_its_half_first() {
     assert_eq!(server.read(&mut [0; 8]).unwrap(), 0, "the guest's end");
     server.write_all(b"still here").unwrap();
     assert_eq!(guest.next().1, b"still here");
-    drop(server);
+    close(server);
     assert_eq!(guest.next_op(), op::SHUTDOWN);
 
     let mut guest = self::guest();
@@ -388,7 +388,7 @@ fn r1_r14_a_length_beyond_the_chain_resets_the_stream_and_no_other() {
         guest.send_header(&header, &[]);
         assert_eq!(guest.next_op(), op::RST);
     }
-    drop(server);
+    close(server);
     guest.send(host, PORT, op::RW, b"x");
     assert_eq!(read(&mut { client }, 1), b"x");
 }
@@ -550,7 +550,7 @@ fn the_socket_s_file_is_taken_over_when_nobody_listens_and_goes_with_the_device(
     drop(UnixListener::bind(&path).unwrap());
     let first = Vsock::open(&config).unwrap();
     assert!(matches!(Vsock::open(&config), Err(VsockError::InUse)));
-    drop(first);
+    close(first);
     assert!(!path.exists());
     fs::write(&path, "mine").unwrap();
     assert!(matches!(Vsock::open(&config), Err(VsockError::NoSocket)));
@@ -580,7 +580,7 @@ fn the_socket_s_file_stays_when_it_is_somebody_else_s() {
     let path = guest.path();
     fs::remove_file(&path).unwrap();
     let _other = UnixListener::bind(&path).unwrap();
-    drop(guest.device);
+    close(guest.device);
     assert!(UnixStream::connect(&path).is_ok());
 }
 

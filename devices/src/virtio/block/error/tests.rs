@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::BlkEngine;
 use crate::virtio::Block;
-use crate::virtio::testing::{become_user, refuse};
+use crate::virtio::testing::{become_user, close, refuse};
 
 fn options(path: &Path, read_only: bool) -> BlkConfig {
     BlkConfig {
@@ -155,12 +155,12 @@ fn r64_a_disk_in_use_names_who_has_it() {
     let open = |read_only| options(file.path(), read_only);
     let reader = Block::open(&open(true)).unwrap();
     says(&open(false), "by this process", "add ,ro to read along");
-    drop(reader);
+    close(reader);
     let writer = Block::open(&open(false)).unwrap();
     says(&open(true), "by this process", "an image of its own");
     let (_, cure) = refusal(&open(false));
     assert!(!cure.contains("add ,ro"), "it would not help: {cure}");
-    drop(writer);
+    close(writer);
     let _disk = Block::open(&open(false)).unwrap();
 }
 

@@ -2,6 +2,7 @@ use std::fs::OpenOptions;
 use std::process::Command;
 
 use super::*;
+use crate::virtio::testing::{close, output, spawn};
 
 fn open(path: &std::path::Path) -> File {
     OpenOptions::new()
@@ -13,7 +14,7 @@ fn open(path: &std::path::Path) -> File {
 
 /// `None`, and a word about it, where this host has no qemu-utils.
 fn qemu(program: &str, arguments: &[&str]) -> Option<bool> {
-    match Command::new(program).args(arguments).output() {
+    match output(Command::new(program).args(arguments)) {
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
             let locked = text.contains("lock");
@@ -55,7 +56,7 @@ fn r61_one_writer_or_many_readers_in_whatever_order() {
             expected,
             "bytes: {first:?}, {second:?}"
         );
-        drop((a, b));
+        close((a, b));
         let c = open(file.path());
         assert_eq!(try_lock(&c, Write).unwrap(), Outcome::Locked, "all is gone");
     }
@@ -70,7 +71,7 @@ fn r61_what_is_refused_leaves_no_lock_behind() {
         sys::share(&reader, byte, true).unwrap();
     }
     assert_eq!(try_lock(&writer, Access::Write).unwrap(), Outcome::Refused);
-    drop(reader);
+    close(reader);
     for byte in 0..400 {
         assert_eq!(sys::look(&look, byte).unwrap(), Byte::Free, "{byte}");
     }
@@ -131,7 +132,7 @@ fn r61_qemus_tools_keep_off_what_we_write_and_read_along_what_we_read() {
     assert_eq!(qemu("qemu-io", &read), Some(true), "two readers");
     assert_eq!(qemu("qemu-img", &copy), Some(true));
     std::fs::remove_file(copy.last().unwrap()).unwrap();
-    drop(ours);
+    close(ours);
     assert_eq!(qemu("qemu-io", &write), Some(true));
 }
 
@@ -147,12 +148,9 @@ fn r61_what_qemu_writes_is_refused_and_what_it_reads_is_used_along() {
         ("-n", Outcome::Refused, Outcome::Refused),
         ("-r", Outcome::Locked, Outcome::Locked),
     ] {
-        let child = Command::new("qemu-io")
-            .args([option, "-f", "raw"])
-            .arg(file.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
+        let mut qemu_io = Command::new("qemu-io");
+        qemu_io.args([option, "-f", "raw"]).arg(file.path());
+        let child = spawn(qemu_io.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let Ok(mut child) = child else {
             assert!(std::env::var_os("CI").is_none(), "no qemu-io");
             eprintln!("skipped: no qemu-io (package qemu-utils)");
@@ -208,7 +206,7 @@ fn r61_a_disk_keeps_its_locks_over_a_reset_and_a_descriptor_is_locked_too() {
             assert_eq!(lock_bytes(&other, Access::Read).unwrap(), Outcome::Refused);
             assert_eq!(try_lock(&other, Access::Read).unwrap(), Outcome::Refused);
         }
-        drop(disk);
+        close(disk);
         assert_eq!(try_lock(&other, Access::Write).unwrap(), Outcome::Locked);
     }
 }

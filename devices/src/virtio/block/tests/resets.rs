@@ -167,7 +167,7 @@ fn r61_the_file_system_of_a_disk_can_be_unmounted_at_once_when_the_disk_is_gone(
                 .driver
                 .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
             bench.disk.pull(0, &mut bench.queues).unwrap();
-            drop(bench);
+            close(bench);
             assert!(mount.unmount(), "{engine:?}: busy");
         }
     }

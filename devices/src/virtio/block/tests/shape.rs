@@ -89,7 +89,7 @@ fn r55_a_tail_that_is_no_whole_sector_is_there() {
                 driver,
                 file,
             } = bench;
-            drop(disk);
+            close(disk);
             let disk = Block::open(&config).unwrap();
             let mut bench = Bench {
                 disk,

@@ -1,13 +1,11 @@
 //! Taps that cannot be had: each reason has its cure, and none takes an interface away.
 
-use std::process::Command;
-
 use super::*;
 use crate::virtio::testing::{drop_network_rights, logged, refuse};
 
 fn ip(arguments: &str) -> bool {
-    let status = Command::new("ip").args(arguments.split(' ')).status();
-    status.is_ok_and(|status| status.success())
+    let output = output(Command::new("ip").args(arguments.split(' ')));
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// Whether this test has a network of its own and may change it.

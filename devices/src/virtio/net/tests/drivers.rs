@@ -112,7 +112,7 @@ fn r57_control_commands_are_not_taken_for_buffers() {
     hosts[1].send(&packet(1, 60)).unwrap();
     device.serve(Event::Source(1), &mut queues).unwrap();
     device.serve(Event::Source(2), &mut queues).unwrap();
-    drop(hosts);
+    close(hosts);
     device.serve(Event::Source(1), &mut queues).unwrap();
     assert_eq!(control.used(), [], "no frame went there");
     assert_eq!(control.serve(&mut device, &mut queues), [(0, 1)]);
@@ -142,7 +142,7 @@ fn a_descriptor_at_its_end_is_a_link_that_is_down() {
     for _ in 0..4 {
         driver.request(&[(DATA, 1538, true)]);
     }
-    drop(other);
+    close(other);
     let more = device.serve(Event::Source(0), &mut queues).unwrap();
     assert!(!more, "nothing spins");
     assert_eq!(driver.used(), []);

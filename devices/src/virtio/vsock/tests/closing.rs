@@ -40,7 +40,7 @@ fn clients_that_leave_bytes_for_a_guest_that_never_answers_make_way() {
     let leave = |guest: &mut Guest, text: &str| {
         let mut client = UnixStream::connect(guest.path()).unwrap();
         client.write_all(text.as_bytes()).unwrap();
-        drop(client);
+        close(client);
         guest.next()
     };
     // Nothing but a wish: it has given up, and the guest learns it.

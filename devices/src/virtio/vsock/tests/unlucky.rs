@@ -105,7 +105,7 @@ fn a_client_that_goes_before_the_guest_answers_is_forgotten() {
     let mut client = UnixStream::connect(guest.path()).unwrap();
     client.write_all(b"CONNECT 7\n").unwrap();
     assert_eq!(guest.next_op(), op::REQUEST);
-    drop(client);
+    close(client);
     assert_eq!(guest.next_op(), op::RST);
     assert!(guest.device.streams.is_empty());
     // It has not: it has no room.
@@ -117,7 +117,7 @@ fn a_client_that_goes_before_the_guest_answers_is_forgotten() {
         guest.serve(Event::Source(0));
         guest.serve(Event::Source(0));
         assert_eq!(guest.device.streams.len(), 1);
-        drop(client);
+        close(client);
         guest.serve(Event::Source(0));
         assert!(guest.device.streams.is_empty() && guest.device.resets.is_empty());
     }
@@ -129,14 +129,14 @@ fn a_host_that_goes_after_its_half_is_noticed() {
     let server = guest.connect_from_guest();
     server.shutdown(Shutdown::Write).unwrap();
     assert_eq!(guest.next().0.flags, NO_SEND);
-    drop(server);
+    close(server);
     let (end, _) = guest.next();
     assert_eq!((end.op, end.flags), (op::SHUTDOWN, NO_RECEIVE | NO_SEND));
     // The same where the guest receives no more.
     let mut guest = self::guest();
     let server = guest.connect_from_guest();
     guest.shut_down(PORT, OWN, NO_RECEIVE);
-    drop(server);
+    close(server);
     let (end, _) = guest.next();
     assert_eq!((end.op, end.flags), (op::SHUTDOWN, NO_RECEIVE | NO_SEND));
     assert!(guest.is_quiet());
@@ -155,7 +155,7 @@ fn the_end_of_every_stream_reaches_a_guest_that_has_no_room_at_first() {
         })
         .collect();
     guest.hold_back();
-    drop(clients);
+    close(clients);
     guest.serve(Event::Source(0));
     let mut ended: Vec<_> = (0..many)
         .map(|_| {
@@ -342,7 +342,7 @@ fn a_program_that_stops_reading_is_still_heard() {
     for _ in 0..2 * BUFFER / 1000 {
         guest.send(PORT, OWN, op::RW, &[1; 1000]);
     }
-    drop(server);
+    close(server);
     let (end, _) = loop {
         let packet = guest.next();
         if packet.0.op == op::SHUTDOWN {
