@@ -238,7 +238,7 @@ fn a_socket_of_another_vm_is_left_alone_and_a_stale_one_replaced() {
     for arguments in [&[&*option][..], &["plan", &option]] {
         refused(
             arguments,
-            &["--control=", "another process listens there", "cure:"],
+            &["--control=", "another program listens there", "cure:"],
         );
     }
     assert_eq!(json(&vm.socket, &["status"])["state"], "running");
@@ -254,7 +254,7 @@ fn a_socket_of_another_vm_is_left_alone_and_a_stale_one_replaced() {
     let file = common::file(b"precious");
     refused(
         &[&common::option("control", file.path())],
-        &["something else than a socket", "cure: name a path"],
+        &["which is no socket", "cure: name a path"],
     );
     assert_eq!(std::fs::read(file.path()).unwrap(), b"precious");
 }

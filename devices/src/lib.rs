@@ -21,6 +21,7 @@ mod pl031;
 mod pl061;
 mod power;
 mod pvpanic;
+pub mod socket;
 #[cfg(feature = "serial")]
 mod uart;
 #[cfg(feature = "virtio")]

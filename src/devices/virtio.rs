@@ -223,7 +223,13 @@ pub(crate) fn carry(
         };
         result.map_err(io::Error::from)
     });
-    let transport = VirtioMmio::new(device, ram.clone(), line, connect)
-        .map_err(Error::host("cannot make a virtio device"))?;
+    let transport =
+        VirtioMmio::new(device, ram.clone(), line, connect).map_err(not_made(planned))?;
     Ok(Arc::new(transport))
+}
+
+/// The host refuses what a device takes.
+pub(crate) fn not_made(planned: &DevicePlan) -> impl FnOnce(io::Error) -> Error {
+    let id = planned.id.as_deref().unwrap_or("virtio");
+    Error::host(format!("cannot make the device {id}"))
 }
