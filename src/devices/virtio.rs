@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arch::{ConfigPath, DevicePlan, GuestRam, VirtioKind};
-use devices::config::{BlkConfig, NetConfig, VsockConfig};
+use devices::config::{BalloonConfig, BlkConfig, NetConfig, VsockConfig};
 use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -80,10 +80,11 @@ impl<'a> Maker<'a> {
             #[cfg(feature = "virtio-rng")]
             VirtioKind::Rng => Ok(Some(Box::new(devices::virtio::Rng::default()))),
             #[cfg(feature = "virtio-balloon")]
-            VirtioKind::Balloon => Ok(self.config.balloon.as_ref().map(|balloon| {
+            VirtioKind::Balloon => {
                 let ram = self.config.guest_memory.bytes();
-                Box::new(devices::virtio::Balloon::new(balloon, ram)) as Box<dyn VirtioDevice>
-            })),
+                let balloon = |config| balloon(config, ram);
+                self.config.balloon.as_ref().map(balloon).transpose()
+            }
             #[allow(unreachable_patterns)]
             _ => Ok(None),
         }
@@ -216,6 +217,14 @@ fn refused_vsock(config: &VsockConfig) -> impl Fn(devices::virtio::VsockError) -
                written"
             .to_owned(),
     }
+}
+
+#[cfg(feature = "virtio-balloon")]
+fn balloon(config: &BalloonConfig, ram: u64) -> Result<Box<dyn VirtioDevice>, Error> {
+    let balloon = devices::virtio::Balloon::new(config, ram);
+    Ok(Box::new(balloon.map_err(Error::host(
+        "cannot make a timer for the balloon",
+    ))?))
 }
 
 /// Puts a device behind the transport that was planned for it.
