@@ -35,7 +35,10 @@ mod vm;
 pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
-pub use ::devices::{Change, ChangeError, Link, Overflow, TerminalSize};
+pub use ::devices::{
+    BalloonStatistics, Change, ChangeError, GuestStatistics, Hinting, HintingState, HintingStatus,
+    Link, Overflow, Query, Report, TerminalSize,
+};
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
 pub use config::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig};

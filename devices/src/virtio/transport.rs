@@ -21,7 +21,7 @@ use vm_memory::GuestAddress;
 
 use super::worker::{Activated, MOST_EVENTS, Worker};
 use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
-use crate::{Change, ChangeError, Rare};
+use crate::{Change, ChangeError, Query, Rare, Report};
 
 /// Features of queues and transport.
 const COMMON_FEATURES: u64 =
@@ -313,6 +313,22 @@ impl Transport {
                     .worker
                     .call(move |device, queues| Ok(device.change(&change, Some(queues))));
                 changed.unwrap_or(Err(ChangeError::Lost))
+            }
+            Stage::Lost => Err(ChangeError::Lost),
+        }
+    }
+
+    /// Has the device tell something, on its thread if it has one.
+    pub(crate) fn query(&mut self, query: Query) -> Result<Report, ChangeError> {
+        match &mut self.stage {
+            Stage::Idle(device) => device.query(query, None),
+            // Nothing changes the memory of a guest that stands still.
+            Stage::Paused(Activated { device, .. }) => device.query(query, None),
+            Stage::Running => {
+                let told = self
+                    .worker
+                    .call(move |device, queues| Ok(device.query(query, Some(queues))));
+                told.unwrap_or(Err(ChangeError::Lost))
             }
             Stage::Lost => Err(ChangeError::Lost),
         }
