@@ -22,6 +22,7 @@ mod pl061;
 mod power;
 mod pvpanic;
 mod query;
+#[cfg(feature = "sockets")]
 pub mod socket;
 #[cfg(feature = "serial")]
 mod uart;
