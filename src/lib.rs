@@ -37,7 +37,7 @@ pub use ::devices::config::{
 };
 pub use ::devices::{
     BalloonStatistics, Change, ChangeError, GuestStatistics, Hinting, HintingState, HintingStatus,
-    Link, Overflow, Query, Report, TerminalSize,
+    Link, NewFile, Overflow, Query, Report, TerminalSize,
 };
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};

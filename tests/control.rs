@@ -226,6 +226,54 @@ fn devices_are_changed_from_another_process() {
 }
 
 #[test]
+#[cfg(feature = "virtio-blk")]
+fn a_disk_gets_another_file_which_the_client_opens() {
+    let (old, new) = (common::file(&[1; 4096]), common::file(&[2; 8192]));
+    let disk = common::option("blk", old.path());
+    let vm = start(&[&disk]);
+    let path = new.path().to_str().unwrap();
+    let said = said(&vm.socket, &["device", "blk0", "file", path]);
+    assert_eq!(said.trim(), format!("blk0: file {path}"));
+    // The old one is free, the new one is not.
+    let other = start(&[&disk]);
+    let socket = vm.socket.to_str().unwrap();
+    for (arguments, texts) in [
+        (
+            [
+                "ctl",
+                other.socket.to_str().unwrap(),
+                "device",
+                "blk0",
+                "file",
+                path,
+            ],
+            [
+                "the file of blk0 cannot be changed",
+                "in use as a disk already by process",
+            ],
+        ),
+        (
+            ["ctl", socket, "device", "rng0", "file", path],
+            ["rng0 has no file", "kind rng"],
+        ),
+        (
+            ["ctl", socket, "device", "blk0", "file", "/nowhere"],
+            ["file=/nowhere", "cure:"],
+        ),
+    ] {
+        let ended = finish(vmm(&arguments).spawn().unwrap());
+        assert_ne!(ended.status.code(), Some(0), "{ended:?}");
+        for text in texts {
+            assert!(ended.stderr.contains(text), "{text}: {ended:?}");
+        }
+    }
+    for vm in [vm, other] {
+        self::said(&vm.socket, &["stop"]);
+        finish(vm.child);
+    }
+}
+
+#[test]
 fn events_tell_the_story_of_a_vm() {
     let vm = start(&[]);
     let arguments = ["ctl", vm.socket.to_str().unwrap(), "events", "--json"];

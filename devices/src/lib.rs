@@ -30,7 +30,7 @@ mod uart;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusEntry, BusError, Outcome};
-pub use change::{Change, ChangeError, Hinting, Link, TerminalSize};
+pub use change::{Change, ChangeError, Hinting, Link, NewFile, TerminalSize};
 pub use cmos::Cmos;
 pub use goldfish_rtc::GoldfishRtc;
 pub use i8042::I8042;

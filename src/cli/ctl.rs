@@ -1,6 +1,9 @@
 //! `ctl`: asks a VM that runs with --control, from another process.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 use vmm_reference::{Command, Error, Event, Happening, Metrics, PROTOCOL, Reply, Status};
 
@@ -94,12 +98,16 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
         Ok(command) => command,
         Err(error) => return Ok(usage::end(&error, &[])),
     };
+    let file = match &options.what {
+        What::Device { part, .. } => part.open()?,
+        _ => None,
+    };
     let mut vm = Connection::open(&options.socket)?;
     match command {
         Some(command) => {
             let asked = Instant::now();
             loop {
-                let answer = vm.ask(&json!(command))?;
+                let answer = vm.ask(&json!(command), file.as_ref())?;
                 let reply = || serde_json::from_value(answer.clone());
                 if let Ok(Reply::Device(report)) = reply()
                     && report::has_newer(&report, asked)
@@ -117,7 +125,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
             }
         }
         None => {
-            vm.ask(&json!({ "subscribe": [] }))?;
+            vm.ask(&json!({ "subscribe": [] }), None)?;
             vm.wait_for_ever()?;
             while let Some(line) = vm.line()? {
                 if options.json {
@@ -183,9 +191,9 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Asks, and gives what the answer has under "ok".
-    fn ask(&mut self, request: &Value) -> Result<Value, Error> {
-        let sent = writeln!(self.stream.get_mut(), "{request}");
+    /// Asks, with a file that goes with the request; gives what the answer has under "ok".
+    fn ask(&mut self, request: &Value, file: Option<&File>) -> Result<Value, Error> {
+        let sent = send(self.stream.get_mut(), &format!("{request}\n"), file);
         sent.map_err(|error| self.failed(error))?;
         let mut answer = self.value()?;
         if let Some(error) = answer.get("error") {
@@ -229,6 +237,27 @@ impl<'a> Connection<'a> {
     fn strange(&self, what: &str) -> Error {
         self.failed(std::io::Error::other(what.to_owned()))
     }
+}
+
+/// Sends a line; a descriptor goes with its last byte.
+fn send(stream: &mut UnixStream, line: &str, file: Option<&File>) -> std::io::Result<()> {
+    let Some(file) = file else {
+        return stream.write_all(line.as_bytes());
+    };
+    let (end, bytes) = line.as_bytes().split_last().unwrap_or((&b'\n', &[]));
+    stream.write_all(bytes)?;
+    let files = [file.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&files));
+    let end = [*end];
+    sendmsg(
+        stream,
+        &[IoSlice::new(&end)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
 }
 
 fn text(reply: &Reply, command: &Command, what: &What) -> String {

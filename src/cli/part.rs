@@ -1,8 +1,14 @@
 //! `ctl PATH device ID …`: what of a device is changed or told, in words.
 
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
 use clap::error::ErrorKind;
 use clap::{Subcommand, ValueEnum};
-use vmm_reference::{Change, Command, Hinting, Limits, Link, MemorySize, Query, TerminalSize};
+use vmm_reference::{
+    Change, Command, Error, Hinting, Limits, Link, MemorySize, NewFile, Query, TerminalSize,
+};
 
 use super::values;
 
@@ -15,6 +21,11 @@ pub(super) enum Part {
         /// limited any more
         #[arg(required = true, value_name = "LIMIT", value_parser = values::limit())]
         words: Vec<String>,
+    },
+    /// Another file behind a disk, which this command opens: the VM itself opens nothing
+    File {
+        /// A raw image or a block device
+        path: PathBuf,
     },
     /// Plugs the cable of a network device in, or pulls it
     Link {
@@ -77,6 +88,11 @@ impl Part {
                     clap::Error::raw(ErrorKind::ValueValidation, message)
                 })?)
             }
+            Self::File { path } => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                let name = path.display().to_string();
+                Change::File(NewFile { name })
+            }
             Self::Link { state: Plug::Up } => Change::Link(Link::Up),
             Self::Link { state: Plug::Down } => Change::Link(Link::Down),
             Self::Target { size } => Change::Target(size.bytes()),
@@ -96,5 +112,34 @@ impl Part {
             }
         };
         Ok(Command::Device { device, change })
+    }
+
+    /// Opens what goes beside the command.
+    ///
+    /// # Errors
+    /// When a file cannot be opened.
+    pub(super) fn open(&self) -> Result<Option<File>, Error> {
+        let Self::File { path } = self else {
+            return Ok(None);
+        };
+        let writing = File::options().read(true).write(true).open(path);
+        let opened = match writing {
+            // A disk that is only read needs no more.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                File::open(path)
+            }
+            opened => opened,
+        };
+        opened.map(Some).map_err(|error| Error::Config {
+            field: "file".into(),
+            value: path.display().to_string(),
+            cause: error.to_string(),
+            cure: "name a raw image or a block device that this user may open".to_owned(),
+        })
     }
 }

@@ -56,6 +56,19 @@ impl Command {
         "pause", "resume", "stop", "shutdown", "reset", "status", "metrics", "device", "query",
     ];
 
+    /// How many open descriptors come beside it.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        let takes_file = matches!(
+            self,
+            Self::Device {
+                change: Change::File(_),
+                ..
+            }
+        );
+        usize::from(takes_file)
+    }
+
     /// Its name on the control socket.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -189,6 +202,16 @@ pub enum CommandError {
     /// The guest was asked to power itself off, and does so.
     #[error("{0} is not possible: the guest was asked to power off")]
     ShuttingDown(&'static str),
+    /// Other descriptors came beside the command than it takes.
+    #[error("{command} takes {takes} open descriptors beside it here, and {given} came")]
+    Descriptors {
+        /// The command's name.
+        command: &'static str,
+        /// How many it takes.
+        takes: usize,
+        /// How many there were.
+        given: usize,
+    },
     /// The machine ended before it came to the command.
     #[error("the machine ended before it came to {0}")]
     Ended(&'static str),

@@ -88,6 +88,8 @@ pub(crate) type Outcome = Result<ExitReason, Error>;
 /// A command that waits for the machine's thread, and whoever waits for the answer.
 pub(crate) struct Request {
     pub(crate) command: Command,
+    /// As many as the command takes.
+    pub(crate) files: Vec<OwnedFd>,
     pub(crate) answer: mpsc::Sender<Result<Reply, CommandError>>,
 }
 
@@ -196,7 +198,26 @@ impl VmHandle {
     /// # Errors
     /// When the command makes no sense in the machine's state, or the machine ends before it comes to it.
     pub fn command(&self, command: Command) -> Result<Reply, CommandError> {
+        self.command_with(command, Vec::new())
+    }
+
+    /// As [`Self::command`], with the open descriptors that the command takes ([`Command::descriptors`]).
+    ///
+    /// # Errors
+    /// Also when it takes another number of them.
+    pub fn command_with(
+        &self,
+        command: Command,
+        files: Vec<OwnedFd>,
+    ) -> Result<Reply, CommandError> {
         let name = command.name();
+        if files.len() != command.descriptors() {
+            return Err(CommandError::Descriptors {
+                command: name,
+                takes: command.descriptors(),
+                given: files.len(),
+            });
+        }
         let (answer, answered) = mpsc::channel();
         let mut life = self.life();
         let state = life.stage.state();
@@ -208,7 +229,11 @@ impl VmHandle {
         }
         match life.stage {
             Stage::Running | Stage::Paused => {
-                life.requests.push_back(Request { command, answer });
+                life.requests.push_back(Request {
+                    command,
+                    files,
+                    answer,
+                });
                 // A full counter means that it wakes anyway.
                 let _ = self.0.requested.write(1);
                 drop(life);

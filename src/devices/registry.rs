@@ -3,15 +3,16 @@
 //! It knows what a command can name: the virtio devices, each behind its transport. What the guest reaches is on
 //! the bus; this is the VMM's way to the same devices.
 
+use std::os::fd::OwnedFd;
 #[cfg(feature = "virtio")]
 use std::sync::Arc;
 
 #[cfg(feature = "virtio")]
 use ::devices::virtio::{DeviceState, VirtioTransport};
 
-#[cfg(feature = "virtio")]
-use ::devices::ChangeError;
 use ::devices::{Change, Query, Report};
+#[cfg(feature = "virtio")]
+use ::devices::{ChangeError, NewFile};
 
 use crate::control::command::{CommandError, DeviceStatus};
 use crate::devices::Lasting;
@@ -80,10 +81,22 @@ impl Registry {
         self.entries.into_iter().filter_map(take).collect()
     }
 
-    /// Changes a device.
-    pub(crate) fn change(&self, id: &str, change: &Change) -> Result<(), CommandError> {
+    /// Changes a device; `files` come beside the change.
+    pub(crate) fn change(
+        &self,
+        id: &str,
+        change: &Change,
+        files: Vec<OwnedFd>,
+    ) -> Result<(), CommandError> {
         let entry = self.entry(id)?;
-        entry.transport.change(change).map_err(|error| match error {
+        let changed = match (change, files.into_iter().next()) {
+            (Change::File(NewFile { name }), Some(file)) => change
+                .check()
+                .map_err(ChangeError::from)
+                .and_then(|()| entry.transport.replace_file(file, name)),
+            _ => entry.transport.change(change),
+        };
+        changed.map_err(|error| match error {
             ChangeError::Foreign => entry.foreign(change.name()),
             source => CommandError::Device {
                 device: id.to_owned(),
@@ -140,7 +153,7 @@ impl Registry {
         Vec::new()
     }
 
-    pub(crate) fn change(&self, id: &str, _: &Change) -> Result<(), CommandError> {
+    pub(crate) fn change(&self, id: &str, _: &Change, _: Vec<OwnedFd>) -> Result<(), CommandError> {
         Err(no_device(id, Vec::new()))
     }
 

@@ -2,6 +2,7 @@
 //!
 //! It belongs to the main loop's thread, which serves the commands of all others one after the other.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,12 @@ pub(crate) struct Rest {
 }
 
 impl<P: KvmPlatform> Running<P> {
-    fn carry_out(&mut self, command: &Command, state: State) -> Result<Reply, CommandError> {
+    fn carry_out(
+        &mut self,
+        command: &Command,
+        files: Vec<OwnedFd>,
+        state: State,
+    ) -> Result<Reply, CommandError> {
         if !command.is_legal(state) {
             return Err(CommandError::State {
                 command: command.name(),
@@ -78,7 +84,7 @@ impl<P: KvmPlatform> Running<P> {
                 state
             }
             Command::Device { device, change } => {
-                self.registry.change(device, change)?;
+                self.registry.change(device, change, files)?;
                 log::info!("{device}: changed by a command: {change}");
                 state
             }
@@ -124,7 +130,7 @@ impl<P: KvmPlatform> Engine for Running<P> {
             && let Some((request, state)) = handle.next_request()
         {
             log::debug!("command: {}", request.command.name());
-            let answer = self.carry_out(&request.command, state);
+            let answer = self.carry_out(&request.command, request.files, state);
             // Whoever asked may be gone.
             let _ = request.answer.send(answer);
         }

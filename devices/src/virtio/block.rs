@@ -12,6 +12,7 @@ mod facts;
 mod file;
 mod lock;
 mod parse;
+mod replace;
 mod request;
 mod sys;
 mod uring;
@@ -19,7 +20,7 @@ mod uring;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -74,6 +75,8 @@ pub struct Block {
     /// What the rest of the last sector reads as, where the file ends in the middle of it.
     zeros: Option<File>,
     sectors: u64,
+    /// Bytes of a logical block.
+    block: u32,
     read_only: bool,
     discard: bool,
     /// For messages.
@@ -119,9 +122,7 @@ impl Block {
             alignment,
             shape,
         } = Opened::new(config)?.lock(config)?;
-        let zeros = (shape.sectors * SECTOR > shape.size)
-            .then(|| File::open("/dev/zero"))
-            .transpose()?;
+        let zeros = zeros(&shape)?;
         let queues = config.queues.max(1);
         let queue_size = config.queue_size.max(2);
         let capacity = usize::from(queues) * usize::from(queue_size);
@@ -152,6 +153,7 @@ impl Block {
             size: shape.size,
             zeros,
             sectors: shape.sectors,
+            block: shape.block,
             read_only: config.read_only,
             discard: config.discard,
             path: config.path.clone(),
@@ -373,6 +375,13 @@ impl Block {
     }
 }
 
+/// For the rest of a last sector that the file has only a part of.
+fn zeros(shape: &Shape) -> io::Result<Option<File>> {
+    (shape.sectors * SECTOR > shape.size)
+        .then(|| File::open("/dev/zero"))
+        .transpose()
+}
+
 /// Most requests at once.
 const MAX_IN_FLIGHT: usize = 1024;
 /// With so many bytes in flight no request begins: a reset waits for them.
@@ -467,6 +476,15 @@ impl VirtioDevice for Block {
             }
             _ => Err(ChangeError::Foreign),
         }
+    }
+
+    fn replace_file(
+        &mut self,
+        file: OwnedFd,
+        name: &str,
+        queues: Option<&mut Queues>,
+    ) -> Result<(), ChangeError> {
+        self.replace(file.into(), name, queues)
     }
 
     fn stop(&mut self) {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
@@ -105,6 +106,10 @@ impl VirtioTransport for VirtioMmio {
 
     fn change(&self, change: &Change) -> Result<(), ChangeError> {
         lock(&self.0).transport.change(change)
+    }
+
+    fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
+        lock(&self.0).transport.replace_file(file, name)
     }
 
     fn query(&self, query: Query) -> Result<Report, ChangeError> {

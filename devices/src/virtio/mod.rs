@@ -46,7 +46,7 @@ mod vsock;
 mod worker;
 
 use std::fmt::Debug;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 #[cfg(feature = "virtio-balloon")]
@@ -155,6 +155,21 @@ pub trait VirtioDevice: Debug + Send {
         Err(ChangeError::Foreign)
     }
 
+    /// Puts another open file behind the device, which `name` stands for in messages: what has begun ends in the old
+    /// one. `queues` as for [`Self::change`].
+    ///
+    /// # Errors
+    /// When it has no file, or cannot have this one, and goes on as it was.
+    fn replace_file(
+        &mut self,
+        file: OwnedFd,
+        name: &str,
+        queues: Option<&mut Queues>,
+    ) -> Result<(), ChangeError> {
+        let _ = (file, name, queues);
+        Err(ChangeError::Foreign)
+    }
+
     /// Tells something of the device, at once: nobody waits for the guest. `queues` are there while a driver uses the
     /// device and the guest runs; without them nothing touches guest memory.
     ///
@@ -201,6 +216,12 @@ pub trait VirtioTransport: Debug + Send + Sync {
     /// # Errors
     /// When a value is wrong, the device has no such part or is lost, or this cannot be now.
     fn change(&self, change: &Change) -> Result<(), ChangeError>;
+
+    /// Puts another open file behind the device, in whatever state it is.
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError>;
 
     /// Has a device tell something, in whatever state it is.
     ///

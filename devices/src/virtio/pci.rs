@@ -12,6 +12,7 @@ mod layout;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -134,6 +135,10 @@ impl VirtioTransport for VirtioPci {
 
     fn change(&self, change: &Change) -> Result<(), ChangeError> {
         lock(&self.state).transport.change(change)
+    }
+
+    fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
+        lock(&self.state).transport.replace_file(file, name)
     }
 
     fn query(&self, query: Query) -> Result<Report, ChangeError> {

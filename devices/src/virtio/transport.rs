@@ -5,6 +5,7 @@
 //! when is decided here, once for all.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -313,6 +314,24 @@ impl Transport {
                     .worker
                     .call(move |device, queues| Ok(device.change(&change, Some(queues))));
                 changed.unwrap_or(Err(ChangeError::Lost))
+            }
+            Stage::Lost => Err(ChangeError::Lost),
+        }
+    }
+
+    /// Puts another file behind the device, on its thread if it has one.
+    pub(crate) fn replace_file(&mut self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
+        match &mut self.stage {
+            Stage::Idle(device) => device.replace_file(file, name, None),
+            Stage::Paused(Activated { device, queues, .. }) => {
+                device.replace_file(file, name, Some(queues))
+            }
+            Stage::Running => {
+                let name = name.to_owned();
+                let replaced = self
+                    .worker
+                    .call(move |device, queues| Ok(device.replace_file(file, &name, Some(queues))));
+                replaced.unwrap_or(Err(ChangeError::Lost))
             }
             Stage::Lost => Err(ChangeError::Lost),
         }

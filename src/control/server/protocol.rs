@@ -142,6 +142,7 @@ pub(crate) fn answer(id: Option<&Value>, result: &Result<Reply, CommandError>) -
                 | CommandError::Foreign { .. }
                 | CommandError::Device { .. }
                 | CommandError::Query { .. } => ("device", None),
+                CommandError::Descriptors { .. } => ("request", None),
                 CommandError::Host { .. } => ("host", None),
             };
             let mut message = error.to_string();

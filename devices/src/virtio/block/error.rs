@@ -42,6 +42,12 @@ pub enum BlockError {
     /// It cannot be written where it is, and was to be.
     #[error("{0}")]
     ReadOnly(&'static str),
+    /// An open file came that cannot be used as this disk.
+    #[error("the file is not open for reading{}", if *read_only { "" } else { " and writing" })]
+    NotOpenFor {
+        /// The disk is read-only.
+        read_only: bool,
+    },
     /// It has the attribute "immutable" or "append-only".
     #[error("it is immutable or append-only (chattr)")]
     Immutable {
@@ -138,6 +144,9 @@ impl BlockError {
             Self::Denied { cure, .. } => cure.clone(),
             Self::ReadOnly(_) => {
                 "add ,ro, or name an image that can be written (a copy elsewhere)".to_owned()
+            }
+            Self::NotOpenFor { .. } => {
+                "open the file for what the disk does, and pass that descriptor".to_owned()
             }
             Self::Immutable { path } => format!(
                 "add ,ro, or take the attribute away: `sudo chattr -i -a {}`",

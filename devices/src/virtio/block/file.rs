@@ -42,7 +42,12 @@ pub(super) struct Opened {
 
 impl Opened {
     pub(super) fn new(config: &BlkConfig) -> Result<Self, BlockError> {
-        let file = open(config)?;
+        Self::of(open(config)?, config)
+    }
+
+    /// An open file; the configuration has its name, and how it is used.
+    pub(super) fn of(file: File, config: &BlkConfig) -> Result<Self, BlockError> {
+        check(&file, config.read_only)?;
         let shape = shape(&file)?;
         if shape.sectors == 0 {
             return Err(BlockError::Empty {
@@ -142,15 +147,25 @@ fn open(config: &BlkConfig) -> Result<File, BlockError> {
         .custom_flags(libc::O_NONBLOCK)
         .open(&config.path)
         .map_err(|error| BlockError::of_open(config, error))?;
+    Ok(file)
+}
+
+/// Finds out whether an open file can be a disk.
+fn check(file: &File, read_only: bool) -> Result<(), BlockError> {
     let kind = file.metadata()?.file_type();
     check_kind(kind)?;
-    if kind.is_block_device() && !config.read_only && is_read_only_device(&file) {
+    let flags = fcntl_getfl(file).map_err(io::Error::from)?;
+    match flags & OFlags::RWMODE {
+        OFlags::RDWR => {}
+        OFlags::RDONLY if read_only => {}
+        _ => return Err(BlockError::NotOpenFor { read_only }),
+    }
+    if kind.is_block_device() && !read_only && is_read_only_device(file) {
         return Err(READ_ONLY_DEVICE);
     }
     // On file systems that cannot promise not to block, io_uring would refuse with EAGAIN.
-    let flags = fcntl_getfl(&file).map_err(io::Error::from)?;
-    fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(io::Error::from)?;
-    Ok(file)
+    fcntl_setfl(file, flags - OFlags::NONBLOCK).map_err(io::Error::from)?;
+    Ok(())
 }
 
 /// The same file for direct I/O, whatever its path means by now.

@@ -13,6 +13,7 @@ use super::*;
 use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, close, queues, ram};
 
 mod bounds;
+mod replace;
 mod resets;
 mod shape;
 

@@ -83,6 +83,36 @@ fn limits(bw: Option<u64>) -> Change {
 }
 
 #[test]
+fn a_disk_gets_another_file_in_every_stage() {
+    let file = || -> std::os::fd::OwnedFd {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        file.into()
+    };
+    for engine in [BlkEngine::Sync, BlkEngine::Auto] {
+        let mut disk = Disk::new(engine);
+        disk.transport.replace_file(file(), "idle").unwrap();
+        disk.start();
+        disk.request();
+        disk.is_answered();
+        disk.transport.replace_file(file(), "running").unwrap();
+        disk.line.read().unwrap();
+        let mut reasons = [0; 4];
+        disk.transport.read(0x60, &mut reasons);
+        assert_eq!(reasons[0] & 2, 2, "the driver is told of its configuration");
+        disk.write(0x64, 3);
+        disk.request();
+        disk.is_answered();
+        disk.transport.pause();
+        disk.transport.replace_file(file(), "paused").unwrap();
+        disk.transport.resume();
+        disk.line.read().unwrap();
+        disk.request();
+        disk.is_answered();
+    }
+}
+
+#[test]
 fn other_limits_hold_at_once_for_requests_that_wait_in_every_stage_of_a_disk() {
     for engine in [BlkEngine::Sync, BlkEngine::Auto] {
         let mut disk = Disk::new(engine);
