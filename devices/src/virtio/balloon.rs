@@ -9,8 +9,9 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use vm_memory::GuestAddress;
 
 use super::release::release;
-use super::{Chain, ConfigSpace, Event, GuestRam, QueueError, Queues, Ring, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, GuestRam, Monitor, QueueError, Queues, Ring, VirtioDevice};
 use crate::config::{BalloonConfig, OptionError, size_with_unit};
+use crate::metrics::Operation;
 use crate::{Change, ChangeError, Rare};
 
 /// Feature bits (5.5.3).
@@ -41,6 +42,9 @@ pub struct Balloon {
     chain: Chain,
     numbers: Vec<u8>,
     errors: Rare,
+    monitor: Arc<Monitor>,
+    /// By queue.
+    counts: [Arc<Operation>; 3],
 }
 
 impl Balloon {
@@ -50,6 +54,8 @@ impl Balloon {
         let pages = wanted(ram, config.target.unwrap_or(ram));
         // How many pages it shall have, and how many it has, which the driver tells.
         let mut space = pages.to_le_bytes().to_vec();
+        let mut monitor = Monitor::default();
+        let counts = ["inflate", "deflate", "report"].map(|name| monitor.operation(name));
         space.extend([0; 4]);
         Self {
             ram,
@@ -59,6 +65,8 @@ impl Balloon {
             chain: Chain::default(),
             numbers: Vec::new(),
             errors: Rare::default(),
+            monitor: Arc::new(monitor),
+            counts,
         }
     }
 
@@ -145,6 +153,10 @@ impl VirtioDevice for Balloon {
         Arc::clone(&self.config)
     }
 
+    fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.monitor)
+    }
+
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
         let Event::Queue(queue) = event else {
             return Ok(false);
@@ -172,6 +184,9 @@ impl VirtioDevice for Balloon {
                     }
                 }
                 _ => {}
+            }
+            if let Some(operation) = self.counts.get(queue) {
+                operation.succeed(0);
             }
             ring.complete(self.chain.head(), 0)?;
         }
@@ -270,6 +285,10 @@ mod tests {
         bench.inflate(&[first + 1, first + 2, first + 5]);
         let kept = [true, false, false, true, true, false, true, true];
         assert_eq!(bench.kept(), kept);
+        assert_eq!(
+            bench.device.monitor().read().operations["inflate"].requests,
+            1
+        );
     }
 
     #[test]

@@ -26,7 +26,7 @@ use self::layout::{
     class,
 };
 use super::transport::Transport;
-use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
+use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::pci::{Config, Header, MsiSink, Msix, PBA_ENTRY, PciFunction, TABLE_ENTRY};
 use crate::{Change, ChangeError, lock};
 
@@ -122,6 +122,10 @@ impl VirtioPci {
 impl VirtioTransport for VirtioPci {
     fn state(&self) -> DeviceState {
         lock(&self.state).transport.state()
+    }
+
+    fn monitor(&self) -> Arc<Monitor> {
+        lock(&self.state).transport.monitor()
     }
 
     fn pause(&self) {
