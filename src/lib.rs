@@ -35,7 +35,10 @@ mod vm;
 pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
-pub use ::devices::{Change, ChangeError, Link, Overflow, TerminalSize};
+pub use ::devices::{
+    Bucket, Change, ChangeError, DeviceMetrics, LATENCY_BOUNDS_US, Latencies, Link,
+    OperationMetrics, Overflow, TerminalSize,
+};
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
 pub use config::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig};
@@ -43,7 +46,7 @@ pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use control::event::{Event, Happening, Subscription};
 pub use control::handle::{Crash, CrashCause, ExitReason, VmHandle};
-pub use control::metrics::{Exits, Metrics};
+pub use control::metrics::{DeviceReport, Exits, Metrics, VcpuMetrics};
 #[cfg(feature = "control")]
 pub use control::server::{ControlServer, ControlSocket, PROTOCOL};
 pub use error::Error;

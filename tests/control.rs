@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -191,7 +192,27 @@ fn devices_are_changed_from_another_process() {
         .map(|device| device["id"].as_str().unwrap())
         .collect();
     assert_eq!(ids, ["root", "console0", "balloon0"]);
-    said(socket, &["device", "root", "limits", "none"]);
+    // Whoever listens hears of a change.
+    let mut listener = UnixStream::connect(socket).unwrap();
+    listener
+        .write_all(b"{\"subscribe\":[\"device-changed\"]}\n")
+        .unwrap();
+    let mut lines = BufReader::new(listener).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    next();
+    assert_eq!(next()["ok"]["subscribed"], true);
+    said(socket, &["device", "root", "limits", "bw=1M"]);
+    let event = next();
+    assert_eq!(
+        (&event["device"], &event["change"]),
+        (&"root".into(), &"limits bw=1048576".into())
+    );
+    // No driver: nothing was counted, and it is told all the same.
+    let metrics = json(socket, &["metrics"]);
+    let ids = metrics["devices"].as_array().unwrap().iter();
+    let ids: Vec<_> = ids.map(|device| device["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["root", "console0", "balloon0"]);
+    assert_eq!(metrics["devices"][0]["operations"]["read"]["requests"], 0);
     said(socket, &["stop"]);
     finish(vm.child);
 }
@@ -286,7 +307,6 @@ fn metrics_have_the_text_format_of_prometheus() {
         .spawn();
     match promtool {
         Ok(mut child) => {
-            use std::io::Write;
             child
                 .stdin
                 .take()

@@ -228,6 +228,7 @@ impl<P: KvmPlatform> Machine<P> {
         };
         let kept = outside.devices;
         let devices = model::create(&plan, &lines, config, kept, timeline, &vm, &ram)?;
+        devices.registry.publish_to(&outside.handle);
         story.opened(config);
         timeline.reach(Milestone::Devices);
 
