@@ -19,6 +19,11 @@ const DATA_AT: u64 = DATA + 0x1000;
 impl Disk {
     pub(super) fn new(engine: BlkEngine) -> Self {
         let Bench { device, ram, .. } = disk(engine);
+        Self::behind(device, ram)
+    }
+
+    /// Any device that has a queue.
+    pub(super) fn behind(device: Box<dyn VirtioDevice>, ram: GuestRam) -> Self {
         let line = EventFd::new(EFD_CLOEXEC).unwrap();
         let guest_line = line.try_clone().unwrap();
         let connect = Box::new(|_: u16, _: &EventFd, _| Ok(()));

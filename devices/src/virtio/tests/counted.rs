@@ -204,6 +204,66 @@ fn a_driver_that_breaks_a_rule_again_and_again_is_told_of_at_a_pace_and_counted(
     assert!((16..100).contains(&heard), "{heard}");
 }
 
+/// A device with a fault of its own.
+#[derive(Debug)]
+struct Faulty(Arc<Monitor>);
+
+impl VirtioDevice for Faulty {
+    fn id(&self) -> u32 {
+        42
+    }
+
+    fn name(&self) -> &'static str {
+        "faulty"
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![testing::SIZE]
+    }
+
+    fn config(&self) -> Arc<ConfigSpace> {
+        Arc::default()
+    }
+
+    fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.0)
+    }
+
+    fn serve(&mut self, _: Event, _: &mut Queues) -> Result<bool, QueueError> {
+        self.0.stalls.add(3);
+        panic!("a fault of the device")
+    }
+}
+
+#[test]
+fn a_device_that_is_lost_is_told_of_once_and_has_its_counts_still() {
+    let mut disk = Disk::behind(Box::new(Faulty(Arc::default())), ram());
+    let monitor = disk.transport.monitor();
+    let heard = ear(&monitor);
+    disk.start();
+    disk.write(0x50, 0);
+    // The driver is told that it has to reset the device.
+    disk.line.read().unwrap();
+    assert_eq!(disk.transport.state(), DeviceState::Lost);
+    for _ in 0..3 {
+        disk.write(STATUS, 0);
+        assert_eq!(disk.transport.state(), DeviceState::Lost);
+    }
+    let heard = heard.lock().unwrap();
+    assert_eq!(heard[0], Notice::DriverReady { times: 1 });
+    assert!(
+        matches!(&heard[1..], [Notice::Lost { cause }] if cause.contains("faulty")),
+        "{heard:?}"
+    );
+    let read = disk.transport.monitor().read();
+    assert_eq!((read.stalls, read.drivers, read.needs_resets), (3, 1, 0));
+    assert!(disk.transport.take_device().is_none());
+}
+
 /// Whatever a driver does, what is counted is what it did.
 #[test]
 fn no_driver_confuses_the_counters() {
