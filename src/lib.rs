@@ -36,8 +36,9 @@ pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
 pub use ::devices::{
-    Bucket, Change, ChangeError, DeviceMetrics, LATENCY_BOUNDS_US, Latencies, Link,
-    OperationMetrics, Overflow, TerminalSize,
+    BalloonStatistics, Bucket, Change, ChangeError, DeviceMetrics, GuestStatistics, Hinting,
+    HintingState, HintingStatus, LATENCY_BOUNDS_US, Latencies, Link, OperationMetrics, Overflow,
+    Query, Report, TerminalSize,
 };
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
@@ -55,7 +56,8 @@ pub use kernel::inspect::{KernelReport, inspect};
 pub use memory::huge::transparent_size as transparent_page_bytes;
 pub use outputs::{NamedFile, refused_output};
 pub use timeline::{Milestone, Timeline};
-pub use vm::machine::{Machine, device_tree, plan};
+pub use vm::machine::Machine;
+pub use vm::planning::{device_tree, plan};
 pub use vm::rehearsal::{PlannedFor, rehearse};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.

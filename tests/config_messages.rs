@@ -198,6 +198,8 @@ fn full() -> VmConfig {
             target: Some(1 << 20),
             deflate_on_oom: true,
             free_page_reporting: true,
+            free_page_hinting: true,
+            stats_interval: 5,
         }),
         rng: true,
         lean: vmm_reference::Lean::Auto,

@@ -9,9 +9,9 @@ use std::sync::Arc;
 #[cfg(feature = "virtio")]
 use ::devices::virtio::{DeviceState, Monitor, Notice, VirtioTransport};
 
-use ::devices::Change;
 #[cfg(feature = "virtio")]
 use ::devices::ChangeError;
+use ::devices::{Change, Query, Report};
 
 use crate::control::command::{CommandError, DeviceStatus};
 #[cfg(feature = "virtio")]
@@ -29,6 +29,18 @@ pub(crate) struct Entry {
     pub(crate) transport: Arc<dyn VirtioTransport>,
     /// The device's own, which is there whatever the transport is at.
     pub(crate) monitor: Arc<Monitor>,
+}
+
+#[cfg(feature = "virtio")]
+impl Entry {
+    /// It has no such thing.
+    fn foreign(&self, what: &'static str) -> CommandError {
+        CommandError::Foreign {
+            device: self.id.clone(),
+            kind: self.kind,
+            change: what,
+        }
+    }
 }
 
 /// The devices of a machine, in the order of the plan.
@@ -92,32 +104,43 @@ impl Registry {
             .for_each(|entry| entry.transport.resume());
     }
 
-    /// Resets all devices and gives them back; `None` when one is lost.
-    pub(crate) fn take(self) -> Option<Vec<(String, Lasting)>> {
+    /// Resets all devices and gives back those that are not lost.
+    pub(crate) fn take(self) -> Vec<(String, Lasting)> {
         let take = |entry: Entry| Some((entry.id, entry.transport.take_device()?));
-        // Each of them is reset, also after one that is lost.
-        let devices: Vec<_> = self.entries.into_iter().map(take).collect();
-        devices.into_iter().collect()
+        self.entries.into_iter().filter_map(take).collect()
     }
 
     /// Changes a device.
     pub(crate) fn change(&self, id: &str, change: &Change) -> Result<(), CommandError> {
-        let Some(entry) = self.entries.iter().find(|entry| entry.id == id) else {
-            let ids = self.entries.iter().map(|entry| entry.id.clone());
-            return Err(no_device(id, ids.collect()));
-        };
-        let (device, name) = (id.to_owned(), change.name());
+        let entry = self.entry(id)?;
         entry.transport.change(change).map_err(|error| match error {
-            ChangeError::Foreign => CommandError::Foreign {
-                device,
-                kind: entry.kind,
-                change: name,
-            },
+            ChangeError::Foreign => entry.foreign(change.name()),
             source => CommandError::Device {
-                device,
-                change: name,
+                device: id.to_owned(),
+                change: change.name(),
                 source,
             },
+        })
+    }
+
+    /// Has a device tell something.
+    pub(crate) fn query(&self, id: &str, query: Query) -> Result<Report, CommandError> {
+        let entry = self.entry(id)?;
+        entry.transport.query(query).map_err(|error| match error {
+            ChangeError::Foreign => entry.foreign(query.name()),
+            source => CommandError::Query {
+                device: id.to_owned(),
+                query: query.name(),
+                source,
+            },
+        })
+    }
+
+    fn entry(&self, id: &str) -> Result<&Entry, CommandError> {
+        let entry = self.entries.iter().find(|entry| entry.id == id);
+        entry.ok_or_else(|| {
+            let ids = self.entries.iter().map(|entry| entry.id.clone());
+            no_device(id, ids.collect())
         })
     }
 
@@ -171,11 +194,15 @@ impl Registry {
 
     pub(crate) fn resume(&self) {}
 
-    pub(crate) fn take(self) -> Option<Vec<(String, Lasting)>> {
-        Some(Vec::new())
+    pub(crate) fn take(self) -> Vec<(String, Lasting)> {
+        Vec::new()
     }
 
     pub(crate) fn change(&self, id: &str, _: &Change) -> Result<(), CommandError> {
+        Err(no_device(id, Vec::new()))
+    }
+
+    pub(crate) fn query(&self, id: &str, _: Query) -> Result<Report, CommandError> {
         Err(no_device(id, Vec::new()))
     }
 

@@ -31,8 +31,8 @@ pub(crate) struct Running<P: KvmPlatform> {
 
 /// What is left of a machine that ran.
 pub(crate) struct Rest {
-    /// Its devices, unless one is lost.
-    pub(crate) devices: Option<Vec<(String, Lasting)>>,
+    /// Its devices, but for those that are lost.
+    pub(crate) devices: Vec<(String, Lasting)>,
     pub(crate) metrics: Metrics,
 }
 
@@ -87,6 +87,9 @@ impl<P: KvmPlatform> Running<P> {
                     change: change.to_string(),
                 });
                 state
+            }
+            Command::Query { device, query } => {
+                return Ok(Reply::Device(self.registry.query(device, *query)?));
             }
             Command::Metrics {} => return Ok(Reply::Metrics(self.metrics())),
             Command::Status {} => return Ok(Reply::Status(self.status(state))),

@@ -4,16 +4,12 @@
 //! than the bucket passes too, and the pause after it makes up for it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
-
 use super::Monitor;
+use super::timer::Timer;
 use crate::config::Limits;
 use crate::metrics::micros;
 
@@ -65,7 +61,7 @@ impl Bucket {
 pub(super) struct Limiter {
     bytes: Option<Bucket>,
     requests: Option<Bucket>,
-    timer: OwnedFd,
+    timer: Timer,
     /// The timer is set.
     waiting: bool,
     /// The last refusal.
@@ -79,11 +75,10 @@ impl Limiter {
     /// Also with no limits, which may come later.
     pub(super) fn new(limits: &Limits, monitor: &Arc<Monitor>) -> io::Result<Self> {
         let now = Instant::now();
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self {
             bytes: Bucket::new(limits.bw, limits.bw_burst, now),
             requests: Bucket::new(limits.iops, limits.iops_burst, now),
-            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            timer: Timer::new()?,
             waiting: false,
             refused: None,
             held: None,
@@ -114,7 +109,7 @@ impl Limiter {
             };
         }
         self.let_go(now);
-        self.waiting = set(&self.timer, Duration::from_nanos(1));
+        self.waiting = self.timer.set(Duration::from_nanos(1));
     }
 
     /// Becomes readable when something may go again after a refusal.
@@ -140,7 +135,7 @@ impl Limiter {
         }
         self.refused = Some(now);
         if !self.waiting {
-            self.waiting = set(&self.timer, wait);
+            self.waiting = self.timer.set(wait);
         }
         // Without a timer a limit would be an end.
         !self.waiting
@@ -193,21 +188,6 @@ impl Limiter {
             bucket.charge(1);
         }
     }
-}
-
-fn set(timer: impl AsFd, wait: Duration) -> bool {
-    let zero = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let Ok(value) = Timespec::try_from(wait) else {
-        return false;
-    };
-    let once = Itimerspec {
-        it_interval: zero,
-        it_value: value,
-    };
-    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once).is_ok()
 }
 
 #[cfg(test)]

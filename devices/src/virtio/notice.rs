@@ -160,7 +160,11 @@ impl Notices {
 
     /// The host has failed.
     #[cfg_attr(
-        not(any(feature = "virtio-blk", feature = "virtio-net")),
+        not(any(
+            feature = "virtio-balloon",
+            feature = "virtio-blk",
+            feature = "virtio-net"
+        )),
         allow(dead_code)
     )]
     pub(crate) fn host_error(&self, cause: &dyn fmt::Display) {
