@@ -36,8 +36,9 @@ pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
 pub use ::devices::{
-    BalloonStatistics, Change, ChangeError, GuestStatistics, Hinting, HintingState, HintingStatus,
-    Link, NewFile, Overflow, Query, Report, TerminalSize,
+    BalloonStatistics, Bucket, Change, ChangeError, DeviceMetrics, GuestStatistics, Hinting,
+    HintingState, HintingStatus, LATENCY_BOUNDS_US, Latencies, Link, NewFile, OperationMetrics,
+    Overflow, Query, Report, TerminalSize,
 };
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
@@ -46,7 +47,7 @@ pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use control::event::{Event, Happening, Subscription};
 pub use control::handle::{Crash, CrashCause, ExitReason, VmHandle};
-pub use control::metrics::{Exits, Metrics};
+pub use control::metrics::{DeviceReport, Exits, Metrics, VcpuMetrics};
 #[cfg(feature = "control")]
 pub use control::server::{ControlServer, ControlSocket, PROTOCOL};
 pub use error::Error;

@@ -17,6 +17,7 @@ const UNSAFE: &[&str] = &[
     "devices/src/virtio/net/tests.rs",
     "devices/src/virtio/release.rs",
     "devices/src/virtio/testing.rs",
+    "src/vm/cpu_time.rs",
     "src/vm/exit.rs",
     "src/host/landlock.rs",
     "src/vm/kick.rs",

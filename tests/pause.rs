@@ -107,6 +107,34 @@ impl Machine {
 }
 
 #[test]
+fn a_vcpu_has_processor_time_while_it_runs_and_none_while_it_stands_still() {
+    let machine = Machine::start(SPIN, 2);
+    let cpu = |metrics: Metrics| {
+        let ids: Vec<_> = metrics.vcpus.iter().map(|vcpu| vcpu.id).collect();
+        assert_eq!(ids, [0, 1]);
+        metrics.vcpus[0].cpu_us
+    };
+    let mut before = 0;
+    for _ in 0..3 {
+        while cpu(machine.metrics()) < before + 10_000 {
+            thread::yield_now();
+        }
+        machine.pause();
+        before = cpu(machine.metrics());
+        let paused = machine.metrics();
+        // It may have been on its way to sleep.
+        assert!(cpu(paused.clone()) < before + 5000);
+        assert!(paused.resident_bytes > 0);
+        assert!(
+            paused.vcpus[0].exits >= paused.pauses,
+            "each pause is a kick"
+        );
+        machine.resume();
+    }
+    machine.stop();
+}
+
+#[test]
 fn a_machine_stands_still_whatever_its_vcpus_do() {
     for (what, code) in [
         ("spins", SPIN),

@@ -11,6 +11,7 @@ pub mod config;
 mod goldfish_rtc;
 mod i8042;
 mod ioapic;
+mod metrics;
 mod msi;
 mod output;
 #[cfg(feature = "pci")]
@@ -35,6 +36,10 @@ pub use cmos::Cmos;
 pub use goldfish_rtc::GoldfishRtc;
 pub use i8042::I8042;
 pub use ioapic::{IoApic, Route};
+pub use metrics::{
+    Bucket, Counter, DeviceMetrics, Histogram, LATENCY_BOUNDS_US, Latencies, Operation,
+    OperationMetrics, micros,
+};
 pub use msi::Message;
 pub use output::{OutputRing, Overflow};
 #[cfg(feature = "serial")]

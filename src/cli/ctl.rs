@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use vmm_reference::{Command, Error, Event, Happening, Metrics, PROTOCOL, Reply, Status};
+use vmm_reference::{Command, Error, Event, Happening, PROTOCOL, Reply, Status};
 
 use super::part::Part;
-use super::{files::print, report, usage};
+use super::{files::print, metrics, report, usage};
 
 /// The longest line of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -263,9 +263,9 @@ fn send(stream: &mut UnixStream, line: &str, file: Option<&File>) -> std::io::Re
 fn text(reply: &Reply, command: &Command, what: &What) -> String {
     match reply {
         Reply::Status(status) => status_text(status),
-        Reply::Metrics(metrics) => match what {
-            What::Metrics { prometheus: true } => prometheus(metrics),
-            _ => metrics_text(metrics),
+        Reply::Metrics(counted) => match what {
+            What::Metrics { prometheus: true } => metrics::prometheus(counted),
+            _ => metrics::text(counted),
         },
         Reply::Done { state } => match command {
             Command::Shutdown { .. } => "the guest was asked to power off".to_owned(),
@@ -290,75 +290,6 @@ fn status_text(status: &Status) -> String {
     text
 }
 
-/// What is counted, by its name, with its help for Prometheus and labels.
-fn counted(metrics: &Metrics) -> Vec<(&'static str, &'static str, &'static str, u64)> {
-    const EXITS: &str = "Exits of vCPUs to the VMM.";
-    let exits = &metrics.exits;
-    vec![
-        ("exits_total", "kind=\"port-read\"", EXITS, exits.port_reads),
-        (
-            "exits_total",
-            "kind=\"port-write\"",
-            EXITS,
-            exits.port_writes,
-        ),
-        ("exits_total", "kind=\"mmio-read\"", EXITS, exits.mmio_reads),
-        (
-            "exits_total",
-            "kind=\"mmio-write\"",
-            EXITS,
-            exits.mmio_writes,
-        ),
-        ("exits_total", "kind=\"kick\"", EXITS, exits.kicks),
-        ("exits_total", "kind=\"other\"", EXITS, exits.other),
-        ("pauses_total", "", "Pauses.", metrics.pauses),
-    ]
-}
-
-fn metrics_text(metrics: &Metrics) -> String {
-    let mut text = String::new();
-    for (name, label, _, value) in counted(metrics) {
-        let name = name.trim_end_matches("_total");
-        let kind = label.split('"').nth(1).unwrap_or_default();
-        text += &format!("{:20} {value}\n", format!("{name} {kind}").trim_end());
-    }
-    text += &format!(
-        "{:20} {:.3} ms\n",
-        "paused",
-        micros(metrics.paused_us) * 1e3
-    );
-    text += &format!("{:20} {} KiB", "resident", metrics.resident_bytes >> 10);
-    text
-}
-
-#[allow(clippy::cast_precision_loss)] // for people, and beyond 2^53 nobody looks
-fn micros(micros: u64) -> f64 {
-    micros as f64 / 1e6
-}
-
-/// The text exposition format (Prometheus documentation, "Exposition formats").
-fn prometheus(metrics: &Metrics) -> String {
-    let family = |name, help, kind| format!("# HELP vmm_{name} {help}\n# TYPE vmm_{name} {kind}\n");
-    let (mut text, mut last) = (String::new(), "");
-    for (name, label, help, value) in counted(metrics) {
-        if name != last {
-            text += &family(name, help, "counter");
-            last = name;
-        }
-        let label = if label.is_empty() {
-            String::new()
-        } else {
-            format!("{{{label}}}")
-        };
-        text += &format!("vmm_{name}{label} {value}\n");
-    }
-    text += &family("paused_seconds_total", "Time in pauses.", "counter");
-    text += &format!("vmm_paused_seconds_total {}\n", micros(metrics.paused_us));
-    text += &family("resident_bytes", "Resident memory.", "gauge");
-    text += &format!("vmm_resident_bytes {}", metrics.resident_bytes);
-    text
-}
-
 fn event_text(event: &Event) -> String {
     let what = match &event.what {
         Happening::State { state } => format!("{state}"),
@@ -366,9 +297,45 @@ fn event_text(event: &Event) -> String {
             format!("the guest was asked to power off, within {timeout_ms} ms")
         }
         Happening::Restart { restarts } => format!("the guest starts again, restart {restarts}"),
+        Happening::GuestCrashed { vcpu, cause } => {
+            format!("the guest crashed: vCPU {vcpu}: {cause}")
+        }
+        Happening::DriverReady { device, times } => {
+            format!("{device}: a driver is ready{}", so_far(*times))
+        }
+        Happening::NeedsReset {
+            device,
+            cause,
+            times,
+        } => format!(
+            "{device}: its driver has to reset it{}: {cause}",
+            so_far(*times)
+        ),
+        Happening::DeviceLost { device, cause } => format!("{device}: lost: {cause}"),
+        Happening::DeviceChanged { device, change } => format!("{device}: {change}"),
+        Happening::Limited { device, times } => {
+            format!("{device}: its limits hold requests back{}", so_far(*times))
+        }
+        Happening::Error {
+            device,
+            cause,
+            times,
+        } => {
+            let device = device.as_ref().map(|device| format!("{device}: "));
+            let device = device.unwrap_or_default();
+            format!("{device}error{}: {cause}", so_far(*times))
+        }
         Happening::Ended { reason, .. } => format!("ended: {reason}"),
         Happening::Lost { count } => format!("{count} events are missing here"),
         other => other.name().to_owned(),
     };
-    format!("{:12.6} s  {what}", micros(event.monotonic_us))
+    format!("{:12.6} s  {what}", metrics::seconds(event.monotonic_us))
+}
+
+/// Of what has happened before.
+fn so_far(times: u64) -> String {
+    match times {
+        0 | 1 => String::new(),
+        times => format!(", {times} times so far"),
+    }
 }

@@ -11,6 +11,8 @@ mod files;
 mod generate;
 mod inspect;
 #[cfg(feature = "control")]
+mod metrics;
+#[cfg(feature = "control")]
 mod part;
 mod plan;
 #[cfg(feature = "control")]

@@ -20,6 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Error;
 use crate::control::command::{Command, CommandError, Reply, State, Status};
 use crate::control::event::{Happening, Publisher, Subscription, millis};
+use crate::control::metrics::Resident;
 
 /// Why a VM ended without a failure of the VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,18 @@ pub enum CrashCause {
     Panic,
     /// It told the hypervisor that it crashed (KVM_SYSTEM_EVENT_CRASH).
     SystemEvent,
+}
+
+impl CrashCause {
+    /// Its name in events.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TripleFault => "triple-fault",
+            Self::Panic => "panic",
+            Self::SystemEvent => "system-event",
+        }
+    }
 }
 
 impl fmt::Display for CrashCause {
@@ -162,6 +175,7 @@ struct Shared {
     /// Written when there is a request.
     requested: EventFd,
     publisher: Publisher,
+    resident: Resident,
     /// Runs out when a guest that was asked to power itself off has had its time.
     deadline: OwnedFd,
 }
@@ -178,6 +192,7 @@ impl VmHandle {
             event: crate::devices::eventfd()?,
             requested: crate::devices::eventfd()?,
             publisher: Publisher::default(),
+            resident: Resident::open(),
             deadline: timerfd_create(
                 TimerfdClockId::Monotonic,
                 TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
@@ -312,6 +327,11 @@ impl VmHandle {
     /// When the host refuses an eventfd.
     pub fn subscribe(&self) -> Result<Subscription, Error> {
         self.0.publisher.subscribe()
+    }
+
+    /// Memory of this process that the host has given pages to, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.0.resident.bytes()
     }
 
     /// How often the machine has started again.

@@ -8,13 +8,17 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 #[cfg(feature = "virtio")]
-use ::devices::virtio::{DeviceState, VirtioTransport};
+use ::devices::virtio::{DeviceState, Monitor, Notice, VirtioTransport};
 
 use ::devices::{Change, Query, Report};
 #[cfg(feature = "virtio")]
 use ::devices::{ChangeError, NewFile};
 
 use crate::control::command::{CommandError, DeviceStatus};
+#[cfg(feature = "virtio")]
+use crate::control::event::Happening;
+use crate::control::handle::VmHandle;
+use crate::control::metrics::DeviceReport;
 use crate::devices::Lasting;
 
 /// A device and its name.
@@ -24,6 +28,8 @@ pub(crate) struct Entry {
     pub(crate) id: String,
     pub(crate) kind: &'static str,
     pub(crate) transport: Arc<dyn VirtioTransport>,
+    /// The device's own, which is there whatever the transport is at.
+    pub(crate) monitor: Arc<Monitor>,
 }
 
 #[cfg(feature = "virtio")]
@@ -57,8 +63,32 @@ impl Registry {
         self.entries.push(Entry {
             id,
             kind,
+            monitor: transport.monitor(),
             transport,
         });
+    }
+
+    /// What happens to the devices is told to whoever has subscribed.
+    pub(crate) fn publish_to(&self, handle: &VmHandle) {
+        for entry in &self.entries {
+            let (id, handle) = (entry.id.clone(), handle.clone());
+            let listener = Arc::new(move |notice| {
+                if let Some(what) = happening(&id, notice) {
+                    handle.publish(what);
+                }
+            });
+            entry.monitor.notices().listen(listener);
+        }
+    }
+
+    /// What each device has counted.
+    pub(crate) fn metrics(&self) -> Vec<DeviceReport> {
+        let report = |entry: &Entry| DeviceReport {
+            id: entry.id.clone(),
+            kind: entry.kind.to_owned(),
+            counted: entry.monitor.read(),
+        };
+        self.entries.iter().map(report).collect()
     }
 
     /// Stops every device that runs, with what is in flight answered. No vCPU may run meanwhile.
@@ -143,8 +173,36 @@ impl Registry {
     }
 }
 
+/// What a device tells, as an event.
+#[cfg(feature = "virtio")]
+fn happening(id: &str, notice: Notice) -> Option<Happening> {
+    let device = id.to_owned();
+    Some(match notice {
+        Notice::DriverReady { times } => Happening::DriverReady { device, times },
+        Notice::NeedsReset { cause, times } => Happening::NeedsReset {
+            device,
+            cause,
+            times,
+        },
+        Notice::Lost { cause } => Happening::DeviceLost { device, cause },
+        Notice::Limited { times } => Happening::Limited { device, times },
+        Notice::HostError { cause, times } => Happening::Error {
+            device: Some(device),
+            cause,
+            times,
+        },
+        _ => return None,
+    })
+}
+
 #[cfg(not(feature = "virtio"))]
 impl Registry {
+    pub(crate) fn publish_to(&self, _: &VmHandle) {}
+
+    pub(crate) fn metrics(&self) -> Vec<DeviceReport> {
+        Vec::new()
+    }
+
     pub(crate) fn pause(&self) {}
 
     pub(crate) fn resume(&self) {}

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arch::{KvmPlatform, MachinePlan};
+use devices::micros;
 
 use crate::control::command::{Command, CommandError, Reply, State, Status};
-use crate::control::metrics::{self, Metrics};
+use crate::control::event::Happening;
+use crate::control::metrics::Metrics;
 use crate::devices::Lasting;
 use crate::devices::registry::Registry;
 use crate::vm::main_loop::Engine;
@@ -86,6 +88,10 @@ impl<P: KvmPlatform> Running<P> {
             Command::Device { device, change } => {
                 self.registry.change(device, change, files)?;
                 log::info!("{device}: changed by a command: {change}");
+                handle.publish(Happening::DeviceChanged {
+                    device: device.clone(),
+                    change: change.to_string(),
+                });
                 state
             }
             Command::Query { device, query } => {
@@ -99,13 +105,14 @@ impl<P: KvmPlatform> Running<P> {
 
     fn end_pause(&mut self) {
         let paused = self.paused_since.take().map(|since| since.elapsed());
-        self.metrics.paused_us += paused.map_or(0, metrics::micros);
+        self.metrics.paused_us += paused.map_or(0, micros);
     }
 
     fn metrics(&self) -> Metrics {
         let mut metrics = self.metrics.clone();
-        metrics.exits.add_all(&self.shared.counters);
-        metrics.resident_bytes = metrics::resident();
+        metrics.add_vcpus(&self.shared.counters);
+        metrics.resident_bytes = self.shared.handle.resident_bytes();
+        metrics.devices = self.registry.metrics();
         metrics
     }
 
@@ -152,7 +159,7 @@ impl<P: KvmPlatform> Engine for Running<P> {
 
     fn end(mut self) -> Rest {
         let metrics = {
-            self.metrics.exits.add_all(&self.shared.counters);
+            self.metrics.add_vcpus(&self.shared.counters);
             self.metrics
         };
         let devices = self.registry.take();

@@ -167,6 +167,7 @@ impl<P: KvmPlatform> Machine<P> {
             connect: &|event, gsi| chip.connect(&vm, event, gsi),
         };
         let devices = model::create(&plan, &lines, devices, &vm, &ram)?;
+        devices.registry.publish_to(&outside.handle);
         story.opened(&config);
         timeline.reach(Milestone::Devices);
 

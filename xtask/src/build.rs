@@ -40,6 +40,11 @@ pub(crate) fn target() -> &'static Path {
 pub(crate) fn cargo_command() -> Command {
     let mut command = Command::new("cargo");
     command.env("CARGO_TARGET_DIR", target());
+    // A test hands it the metrics.
+    let promtool = unpacked("promtool");
+    if promtool.is_file() {
+        command.env("VMM_TEST_PROMTOOL", promtool);
+    }
     command
 }
 
@@ -68,6 +73,11 @@ pub(crate) fn fuzz_command() -> Command {
         .env("CARGO_TARGET_DIR", fuzz_target())
         .current_dir("fuzz");
     command
+}
+
+/// Where a program is that was unpacked out of a package.
+pub(crate) fn unpacked(program: &str) -> PathBuf {
+    target().join("unpacked").join(program)
 }
 
 /// Where the micro-guests are built: `tests/common/process.rs` has the same.

@@ -11,6 +11,7 @@ mod needs;
 mod step;
 mod system;
 mod test;
+mod unpacked;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -251,6 +251,7 @@ fn needs() -> Needs {
             // Its completions.
             ("zsh", "zsh"),
         ])
+        .unpacked(&[("promtool", "prometheus")])
         .and(fuzz::needs())
 }
 

@@ -17,8 +17,9 @@ use self::roles::{Role, Roles};
 use self::statistics::Statistics;
 use super::release::release;
 use super::timer::Timer;
-use super::{Chain, ConfigSpace, Event, GuestRam, QueueError, Queues, Ring, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, GuestRam, Monitor, QueueError, Queues, Ring, VirtioDevice};
 use crate::config::{BalloonConfig, OptionError, size_with_unit};
+use crate::metrics::Operation;
 use crate::{BalloonStatistics, Change, ChangeError, Query, Rare, Report};
 
 mod hinting;
@@ -59,6 +60,9 @@ pub struct Balloon {
     chain: Chain,
     numbers: Vec<u8>,
     errors: Rare,
+    monitor: Arc<Monitor>,
+    /// By role.
+    counts: [Arc<Operation>; roles::NAMES.len()],
 }
 
 impl Balloon {
@@ -71,6 +75,8 @@ impl Balloon {
         // How many pages it shall have; how many it has, which the driver tells; the word about hints.
         let mut space = pages.to_le_bytes().to_vec();
         space.extend([0; 8]);
+        let mut monitor = Monitor::default();
+        let counts = roles::NAMES.map(|name| monitor.operation(name));
         let interval = Duration::from_secs(config.stats_interval.into());
         Ok(Self {
             ram,
@@ -86,6 +92,8 @@ impl Balloon {
             chain: Chain::default(),
             numbers: Vec::new(),
             errors: Rare::default(),
+            monitor: Arc::new(monitor),
+            counts,
         })
     }
 
@@ -210,10 +218,12 @@ impl Balloon {
 
     fn release(&self, ram: &GuestRam, address: u64, pages: u64) {
         let len = usize::try_from(pages << PAGE_SHIFT).unwrap_or(0);
-        if let Err(error) = release(ram, GuestAddress(address), len)
-            && let Some(times) = self.errors.again()
-        {
-            log::warn!("memory could not be given back, {times} times so far: {error}");
+        if let Err(error) = release(ram, GuestAddress(address), len) {
+            let cause = format_args!("memory could not be given back: {error}");
+            self.monitor.notices.host_error(&cause);
+            if let Some(times) = self.errors.again() {
+                log::warn!("memory could not be given back, {times} times so far: {error}");
+            }
         }
     }
 }
@@ -250,6 +260,10 @@ impl VirtioDevice for Balloon {
 
     fn config(&self) -> Arc<ConfigSpace> {
         Arc::clone(&self.config)
+    }
+
+    fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.monitor)
     }
 
     fn sources(&self) -> Vec<RawFd> {
@@ -297,6 +311,9 @@ impl VirtioDevice for Balloon {
             }
             if let Some(head) = done {
                 ring.complete(head, 0)?;
+            }
+            if let Some(operation) = role.and_then(|role| self.counts.get(role as usize)) {
+                operation.succeed(0);
             }
         }
         queues.publish()?;

@@ -6,14 +6,14 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::transport::{Connect, Part, Transport, set_address, set_size};
-use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
+use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::bus::{BusDevice, Outcome};
 use crate::{Change, ChangeError, Query, Report, lock};
 
@@ -94,6 +94,10 @@ impl VirtioMmio {
 impl VirtioTransport for VirtioMmio {
     fn state(&self) -> DeviceState {
         lock(&self.0).transport.state()
+    }
+
+    fn monitor(&self) -> Arc<Monitor> {
+        lock(&self.0).transport.monitor()
     }
 
     fn pause(&self) {

@@ -22,8 +22,10 @@ mod iovec;
 #[cfg(any(feature = "virtio-blk", feature = "virtio-net"))]
 mod limit;
 mod mmio;
+mod monitor;
 #[cfg(feature = "virtio-net")]
 mod net;
+mod notice;
 #[cfg(feature = "pci")]
 mod pci;
 mod queue;
@@ -57,8 +59,10 @@ pub use config_space::ConfigSpace;
 #[cfg(feature = "virtio-console")]
 pub use console::{ConsolePort, VirtioConsole};
 pub use mmio::VirtioMmio;
+pub use monitor::Monitor;
 #[cfg(feature = "virtio-net")]
 pub use net::{Net, NetError};
+pub use notice::{Listener, Notice, Notices};
 #[cfg(feature = "pci")]
 pub use pci::{ConnectAt, VirtioPci};
 pub use queue::{Buffer, Chain, GuestRam, QueueError, Ring};
@@ -98,6 +102,11 @@ pub trait VirtioDevice: Debug + Send {
 
     /// Its configuration space, which device and transport share.
     fn config(&self) -> Arc<ConfigSpace>;
+
+    /// What the VMM sees of it without asking; the same for its whole life.
+    fn monitor(&self) -> Arc<Monitor> {
+        Arc::default()
+    }
 
     /// Descriptors that wake it besides its queues. They are watched edge-triggered: whoever is
     /// woken reads until there is nothing more, or remembers that there is. They stay open and the
@@ -203,6 +212,9 @@ pub enum DeviceState {
 pub trait VirtioTransport: Debug + Send + Sync {
     /// Where the device is in its life.
     fn state(&self) -> DeviceState;
+
+    /// What the device counts and tells, in whatever state it is.
+    fn monitor(&self) -> Arc<Monitor>;
 
     /// Stops a device that runs, and answers what is in flight. What the driver has queued stays queued. No
     /// vCPU may run from before this until [`Self::resume`].

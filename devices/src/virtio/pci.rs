@@ -27,7 +27,7 @@ use self::layout::{
     class,
 };
 use super::transport::Transport;
-use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
+use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::pci::{Config, Header, MsiSink, Msix, PBA_ENTRY, PciFunction, TABLE_ENTRY};
 use crate::{Change, ChangeError, Query, Report, lock};
 
@@ -123,6 +123,10 @@ impl VirtioPci {
 impl VirtioTransport for VirtioPci {
     fn state(&self) -> DeviceState {
         lock(&self.state).transport.state()
+    }
+
+    fn monitor(&self) -> Arc<Monitor> {
+        lock(&self.state).transport.monitor()
     }
 
     fn pause(&self) {

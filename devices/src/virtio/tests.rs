@@ -13,6 +13,7 @@ use crate::config::{BalloonConfig, BlkConfig, BlkEngine, NetConfig, VsockConfig}
 use crate::{OutputRing, Overflow};
 
 mod changes;
+mod counted;
 
 /// A device, with the host's end of it.
 struct Bench {

@@ -21,7 +21,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vm_memory::GuestAddress;
 
 use super::worker::{Activated, MOST_EVENTS, Worker};
-use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
+use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Monitor, Queues, Ring, VirtioDevice};
 use crate::{Change, ChangeError, Query, Rare, Report};
 
 /// Features of queues and transport.
@@ -87,7 +87,7 @@ impl Transport {
     pub(crate) fn new(
         device: Box<dyn VirtioDevice>,
         ram: GuestRam,
-        interrupt: Interrupt,
+        mut interrupt: Interrupt,
         connect: Connect,
     ) -> io::Result<Self> {
         let sizes = device.queue_sizes();
@@ -107,6 +107,7 @@ impl Transport {
             .iter()
             .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC))
             .collect::<io::Result<_>>()?;
+        interrupt.monitor = device.monitor();
         Ok(Self {
             ram,
             connect,
@@ -137,6 +138,10 @@ impl Transport {
 
     pub(crate) fn interrupt(&self) -> &Interrupt {
         &self.interrupt
+    }
+
+    pub(crate) fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.interrupt.monitor)
     }
 
     /// A half of the features that are offered.
@@ -270,6 +275,7 @@ impl Transport {
         activated.device.start(self.accepted);
         if self.run(activated) {
             self.connect_doorbells(true);
+            self.interrupt.monitor.notices.driver_ready();
             self.tell_of_driver();
         }
     }
@@ -450,6 +456,8 @@ impl Transport {
             self.stop();
             // Without an interrupt: a message would be an access, too.
             self.interrupt.needs_reset.store(true, Ordering::SeqCst);
+            let cause = "the driver has taken bus mastering away";
+            self.interrupt.monitor.notices.needs_reset(cause);
         }
     }
 
@@ -471,6 +479,7 @@ impl Transport {
     pub(crate) fn state(&self) -> DeviceState {
         match self.stage {
             Stage::Lost => DeviceState::Lost,
+            _ if self.interrupt.lost.load(Ordering::SeqCst) => DeviceState::Lost,
             _ if self.interrupt.needs_reset.load(Ordering::SeqCst) => DeviceState::NeedsReset,
             Stage::Idle(_) => DeviceState::Idle,
             Stage::Running | Stage::Paused(_) => DeviceState::Running,

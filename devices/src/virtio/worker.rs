@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Event, QueueError, Ring, VirtioDevice};
+use super::{Event, Monitor, QueueError, Ring, VirtioDevice};
 use crate::Rare;
 
 /// Interrupt reasons (4.2.2): a used buffer, a change of the configuration.
@@ -27,6 +27,10 @@ pub struct Interrupt {
     pub(crate) reasons: AtomicU32,
     /// The driver broke a rule: the device waits for a reset.
     pub(crate) needs_reset: AtomicBool,
+    /// A fault of the VMM: no reset brings the device back.
+    pub(crate) lost: AtomicBool,
+    /// Who hears of that besides the driver.
+    pub(crate) monitor: Arc<Monitor>,
     way: Way,
     failures: Rare,
 }
@@ -57,6 +61,8 @@ impl Interrupt {
         Self {
             reasons: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            monitor: Arc::default(),
             way,
             failures: Rare::default(),
         }
@@ -64,10 +70,24 @@ impl Interrupt {
 
     /// The device cannot go on: the driver has to reset it.
     pub(crate) fn fail(&self, cause: &str) {
+        self.needs_reset.store(true, Ordering::SeqCst);
+        // Before the driver hears of it: what it does then comes after this.
+        self.monitor.notices.needs_reset(cause);
+        self.tell_driver(cause);
+    }
+
+    /// The device is gone, by a fault of the VMM.
+    fn lose(&self, cause: &str) {
+        self.lost.store(true, Ordering::SeqCst);
+        self.needs_reset.store(true, Ordering::SeqCst);
+        self.monitor.notices.lost(cause);
+        self.tell_driver(cause);
+    }
+
+    fn tell_driver(&self, cause: &str) {
         if let Some(times) = self.failures.again() {
             log::warn!("a virtio device needs a reset, {times} times so far: {cause}");
         }
-        self.needs_reset.store(true, Ordering::SeqCst);
         self.config_changed();
     }
 
@@ -400,7 +420,7 @@ impl Drop for Panic {
     fn drop(&mut self) {
         if thread::panicking() {
             let Self(interrupt, name) = self;
-            interrupt.fail(&format!(
+            interrupt.lose(&format!(
                 "{name}: its thread panicked, which is a fault of the VMM"
             ));
         }

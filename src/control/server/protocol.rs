@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::control::command::{Command, CommandError, Reply};
-use crate::control::event::Event;
+use crate::control::event::{Event, Happening};
 
 /// The version of this protocol. It changes when something that was there is no longer.
 pub const PROTOCOL: u32 = 1;
@@ -33,9 +33,6 @@ pub(crate) struct Line {
     pub(crate) id: Option<Value>,
     pub(crate) wish: Result<Wish, String>,
 }
-
-/// The kinds of events, as they name themselves.
-pub(crate) const EVENTS: [&str; 5] = ["state", "shutdown-asked", "restart", "ended", "lost"];
 
 /// A JSON object in which no key stands twice.
 struct Object(Map<String, Value>);
@@ -105,14 +102,14 @@ fn subscription(kinds: &Value) -> Result<Wish, String> {
     let wrong = || {
         format!(
             "subscribe is a list of kinds of events: {}",
-            EVENTS.join(", ")
+            Happening::NAMES.join(", ")
         )
     };
     let Value::Array(kinds) = kinds else {
         return Err(wrong());
     };
     let known = |kind: &Value| {
-        let kind = kind.as_str().filter(|kind| EVENTS.contains(kind));
+        let kind = kind.as_str().filter(|kind| Happening::NAMES.contains(kind));
         kind.map(str::to_owned).ok_or_else(wrong)
     };
     let kinds: Vec<_> = kinds.iter().map(known).collect::<Result<_, _>>()?;

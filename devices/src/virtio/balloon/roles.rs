@@ -24,6 +24,10 @@ pub(super) enum Role {
     Reports,
 }
 
+/// What is counted of each, in their order.
+pub(super) const NAMES: [&str; QUEUES.len()] =
+    ["inflate", "deflate", "statistics", "hint", "report"];
+
 /// By the specification's number, with the feature that a queue needs.
 const QUEUES: [(Role, Option<u32>); 5] = [
     (Role::Inflate, None),

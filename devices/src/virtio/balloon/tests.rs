@@ -119,6 +119,12 @@ fn pages_that_the_guest_names_are_given_back() {
     bench.inflate(&[first + 1, first + 2, first + 5]);
     let kept = [true, false, false, true, true, false, true, true];
     assert_eq!(bench.kept(), kept);
+    let read = bench.device.monitor().read();
+    let requests = |name: &str| read.operations[name].requests;
+    assert_eq!(
+        (requests("inflate"), requests("deflate"), requests("report")),
+        (1, 0, 0)
+    );
 }
 
 #[test]

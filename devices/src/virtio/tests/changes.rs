@@ -6,19 +6,24 @@ use crate::config::Limits;
 use crate::{Change, ChangeError, Hinting, Link, Query, TerminalSize};
 
 /// A disk behind its transport, with the least that a driver does.
-struct Disk {
-    transport: VirtioMmio,
-    driver: Driver,
-    line: EventFd,
+pub(super) struct Disk {
+    pub(super) transport: VirtioMmio,
+    pub(super) driver: Driver,
+    pub(super) line: EventFd,
 }
 
-const STATUS: u64 = 0x70;
+pub(super) const STATUS: u64 = 0x70;
 const HEADER_AT: u64 = DATA;
 const DATA_AT: u64 = DATA + 0x1000;
 
 impl Disk {
-    fn new(engine: BlkEngine) -> Self {
+    pub(super) fn new(engine: BlkEngine) -> Self {
         let Bench { device, ram, .. } = disk(engine);
+        Self::behind(device, ram)
+    }
+
+    /// Any device that has a queue.
+    pub(super) fn behind(device: Box<dyn VirtioDevice>, ram: GuestRam) -> Self {
         let line = EventFd::new(EFD_CLOEXEC).unwrap();
         let guest_line = line.try_clone().unwrap();
         let connect = Box::new(|_: u16, _: &EventFd, _| Ok(()));
@@ -29,11 +34,11 @@ impl Disk {
         }
     }
 
-    fn write(&self, register: u64, value: u32) {
+    pub(super) fn write(&self, register: u64, value: u32) {
         let _ = self.transport.write(register, &value.to_le_bytes());
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         self.driver.put(testing::AVAILABLE, [0u16; 2]);
         self.driver.put(testing::USED, [0u16; 2]);
         self.driver = Driver::new(&self.driver.ram);
@@ -58,14 +63,14 @@ impl Disk {
     }
 
     /// Asks for a sector.
-    fn request(&mut self) {
+    pub(super) fn request(&mut self) {
         self.driver.put(HEADER_AT, [0u32; 4]);
         let buffers = [(HEADER_AT, 16, false), (DATA_AT, 513, true)];
         self.driver.request(&buffers);
         self.write(0x50, 0);
     }
 
-    fn is_answered(&mut self) {
+    pub(super) fn is_answered(&mut self) {
         self.line.read().unwrap();
         assert_eq!(self.driver.used(), [(0, 513)]);
     }

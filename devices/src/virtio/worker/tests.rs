@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EFD_CLOEXEC;
 
 use super::*;
-use crate::virtio::ConfigSpace;
 use crate::virtio::testing::{DATA, Driver, SIZE, Sink, queues, ram};
+use crate::virtio::{ConfigSpace, Notice};
 
 /// A device with a fault of its own.
 #[derive(Debug)]
@@ -40,16 +40,24 @@ impl VirtioDevice for Faulty {
 fn a_worker_that_panics_marks_its_device() {
     let queues = queues(&ram(), 1);
     let interrupt = Arc::clone(&queues.interrupt);
+    let (ear, heard) = mpsc::channel();
+    let listener = Arc::new(move |notice| ear.send(notice).unwrap());
+    interrupt.monitor.notices.listen(listener);
     let bell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
     let doorbells = vec![bell.try_clone().ok()];
     let mut worker = started(Activated::new(Box::new(Faulty), queues, doorbells));
     bell.write(1).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
-    while !interrupt.needs_reset.load(Ordering::SeqCst) {
+    while interrupt.reasons.load(Ordering::SeqCst) & CONFIG_CHANGE == 0 {
         assert!(Instant::now() < end, "the driver is never told");
         thread::yield_now();
     }
-    assert_ne!(interrupt.reasons.load(Ordering::SeqCst) & CONFIG_CHANGE, 0);
+    assert!(interrupt.needs_reset.load(Ordering::SeqCst));
+    assert!(interrupt.lost.load(Ordering::SeqCst));
+    let Notice::Lost { cause } = heard.recv().unwrap() else {
+        panic!("another notice")
+    };
+    assert!(cause.contains("a fault of the VMM"), "{cause}");
     assert!(worker.stop().is_none(), "the device is lost");
     let next = Activated::new(Box::new(Faulty), self::queues(&ram(), 1), vec![None]);
     assert!(!worker.start(next), "and with it the thread");
