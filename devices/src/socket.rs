@@ -17,7 +17,7 @@ use rustix::net::{
 };
 
 /// The longest path, in bytes: an address has 108 (unix(7)), the last one is its end, and the name that the file has
-/// at first needs [`SUFFIX`] more.
+/// at first needs 8 bytes more.
 pub const LONGEST: usize = 108 - 1 - SUFFIX;
 /// Bytes behind a path that make a name of its own for each socket of each process.
 const SUFFIX: usize = 8;
