@@ -167,8 +167,13 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shar
             Flow::Continue => {}
             Flow::End(reason) => return shared.handle.end(Ok(reason)),
             Flow::Crash(cause) => {
-                let crash = Crash { vcpu: id, cause };
-                log::warn!("the guest crashed: {crash}\n{}", report(&vcpu, shared));
+                let report = report(&vcpu, shared);
+                let crash = Crash {
+                    vcpu: id,
+                    cause,
+                    report,
+                };
+                log::warn!("the guest crashed: {crash}\n{}", crash.report);
                 return shared.handle.end(Ok(ExitReason::Crashed(crash)));
             }
             Flow::Fail(Failure { cause, cure }) => {

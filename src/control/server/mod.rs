@@ -29,6 +29,7 @@ use self::client::Client;
 use crate::Error;
 use crate::control::handle::VmHandle;
 use crate::control::wake::Wake;
+use crate::error::with_text;
 
 pub use self::protocol::PROTOCOL;
 
@@ -88,6 +89,16 @@ fn refused(path: &Path, cause: String, cure: &str) -> Error {
     }
 }
 
+/// The same, where it is the host that refuses.
+fn refused_by_host(path: &Path, source: io::Error, cure: &str) -> Error {
+    Error::Refused {
+        field: "control".into(),
+        value: path.display().to_string(),
+        source,
+        cure: cure.to_owned(),
+    }
+}
+
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
@@ -98,10 +109,9 @@ impl ControlSocket {
     /// # Errors
     /// When there is something else, or a VMM that is not gone, or the socket cannot be made.
     pub fn bind(path: &Path) -> Result<Self, Error> {
-        let refuse = |cause: String, cure: &str| refused(path, cause, cure);
+        let refuse = |error: io::Error, cure: &str| refused_by_host(path, error, cure);
         if Self::check(path)? == Place::Stale {
-            fs::remove_file(path)
-                .map_err(|error| refuse(error.to_string(), "name another path"))?;
+            fs::remove_file(path).map_err(|error| refuse(error, "name another path"))?;
         }
         let made = (|| {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -112,14 +122,10 @@ impl ControlSocket {
             listen(&socket, 128)?;
             Ok::<_, Errno>(socket)
         })();
-        let socket = made.map_err(|errno| {
-            refuse(
-                errno.to_string(),
-                "name a path in a folder that can be written",
-            )
-        })?;
-        let identity = identity(path)
-            .map_err(|error| refuse(error.to_string(), "name a path where nothing is"))?;
+        let socket = made
+            .map_err(|errno| refuse(errno.into(), "name a path in a folder that can be written"))?;
+        let identity =
+            identity(path).map_err(|error| refuse(error, "name a path where nothing is"))?;
         Ok(Self {
             listener: socket.into(),
             file: SocketFile {
@@ -163,9 +169,11 @@ impl ControlSocket {
                 let folder = folder.unwrap_or(Path::new("."));
                 match access(folder, Access::WRITE_OK | Access::EXEC_OK) {
                     Ok(()) => Ok(Place::Free),
-                    Err(errno) => Err(refused(
+                    Err(errno) => Err(refused_by_host(
                         path,
-                        format!("the folder that it is in: {errno}"),
+                        with_text(errno.into(), |error| {
+                            format!("the folder that it is in: {error}")
+                        }),
                         "name a path in a folder that is there and can be written",
                     )),
                 }

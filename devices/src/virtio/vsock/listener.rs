@@ -31,6 +31,21 @@ pub enum VsockError {
     Host(#[from] io::Error),
 }
 
+/// With the kind that the host gave, or would give.
+impl From<VsockError> for io::Error {
+    fn from(error: VsockError) -> Self {
+        let kind = match &error {
+            VsockError::InUse => io::ErrorKind::AddrInUse,
+            VsockError::NoSocket => io::ErrorKind::AlreadyExists,
+            VsockError::TooLong | VsockError::Host(_) => io::ErrorKind::InvalidInput,
+        };
+        match error {
+            VsockError::Host(error) => error,
+            error => Self::new(kind, error),
+        }
+    }
+}
+
 /// Connects without waiting: a program that has too many callers already is an error.
 pub(super) fn connect_to(path: &[u8]) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
