@@ -52,7 +52,8 @@ pub use kernel::inspect::{KernelReport, inspect};
 pub use memory::huge::transparent_size as transparent_page_bytes;
 pub use outputs::{NamedFile, refused_output};
 pub use timeline::{Milestone, Timeline};
-pub use vm::machine::{Machine, device_tree, plan};
+pub use vm::machine::Machine;
+pub use vm::planning::{device_tree, plan};
 pub use vm::rehearsal::{PlannedFor, rehearse};
 
 /// The backend of the host this library is built for, and the pure halves of all of them.

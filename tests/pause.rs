@@ -10,8 +10,8 @@ use std::thread::{self, JoinHandle};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use vmm_reference::{
-    Command, CommandError, Console, EscapeKeys, ExitReason, Metrics, OnReboot, Reply, State,
-    Status, Vm, VmConfig, VmHandle,
+    BlkConfig, Command, CommandError, Console, EscapeKeys, ExitReason, Metrics, OnReboot, Reply,
+    State, Status, Vm, VmConfig, VmHandle, VsockConfig,
 };
 
 /// Spins.
@@ -43,10 +43,9 @@ impl Machine {
         let config = config(VmConfig::default().with_kernel(kernel.path()));
         let vm = Vm::new(&config, console).unwrap();
         let handle = vm.handle();
-        let thread = thread::spawn(move || {
-            let _kernel = kernel;
-            vm.run()
-        });
+        // All is open by now, and no path is needed again.
+        kernel.close().unwrap();
+        let thread = thread::spawn(move || vm.run());
         let machine = Self { handle, thread };
         while machine.state() == State::Created {
             thread::yield_now();
@@ -238,6 +237,40 @@ fn a_reset_starts_the_machine_again() {
         ));
         machine.stop();
     }
+}
+
+#[test]
+fn a_restart_opens_nothing_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("initrd"), [0; 5000]).unwrap();
+    std::fs::write(path("disk"), [0; 4096]).unwrap();
+    let disk = BlkConfig {
+        path: path("disk"),
+        ..BlkConfig::default()
+    };
+    let sockets = VsockConfig {
+        id: None,
+        cid: 3,
+        path: path("vsock"),
+    };
+    let machine = Machine::with(READ, Console::file(&path("log")).unwrap(), |config| {
+        config
+            .with_initrd(path("initrd"))
+            .with_disk(disk)
+            .with_vsock(sockets)
+    });
+    std::fs::rename(folder.path(), folder.path().with_extension("moved")).unwrap();
+    for times in 1..4 {
+        machine.done(Command::Reset {});
+        while machine.status().restarts < times {
+            thread::yield_now();
+        }
+    }
+    let devices = machine.status().devices;
+    assert!(devices.iter().all(|device| device.state == "idle"));
+    machine.stop();
+    std::fs::remove_dir_all(folder.path().with_extension("moved")).unwrap();
 }
 
 #[test]

@@ -242,10 +242,15 @@ impl VmConfig {
         self.machine_for(crate::kernel::image::guest_kernel(self))
     }
 
+    /// Refuses values that no platform takes.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.check_cmdline()?;
+        self.check_devices()
+    }
+
     /// The same, for a kernel that is known.
     pub(crate) fn machine_for(&self, kernel: GuestKernel) -> Result<MachineConfig, Error> {
-        self.check_cmdline()?;
-        self.check_devices()?;
+        self.check()?;
         // The kernel's own choice would be the serial console.
         let append = match (&self.console, &self.cmdline, &self.append) {
             (Some(_), None, None) => Some("console=hvc0".to_owned()),

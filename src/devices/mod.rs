@@ -17,12 +17,11 @@ use devices::{
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::Error;
 use crate::console::Port;
 use crate::devices::gsi::MsiRoutes;
 use crate::devices::registry::Registry;
-use crate::timeline::Timeline;
 use crate::vm::dispatch::IoSpaces;
-use crate::{Error, VmConfig};
 
 /// A device that the guest's restart leaves as it is on the host's side: disks stay locked, taps and
 /// sockets open.
@@ -32,13 +31,36 @@ pub(crate) type Lasting = Box<dyn ::devices::virtio::VirtioDevice>;
 #[cfg(not(feature = "virtio"))]
 pub(crate) type Lasting = std::convert::Infallible;
 
-/// What a restart keeps of the devices.
-#[cfg_attr(not(feature = "virtio"), allow(dead_code))]
+/// The host's side of the virtio devices, open: the devices themselves, which know nothing of the machine that they
+/// will be in. A restart has the same.
 #[derive(Debug, Default)]
-pub(crate) struct Kept {
-    /// By their ids; none at the first start.
-    pub(crate) lasting: Vec<(String, Lasting)>,
-    pub(crate) virtio_console: Option<Port>,
+pub(crate) struct HostDevices {
+    /// By their ids.
+    #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
+    pub(crate) devices: Vec<(String, Lasting)>,
+    /// The host's end of the virtio console.
+    pub(crate) console: Option<Port>,
+}
+
+#[cfg(feature = "virtio")]
+impl HostDevices {
+    /// The device with this id.
+    fn take(&mut self, id: &str) -> Result<Lasting, Error> {
+        let place = self.devices.iter().position(|(other, _)| other == id);
+        let device = place.map(|place| self.devices.swap_remove(place).1);
+        device.ok_or_else(|| {
+            Error::host(format!("the device {id} is lost, by a fault of the VMM"))(
+                std::io::ErrorKind::NotFound.into(),
+            )
+        })
+    }
+}
+
+#[cfg(not(feature = "virtio"))]
+impl HostDevices {
+    pub(crate) fn open(_: &crate::VmConfig, _: &crate::timeline::Timeline) -> Result<Self, Error> {
+        Ok(Self::default())
+    }
 }
 
 /// The lines of the interrupt chip.
@@ -66,22 +88,18 @@ impl Devices {
     }
 }
 
-/// Creates every device of the plan, but for those that were kept, and wires its interrupt.
+/// Puts every device of the plan on its bus and wires its interrupt.
 pub(crate) fn create(
     plan: &MachinePlan,
     lines: &Lines<'_>,
-    config: &VmConfig,
-    kept: Kept,
-    timeline: &Timeline,
+    #[cfg_attr(not(feature = "virtio"), allow(unused_mut))] mut opened: HostDevices,
     vm: &Arc<VmFd>,
     ram: &GuestRam,
 ) -> Result<Devices, Error> {
     let mut serial = None;
     let mut power_button: Option<Arc<dyn PowerButton>> = None;
-    #[cfg(feature = "virtio")]
-    let mut maker = crate::devices::virtio::Maker::new(config, kept, timeline);
     #[cfg(not(feature = "virtio"))]
-    let _ = (config, kept, timeline, vm, ram);
+    let _ = (vm, ram);
     #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
     let mut registry = Registry::default();
     #[cfg(feature = "pci")]
@@ -116,21 +134,18 @@ pub(crate) fn create(
             }
             DeviceKind::IoApic { pins } => Arc::new(IoApic::new(pins, lines.routes.lines())),
             #[cfg(feature = "virtio")]
-            DeviceKind::VirtioMmio(kind) => match maker.make(id)? {
-                Some(device) => {
-                    let device = crate::devices::virtio::carry(device, planned, lines, vm, ram)?;
-                    registry.add(id.to_owned(), kind.name(), device.clone());
-                    device
-                }
-                // The plan comes from the same configuration.
-                None => continue,
-            },
+            DeviceKind::VirtioMmio(kind) => {
+                let device = opened.take(id)?;
+                let device = crate::devices::virtio::carry(device, planned, lines, vm, ram)?;
+                registry.add(id.to_owned(), kind.name(), device.clone());
+                device
+            }
             #[cfg(not(feature = "virtio"))]
             DeviceKind::VirtioMmio(_) => continue,
             #[cfg(feature = "pci")]
             DeviceKind::VirtioPci { kind, slot } => {
-                if let (Some(device), Some(bus)) = (maker.make(id)?, &mut pci) {
-                    let function = bus.add(device, planned, slot, vm, ram)?;
+                if let Some(bus) = &mut pci {
+                    let function = bus.add(opened.take(id)?, planned, slot, vm, ram)?;
                     registry.add(id.to_owned(), kind.name(), function);
                 }
                 continue;
@@ -164,10 +179,7 @@ pub(crate) fn create(
         serial,
         power_button,
         registry,
-        #[cfg(feature = "virtio")]
-        virtio_console: maker.console,
-        #[cfg(not(feature = "virtio"))]
-        virtio_console: None,
+        virtio_console: opened.console,
     })
 }
 

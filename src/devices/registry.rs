@@ -62,12 +62,10 @@ impl Registry {
             .for_each(|entry| entry.transport.resume());
     }
 
-    /// Resets all devices and gives them back; `None` when one is lost.
-    pub(crate) fn take(self) -> Option<Vec<(String, Lasting)>> {
+    /// Resets all devices and gives back those that are not lost.
+    pub(crate) fn take(self) -> Vec<(String, Lasting)> {
         let take = |entry: Entry| Some((entry.id, entry.transport.take_device()?));
-        // Each of them is reset, also after one that is lost.
-        let devices: Vec<_> = self.entries.into_iter().map(take).collect();
-        devices.into_iter().collect()
+        self.entries.into_iter().filter_map(take).collect()
     }
 
     /// Changes a device.
@@ -113,8 +111,8 @@ impl Registry {
 
     pub(crate) fn resume(&self) {}
 
-    pub(crate) fn take(self) -> Option<Vec<(String, Lasting)>> {
-        Some(Vec::new())
+    pub(crate) fn take(self) -> Vec<(String, Lasting)> {
+        Vec::new()
     }
 
     pub(crate) fn change(&self, id: &str, _: &Change) -> Result<(), CommandError> {

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arch::{ConfigPath, DevicePlan, GuestRam, VirtioKind};
+use devices::Overflow;
 use devices::config::{BlkConfig, NetConfig, VsockConfig};
 use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -25,88 +26,72 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::NamedDevice;
 use crate::console::Port;
-use crate::devices::{Kept, Lasting, Lines};
+use crate::devices::{HostDevices, Lasting, Lines};
 use crate::timeline::{Milestone, Timeline};
 use crate::{Error, PlannedFor, VmConfig};
 
-/// Makes the devices that a configuration asks for, by their ids. Kinds that were left out
-/// of this build are none: [`VmConfig::machine`] has refused them.
-pub(crate) struct Maker<'a> {
-    config: &'a VmConfig,
-    /// What is not made yet.
-    named: Vec<NamedDevice>,
-    /// Devices that are there already.
-    kept: Vec<(String, Lasting)>,
-    timeline: &'a Timeline,
-    /// The host's end of the console, once it is made.
-    pub(crate) console: Option<Port>,
+impl HostDevices {
+    /// Opens the devices that a configuration asks for. Kinds that were left out of this build are none:
+    /// [`VmConfig::check`] has refused them.
+    pub(crate) fn open(config: &VmConfig, timeline: &Timeline) -> Result<Self, Error> {
+        let mut opened = Self::default();
+        for NamedDevice {
+            id, kind, place, ..
+        } in config.named_devices()
+        {
+            let device: Option<Lasting> = match kind {
+                #[cfg(feature = "virtio-blk")]
+                VirtioKind::Block => {
+                    let disk = |config| disk(place, config, timeline);
+                    config.blk.get(place).map(disk).transpose()?
+                }
+                #[cfg(feature = "virtio-net")]
+                VirtioKind::Net => {
+                    let net = |config| net(place, config);
+                    config.net.get(place).map(net).transpose()?
+                }
+                #[cfg(feature = "virtio-vsock")]
+                VirtioKind::Vsock => config.vsock.as_ref().map(vsock).transpose()?,
+                #[cfg(feature = "virtio-console")]
+                VirtioKind::Console => {
+                    let (device, port) = console(config.console_overflow)?;
+                    opened.console = Some(port);
+                    Some(device)
+                }
+                #[cfg(feature = "virtio-rng")]
+                VirtioKind::Rng => Some(Box::new(devices::virtio::Rng::default())),
+                #[cfg(feature = "virtio-balloon")]
+                VirtioKind::Balloon => config.balloon.as_ref().map(|balloon| -> Lasting {
+                    let ram = config.guest_memory.bytes();
+                    Box::new(devices::virtio::Balloon::new(balloon, ram))
+                }),
+                #[allow(unreachable_patterns)]
+                _ => None,
+            };
+            opened.devices.extend(device.map(|device| (id, device)));
+        }
+        Ok(opened)
+    }
 }
 
-impl<'a> Maker<'a> {
-    pub(crate) fn new(config: &'a VmConfig, kept: Kept, timeline: &'a Timeline) -> Self {
-        Self {
-            config,
-            named: config.named_devices(),
-            kept: kept.lasting,
-            timeline,
-            console: kept.virtio_console,
-        }
-    }
-
-    /// The device with this id; `None` when the configuration has none, or it was made already.
-    pub(crate) fn make(&mut self, id: &str) -> Result<Option<Box<dyn VirtioDevice>>, Error> {
-        if let Some(place) = self.kept.iter().position(|(kept, _)| kept == id) {
-            return Ok(Some(self.kept.swap_remove(place).1));
-        }
-        let Some(number) = self.named.iter().position(|named| named.id == id) else {
-            return Ok(None);
-        };
-        let NamedDevice { kind, place, .. } = self.named.swap_remove(number);
-        match kind {
-            #[cfg(feature = "virtio-blk")]
-            VirtioKind::Block => {
-                let disk = |config| disk(place, config, self.timeline);
-                self.config.blk.get(place).map(disk).transpose()
-            }
-            #[cfg(feature = "virtio-net")]
-            VirtioKind::Net => {
-                let net = |config| net(place, config);
-                self.config.net.get(place).map(net).transpose()
-            }
-            #[cfg(feature = "virtio-vsock")]
-            VirtioKind::Vsock => self.config.vsock.as_ref().map(vsock).transpose(),
-            #[cfg(feature = "virtio-console")]
-            VirtioKind::Console => self.console().map(Some),
-            #[cfg(feature = "virtio-rng")]
-            VirtioKind::Rng => Ok(Some(Box::new(devices::virtio::Rng::default()))),
-            #[cfg(feature = "virtio-balloon")]
-            VirtioKind::Balloon => Ok(self.config.balloon.as_ref().map(|balloon| {
-                let ram = self.config.guest_memory.bytes();
-                Box::new(devices::virtio::Balloon::new(balloon, ram)) as Box<dyn VirtioDevice>
-            })),
-            #[allow(unreachable_patterns)]
-            _ => Ok(None),
-        }
-    }
-
-    #[cfg(feature = "virtio-console")]
-    fn console(&mut self) -> Result<Box<dyn VirtioDevice>, Error> {
-        let failed = || Error::host("cannot make a virtio console");
-        let room = crate::devices::eventfd()?;
-        let for_device = room.try_clone().map_err(failed())?;
-        let output = crate::console::Output::new()?;
-        let (sink, overflow) = (output.ring.clone(), self.config.console_overflow);
-        let device =
-            devices::virtio::VirtioConsole::new(sink, overflow, for_device).map_err(failed())?;
-        let (input, size) = (device.port(), device.port());
-        self.console = Some(Port {
-            receive: Box::new(move |bytes| input.receive(bytes)),
-            room,
-            resize: Some(Box::new(move |columns, rows| size.resize(columns, rows))),
-            output,
-        });
-        Ok(Box::new(device))
-    }
+/// A virtio console, and the host's end of it.
+#[cfg(feature = "virtio-console")]
+fn console(overflow: Overflow) -> Result<(Lasting, Port), Error> {
+    let failed = || Error::host("cannot make a virtio console");
+    let room = crate::devices::eventfd()?;
+    let for_device = room.try_clone().map_err(failed())?;
+    let output = crate::console::Output::new()?;
+    let sink = output.ring.clone();
+    let device =
+        devices::virtio::VirtioConsole::new(sink, overflow, for_device).map_err(failed())?;
+    let (input, size) = (device.port(), device.port());
+    let port = Port {
+        receive: Box::new(move |bytes| input.receive(bytes)),
+        room,
+        resize: Some(Box::new(move |columns, rows| size.resize(columns, rows))),
+        output,
+    };
+    Ok((Box::new(device), port))
 }
 
 /// Finds out whether the files that a configuration names, and the devices of this host, can be opened.

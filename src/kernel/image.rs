@@ -1,7 +1,7 @@
 //! Opens what the user names and places it in guest memory.
 
 use std::fs::{self, File};
-use std::io::Cursor;
+use std::io::{Cursor, Seek};
 use std::path::{Path, PathBuf};
 
 use arch::kernel::{KernelHeader, KernelImage, LinuxVersion};
@@ -50,43 +50,70 @@ pub(crate) struct Kernel {
     pub(crate) guest: GuestKernel,
 }
 
+/// Where a kernel comes from, open: each start of the guest reads it anew.
+#[derive(Debug)]
+pub(crate) enum KernelSource {
+    /// The file that the configuration names.
+    File(PathBuf, File),
+    /// One that is part of the program.
+    BuiltIn(&'static [u8]),
+}
+
+impl KernelSource {
+    pub(crate) fn open(config: &VmConfig, hello: Option<&'static [u8]>) -> Result<Self, Error> {
+        match (&config.kernel, hello) {
+            (Some(path), _) => Ok(Self::File(path.clone(), open("kernel", path)?)),
+            (None, Some(bytes)) => Ok(Self::BuiltIn(bytes)),
+            (None, None) => Err(Error::Config {
+                field: "kernel".into(),
+                value: String::new(),
+                cause: "no kernel is named and this build has no built-in guest".to_owned(),
+                cure: "give kernel=PATH, or build with the feature hello-guest".to_owned(),
+            }),
+        }
+    }
+
+    /// Reads it, unpacked to at most `limit` bytes.
+    pub(crate) fn read(&self, limit: u64) -> Result<Kernel, Error> {
+        match self {
+            Self::File(path, file) => {
+                let file = file
+                    .try_clone()
+                    .map_err(|error| kernel_error(path)(BootError::Read(error)))?;
+                let image = unpacked(path, file, limit)?;
+                let header = identify(&image).map_err(kernel_error(path))?;
+                Ok(Kernel {
+                    guest: linux(&image, &header),
+                    image,
+                    header,
+                    name: path.display().to_string(),
+                })
+            }
+            Self::BuiltIn(bytes) => {
+                let image = KernelImage::Bytes(Cursor::new((*bytes).into()));
+                let name = "(built-in)".to_owned();
+                let header =
+                    KernelHeader::identify(&image).map_err(kernel_error(Path::new(&name)))?;
+                let guest = if crate::hello_guest() == Some(*bytes) {
+                    GuestKernel::BuiltIn
+                } else {
+                    linux(&image, &header)
+                };
+                Ok(Kernel {
+                    image,
+                    header,
+                    name,
+                    guest,
+                })
+            }
+        }
+    }
+}
+
 /// The kernel, unpacked to at most as much as there is RAM: the file that the configuration names, or
 /// the built-in guest.
 pub(crate) fn kernel(config: &VmConfig, hello: Option<&'static [u8]>) -> Result<Kernel, Error> {
-    match (&config.kernel, hello) {
-        (Some(path), _) => {
-            let image = kernel_file(path, config.guest_memory.bytes())?;
-            let header = identify(&image).map_err(kernel_error(path))?;
-            Ok(Kernel {
-                guest: linux(&image, &header),
-                image,
-                header,
-                name: path.display().to_string(),
-            })
-        }
-        (None, Some(bytes)) => {
-            let image = KernelImage::Bytes(Cursor::new(bytes.into()));
-            let name = "(built-in)".to_owned();
-            let header = KernelHeader::identify(&image).map_err(kernel_error(Path::new(&name)))?;
-            let guest = if crate::hello_guest() == Some(bytes) {
-                GuestKernel::BuiltIn
-            } else {
-                linux(&image, &header)
-            };
-            Ok(Kernel {
-                image,
-                header,
-                name,
-                guest,
-            })
-        }
-        (None, None) => Err(Error::Config {
-            field: "kernel".into(),
-            value: String::new(),
-            cause: "no kernel is named and this build has no built-in guest".to_owned(),
-            cure: "give kernel=PATH, or build with the feature hello-guest".to_owned(),
-        }),
-    }
+    KernelSource::open(config, hello)?.read(config.guest_memory.bytes())
 }
 
 /// What the configuration's kernel is to the machine; unknown, too, when it cannot be read, which
@@ -117,12 +144,13 @@ pub(crate) fn identify(image: &KernelImage) -> Result<KernelHeader, BootError> {
     found
 }
 
-fn kernel_file(path: &Path, limit: u64) -> Result<KernelImage, Error> {
-    let image = KernelImage::File(open("kernel", path)?);
+/// What is in a kernel's file, unpacked.
+fn unpacked(path: &Path, file: File, limit: u64) -> Result<KernelImage, Error> {
+    let image = KernelImage::File(file);
     #[cfg(feature = "packed-kernels")]
     let image = crate::kernel::unpack::unpack(image, limit).map_err(kernel_error(path))?;
     #[cfg(not(feature = "packed-kernels"))]
-    let _ = limit;
+    let _ = (path, limit);
     Ok(image)
 }
 
@@ -136,7 +164,7 @@ pub(crate) fn kernel_error(path: &Path) -> impl FnOnce(BootError) -> Error {
 
 /// Finds out whether a file is a kernel.
 pub(crate) fn check_kernel(path: &Path, limit: u64) -> Result<(), Error> {
-    let image = kernel_file(path, limit)?;
+    let image = unpacked(path, open("kernel", path)?, limit)?;
     identify(&image).map_err(kernel_error(path))?;
     Ok(())
 }
@@ -206,14 +234,17 @@ impl Initrd {
 
     /// Loads it there.
     pub(crate) fn load(
-        mut self,
+        &self,
         kernel: &KernelPlacement,
         plan: &MachinePlan,
         ram: &GuestRam,
     ) -> Result<AddressRange, Error> {
         let range = self.place(kernel, plan)?;
         let len = usize::try_from(self.size).unwrap_or(usize::MAX);
-        ram.read_exact_volatile_from(GuestAddress(range.base), &mut self.file, len)
+        let mut file = &self.file;
+        file.rewind()
+            .map_err(|error| initrd_error(&self.path)(BootError::Read(error)))?;
+        ram.read_exact_volatile_from(GuestAddress(range.base), &mut file, len)
             .map_err(|source| {
                 initrd_error(&self.path)(BootError::Memory {
                     what: "the initrd",

@@ -29,8 +29,8 @@ pub(crate) struct Running<P: KvmPlatform> {
 
 /// What is left of a machine that ran.
 pub(crate) struct Rest {
-    /// Its devices, unless one is lost.
-    pub(crate) devices: Option<Vec<(String, Lasting)>>,
+    /// Its devices, but for those that are lost.
+    pub(crate) devices: Vec<(String, Lasting)>,
     pub(crate) metrics: Metrics,
 }
 

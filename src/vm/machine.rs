@@ -7,14 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arch::kernel::Protocol;
-use arch::{
-    AddressRange, BootError, BootRequest, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform,
-    MachinePlan, Planner, Platform, SEED,
-};
+use arch::{BootRequest, KvmError, KvmIrqChip, KvmPlatform, MachinePlan, SEED};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use rustix::rand::{GetRandomFlags, getrandom};
-use vm_memory::{Bytes, GuestAddress};
 
 use crate::config::OnReboot;
 use crate::console::{Console, Port};
@@ -23,86 +18,26 @@ use crate::control::metrics::{Metrics, VcpuCounters};
 use crate::control::requests::Requests;
 use crate::devices::gsi::MsiRoutes;
 use crate::devices::registry::Registry;
-use crate::devices::{Kept, Lines};
+use crate::devices::{HostDevices, Lines};
 use crate::kernel::image;
 use crate::memory::Backing;
 use crate::timeline::{Milestone, Timeline};
 use crate::vm::engine::Running;
 use crate::vm::gate::Gate;
 use crate::vm::main_loop::main_loop;
+use crate::vm::opening::{Images, Opened};
 use crate::vm::story::Story;
 use crate::vm::vcpu::{Shared, VcpuThreads};
 use crate::{Consoles, Error, PlannedFor, VmConfig, devices as model, memory};
 
-/// Computes the machine that a configuration gives on a platform. Needs no KVM.
-///
-/// # Errors
-/// When a value is refused; the error names it.
-pub fn plan<P: Platform>(platform: &P, config: &VmConfig) -> Result<MachinePlan, Error> {
-    let mut plan = platform.setup_memory_layout(&config.machine()?)?;
-    config.name_devices(&mut plan);
-    Ok(plan)
-}
-
-/// The device tree that a kernel would get, on a machine that need not run here. A kernel that
-/// occupies nothing stands for any kernel, and zeros for the random seeds.
-///
-/// # Errors
-/// When the machine's kernels get none, or the initrd or the command line does not fit.
-pub fn device_tree(
-    planner: &dyn Planner,
-    plan: &MachinePlan,
-    config: &VmConfig,
-) -> Result<Vec<u8>, Error> {
-    let ram = memory::map_ram(plan, Backing::default())?;
-    let window = plan.kernel_window;
-    let kernel = KernelPlacement {
-        entry: window.base,
-        range: AddressRange::new(window.base, 0),
-        initrd_limit: None,
-        protocol: Protocol::DeviceTree,
-        setup_header: Vec::new(),
-    };
-    let initrd = image::Initrd::of(config)?
-        .map(|initrd| initrd.load(&kernel, plan, &ram))
-        .transpose()?;
-    let boot = |source| Error::Boot {
-        field: "arch".into(),
-        value: plan.arch.to_owned(),
-        source,
-    };
-    let info = planner
-        .boot_info(plan, &kernel, initrd, &ram)
-        .map_err(boot)?;
-    let tree = info
-        .placed
-        .iter()
-        .find(|block| info.arguments.contains(&block.range.base));
-    let place = tree.map_or(AddressRange::new(0, 0), |block| block.range);
-    let mut bytes = vec![0; usize::try_from(place.len).unwrap_or(0)];
-    ram.read_slice(&mut bytes, GuestAddress(place.base))
-        .map_err(|source| {
-            boot(BootError::Memory {
-                what: "the device tree",
-                source,
-            })
-        })?;
-    Ok(bytes)
-}
-
-/// What a machine is built from.
-struct Source {
-    config: VmConfig,
-    hello: Option<&'static [u8]>,
-}
-
 /// What a machine has outside of the VM; a restart keeps it.
-struct Outside {
-    consoles: Consoles,
+struct Outside<P> {
+    config: VmConfig,
+    platform: Arc<P>,
+    opened: Opened,
     stop: Requests,
     handle: VmHandle,
     timeline: Timeline,
-    devices: Kept,
     metrics: Metrics,
     story: Story,
 }
@@ -122,7 +57,9 @@ pub struct Machine<P: KvmPlatform> {
     stop: Requests,
     plan: MachinePlan,
     shared: Arc<Shared<P>>,
-    source: Source,
+    config: VmConfig,
+    kvm: Kvm,
+    images: Images,
     story: Story,
 }
 
@@ -155,42 +92,45 @@ impl<P: KvmPlatform> Machine<P> {
         let mut story = Story::default();
         story.begin();
         story.host(&kvm);
-        let source = Source {
+        let opened = Opened::new(kvm, config, consoles.into(), hello, &timeline)?;
+        Self::build(Outside {
             config: config.clone(),
-            hello,
-        };
-        let outside = Outside {
-            consoles: consoles.into(),
+            platform: Arc::new(platform),
+            opened,
             stop: Requests::default(),
             handle: VmHandle::new()?,
             timeline,
-            devices: Kept::default(),
             metrics: Metrics::default(),
             story,
-        };
-        Self::build(&kvm, Arc::new(platform), source, outside)
+        })
     }
 
     /// The start-up line.
-    fn build(kvm: &Kvm, platform: Arc<P>, source: Source, outside: Outside) -> Result<Self, Error> {
-        let config = &source.config;
-        let (timeline, story) = (&outside.timeline, &outside.story);
-        let kernel = image::kernel(config, source.hello)?;
-        let initrd = image::Initrd::of(config)?;
+    fn build(outside: Outside<P>) -> Result<Self, Error> {
+        let Outside {
+            config,
+            platform,
+            opened,
+            timeline,
+            story,
+            ..
+        } = outside;
+        let Opened {
+            kvm,
+            images,
+            consoles,
+            devices,
+        } = opened;
+        let kernel = images.kernel.read(config.guest_memory.bytes())?;
         story.kernel(&kernel);
         let mut plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
         config.name_devices(&mut plan);
-        let remark = initrd.as_ref().and_then(image::Initrd::remark);
+        let remark = images.initrd.as_ref().and_then(image::Initrd::remark);
         plan.remarks.extend(remark);
-        let backing = Backing::of(config);
+        let backing = Backing::of(&config);
         let remark = memory::check(&plan, backing, PlannedFor::ThisHost)?;
         plan.remarks.extend(remark);
-        story.plan(&plan, config);
-        for (field, console) in outside.consoles.each() {
-            if let Some((path, file)) = console.output_file() {
-                config.check_output(field, path, file)?;
-            }
-        }
+        story.plan(&plan, &config);
         let image::Kernel {
             mut image,
             header,
@@ -205,7 +145,7 @@ impl<P: KvmPlatform> Machine<P> {
         timeline.reach(Milestone::Planned);
 
         // All memslots come straight after the VM: a later one waits for a grace period.
-        let vm = Arc::new(create_vm(kvm, platform.vm_type(&plan))?);
+        let vm = Arc::new(create_vm(&kvm, platform.vm_type(&plan))?);
         let ram = memory::map_ram(&plan, backing)?;
         memory::set_memslots(&vm, &ram)?;
         platform.prepare_vm(&vm)?;
@@ -226,16 +166,17 @@ impl<P: KvmPlatform> Machine<P> {
             routes: MsiRoutes::new(Arc::clone(&vm), &irq_chip),
             connect: &|event, gsi| chip.connect(&vm, event, gsi),
         };
-        let kept = outside.devices;
-        let devices = model::create(&plan, &lines, config, kept, timeline, &vm, &ram)?;
-        story.opened(config);
+        let devices = model::create(&plan, &lines, devices, &vm, &ram)?;
+        story.opened(&config);
         timeline.reach(Milestone::Devices);
 
         let kernel = platform.place_kernel(&header, &plan).map_err(boot)?;
         platform
             .load_kernel(&mut image, &header, &kernel, &ram)
             .map_err(boot)?;
-        let initrd = initrd
+        let initrd = images
+            .initrd
+            .as_ref()
             .map(|initrd| initrd.load(&kernel, &plan, &ram))
             .transpose()?;
         story.loaded(&kernel, config.initrd.as_deref().zip(initrd.as_ref()));
@@ -267,7 +208,7 @@ impl<P: KvmPlatform> Machine<P> {
             handle: outside.handle,
             gate: Gate::default(),
             counters: vcpus.iter().map(|_| VcpuCounters::default()).collect(),
-            timeline: outside.timeline,
+            timeline,
             run_size,
             ram,
         };
@@ -275,7 +216,7 @@ impl<P: KvmPlatform> Machine<P> {
             vcpus,
             chip,
             vm,
-            consoles: outside.consoles,
+            consoles,
             serial: devices.serial,
             virtio_console: devices.virtio_console,
             registry: devices.registry,
@@ -283,8 +224,10 @@ impl<P: KvmPlatform> Machine<P> {
             stop: outside.stop,
             plan,
             shared: Arc::new(shared),
-            source,
-            story: outside.story,
+            config,
+            kvm,
+            images,
+            story,
         })
     }
 
@@ -316,14 +259,14 @@ impl<P: KvmPlatform> Machine<P> {
     /// patience, for each time that `fd` has bytes to read. They are read; one end of a socket pair
     /// or pipe that a signal handler writes to is fine.
     pub fn shutdown_on(&mut self, fd: OwnedFd) {
-        let patience = Duration::from_secs(self.source.config.shutdown_timeout.into());
+        let patience = Duration::from_secs(self.config.shutdown_timeout.into());
         self.stop.shutdown = Some((File::from(fd), patience));
     }
 
     /// Runs the VM to its end on this thread (plus one thread per vCPU and per device that the guest
     /// uses, all joined on return). With [`OnReboot::Restart`] a reset is not the end: the machine is
-    /// built again, from the kernel's file on, with fresh memory, and keeps its disks, network
-    /// devices, sockets and consoles.
+    /// built again, from the kernel's file on, with fresh memory, and keeps all that is open: that file and
+    /// the initrd, disks, network devices, sockets and consoles.
     ///
     /// # Errors
     /// [`Error::Vcpu`] when a vCPU could not go on, with a report; [`Error::Host`] when the host
@@ -337,8 +280,8 @@ impl<P: KvmPlatform> Machine<P> {
 
     fn run_to_the_end(mut self) -> Result<ExitReason, Error> {
         loop {
-            let may_restart = self.source.config.on_reboot == OnReboot::Restart;
-            let (platform, source, mut outside) = self.run_once()?;
+            let may_restart = self.config.on_reboot == OnReboot::Restart;
+            let mut outside = self.run_once()?;
             let handle = &outside.handle;
             if !handle.restart(may_restart) {
                 let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
@@ -349,12 +292,12 @@ impl<P: KvmPlatform> Machine<P> {
                 return end;
             }
             outside.story.begin();
-            self = Self::build(&crate::host::open_kvm()?, platform, source, outside)?;
+            self = Self::build(outside)?;
         }
     }
 
     /// Runs the VM until its guest ends; gives what is left of it.
-    fn run_once(self) -> Result<(Arc<P>, Source, Outside), Error> {
+    fn run_once(self) -> Result<Outside<P>, Error> {
         let Self {
             vcpus,
             chip,
@@ -366,7 +309,9 @@ impl<P: KvmPlatform> Machine<P> {
             metrics,
             stop,
             shared,
-            source,
+            config,
+            kvm,
+            images,
             plan,
             story,
         } = self;
@@ -386,7 +331,7 @@ impl<P: KvmPlatform> Machine<P> {
             shared,
             metrics,
             paused_since: None,
-            patience: Duration::from_secs(source.config.shutdown_timeout.into()),
+            patience: Duration::from_secs(config.shutdown_timeout.into()),
         };
         let has_serial = serial.is_some();
         let lines = [(consoles.serial, serial), (consoles.virtio, virtio_console)]
@@ -399,27 +344,28 @@ impl<P: KvmPlatform> Machine<P> {
         // The serial device is made anew, the virtio console lasts.
         let serial = if has_serial { lines.next() } else { None };
         let (virtio, virtio_console) = lines.next().unzip();
-        // When one is lost, all are made anew.
-        let devices = ended
-            .rest
-            .devices
-            .map_or_else(Kept::default, |lasting| Kept {
-                lasting,
-                virtio_console,
-            });
-        let outside = Outside {
+        let opened = Opened {
+            kvm,
+            images,
             consoles: Consoles {
                 serial: serial.map_or_else(Console::null, |(console, _)| console),
                 virtio: virtio.unwrap_or_else(Console::null),
             },
+            devices: HostDevices {
+                devices: ended.rest.devices,
+                console: virtio_console,
+            },
+        };
+        Ok(Outside {
+            config,
+            platform,
+            opened,
             stop: ended.stop,
             handle,
             timeline,
-            devices,
             metrics: ended.rest.metrics,
             story,
-        };
-        Ok((platform, source, outside))
+        })
     }
 }
 

@@ -8,6 +8,8 @@ pub(crate) mod gate;
 pub(crate) mod kick;
 pub(crate) mod machine;
 pub(crate) mod main_loop;
+pub(crate) mod opening;
+pub(crate) mod planning;
 pub(crate) mod rehearsal;
 pub(crate) mod story;
 pub(crate) mod vcpu;

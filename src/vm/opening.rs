@@ -1,0 +1,59 @@
+//! Opens all that a machine needs from outside of its process, once, before anything of the machine is there.
+//!
+//! What comes later (memory, the VM, devices on their buses, a restart) gets open files and no path: a file that
+//! is replaced meanwhile changes nothing, and a process that may not open any more can still restart its guest.
+
+use kvm_ioctls::Kvm;
+
+use crate::devices::HostDevices;
+use crate::kernel::image::{Initrd, KernelSource};
+use crate::timeline::Timeline;
+use crate::{Consoles, Error, VmConfig};
+
+/// The host's side of a machine.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) kvm: Kvm,
+    pub(crate) images: Images,
+    pub(crate) consoles: Consoles,
+    pub(crate) devices: HostDevices,
+}
+
+/// What each start of the guest reads anew.
+#[derive(Debug)]
+pub(crate) struct Images {
+    pub(crate) kernel: KernelSource,
+    pub(crate) initrd: Option<Initrd>,
+}
+
+impl Opened {
+    /// Opens what `config` names. The consoles are open already, and are checked not to write to what is read.
+    ///
+    /// # Errors
+    /// Names the field, the value and the cause.
+    pub(crate) fn new(
+        kvm: Kvm,
+        config: &VmConfig,
+        consoles: Consoles,
+        hello: Option<&'static [u8]>,
+        timeline: &Timeline,
+    ) -> Result<Self, Error> {
+        let images = Images {
+            kernel: KernelSource::open(config, hello)?,
+            initrd: Initrd::of(config)?,
+        };
+        config.check()?;
+        for (field, console) in consoles.each() {
+            if let Some((path, file)) = console.output_file() {
+                config.check_output(field, path, file)?;
+            }
+        }
+        let devices = HostDevices::open(config, timeline)?;
+        Ok(Self {
+            kvm,
+            images,
+            consoles,
+            devices,
+        })
+    }
+}
