@@ -19,6 +19,7 @@
 //! Start-up reads as one straight line in [`Machine::new`]. Nothing here depends on an
 //! architecture: the core is written against [`arch::Platform`] and [`arch::KvmPlatform`].
 
+mod attachments;
 mod config;
 mod console;
 mod control;
@@ -32,12 +33,15 @@ mod outputs;
 mod timeline;
 mod vm;
 
+pub use crate::devices::own::{Interrupt, OwnDevice};
 pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
+pub use ::devices::{BusDevice, Outcome};
 pub use ::devices::{Change, ChangeError, Link, Overflow, TerminalSize};
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
+pub use attachments::Attachments;
 pub use config::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};

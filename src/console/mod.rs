@@ -60,6 +60,13 @@ impl Consoles {
     }
 }
 
+/// Neither goes anywhere.
+impl Default for Consoles {
+    fn default() -> Self {
+        Console::null().into()
+    }
+}
+
 impl From<Console> for Consoles {
     fn from(serial: Console) -> Self {
         Self {
