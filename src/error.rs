@@ -15,7 +15,7 @@ use crate::cures;
 /// ```
 /// use vmm_reference::{BlkConfig, Error, VmConfig};
 ///
-/// let disk = BlkConfig { path: "root.img".into(), queues: 99, ..BlkConfig::default() };
+/// let disk = BlkConfig::new("root.img").with_queues(99);
 /// # if cfg!(feature = "virtio-blk") {
 /// let error = VmConfig::default().with_disk(disk).machine().unwrap_err();
 /// assert_eq!(error.to_string(), "blk[0].queues=99: it is 1 to 16");

@@ -251,10 +251,7 @@ mod tests {
         let config = VmConfig::default()
             .with_kernel(path("kernel"))
             .with_initrd(path("initrd"))
-            .with_disk(BlkConfig {
-                path: path("disk"),
-                ..BlkConfig::default()
-            });
+            .with_disk(BlkConfig::new(path("disk")));
         for (name, what) in [
             ("kernel", "the kernel"),
             ("link", "the kernel"),

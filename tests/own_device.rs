@@ -58,8 +58,9 @@ fn touch() -> Vec<u8> {
 #[test]
 fn a_guest_reaches_a_device_of_the_embedder_in_memory_and_at_ports_also_after_restarts() {
     let kernel = common::kernel(&touch());
-    let mut config = VmConfig::default().with_kernel(kernel.path());
-    config.on_reboot = OnReboot::Restart;
+    let config = VmConfig::default()
+        .with_kernel(kernel.path())
+        .with_on_reboot(OnReboot::Restart);
     let memory = Arc::new(Recorder::default());
     let ports = Arc::new(Recorder {
         // A read and a write at each start.
@@ -99,9 +100,10 @@ fn a_device_of_the_embedder_interrupts_also_after_restarts() {
     code.extend(common::RESET);
     let kernel = common::kernel(&code);
     for lean in [vmm_reference::Lean::Off, vmm_reference::Lean::On] {
-        let mut config = VmConfig::default().with_kernel(kernel.path());
-        config.on_reboot = OnReboot::Restart;
-        config.lean = lean;
+        let config = VmConfig::default()
+            .with_kernel(kernel.path())
+            .with_on_reboot(OnReboot::Restart)
+            .with_lean(lean);
         let device = Arc::new(Recorder {
             ends_after: Some(4),
             ..Recorder::default()

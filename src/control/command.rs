@@ -264,10 +264,7 @@ mod tests {
 
     #[test]
     fn a_device_and_one_change_of_it() {
-        let limits = crate::Limits {
-            bw: Some(1 << 20),
-            ..crate::Limits::default()
-        };
+        let limits = crate::Limits::default().with_bw(1 << 20);
         let size = TerminalSize {
             columns: 80,
             rows: 25,

@@ -16,6 +16,7 @@ const IN_WORDS: &str = "it is 1 to 1024T";
 /// How much of something a device may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Limits {
     /// Bytes per second.
     #[serde(deserialize_with = "file::bytes")]
