@@ -190,9 +190,9 @@ impl Error {
                 ..
             } => Some("give the guest more memory (guest-memory=SIZE) or a smaller image"),
             Self::Kvm(KvmError::Lacks { cure, .. }) => Some(cure),
-            Self::Kvm(KvmError::Failed { operation, source }) => {
-                cures::of_kvm(operation, source.errno())
-            }
+            Self::Kvm(KvmError::Failed { operation, source }) => source
+                .raw_os_error()
+                .and_then(|errno| cures::of_kvm(operation, errno)),
             Self::Host { source, .. } => source.raw_os_error().and_then(cures::of_host),
             Self::Boot { field, .. } if *field == "kernel" => Some(
                 "give a kernel for this host's architecture, in a format that it boots and this build has; if \
