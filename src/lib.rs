@@ -48,6 +48,8 @@ pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, St
 pub use control::event::{Event, Happening, Subscription};
 pub use control::handle::{Crash, CrashCause, ExitReason, VmHandle};
 pub use control::metrics::{Exits, Metrics};
+#[cfg(feature = "schema")]
+pub use control::server::schema::control_schema;
 #[cfg(feature = "control")]
 pub use control::server::{ControlServer, ControlSocket, PROTOCOL};
 pub use error::Error;

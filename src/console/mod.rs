@@ -46,6 +46,7 @@ pub struct Console {
 
 /// Where the consoles of a VM go. One [`Console`] stands for the serial console alone.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Consoles {
     /// The serial console.
     pub serial: Console,

@@ -5,6 +5,8 @@
 
 mod client;
 mod protocol;
+#[cfg(feature = "schema")]
+pub(crate) mod schema;
 
 use std::fs;
 use std::io;
