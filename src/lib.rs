@@ -37,8 +37,11 @@ pub use crate::devices::own::{Interrupt, OwnDevice};
 pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
 };
+pub use ::devices::{
+    BalloonStatistics, Change, ChangeError, GuestStatistics, Hinting, HintingState, HintingStatus,
+    Link, Overflow, Query, Report, TerminalSize,
+};
 pub use ::devices::{BusDevice, Outcome};
-pub use ::devices::{Change, ChangeError, Link, Overflow, TerminalSize};
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
 pub use attachments::Attachments;

@@ -167,7 +167,8 @@ fn full() -> VmConfig {
         .with_id("b")
         .with_target(1 << 20)
         .with_deflate_on_oom()
-        .with_free_page_reporting();
+        .with_free_page_reporting()
+        .with_free_page_hinting();
     let mut config = VmConfig::default()
         .with_kernel("k")
         .with_initrd("i")

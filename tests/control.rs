@@ -111,7 +111,8 @@ fn a_vm_is_asked_from_another_process() {
 fn devices_are_changed_from_another_process() {
     let disk = common::file(&[0; 4096]);
     let blk = format!("--blk={},id=root", disk.path().display());
-    let vm = start(&[&blk, "--balloon", "--console=null", "--rng=off"]);
+    let balloon = "--balloon=target=192,free-page-hinting";
+    let vm = start(&[&blk, balloon, "--console=null", "--rng=off"]);
     let socket = &vm.socket;
     let device = |words: &[&str]| ctl(socket, &[&["device"], words].concat());
     for state in ["resume", "pause"] {
@@ -124,6 +125,19 @@ fn devices_are_changed_from_another_process() {
             (&["root", "limits", "none"], "root: limits none\n"),
             (&["balloon0", "target", "128M"], "balloon0: target 128M\n"),
             (&["console0", "size", "132x50"], "console0: size 132x50\n"),
+            (&["balloon0", "hinting", "hold"], "balloon0: hinting hold\n"),
+            (
+                &["balloon0", "hinting", "status"],
+                "hinting                  asked for, when the guest has a driver for it\n\
+                 released                 0 KiB\n",
+            ),
+            (&["balloon0", "hinting", "stop"], "balloon0: hinting stop\n"),
+            (
+                &["balloon0", "statistics"],
+                "asked for                131072 KiB\n\
+                 given                    0 KiB\n\
+                 statistics               none: no driver of the guest gives any\n",
+            ),
         ] {
             let ended = device(words);
             assert_eq!(
@@ -134,6 +148,11 @@ fn devices_are_changed_from_another_process() {
         }
         let answer = json(socket, &["device", "root", "limits", "iops=1"]);
         assert_eq!(answer["state"], json(socket, &["status"])["state"]);
+        let answer = json(socket, &["device", "balloon0", "hinting", "status"]);
+        assert_eq!(answer["hinting"]["state"], "idle");
+        let answer = json(socket, &["device", "balloon0", "statistics"]);
+        let asked = answer["statistics"]["asked_bytes"].as_u64();
+        assert_eq!(asked, Some(128 << 20));
         // What the VM refuses.
         for (words, cause) in [
             (
@@ -150,6 +169,12 @@ fn devices_are_changed_from_another_process() {
                 "the guest has 256M of memory",
             ),
             (&["balloon0", "target", "0"], "no memory"),
+            (&["root", "statistics"], "root has no statistics"),
+            (&["blk0", "statistics"], "there are root"),
+            (
+                &["console0", "hinting", "status"],
+                "console0 has no hinting",
+            ),
         ] {
             let ended = device(words);
             assert_eq!(ended.status.code(), Some(1), "{ended:?}");
@@ -170,6 +195,10 @@ fn devices_are_changed_from_another_process() {
             (&["root", "limits", "none", "bw=1"], "none"),
             (&["net0", "link", "sideways"], "up, down"),
             (&["balloon0", "target", "much"], "512M"),
+            (
+                &["balloon0", "hinting", "more"],
+                "start, hold, stop, status",
+            ),
             (&["console0", "size", "80"], "80x25"),
             (&["console0", "size", "0x25"], "80x25"),
             (&["console0", "size", "80x70000"], "80x25"),
@@ -238,7 +267,7 @@ fn a_socket_of_another_vm_is_left_alone_and_a_stale_one_replaced() {
     for arguments in [&[&*option][..], &["plan", &option]] {
         refused(
             arguments,
-            &["--control=", "another process listens there", "cure:"],
+            &["--control=", "another program listens there", "cure:"],
         );
     }
     assert_eq!(json(&vm.socket, &["status"])["state"], "running");
@@ -254,7 +283,7 @@ fn a_socket_of_another_vm_is_left_alone_and_a_stale_one_replaced() {
     let file = common::file(b"precious");
     refused(
         &[&common::option("control", file.path())],
-        &["something else than a socket", "cure: name a path"],
+        &["which is no socket", "cure: name a path"],
     );
     assert_eq!(std::fs::read(file.path()).unwrap(), b"precious");
 }

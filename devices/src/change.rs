@@ -20,6 +20,21 @@ pub enum Change {
     Target(u64),
     /// Of a console: the size of its terminal.
     Size(TerminalSize),
+    /// Of a balloon: whether the guest names its free pages, which go back to the host.
+    Hinting(Hinting),
+}
+
+/// What is to become of free page hinting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Hinting {
+    /// The guest names its free pages, and may use them again once it has named all.
+    Start,
+    /// Likewise, but it leaves them alone until it is told to stop.
+    Hold,
+    /// The guest names no more pages, and may use them again.
+    Stop,
 }
 
 /// The state of a network device's link.
@@ -53,6 +68,7 @@ impl Change {
             Self::Link(_) => "link",
             Self::Target(_) => "target",
             Self::Size(_) => "size",
+            Self::Hinting(_) => "hinting",
         }
     }
 
@@ -73,7 +89,7 @@ impl Change {
                 let cause = "it is 1 to 65535 columns and rows";
                 wrong("size", format!("{columns}x{rows}"), cause)
             }
-            Self::Target(_) | Self::Size(_) | Self::Link(_) => Ok(()),
+            Self::Target(_) | Self::Size(_) | Self::Link(_) | Self::Hinting(_) => Ok(()),
         }
     }
 }
@@ -87,11 +103,14 @@ impl fmt::Display for Change {
             Self::Link(Link::Down) => f.write_str("link down"),
             Self::Target(target) => write!(f, "target {}", size_with_unit(*target)),
             Self::Size(TerminalSize { columns, rows }) => write!(f, "size {columns}x{rows}"),
+            Self::Hinting(Hinting::Start) => f.write_str("hinting start"),
+            Self::Hinting(Hinting::Hold) => f.write_str("hinting hold"),
+            Self::Hinting(Hinting::Stop) => f.write_str("hinting stop"),
         }
     }
 }
 
-/// Why a device was not changed.
+/// Why a device was not changed, or tells nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChangeError {
@@ -139,6 +158,7 @@ mod tests {
             limits(Some(1), Some(1)),
             Change::Link(Link::Down),
             Change::Target(1),
+            Change::Hinting(Hinting::Hold),
             size(1, u16::MAX),
         ] {
             assert_eq!(change.check(), Ok(()), "{change:?}");

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+mod balloon;
 mod builders;
 mod file;
 mod id;
@@ -19,6 +20,7 @@ mod tests;
 use self::id::check_id;
 use self::text::{First, number, on_or_off, options, value, within};
 
+pub use self::balloon::BalloonConfig;
 pub(crate) use self::file::limits as limits_table;
 pub use self::file::{Size, size_with_unit, whole_number, word};
 pub use self::limits::Limits;
@@ -38,6 +40,8 @@ mod ranges {
     pub(super) const FD: RangeInclusive<i32> = 0..=i32::MAX;
     /// From what IPv4 asks for at least (RFC 791).
     pub(super) const MTU: RangeInclusive<u16> = 68..=u16::MAX;
+    /// Seconds; 0 is never, a day is the most.
+    pub(super) const STATS_INTERVAL: RangeInclusive<u32> = 0..=24 * 60 * 60;
 }
 
 /// Why a text does not describe a device.
@@ -441,72 +445,6 @@ impl VsockConfig {
         within("cid", self.cid, &ranges::CID)?;
         if self.path.as_os_str().is_empty() {
             return Err(OptionError::Missing("path", VSOCK_FORM));
-        }
-        Ok(())
-    }
-}
-
-/// A memory balloon: `[target=SIZE][,deflate-on-oom][,free-page-reporting]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    remote = "Self",
-    rename_all = "kebab-case",
-    deny_unknown_fields,
-    default
-)]
-#[non_exhaustive]
-pub struct BalloonConfig {
-    /// What commands call it; without it, `balloon0`.
-    #[serde(deserialize_with = "id::in_file")]
-    pub id: Option<String>,
-    /// Bytes of RAM that the guest is left with; without it, all.
-    #[serde(deserialize_with = "file::mib", serialize_with = "file::with_unit")]
-    pub target: Option<u64>,
-    /// The guest may take memory back before it runs out.
-    pub deflate_on_oom: bool,
-    /// The guest tells of pages that it has freed.
-    pub free_page_reporting: bool,
-}
-
-const BALLOON_OPTIONS: &[&str] = &["target=", "id=", "deflate-on-oom", "free-page-reporting"];
-
-impl FromStr for BalloonConfig {
-    type Err = OptionError;
-
-    fn from_str(text: &str) -> Result<Self, OptionError> {
-        const MIB: u32 = 20;
-        let mut balloon = Self::default();
-        for (key, text) in options(text, First::Option, BALLOON_OPTIONS)? {
-            match key {
-                "target" => {
-                    let target = parse_size(&text, MIB)
-                        .map_err(|cause| OptionError::Value(key, text.into_owned(), cause))?;
-                    balloon.target = Some(target);
-                }
-                "id" => balloon.id = Some(text.into_owned()),
-                "deflate-on-oom" => balloon.deflate_on_oom = on_or_off(key, &text)?,
-                _ => balloon.free_page_reporting = on_or_off(key, &text)?,
-            }
-        }
-        balloon.check()?;
-        Ok(balloon)
-    }
-}
-
-impl BalloonConfig {
-    /// Checks every value, whoever gave it.
-    ///
-    /// # Errors
-    /// Names the option and what it takes.
-    pub fn check(&self) -> Result<(), OptionError> {
-        check_id(self.id.as_deref())?;
-        if self.target == Some(0) {
-            let cause = "the guest would be left with no memory; give what it may keep";
-            return Err(OptionError::Value(
-                "target",
-                "0".to_owned(),
-                cause.to_owned(),
-            ));
         }
         Ok(())
     }

@@ -21,13 +21,16 @@ mod pl031;
 mod pl061;
 mod power;
 mod pvpanic;
+mod query;
+#[cfg(feature = "sockets")]
+pub mod socket;
 #[cfg(feature = "serial")]
 mod uart;
 #[cfg(feature = "virtio")]
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusEntry, BusError, Outcome};
-pub use change::{Change, ChangeError, Link, TerminalSize};
+pub use change::{Change, ChangeError, Hinting, Link, TerminalSize};
 pub use cmos::Cmos;
 pub use goldfish_rtc::GoldfishRtc;
 pub use i8042::I8042;
@@ -40,6 +43,7 @@ pub use pl031::Pl031;
 pub use pl061::Pl061;
 pub use power::{AcpiPower, PowerButton};
 pub use pvpanic::Pvpanic;
+pub use query::{BalloonStatistics, GuestStatistics, HintingState, HintingStatus, Query, Report};
 #[cfg(feature = "serial")]
 pub use uart::Uart16550;
 

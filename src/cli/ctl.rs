@@ -5,20 +5,23 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use vmm_reference::{Command, Error, Event, Happening, Metrics, PROTOCOL, Reply, Status};
 
 use super::part::Part;
-use super::{files::print, usage};
+use super::{files::print, report, usage};
 
 /// The longest line of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
 /// How long a VM may take for an answer, and for its greeting.
 const PATIENCE: Duration = Duration::from_secs(60);
 const GREETING: Duration = Duration::from_secs(5);
+/// After that time the VM is asked again for what its guest has not told yet.
+const AGAIN: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -58,12 +61,12 @@ enum What {
     },
     /// Prints what happens to the VM, until it ends
     Events,
-    /// Changes a device while the VM runs or is paused
+    /// Changes a device while the VM runs or is paused, or has it tell something
     Device {
         /// The device's id, as `status` and `plan` tell it: blk0, net0, …
         id: String,
         #[command(subcommand)]
-        change: Part,
+        part: Part,
     },
 }
 
@@ -79,10 +82,7 @@ impl What {
             },
             Self::Reset => Command::Reset {},
             Self::Metrics { .. } => Command::Metrics {},
-            Self::Device { id, change } => Command::Device {
-                device: id.clone(),
-                change: change.change()?,
-            },
+            Self::Device { id, part } => part.command(id.clone())?,
             Self::Events => return Ok(None),
         }))
     }
@@ -97,13 +97,23 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
     let mut vm = Connection::open(&options.socket)?;
     match command {
         Some(command) => {
-            let answer = vm.ask(&json!(command))?;
-            if options.json {
-                print(&answer.to_string())?;
-            } else {
-                let reply = serde_json::from_value(answer);
-                let reply = reply.map_err(|error| vm.strange(&error.to_string()))?;
-                print(&text(&reply, &command, &options.what))?;
+            let asked = Instant::now();
+            loop {
+                let answer = vm.ask(&json!(command))?;
+                let reply = || serde_json::from_value(answer.clone());
+                if let Ok(Reply::Device(report)) = reply()
+                    && report::has_newer(&report, asked)
+                {
+                    thread::sleep(AGAIN);
+                    continue;
+                }
+                if options.json {
+                    print(&answer.to_string())?;
+                } else {
+                    let reply = reply().map_err(|error| vm.strange(&error.to_string()))?;
+                    print(&text(&reply, &command, &options.what))?;
+                }
+                break;
             }
         }
         None => {
@@ -234,6 +244,7 @@ fn text(reply: &Reply, command: &Command, what: &What) -> String {
             Command::Reset {} => "the guest starts again".to_owned(),
             _ => state.to_string(),
         },
+        Reply::Device(report) => report::text(report),
         // What a later version answers besides.
         other => format!("{other:?}"),
     }

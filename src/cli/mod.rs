@@ -13,6 +13,8 @@ mod inspect;
 #[cfg(feature = "control")]
 mod part;
 mod plan;
+#[cfg(feature = "control")]
+mod report;
 mod run;
 mod terminal;
 mod timeline;
@@ -168,8 +170,8 @@ struct VmArgs {
     #[cfg(feature = "virtio-vsock")]
     #[arg(long, value_name = "VSOCK", value_parser = values::text::<VsockConfig>())]
     vsock: Option<VsockConfig>,
-    /// A memory balloon: [target=SIZE][,id=TEXT][,deflate-on-oom][,free-page-reporting]; the guest is left
-    /// with SIZE
+    /// A memory balloon: [target=SIZE][,id=TEXT][,deflate-on-oom][,free-page-reporting][,free-page-hinting]
+    /// [,stats-interval=SECONDS]; the guest is left with SIZE
     #[cfg(feature = "virtio-balloon")]
     #[arg(long, value_name = "BALLOON", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = values::text::<BalloonConfig>())]
     balloon: Option<BalloonConfig>,

@@ -1,12 +1,12 @@
-//! `ctl PATH device ID …`: what of a device is changed, in words.
+//! `ctl PATH device ID …`: what of a device is changed or told, in words.
 
 use clap::error::ErrorKind;
 use clap::{Subcommand, ValueEnum};
-use vmm_reference::{Change, Limits, Link, MemorySize, TerminalSize};
+use vmm_reference::{Change, Command, Hinting, Limits, Link, MemorySize, Query, TerminalSize};
 
 use super::values;
 
-/// What can be changed of a device.
+/// What can be changed of a device, or told by it.
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum Part {
     /// How much may pass a disk or a network device
@@ -33,6 +33,25 @@ pub(super) enum Part {
         #[arg(value_parser = values::terminal_size())]
         size: TerminalSize,
     },
+    /// Says what a balloon holds, and how its guest is off for memory
+    Statistics,
+    /// Has a balloon's guest name the pages that it has free, which go back to the host
+    Hinting {
+        #[arg(value_enum)]
+        what: Hints,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Hints {
+    /// The guest names them, and may use them again once it has named all
+    Start,
+    /// Likewise, but it leaves them alone until it is told to stop
+    Hold,
+    /// The guest names no more, and may use them again
+    Stop,
+    /// Says how far it is
+    Status,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -44,10 +63,12 @@ pub(super) enum Plug {
 }
 
 impl Part {
+    /// What a device is asked for.
+    ///
     /// # Errors
     /// When limits do not fit together.
-    pub(super) fn change(&self) -> Result<Change, clap::Error> {
-        Ok(match self {
+    pub(super) fn command(&self, device: String) -> Result<Command, clap::Error> {
+        let change = match self {
             Self::Limits { words } => {
                 let text = words.join(" ");
                 let limits = text.parse::<Limits>();
@@ -60,6 +81,20 @@ impl Part {
             Self::Link { state: Plug::Down } => Change::Link(Link::Down),
             Self::Target { size } => Change::Target(size.bytes()),
             Self::Size { size } => Change::Size(*size),
-        })
+            Self::Hinting { what: Hints::Start } => Change::Hinting(Hinting::Start),
+            Self::Hinting { what: Hints::Hold } => Change::Hinting(Hinting::Hold),
+            Self::Hinting { what: Hints::Stop } => Change::Hinting(Hinting::Stop),
+            Self::Hinting {
+                what: Hints::Status,
+            } => {
+                let query = Query::Hinting;
+                return Ok(Command::Query { device, query });
+            }
+            Self::Statistics => {
+                let query = Query::Statistics;
+                return Ok(Command::Query { device, query });
+            }
+        };
+        Ok(Command::Device { device, change })
     }
 }

@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
 use crate::devices::gsi::MsiRoutes;
+use crate::devices::virtio::not_made;
 
 /// A device's messages: its part of the routing table.
 struct DeviceMessages {
@@ -73,7 +74,7 @@ impl PciBus {
         vm: &Arc<VmFd>,
         ram: &GuestRam,
     ) -> Result<Arc<VirtioPci>, Error> {
-        let failed = || Error::host("cannot make a virtio device");
+        let failed = || not_made(planned);
         let base = u32::try_from(planned.range.base);
         let base = base.map_err(|error| failed()(io::Error::other(error)))?;
         // One for each queue, one for the configuration.

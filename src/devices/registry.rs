@@ -9,9 +9,9 @@ use std::sync::Arc;
 #[cfg(feature = "virtio")]
 use ::devices::virtio::{DeviceState, VirtioTransport};
 
-use ::devices::Change;
 #[cfg(feature = "virtio")]
 use ::devices::ChangeError;
+use ::devices::{Change, Query, Report};
 
 use crate::control::command::{CommandError, DeviceStatus};
 use crate::devices::Lasting;
@@ -23,6 +23,18 @@ pub(crate) struct Entry {
     pub(crate) id: String,
     pub(crate) kind: &'static str,
     pub(crate) transport: Arc<dyn VirtioTransport>,
+}
+
+#[cfg(feature = "virtio")]
+impl Entry {
+    /// It has no such thing.
+    fn foreign(&self, what: &'static str) -> CommandError {
+        CommandError::Foreign {
+            device: self.id.clone(),
+            kind: self.kind,
+            change: what,
+        }
+    }
 }
 
 /// The devices of a machine, in the order of the plan.
@@ -70,22 +82,35 @@ impl Registry {
 
     /// Changes a device.
     pub(crate) fn change(&self, id: &str, change: &Change) -> Result<(), CommandError> {
-        let Some(entry) = self.entries.iter().find(|entry| entry.id == id) else {
-            let ids = self.entries.iter().map(|entry| entry.id.clone());
-            return Err(no_device(id, ids.collect()));
-        };
-        let (device, name) = (id.to_owned(), change.name());
+        let entry = self.entry(id)?;
         entry.transport.change(change).map_err(|error| match error {
-            ChangeError::Foreign => CommandError::Foreign {
-                device,
-                kind: entry.kind,
-                change: name,
-            },
+            ChangeError::Foreign => entry.foreign(change.name()),
             source => CommandError::Device {
-                device,
-                change: name,
+                device: id.to_owned(),
+                change: change.name(),
                 source,
             },
+        })
+    }
+
+    /// Has a device tell something.
+    pub(crate) fn query(&self, id: &str, query: Query) -> Result<Report, CommandError> {
+        let entry = self.entry(id)?;
+        entry.transport.query(query).map_err(|error| match error {
+            ChangeError::Foreign => entry.foreign(query.name()),
+            source => CommandError::Query {
+                device: id.to_owned(),
+                query: query.name(),
+                source,
+            },
+        })
+    }
+
+    fn entry(&self, id: &str) -> Result<&Entry, CommandError> {
+        let entry = self.entries.iter().find(|entry| entry.id == id);
+        entry.ok_or_else(|| {
+            let ids = self.entries.iter().map(|entry| entry.id.clone());
+            no_device(id, ids.collect())
         })
     }
 
@@ -116,6 +141,10 @@ impl Registry {
     }
 
     pub(crate) fn change(&self, id: &str, _: &Change) -> Result<(), CommandError> {
+        Err(no_device(id, Vec::new()))
+    }
+
+    pub(crate) fn query(&self, id: &str, _: Query) -> Result<Report, CommandError> {
         Err(no_device(id, Vec::new()))
     }
 

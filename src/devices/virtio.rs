@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use arch::{ConfigPath, DevicePlan, GuestRam, VirtioKind};
 use devices::Overflow;
-use devices::config::{BlkConfig, NetConfig, VsockConfig};
+use devices::config::{BalloonConfig, BlkConfig, NetConfig, VsockConfig};
 use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -61,10 +61,11 @@ impl HostDevices {
                 #[cfg(feature = "virtio-rng")]
                 VirtioKind::Rng => Some(Box::new(devices::virtio::Rng::default())),
                 #[cfg(feature = "virtio-balloon")]
-                VirtioKind::Balloon => config.balloon.as_ref().map(|balloon| -> Lasting {
+                VirtioKind::Balloon => {
                     let ram = config.guest_memory.bytes();
-                    Box::new(devices::virtio::Balloon::new(balloon, ram))
-                }),
+                    let balloon = |config| balloon(config, ram);
+                    config.balloon.as_ref().map(balloon).transpose()?
+                }
                 #[allow(unreachable_patterns)]
                 _ => None,
             };
@@ -203,6 +204,14 @@ fn refused_vsock(config: &VsockConfig) -> impl Fn(devices::virtio::VsockError) -
     }
 }
 
+#[cfg(feature = "virtio-balloon")]
+fn balloon(config: &BalloonConfig, ram: u64) -> Result<Box<dyn VirtioDevice>, Error> {
+    let balloon = devices::virtio::Balloon::new(config, ram);
+    Ok(Box::new(balloon.map_err(Error::host(
+        "cannot make a timer for the balloon",
+    ))?))
+}
+
 /// Puts a device behind the transport that was planned for it.
 pub(crate) fn carry(
     device: Box<dyn VirtioDevice>,
@@ -223,7 +232,13 @@ pub(crate) fn carry(
         };
         result.map_err(io::Error::from)
     });
-    let transport = VirtioMmio::new(device, ram.clone(), line, connect)
-        .map_err(Error::host("cannot make a virtio device"))?;
+    let transport =
+        VirtioMmio::new(device, ram.clone(), line, connect).map_err(not_made(planned))?;
     Ok(Arc::new(transport))
+}
+
+/// The host refuses what a device takes.
+pub(crate) fn not_made(planned: &DevicePlan) -> impl FnOnce(io::Error) -> Error {
+    let id = planned.id.as_deref().unwrap_or("virtio");
+    Error::host(format!("cannot make the device {id}"))
 }

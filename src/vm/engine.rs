@@ -82,6 +82,9 @@ impl<P: KvmPlatform> Running<P> {
                 log::info!("{device}: changed by a command: {change}");
                 state
             }
+            Command::Query { device, query } => {
+                return Ok(Reply::Device(self.registry.query(device, *query)?));
+            }
             Command::Metrics {} => return Ok(Reply::Metrics(self.metrics())),
             Command::Status {} => return Ok(Reply::Status(self.status(state))),
         };

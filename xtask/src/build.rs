@@ -43,6 +43,15 @@ pub(crate) fn cargo_command() -> Command {
     command
 }
 
+/// Cargo, for the workspace, when nothing but the compiler runs: what else runs goes first.
+pub(crate) fn compiling_command() -> Command {
+    let mut command = Command::new("nice");
+    command
+        .args(["-n", "10", "cargo"])
+        .env("CARGO_TARGET_DIR", target());
+    command
+}
+
 /// Cargo, for the workspace of the micro-guests. The tests build there too.
 pub(crate) fn guests_command() -> Command {
     let mut command = Command::new("cargo");
@@ -76,5 +85,13 @@ pub(crate) fn cargo(arguments: &str) -> Result<()> {
     step(
         &format!("cargo {arguments}"),
         cargo_command().args(arguments.split(' ')),
+    )
+}
+
+/// The same, when nothing but the compiler runs.
+pub(crate) fn compile(arguments: &str) -> Result<()> {
+    step(
+        &format!("cargo {arguments}"),
+        compiling_command().args(arguments.split(' ')),
     )
 }

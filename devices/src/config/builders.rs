@@ -182,6 +182,20 @@ impl BalloonConfig {
         self.free_page_reporting = true;
         self
     }
+
+    /// Lets the guest be asked for all pages that it has free.
+    #[must_use]
+    pub fn with_free_page_hinting(mut self) -> Self {
+        self.free_page_hinting = true;
+        self
+    }
+
+    /// Sets how often the guest is asked for its statistics, in seconds; 0: only when a command asks for them.
+    #[must_use]
+    pub fn with_stats_interval(mut self, seconds: u32) -> Self {
+        self.stats_interval = seconds;
+        self
+    }
 }
 
 impl Limits {

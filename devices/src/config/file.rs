@@ -127,6 +127,7 @@ ranged! {
     cid: u32 = CID;
     descriptor: i32 = FD;
     packet: u16 = MTU;
+    stats_interval: u32 = STATS_INTERVAL;
 }
 
 pub(super) fn queue_size<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {

@@ -4,14 +4,10 @@
 //! than the bucket passes too, and the pause after it makes up for it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
-
+use super::timer::Timer;
 use crate::config::Limits;
 
 /// Tokens are counted in billionths, so that no time is lost to rounding.
@@ -62,7 +58,7 @@ impl Bucket {
 pub(super) struct Limiter {
     bytes: Option<Bucket>,
     requests: Option<Bucket>,
-    timer: OwnedFd,
+    timer: Timer,
     /// The timer is set.
     waiting: bool,
 }
@@ -71,11 +67,10 @@ impl Limiter {
     /// Also with no limits, which may come later.
     pub(super) fn new(limits: &Limits) -> io::Result<Self> {
         let now = Instant::now();
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self {
             bytes: Bucket::new(limits.bw, limits.bw_burst, now),
             requests: Bucket::new(limits.iops, limits.iops_burst, now),
-            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            timer: Timer::new()?,
             waiting: false,
         })
     }
@@ -102,7 +97,7 @@ impl Limiter {
                 (_, new) => new,
             };
         }
-        self.waiting = set(&self.timer, Duration::from_nanos(1));
+        self.waiting = self.timer.set(Duration::from_nanos(1));
     }
 
     /// Becomes readable when something may go again after a refusal.
@@ -126,7 +121,7 @@ impl Limiter {
             return true;
         }
         if !self.waiting {
-            self.waiting = set(&self.timer, wait);
+            self.waiting = self.timer.set(wait);
         }
         // Without a timer a limit would be an end.
         !self.waiting
@@ -147,21 +142,6 @@ impl Limiter {
             bucket.charge(1);
         }
     }
-}
-
-fn set(timer: impl AsFd, wait: Duration) -> bool {
-    let zero = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let Ok(value) = Timespec::try_from(wait) else {
-        return false;
-    };
-    let once = Itimerspec {
-        it_interval: zero,
-        it_value: value,
-    };
-    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once).is_ok()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::transport::{Connect, Part, Transport, set_address, set_size};
 use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
 use crate::bus::{BusDevice, Outcome};
-use crate::{Change, ChangeError, lock};
+use crate::{Change, ChangeError, Query, Report, lock};
 
 /// Register offsets (4.2.2).
 const MAGIC: u64 = 0x000;
@@ -105,6 +105,10 @@ impl VirtioTransport for VirtioMmio {
 
     fn change(&self, change: &Change) -> Result<(), ChangeError> {
         lock(&self.0).transport.change(change)
+    }
+
+    fn query(&self, query: Query) -> Result<Report, ChangeError> {
+        lock(&self.0).transport.query(query)
     }
 
     fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {

@@ -34,6 +34,12 @@ mod rng;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;
+#[cfg(any(
+    feature = "virtio-balloon",
+    feature = "virtio-blk",
+    feature = "virtio-net"
+))]
+mod timer;
 mod transport;
 #[cfg(feature = "virtio-vsock")]
 mod vsock;
@@ -63,7 +69,7 @@ pub use transport::Connect;
 pub use vsock::{Vsock, VsockError};
 pub use worker::{Interrupt, Queues};
 
-use crate::{Change, ChangeError};
+use crate::{Change, ChangeError, Query, Report};
 
 /// What wakes a running device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +155,16 @@ pub trait VirtioDevice: Debug + Send {
         Err(ChangeError::Foreign)
     }
 
+    /// Tells something of the device, at once: nobody waits for the guest. `queues` are there while a driver uses the
+    /// device and the guest runs; without them nothing touches guest memory.
+    ///
+    /// # Errors
+    /// When it has no such thing to tell.
+    fn query(&mut self, query: Query, queues: Option<&mut Queues>) -> Result<Report, ChangeError> {
+        let _ = (query, queues);
+        Err(ChangeError::Foreign)
+    }
+
     /// The driver resets the device: whatever is in flight ends before this returns, and nothing
     /// touches guest memory afterwards.
     fn stop(&mut self) {}
@@ -185,6 +201,12 @@ pub trait VirtioTransport: Debug + Send + Sync {
     /// # Errors
     /// When a value is wrong, the device has no such part or is lost, or this cannot be now.
     fn change(&self, change: &Change) -> Result<(), ChangeError>;
+
+    /// Has a device tell something, in whatever state it is.
+    ///
+    /// # Errors
+    /// When the device has no such thing to tell, or is lost.
+    fn query(&self, query: Query) -> Result<Report, ChangeError>;
 
     /// Resets the device and gives it back, for another transport: nothing is behind this one any more.
     /// `None` when the device is lost.

@@ -28,7 +28,7 @@ use self::layout::{
 use super::transport::Transport;
 use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
 use crate::pci::{Config, Header, MsiSink, Msix, PBA_ENTRY, PciFunction, TABLE_ENTRY};
-use crate::{Change, ChangeError, lock};
+use crate::{Change, ChangeError, Query, Report, lock};
 
 /// Connects an address, where the driver notifies a queue with a write of any width, to an event,
 /// or disconnects it.
@@ -134,6 +134,10 @@ impl VirtioTransport for VirtioPci {
 
     fn change(&self, change: &Change) -> Result<(), ChangeError> {
         lock(&self.state).transport.change(change)
+    }
+
+    fn query(&self, query: Query) -> Result<Report, ChangeError> {
+        lock(&self.state).transport.query(query)
     }
 
     fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {

@@ -71,14 +71,14 @@ fn balloon() -> Bench {
     ram.write_slice(&[1; 0x1_0000], GuestAddress(VICTIM))
         .unwrap();
     let config = BalloonConfig {
-        id: None,
-        target: None,
         deflate_on_oom: true,
         free_page_reporting: true,
+        free_page_hinting: true,
+        ..BalloonConfig::default()
     };
     let guest = ram.clone();
     Bench {
-        device: Box::new(Balloon::new(&config, 1 << 20)),
+        device: Box::new(Balloon::new(&config, 1 << 20).unwrap()),
         ram,
         host: Box::new(move || {
             let gone = |page: &u64| {

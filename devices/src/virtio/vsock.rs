@@ -24,12 +24,13 @@ use rustix::net::{RecvFlags, recv};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
 pub use self::listener::VsockError;
-use self::listener::{Listener, connect_to};
+use self::listener::connect_to;
 use self::packet::{HEADER, HOST, Header, STREAM, op};
 use self::stream::{BUFFER, Broken, Ports, Stream};
 use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
 use crate::Rare;
 use crate::config::VsockConfig;
+use crate::socket::SocketFile;
 
 const QUEUE_SIZE: u16 = 256;
 const RECEIVE: usize = 0;
@@ -65,7 +66,7 @@ struct Client {
 #[derive(Debug)]
 pub struct Vsock {
     cid: u64,
-    listener: Listener,
+    listener: SocketFile,
     epoll: OwnedFd,
     streams: BTreeMap<u64, Stream>,
     /// The numbers of the streams.
@@ -97,10 +98,10 @@ impl Vsock {
     /// # Errors
     /// See [`VsockError`].
     pub fn open(config: &VsockConfig) -> Result<Self, VsockError> {
-        let listener = Listener::bind(&config.path)?;
+        let listener = listener::bind(&config.path)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?;
         let data = EventData::new_u64(LISTENER);
-        epoll::add(&epoll, &listener.socket, data, EventFlags::IN).map_err(io::Error::from)?;
+        epoll::add(&epoll, listener.listener(), data, EventFlags::IN).map_err(io::Error::from)?;
         Ok(Self {
             cid: config.cid.into(),
             listener,
@@ -252,7 +253,7 @@ impl Vsock {
         if !self.has_place() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let mut path = self.listener.path.as_os_str().to_owned();
+        let mut path = self.listener.path().as_os_str().to_owned();
         path.push(format!("_{}", ports.host));
         let socket = connect_to(path.as_encoded_bytes())?;
         self.add(Stream::new(socket, ports, op::RESPONSE, Some(request)));
@@ -293,7 +294,7 @@ impl Vsock {
     fn accept(&mut self) -> bool {
         for _ in 0..MAX_CLIENTS {
             // None left, or none for want of descriptors: the next event tries again.
-            let Ok((socket, _)) = self.listener.socket.accept() else {
+            let Ok((socket, _)) = self.listener.listener().accept() else {
                 return false;
             };
             if self.clients.len() >= MAX_CLIENTS

@@ -263,62 +263,85 @@ impl Activated {
     }
 }
 
-/// A device on its thread.
+/// The thread of a device. It is made before the guest runs and waits for the driver, so that a vCPU that starts a
+/// device starts no thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    /// Devices for the thread; it ends when there can be no more.
+    orders: Option<mpsc::Sender<Service>>,
+    /// Devices that were stopped.
+    stopped: mpsc::Receiver<Activated>,
+    wakes: Arc<Wakes>,
+    /// While a device runs: what tells it to stop, seen between one event and the next, whatever else is ready;
+    /// and what it is to do.
+    running: Option<(Arc<AtomicBool>, mpsc::Sender<Call>)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What wakes a device's thread besides doorbells and sources.
+#[derive(Debug)]
+struct Wakes {
+    /// It shall stop.
     stop: EventFd,
-    /// Seen between one event and the next, whatever else is ready.
-    stopping: Arc<AtomicBool>,
-    calls: mpsc::Sender<Call>,
+    /// There are calls.
     called: EventFd,
-    thread: JoinHandle<Option<Activated>>,
+    /// Something is left over.
+    again: EventFd,
 }
 
 impl Worker {
-    /// Moves a device and its queues to a thread of their own. Gives them back when there can be no thread.
-    pub(crate) fn start(activated: Activated) -> Result<Self, (Activated, io::Error)> {
-        // The device goes to the thread when all that can fail is done.
-        let (sender, receiver) = mpsc::channel();
-        let stopping = Arc::clone(&activated.queues.stopping);
-        let name = activated.device.name();
-        let prepared = (|| {
-            let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
-            let (stop, called, again) = (event()?, event()?, event()?);
-            let events =
-                EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
-            let for_thread = (stop.try_clone()?, called.try_clone()?, again);
-            let thread = thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(move || {
-                    let service: Service = receiver.recv().ok()?;
+    /// # Errors
+    /// When the host refuses a thread or its events.
+    pub(crate) fn new(name: &'static str) -> io::Result<Self> {
+        let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
+        let wakes = Arc::new(Wakes {
+            stop: event()?,
+            called: event()?,
+            again: event()?,
+        });
+        let mut events = EventManager::new().map_err(|error| match error {
+            event_manager::Error::Epoll(errno) => errno.into(),
+            other => io::Error::other(other.to_string()),
+        })?;
+        let (orders, for_thread) = mpsc::channel::<Service>();
+        let (sender, stopped) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                for service in for_thread {
                     let _guard = Panic(Arc::clone(&service.activated.queues.interrupt), name);
-                    run(events, service)
-                })?;
-            Ok((stop, called, for_thread, thread))
-        })();
-        match prepared {
-            Ok((stop, called, for_thread, thread)) => {
-                stopping.store(false, Ordering::SeqCst);
-                let (calls, to_do) = mpsc::channel();
-                // It waits for nothing else.
-                let _ = sender.send(Service {
-                    activated,
-                    left_over: Wanted::default(),
-                    stop: for_thread.0,
-                    called: for_thread.1,
-                    again: for_thread.2,
-                    calls: to_do,
-                });
-                Ok(Self {
-                    stop,
-                    stopping,
-                    calls,
-                    called,
-                    thread,
-                })
-            }
-            Err(error) => Err((activated, error)),
-        }
+                    let Some(activated) = run(&mut events, service) else {
+                        return;
+                    };
+                    if sender.send(activated).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self {
+            orders: Some(orders),
+            stopped,
+            wakes,
+            running: None,
+            thread: Some(thread),
+        })
+    }
+
+    /// Moves a device and its queues to the thread; says whether there still is one.
+    pub(crate) fn start(&mut self, activated: Activated) -> bool {
+        let stopping = Arc::clone(&activated.queues.stopping);
+        stopping.store(false, Ordering::SeqCst);
+        let (calls, to_do) = mpsc::channel();
+        let service = Service {
+            activated,
+            left_over: Wanted::default(),
+            wakes: Arc::clone(&self.wakes),
+            calls: to_do,
+        };
+        let orders = self.orders.as_ref();
+        let is_there = orders.is_some_and(|orders| orders.send(service).is_ok());
+        self.running = is_there.then_some((stopping, calls));
+        is_there
     }
 
     /// Has the device's thread do something between two events; gives what came of it, or `None` when the
@@ -332,9 +355,9 @@ impl Worker {
             // Whoever has called waits, unless the machine ends.
             call(device, queues).map(|value| drop(sender.send(value)))
         });
-        self.calls.send(call).ok()?;
+        self.running.as_ref()?.1.send(call).ok()?;
         // A full counter means that it wakes anyway.
-        let _ = self.called.write(1);
+        let _ = self.wakes.called.write(1);
         answer.recv().ok()
     }
 
@@ -348,13 +371,25 @@ impl Worker {
         });
     }
 
-    /// Stops the thread after the request that it is at; gives back what it served, with what is in flight
+    /// Stops the device after the request that it is at; gives back what the thread served, with what is in flight
     /// still in flight, or `None` when the thread panicked.
-    pub(crate) fn stop(self) -> Option<Activated> {
-        self.stopping.store(true, Ordering::SeqCst);
-        // The counter cannot overflow: this is its only write.
-        let _ = self.stop.write(1);
-        self.thread.join().ok().flatten()
+    pub(crate) fn stop(&mut self) -> Option<Activated> {
+        let (stopping, _) = self.running.take()?;
+        stopping.store(true, Ordering::SeqCst);
+        // The counter cannot overflow: the thread resets it.
+        let _ = self.wakes.stop.write(1);
+        self.stopped.recv().ok()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.stop());
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported by `Panic`.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -372,7 +407,7 @@ impl Drop for Panic {
     }
 }
 
-fn run(mut events: EventManager<Service>, service: Service) -> Option<Activated> {
+fn run(events: &mut EventManager<Service>, service: Service) -> Option<Activated> {
     let id = events.add_subscriber(service);
     loop {
         match events.run() {
@@ -385,7 +420,15 @@ fn run(mut events: EventManager<Service>, service: Service) -> Option<Activated>
             break;
         }
     }
-    let mut activated = events.remove_subscriber(id).ok()?.activated;
+    let Service {
+        mut activated,
+        wakes,
+        ..
+    } = events.remove_subscriber(id).ok()?;
+    for event in [&wakes.stop, &wakes.called, &wakes.again] {
+        // Reading only resets the counter, for the next driver.
+        let _ = event.read();
+    }
     activated.resumed = true;
     Some(activated)
 }
@@ -404,11 +447,8 @@ static UNWATCHED: Rare = Rare::new();
 struct Service {
     activated: Activated,
     left_over: Wanted,
-    /// Wakes for what is left over.
-    again: EventFd,
-    stop: EventFd,
+    wakes: Arc<Wakes>,
     calls: mpsc::Receiver<Call>,
-    called: EventFd,
 }
 
 impl Service {
@@ -444,7 +484,7 @@ impl Service {
         }
         self.left_over.0 |= wanted.0;
         // A full counter means that it wakes anyway.
-        let _ = self.again.write(1);
+        let _ = self.wakes.again.write(1);
         Ok(())
     }
 
@@ -468,9 +508,9 @@ impl Service {
             .enumerate()
             .map(|(number, fd)| (*fd, Wanted::bit(Event::Source(number))));
         let own = [
-            (self.stop.as_raw_fd(), STOP),
-            (self.again.as_raw_fd(), AGAIN),
-            (self.called.as_raw_fd(), CALLED),
+            (self.wakes.stop.as_raw_fd(), STOP),
+            (self.wakes.again.as_raw_fd(), AGAIN),
+            (self.wakes.called.as_raw_fd(), CALLED),
         ];
         doorbells.chain(sources).chain(own).collect()
     }
@@ -530,7 +570,7 @@ impl MutEventSubscriber for Service {
             }
         }
         if self.left_over != Wanted::default() {
-            let _ = self.again.write(1);
+            let _ = self.wakes.again.write(1);
         }
     }
 }

@@ -51,6 +51,8 @@ const PARTS: [(&str, &[(&str, &str)]); 4] = [
             ("id=", ""),
             ("deflate-on-oom", ""),
             ("free-page-reporting", ""),
+            ("free-page-hinting", ""),
+            ("stats-interval=", ""),
         ],
     ),
 ];

@@ -8,30 +8,23 @@ mod protocol;
 #[cfg(feature = "schema")]
 pub(crate) mod schema;
 
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use devices::socket::{Clients, LONGEST, SocketError, SocketFile};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Access, Mode, access, fchmod};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
-};
 
 use self::client::Client;
 use crate::Error;
 use crate::control::handle::VmHandle;
 use crate::control::wake::Wake;
-use crate::error::with_text;
 
 pub use self::protocol::PROTOCOL;
 
@@ -51,58 +44,21 @@ const AT_ONCE: Timespec = Timespec {
 
 /// A socket in the file system on which nobody is served yet.
 #[derive(Debug)]
-pub struct ControlSocket {
-    listener: UnixListener,
-    file: SocketFile,
-}
+pub struct ControlSocket(SocketFile);
 
-/// Its name, which is taken away with it.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    /// Device and inode.
-    identity: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Somebody may have put something else there.
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// What is at the path of a control socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// Nothing.
-    Free,
-    /// A socket whose process is gone.
-    Stale,
-}
-
-fn refused(path: &Path, cause: String, cure: &str) -> Error {
-    Error::Config {
-        field: "control".into(),
-        value: path.display().to_string(),
-        cause,
-        cure: cure.to_owned(),
-    }
-}
-
-/// The same, where it is the host that refuses.
-fn refused_by_host(path: &Path, source: io::Error, cure: &str) -> Error {
+fn refused(path: &Path, error: SocketError) -> Error {
+    let cure = match &error {
+        SocketError::InUse => "name another path, or end the other VM first",
+        SocketError::NoSocket => "name a path where nothing is",
+        SocketError::TooLong(_) => "name a shorter path, or one that begins at the current folder",
+        _ => "name a path in a folder that is there and can be written",
+    };
     Error::Refused {
         field: "control".into(),
         value: path.display().to_string(),
-        source,
+        source: error.into(),
         cure: cure.to_owned(),
     }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl ControlSocket {
@@ -111,76 +67,19 @@ impl ControlSocket {
     /// # Errors
     /// When there is something else, or a VMM that is not gone, or the socket cannot be made.
     pub fn bind(path: &Path) -> Result<Self, Error> {
-        let refuse = |error: io::Error, cure: &str| refused_by_host(path, error, cure);
-        if Self::check(path)? == Place::Stale {
-            fs::remove_file(path).map_err(|error| refuse(error, "name another path"))?;
-        }
-        let made = (|| {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            // Before it has a name, so that nobody else can connect at any time.
-            fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-            bind(&socket, &SocketAddrUnix::new(path)?)?;
-            listen(&socket, 128)?;
-            Ok::<_, Errno>(socket)
-        })();
-        let socket = made
-            .map_err(|errno| refuse(errno.into(), "name a path in a folder that can be written"))?;
-        let identity =
-            identity(path).map_err(|error| refuse(error, "name a path where nothing is"))?;
-        Ok(Self {
-            listener: socket.into(),
-            file: SocketFile {
-                path: path.to_owned(),
-                identity,
-            },
-        })
+        SocketFile::bind(path, LONGEST, Clients::Owner)
+            .map(Self)
+            .map_err(|error| refused(path, error))
     }
 
     /// Finds out whether a socket can be made at a path, without making it.
     ///
     /// # Errors
     /// When there is something else, or somebody listens there.
-    pub fn check(path: &Path) -> Result<Place, Error> {
-        if SocketAddrUnix::new(path).is_err() {
-            return Err(refused(
-                path,
-                "the path of a socket has 107 bytes at most".to_owned(),
-                "name a shorter one, or one that begins at the current folder",
-            ));
-        }
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => Err(refused(
-                path,
-                "there is something else than a socket".to_owned(),
-                "name a path where nothing is",
-            )),
-            Ok(_) => match UnixStream::connect(path) {
-                // Nobody listens: its process is gone.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Place::Stale),
-                _ => Err(refused(
-                    path,
-                    "another process listens there".to_owned(),
-                    "name another path, or end the other VM first",
-                )),
-            },
-            Err(_) => {
-                let folder = path
-                    .parent()
-                    .filter(|folder| !folder.as_os_str().is_empty());
-                let folder = folder.unwrap_or(Path::new("."));
-                match access(folder, Access::WRITE_OK | Access::EXEC_OK) {
-                    Ok(()) => Ok(Place::Free),
-                    Err(errno) => Err(refused_by_host(
-                        path,
-                        with_text(errno.into(), |error| {
-                            format!("the folder that it is in: {error}")
-                        }),
-                        "name a path in a folder that is there and can be written",
-                    )),
-                }
-            }
-        }
+    pub fn check(path: &Path) -> Result<(), Error> {
+        SocketFile::check(path, LONGEST)
+            .map(drop)
+            .map_err(|error| refused(path, error))
     }
 
     /// Serves clients until the server is dropped.
@@ -191,7 +90,7 @@ impl ControlSocket {
         let wake = Arc::new(Wake::new()?);
         let stop = Arc::new(AtomicBool::new(false));
         let mut server = Server {
-            listener: self.listener,
+            listener: self.0,
             clients: Vec::new(),
             handle,
             wake: Arc::clone(&wake),
@@ -205,7 +104,6 @@ impl ControlSocket {
             wake,
             stop,
             thread: Some(thread),
-            _file: self.file,
         })
     }
 }
@@ -217,7 +115,6 @@ pub struct ControlServer {
     wake: Arc<Wake>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    _file: SocketFile,
 }
 
 impl Drop for ControlServer {
@@ -232,7 +129,8 @@ impl Drop for ControlServer {
 
 /// What the thread owns.
 struct Server {
-    listener: UnixListener,
+    /// Until the thread ends: then its file is gone, too.
+    listener: SocketFile,
     clients: Vec<Client>,
     handle: VmHandle,
     wake: Arc<Wake>,
@@ -263,7 +161,7 @@ impl Server {
     fn turn(&mut self, limit: Option<&Timespec>) {
         let mut fds = vec![
             PollFd::new(&*self.wake, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
+            PollFd::new(self.listener.listener(), PollFlags::IN),
         ];
         let mut limit = limit;
         for client in &self.clients {
@@ -308,7 +206,7 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        let stream = match self.listener.accept() {
+        let stream = match self.listener.listener().accept() {
             Ok((stream, _)) => stream,
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {

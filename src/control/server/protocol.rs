@@ -140,7 +140,8 @@ pub(crate) fn answer(id: Option<&Value>, result: &Result<Reply, CommandError>) -
                 CommandError::Ended(_) => ("ended", None),
                 CommandError::NoDevice { .. }
                 | CommandError::Foreign { .. }
-                | CommandError::Device { .. } => ("device", None),
+                | CommandError::Device { .. }
+                | CommandError::Query { .. } => ("device", None),
                 CommandError::Host { .. } => ("host", None),
             };
             let mut message = error.to_string();

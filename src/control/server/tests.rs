@@ -5,6 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use std::fs;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
 use super::*;
 use crate::control::event::Happening;
 
@@ -226,7 +230,7 @@ fn a_socket_is_its_owner_s_alone_and_gone_with_its_server() {
     let mode = fs::metadata(bench.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let error = ControlSocket::bind(&bench.path()).unwrap_err();
-    assert!(error.to_string().contains("another process listens"));
+    assert!(error.chain().contains("another program listens"));
     // What is not ours any more stays.
     let path = bench.path();
     fs::remove_file(&path).unwrap();
@@ -235,7 +239,7 @@ fn a_socket_is_its_owner_s_alone_and_gone_with_its_server() {
     drop(bench.server);
     assert_eq!(fs::read(&path).unwrap(), b"something");
     let error = ControlSocket::bind(&path).unwrap_err();
-    assert!(error.to_string().contains("something else"));
+    assert!(error.chain().contains("which is no socket"));
     fs::remove_file(&path).unwrap();
     // A stale one is replaced.
     drop(UnixListener::bind(&path).unwrap());

@@ -3,7 +3,7 @@
 use super::*;
 use crate::bus::BusDevice;
 use crate::config::Limits;
-use crate::{Change, ChangeError, Link, TerminalSize};
+use crate::{Change, ChangeError, Hinting, Link, Query, TerminalSize};
 
 /// A disk behind its transport, with the least that a driver does.
 struct Disk {
@@ -267,15 +267,20 @@ fn a_device_has_its_own_parts_and_no_others() {
             columns: 1,
             rows: 1,
         }),
+        Change::Hinting(Hinting::Start),
     ];
     for (mut bench, has) in [
-        (disk(BlkEngine::Sync), [true, false, false, false]),
-        (net, [true, true, false, false]),
-        (balloon(), [false, false, true, false]),
-        (console, [false, false, false, true]),
-        (rng(), [false; 4]),
-        (vsock, [false; 4]),
+        (disk(BlkEngine::Sync), [true, false, false, false, false]),
+        (net, [true, true, false, false, false]),
+        (balloon(), [false, false, true, false, true]),
+        (console, [false, false, false, true, false]),
+        (rng(), [false; 5]),
+        (vsock, [false; 5]),
     ] {
+        for query in [Query::Statistics, Query::Hinting] {
+            let tells = bench.device.query(query, None) != Err(ChangeError::Foreign);
+            assert_eq!(tells, bench.device.name() == "virtio-balloon");
+        }
         for (change, has) in changes.iter().zip(has) {
             let result = bench.device.change(change, None);
             let expected = if has {
