@@ -8,11 +8,10 @@ use std::sync::Mutex;
 use std::thread;
 
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_reference::arch::kernel::{KernelHeader, KernelImage};
 use vmm_reference::arch::{
-    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform,
-    MachineConfig, MachinePlan, PlanError, Platform, VcpuId,
+    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, Kvm, KvmError, KvmIrqChip,
+    KvmPlatform, MachineConfig, MachinePlan, PlanError, Platform, VcpuFd, VcpuId, VmFd,
 };
 use vmm_reference::{Console, ExitReason, Happening, HostPlatform, Machine, Vm, VmConfig};
 

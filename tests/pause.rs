@@ -241,9 +241,8 @@ fn a_machine_may_begin_paused_and_ends_before_it_runs() {
 #[test]
 fn a_reset_starts_the_machine_again() {
     for on_reboot in [OnReboot::Exit, OnReboot::Restart] {
-        let machine = Machine::with(READ, Console::null(), |config| VmConfig {
-            on_reboot,
-            ..config
+        let machine = Machine::with(READ, Console::null(), |config| {
+            config.with_on_reboot(on_reboot)
         });
         for times in 1..4 {
             machine.done(Command::Reset {});
@@ -273,15 +272,8 @@ fn a_restart_opens_nothing_again() {
     let path = |name: &str| folder.path().join(name);
     std::fs::write(path("initrd"), [0; 5000]).unwrap();
     std::fs::write(path("disk"), [0; 4096]).unwrap();
-    let disk = BlkConfig {
-        path: path("disk"),
-        ..BlkConfig::default()
-    };
-    let sockets = VsockConfig {
-        id: None,
-        cid: 3,
-        path: path("vsock"),
-    };
+    let disk = BlkConfig::new(path("disk"));
+    let sockets = VsockConfig::new(3, path("vsock"));
     let machine = Machine::with(READ, Console::file(&path("log")).unwrap(), |config| {
         config
             .with_initrd(path("initrd"))

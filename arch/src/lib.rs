@@ -33,3 +33,9 @@ pub use platform::{
     Platform, SEED, VcpuId, WiredRoute,
 };
 pub use resources::{Resources, virtio_mmio};
+
+// What backends use of crates that have no version 1.0 yet, by names of our own: who writes a backend gets the
+// versions that the core has. `GuestRam` is vm-memory's.
+pub use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
+pub use vm_memory::GuestMemoryError as MemoryError;
+pub use vmm_sys_util::eventfd::EventFd;

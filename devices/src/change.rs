@@ -8,6 +8,7 @@ use crate::config::{Limits, OptionError, size_with_unit};
 
 /// A change of a device that is there, whether a driver uses it or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Change {
@@ -38,6 +39,7 @@ const MAX_NAME: usize = 4095;
 
 /// What is to become of free page hinting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Hinting {
     /// The guest names its free pages, and may use them again once it has named all.
@@ -50,6 +52,7 @@ pub enum Hinting {
 
 /// The state of a network device's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Link {
     /// Frames pass.
@@ -60,6 +63,7 @@ pub enum Link {
 
 /// The size of a terminal, each side 1 at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TerminalSize {
     /// Characters in a line.

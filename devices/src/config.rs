@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 mod balloon;
+mod builders;
 mod file;
 mod id;
 mod limits;
@@ -94,6 +95,7 @@ fn parse_queue_size(text: &str) -> Result<u16, OptionError> {
 /// How a disk's requests reach the host's kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum BlkEngine {
     /// io_uring where the host allows it.
     #[default]
@@ -132,6 +134,7 @@ impl FromStr for BlkEngine {
     deny_unknown_fields,
     default
 )]
+#[non_exhaustive]
 pub struct BlkConfig {
     /// What commands call it; without it, `blk` and how many disks come before it.
     #[serde(deserialize_with = "id::in_file")]
@@ -249,6 +252,7 @@ impl FromStr for BlkConfig {
     deny_unknown_fields,
     default
 )]
+#[non_exhaustive]
 pub struct NetConfig {
     /// What commands call it; without it, `net` and how many network devices come before it.
     #[serde(deserialize_with = "id::in_file")]
@@ -394,6 +398,7 @@ impl FromStr for NetConfig {
 /// Sockets between host and guest: `cid=N,path=SOCKET`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub struct VsockConfig {
     /// What commands call it; without it, `vsock0`.
     #[serde(default, deserialize_with = "id::in_file")]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Something to ask a device for, whether a driver uses it or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Query {
@@ -27,6 +28,7 @@ impl Query {
 
 /// What a device tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Report {
@@ -38,6 +40,7 @@ pub enum Report {
 
 /// A balloon and its guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct BalloonStatistics {
     /// Bytes that the guest is asked to give to the balloon.
@@ -56,6 +59,7 @@ pub struct BalloonStatistics {
 ///
 /// The first ten are those of VIRTIO 1.3, 5.5.6.4; Linux 6.12 has the others too (uapi `linux/virtio_balloon.h`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct GuestStatistics {
@@ -113,6 +117,7 @@ pub struct GuestStatistics {
 
 /// How far the guest is with naming its free pages (VIRTIO 1.3, 5.5.6.5).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct HintingStatus {
     /// What of it goes on.
@@ -130,6 +135,7 @@ pub struct HintingStatus {
 
 /// A run of free page hinting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum HintingState {

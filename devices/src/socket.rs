@@ -48,6 +48,21 @@ impl From<Errno> for SocketError {
     }
 }
 
+/// With the kind that the host gave, or would give.
+impl From<SocketError> for io::Error {
+    fn from(error: SocketError) -> Self {
+        let kind = match &error {
+            SocketError::InUse => io::ErrorKind::AddrInUse,
+            SocketError::NoSocket => io::ErrorKind::AlreadyExists,
+            SocketError::TooLong(_) | SocketError::Host(_) => io::ErrorKind::InvalidInput,
+        };
+        match error {
+            SocketError::Host(error) => error,
+            error => Self::new(kind, error),
+        }
+    }
+}
+
 /// Who may connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clients {

@@ -16,12 +16,10 @@ const RAM: usize = 64 << 10;
 const QUEUES: u32 = 5;
 
 fuzz_target!(|data: &[u8]| {
-    let config = BalloonConfig {
-        free_page_reporting: true,
-        free_page_hinting: true,
-        stats_interval: 1,
-        ..BalloonConfig::default()
-    };
+    let config = BalloonConfig::default()
+        .with_free_page_reporting()
+        .with_free_page_hinting()
+        .with_stats_interval(1);
     let mut balloon = Balloon::new(&config, RAM as u64).expect("a timer");
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).expect("RAM");
     // Behind what the host and the driver agree on, rings and buffers are what the input says.

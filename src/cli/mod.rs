@@ -443,7 +443,9 @@ pub(crate) fn main() -> ExitCode {
     result.unwrap_or_else(|failure| {
         failure.report();
         match *failure.error {
-            Error::Config { .. } | Error::Plan(_) | Error::Boot { .. } => USAGE.into(),
+            Error::Config { .. } | Error::Refused { .. } | Error::Plan(_) | Error::Boot { .. } => {
+                USAGE.into()
+            }
             _ => FAILED.into(),
         }
     })

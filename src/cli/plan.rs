@@ -124,7 +124,7 @@ fn page_size(pages: HugePages, planned_for: PlannedFor) -> Option<u64> {
     match pages {
         HugePages::Off => here.then(|| rustix::param::page_size() as u64),
         HugePages::Transparent => here.then(transparent_page_bytes),
-        HugePages::Reserved2M | HugePages::Reserved1G => pages.reserved_bytes(),
+        reserved => reserved.reserved_bytes(),
     }
 }
 
@@ -138,9 +138,7 @@ impl Printed<'_> {
         let pages = match self.huge_pages {
             HugePages::Off => format!("pages{size}"),
             HugePages::Transparent => format!("transparent huge pages{size}"),
-            HugePages::Reserved2M | HugePages::Reserved1G => {
-                format!("huge pages{size}, all reserved at the start")
-            }
+            _ => format!("huge pages{size}, all reserved at the start"),
         };
         format!("{} memory in {pages}", self.memory_backing)
     }

@@ -1,5 +1,6 @@
 //! What a user may ask for: plain data that a file can hold.
 
+mod builders;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -32,6 +33,7 @@ use crate::Error;
     default,
     expecting = "a table with the keys of a VM"
 )]
+#[non_exhaustive]
 pub struct VmConfig {
     /// The kernel image; without one the built-in guest boots.
     pub kernel: Option<PathBuf>,
@@ -124,97 +126,6 @@ impl Default for VmConfig {
 }
 
 impl VmConfig {
-    /// Boots this kernel.
-    #[must_use]
-    pub fn with_kernel(mut self, path: impl Into<PathBuf>) -> Self {
-        self.kernel = Some(path.into());
-        self
-    }
-
-    /// Gives the kernel this initial RAM disk.
-    #[must_use]
-    pub fn with_initrd(mut self, path: impl Into<PathBuf>) -> Self {
-        self.initrd = Some(path.into());
-        self
-    }
-
-    /// Replaces the default kernel command line.
-    #[must_use]
-    pub fn with_cmdline(mut self, text: impl Into<String>) -> Self {
-        self.cmdline = Some(text.into());
-        self
-    }
-
-    /// Adds to the kernel command line.
-    #[must_use]
-    pub fn with_append(mut self, text: impl Into<String>) -> Self {
-        self.append = Some(text.into());
-        self
-    }
-
-    /// Sets guest RAM in MiB.
-    #[must_use]
-    pub fn with_memory_mib(mut self, mib: u32) -> Self {
-        self.guest_memory = MemorySize::mib(mib);
-        self
-    }
-
-    /// Says where the pages of guest RAM come from.
-    #[must_use]
-    pub fn with_memory_backing(mut self, backing: MemoryBacking) -> Self {
-        self.memory_backing = backing;
-        self
-    }
-
-    /// Says which large pages guest RAM has.
-    #[must_use]
-    pub fn with_huge_pages(mut self, pages: HugePages) -> Self {
-        self.huge_pages = pages;
-        self
-    }
-
-    /// Lets the guest have more memory than the host has.
-    #[must_use]
-    pub fn with_overcommit(mut self) -> Self {
-        self.overcommit = true;
-        self
-    }
-
-    /// Sets the number of vCPUs.
-    #[must_use]
-    pub fn with_vcpus(mut self, vcpus: u32) -> Self {
-        self.vcpus = vcpus;
-        self
-    }
-
-    /// Adds a disk.
-    #[must_use]
-    pub fn with_disk(mut self, disk: BlkConfig) -> Self {
-        self.blk.push(disk);
-        self
-    }
-
-    /// Adds a network device.
-    #[must_use]
-    pub fn with_net(mut self, net: NetConfig) -> Self {
-        self.net.push(net);
-        self
-    }
-
-    /// Adds sockets between host and guest.
-    #[must_use]
-    pub fn with_vsock(mut self, vsock: VsockConfig) -> Self {
-        self.vsock = Some(vsock);
-        self
-    }
-
-    /// Adds a virtio console; where it goes is what the machine is given.
-    #[must_use]
-    pub fn with_console(mut self, target: ConsoleTarget) -> Self {
-        self.console = Some(target);
-        self
-    }
-
     /// Checks that the kernel, the initrd and the disks can be opened and that the kernel is one,
     /// without loading anything.
     ///

@@ -46,6 +46,7 @@ pub struct Console {
 
 /// Where the consoles of a VM go. One [`Console`] stands for the serial console alone.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Consoles {
     /// The serial console.
     pub serial: Console,
@@ -57,6 +58,13 @@ impl Consoles {
     /// Both, by the names of their options.
     pub(crate) fn each(&self) -> [(&'static str, &Console); 2] {
         [("serial", &self.serial), ("console", &self.virtio)]
+    }
+}
+
+/// Neither goes anywhere.
+impl Default for Consoles {
+    fn default() -> Self {
+        Console::null().into()
     }
 }
 

@@ -11,6 +11,7 @@ use crate::control::metrics::Metrics;
 
 /// Something to ask a machine for, by [`VmHandle::command`](crate::VmHandle::command).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Command {
@@ -104,6 +105,7 @@ impl Command {
 
 /// What a machine does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum State {
@@ -130,6 +132,7 @@ impl fmt::Display for State {
 
 /// What came of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Reply {
@@ -148,6 +151,7 @@ pub enum Reply {
 
 /// A machine and its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Status {
     /// What it does.
@@ -177,6 +181,7 @@ impl Status {
 
 /// A device that commands can name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct DeviceStatus {
     /// Its name.
@@ -313,10 +318,7 @@ mod tests {
 
     #[test]
     fn a_device_and_one_change_of_it() {
-        let limits = crate::Limits {
-            bw: Some(1 << 20),
-            ..crate::Limits::default()
-        };
+        let limits = crate::Limits::default().with_bw(1 << 20);
         let size = TerminalSize {
             columns: 80,
             rows: 25,

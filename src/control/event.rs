@@ -10,6 +10,7 @@ use devices::micros;
 use crate::Error;
 use crate::control::command::State;
 use crate::control::wake::Wake;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 /// Events kept for a subscriber who does not fetch them.
@@ -17,6 +18,7 @@ const KEPT: usize = 256;
 
 /// Something that happened, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Event {
     /// What happened.
@@ -30,6 +32,7 @@ pub struct Event {
 
 /// What can happen to a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Happening {
@@ -200,6 +203,25 @@ impl Subscription {
     }
 }
 
+impl Subscription {
+    /// The next event, or `None` when none has come after `timeout`.
+    #[must_use]
+    pub fn wait(&self, timeout: Duration) -> Option<Event> {
+        let start = Instant::now();
+        loop {
+            if let Some(event) = self.try_next() {
+                return Some(event);
+            }
+            let left = timeout
+                .checked_sub(start.elapsed())
+                .filter(|left| !left.is_zero())?;
+            let left = Timespec::try_from(left).ok();
+            // Interrupted or not: whether there is an event is what counts.
+            let _ = poll(&mut [PollFd::new(self, PollFlags::IN)], left.as_ref());
+        }
+    }
+}
+
 impl AsFd for Subscription {
     /// Becomes readable when there are events.
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -343,6 +365,19 @@ mod tests {
             assert_eq!(value["event"], what.name());
             assert_eq!(serde_json::from_value::<Happening>(value).unwrap(), what);
         }
+    }
+
+    #[test]
+    fn an_event_can_be_waited_for() {
+        let publisher = Publisher::default();
+        let subscription = publisher.subscribe().unwrap();
+        assert_eq!(subscription.wait(Duration::ZERO), None);
+        assert_eq!(subscription.wait(Duration::from_millis(1)), None);
+        std::thread::scope(|scope| {
+            scope.spawn(|| publisher.publish(restart(1)));
+            let event = subscription.wait(Duration::MAX).unwrap();
+            assert_eq!(event.what, restart(1));
+        });
     }
 
     #[test]

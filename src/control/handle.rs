@@ -23,7 +23,7 @@ use crate::control::event::{Happening, Publisher, Subscription, millis};
 use crate::control::metrics::Resident;
 
 /// Why a VM ended without a failure of the VMM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExitReason {
     /// The guest powered itself off.
@@ -36,13 +36,17 @@ pub enum ExitReason {
     Stopped,
 }
 
-/// How a guest crashed. `Display` is a part of a sentence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a guest crashed. `Display` is a part of a sentence, without the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Crash {
     /// The vCPU that crashed, or told of it.
     pub vcpu: u32,
     /// What happened.
     pub cause: CrashCause,
+    /// The vCPU's registers, the instruction that it was at and the last console output, several lines, in a form
+    /// that depends on the architecture. Control characters of the guest's are replaced.
+    pub report: String,
 }
 
 impl fmt::Display for Crash {
@@ -356,7 +360,7 @@ impl VmHandle {
         life.stage = Stage::Ended;
         let reason = match outcome {
             Some(Ok(reason)) => reason.to_string(),
-            Some(Err(error)) => error.to_string(),
+            Some(Err(error)) => error.chain(),
             None => "its thread panicked, which is a fault of the VMM".to_owned(),
         };
         self.publish(Happening::Ended {

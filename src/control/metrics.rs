@@ -52,6 +52,7 @@ impl VcpuCounters {
 
 /// What a machine has done since it was built; a restart does not begin anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Metrics {
     /// How often vCPUs left the guest for the VMM, by what for.
@@ -115,6 +116,7 @@ impl Metrics {
 
 /// Exits of all vCPUs together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Exits {
     /// Reads of ports.

@@ -153,11 +153,11 @@ fn disk(
 /// `place` is the disk's in the configuration.
 #[cfg(feature = "virtio-blk")]
 fn refused_disk(place: usize, config: &BlkConfig) -> impl Fn(devices::virtio::BlockError) -> Error {
-    move |error| Error::Config {
+    move |error| Error::Refused {
         field: ConfigPath::from("blk").item(place).key("path"),
         value: config.path.display().to_string(),
-        cause: error.to_string(),
         cure: error.cure(),
+        source: error.into(),
     }
 }
 
@@ -177,11 +177,11 @@ fn refused_net(place: usize, config: &NetConfig) -> impl Fn(devices::virtio::Net
             }
             _ => crate::config::tap_of(place, config),
         };
-        Error::Config {
+        Error::Refused {
             field,
             value,
-            cause: error.to_string(),
             cure: error.cure(),
+            source: error.into(),
         }
     }
 }
@@ -194,10 +194,10 @@ fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
 
 #[cfg(feature = "virtio-vsock")]
 fn refused_vsock(config: &VsockConfig) -> impl Fn(devices::virtio::VsockError) -> Error {
-    |error| Error::Config {
+    |error| Error::Refused {
         field: ConfigPath::from("vsock").key("path"),
         value: config.path.display().to_string(),
-        cause: error.to_string(),
+        source: error.into(),
         cure: "name a socket that does not exist yet, with a short path, in a folder that can be \
                written"
             .to_owned(),

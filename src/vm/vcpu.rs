@@ -169,12 +169,17 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shar
             Flow::Continue => {}
             Flow::End(reason) => return shared.handle.end(Ok(reason)),
             Flow::Crash(cause) => {
-                let crash = Crash { vcpu: id, cause };
                 shared.handle.publish(Happening::GuestCrashed {
                     vcpu: id,
                     cause: cause.name().to_owned(),
                 });
-                log::warn!("the guest crashed: {crash}\n{}", report(&vcpu, shared));
+                let report = report(&vcpu, shared);
+                let crash = Crash {
+                    vcpu: id,
+                    cause,
+                    report,
+                };
+                log::warn!("the guest crashed: {crash}\n{}", crash.report);
                 return shared.handle.end(Ok(ExitReason::Crashed(crash)));
             }
             Flow::Fail(Failure { cause, cure }) => {

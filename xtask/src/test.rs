@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use crate::api;
 use crate::apt::Unavailable;
 use crate::build::{cargo, cargo_command, compile, fuzz_command, guests_command};
 use crate::first;
@@ -171,6 +172,15 @@ fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let mut doc = cargo_command();
     doc.args(["doc", "--workspace", "--no-deps"]);
     step("cargo doc", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+
+    if full {
+        cargo("clippy -p xtask --features=api -- -D warnings")?;
+        if let Some(reason) = api::listing(true)? {
+            println!("SKIPPED: {reason}");
+        }
+        cargo("clippy --features=schema --lib --examples --tests -- -D warnings")?;
+        cargo("test --features=schema --test control_schema")?;
+    }
 
     cargo("test --no-default-features --test planner")?;
     if full {

@@ -17,6 +17,7 @@ use super::{OptionError, file, id, ranges};
     deny_unknown_fields,
     default
 )]
+#[non_exhaustive]
 pub struct BalloonConfig {
     /// What commands call it; without it, `balloon0`.
     #[serde(deserialize_with = "id::in_file")]

@@ -5,6 +5,8 @@
 
 mod client;
 mod protocol;
+#[cfg(feature = "schema")]
+pub(crate) mod schema;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -44,17 +46,17 @@ const AT_ONCE: Timespec = Timespec {
 #[derive(Debug)]
 pub struct ControlSocket(SocketFile);
 
-fn refused(path: &Path, error: &SocketError) -> Error {
-    let cure = match error {
+fn refused(path: &Path, error: SocketError) -> Error {
+    let cure = match &error {
         SocketError::InUse => "name another path, or end the other VM first",
         SocketError::NoSocket => "name a path where nothing is",
         SocketError::TooLong(_) => "name a shorter path, or one that begins at the current folder",
         _ => "name a path in a folder that is there and can be written",
     };
-    Error::Config {
+    Error::Refused {
         field: "control".into(),
         value: path.display().to_string(),
-        cause: error.to_string(),
+        source: error.into(),
         cure: cure.to_owned(),
     }
 }
@@ -67,7 +69,7 @@ impl ControlSocket {
     pub fn bind(path: &Path) -> Result<Self, Error> {
         SocketFile::bind(path, LONGEST, Clients::Owner)
             .map(Self)
-            .map_err(|error| refused(path, &error))
+            .map_err(|error| refused(path, error))
     }
 
     /// Finds out whether a socket can be made at a path, without making it.
@@ -77,7 +79,7 @@ impl ControlSocket {
     pub fn check(path: &Path) -> Result<(), Error> {
         SocketFile::check(path, LONGEST)
             .map(drop)
-            .map_err(|error| refused(path, &error))
+            .map_err(|error| refused(path, error))
     }
 
     /// Serves clients until the server is dropped.

@@ -230,7 +230,7 @@ fn a_socket_is_its_owner_s_alone_and_gone_with_its_server() {
     let mode = fs::metadata(bench.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let error = ControlSocket::bind(&bench.path()).unwrap_err();
-    assert!(error.to_string().contains("another program listens"));
+    assert!(error.chain().contains("another program listens"));
     // What is not ours any more stays.
     let path = bench.path();
     fs::remove_file(&path).unwrap();
@@ -239,7 +239,7 @@ fn a_socket_is_its_owner_s_alone_and_gone_with_its_server() {
     drop(bench.server);
     assert_eq!(fs::read(&path).unwrap(), b"something");
     let error = ControlSocket::bind(&path).unwrap_err();
-    assert!(error.to_string().contains("which is no socket"));
+    assert!(error.chain().contains("which is no socket"));
     fs::remove_file(&path).unwrap();
     // A stale one is replaced.
     drop(UnixListener::bind(&path).unwrap());

@@ -100,6 +100,30 @@ impl From<io::Error> for BlockError {
     }
 }
 
+/// With the kind that the host gave, or would give.
+impl From<BlockError> for io::Error {
+    fn from(error: BlockError) -> Self {
+        use io::ErrorKind as Kind;
+        let kind = match &error {
+            BlockError::Open(_) | BlockError::TooManyFiles(_) => Kind::Other,
+            BlockError::Missing { .. } | BlockError::NoFolder { .. } => Kind::NotFound,
+            BlockError::Directory => Kind::IsADirectory,
+            BlockError::Denied { .. }
+            | BlockError::Immutable { .. }
+            | BlockError::NotOpenFor { .. } => Kind::PermissionDenied,
+            BlockError::ReadOnly(_) => Kind::ReadOnlyFilesystem,
+            BlockError::InUse { .. } => Kind::ResourceBusy,
+            BlockError::TextBusy => Kind::ExecutableFileBusy,
+            BlockError::Kind(_) | BlockError::Empty { .. } => Kind::InvalidInput,
+            BlockError::Uring { .. } | BlockError::Direct => Kind::Unsupported,
+        };
+        match error {
+            BlockError::Open(error) => error,
+            error => Self::new(kind, error),
+        }
+    }
+}
+
 impl BlockError {
     /// Opening the file of a disk failed.
     pub(super) fn of_open(config: &BlkConfig, error: io::Error) -> Self {

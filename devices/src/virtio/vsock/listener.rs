@@ -29,6 +29,21 @@ pub enum VsockError {
     Host(#[from] io::Error),
 }
 
+/// With the kind that the host gave, or would give.
+impl From<VsockError> for io::Error {
+    fn from(error: VsockError) -> Self {
+        let kind = match &error {
+            VsockError::InUse => io::ErrorKind::AddrInUse,
+            VsockError::NoSocket => io::ErrorKind::AlreadyExists,
+            VsockError::TooLong | VsockError::Host(_) => io::ErrorKind::InvalidInput,
+        };
+        match error {
+            VsockError::Host(error) => error,
+            error => Self::new(kind, error),
+        }
+    }
+}
+
 impl From<SocketError> for VsockError {
     fn from(error: SocketError) -> Self {
         match error {
