@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::Check;
+use super::check::Check;
 use super::landlock;
 
 /// A VM with a few devices has so many files open.
