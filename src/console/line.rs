@@ -30,6 +30,7 @@ use crate::control::event::Happening;
 use crate::control::handle::VmHandle;
 use crate::control::requests::Requests;
 use crate::timeline::OutputWatch;
+use crate::wake::Wake;
 
 /// Input of a terminal that is kept for a guest that does not read it, in bytes: so far the escape keys are
 /// looked for. What was typed beyond stays in the terminal.
@@ -84,7 +85,7 @@ pub(crate) struct Line {
     input: Option<File>,
     output: Option<File>,
     /// Stands in for an input that epoll refuses and that is always readable.
-    always_ready: EventFd,
+    always_ready: Wake,
     escape: Escape,
     port: Port,
     resized: Option<File>,
@@ -120,13 +121,13 @@ impl Line {
         console
             .start()
             .map_err(Error::host("cannot empty the console's file"))?;
+        let always_ready = Wake::new()?;
+        always_ready.set();
         let mut line = Self {
             number,
             input: console.input,
             output: console.output,
-            always_ready: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
-                .and_then(|event| event.write(1).map(|()| event))
-                .map_err(Error::host("cannot create an eventfd"))?,
+            always_ready,
             escape: Escape::new(console.escape),
             port,
             resized: console.resized,

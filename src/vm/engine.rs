@@ -12,7 +12,7 @@ use devices::micros;
 use crate::control::command::{Command, CommandError, Reply, State, Status};
 use crate::control::event::Happening;
 use crate::control::metrics::Metrics;
-use crate::devices::Lasting;
+use crate::devices::opened::Lasting;
 use crate::devices::registry::Registry;
 use crate::vm::main_loop::Engine;
 use crate::vm::vcpu::{Shared, VcpuThreads};

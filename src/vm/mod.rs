@@ -10,6 +10,7 @@ pub(crate) mod kick;
 pub(crate) mod machine;
 pub(crate) mod main_loop;
 pub(crate) mod opening;
+pub(crate) mod planned_for;
 pub(crate) mod planning;
 pub(crate) mod rehearsal;
 pub(crate) mod story;
