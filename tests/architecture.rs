@@ -34,8 +34,11 @@ const KVM_BINDINGS: [&str; 5] = [
 /// The one place of the core that names the host facade, and the build script that passes its
 /// findings on.
 const FACADE: [&str; 1] = ["src/backend.rs"];
-/// Crates whose files import each other in no circle, besides the backends.
-const WITHOUT_CIRCLES: [&str; 1] = ["arch/host"];
+/// Folders of crates whose files import each other in no circle, besides the backends.
+const WITHOUT_CIRCLES: [&str; 3] = ["arch/host/src/", "devices/src/", "src/"];
+/// Files that still do, with the reason:
+/// the command line, whose parts import its root for statuses and messages: a rework of it is under way.
+const IN_CIRCLES: [&str; 1] = ["src/cli/"];
 /// What the command line alone knows: its options that are no keys of a configuration, whose keys are options too.
 const OTHER_OPTIONS: [&str; 9] = [
     "help",
@@ -249,17 +252,24 @@ fn no_file_is_too_long_to_read() {
 
 #[test]
 fn no_files_import_each_other_in_a_circle() {
-    let backends = backends().into_iter().map(|name| format!("arch/{name}"));
-    for name in backends.chain(WITHOUT_CIRCLES.map(str::to_owned)) {
-        let folder = format!("{name}/src/");
+    let backends = backends()
+        .into_iter()
+        .map(|name| format!("arch/{name}/src/"));
+    for folder in backends.chain(WITHOUT_CIRCLES.map(str::to_owned)) {
         let files = sources(&folder);
+        // The binary is a crate of its own.
+        let is_library = files
+            .iter()
+            .any(|(name, _)| *name == format!("{folder}lib.rs"));
         let files = files
             .iter()
-            .map(|(name, text)| (&name[folder.len()..], &text[..]));
+            .filter(|(name, _)| !IN_CIRCLES.iter().any(|known| name.starts_with(known)))
+            .map(|(name, text)| (&name[folder.len()..], &text[..]))
+            .filter(|(name, _)| !(is_library && *name == "main.rs"));
         let circle = imports::Modules::new(files).circle();
         assert_eq!(
             circle, None,
-            "in {name}: move what they share to a file of its own"
+            "in {folder}: move what they share to a file of its own"
         );
     }
 }

@@ -224,9 +224,15 @@ fn paths(tokens: &[Token]) -> Vec<Named> {
             }
             Token::Word(_) => {
                 let before = found.len();
+                let colons = [Token::Mark(':'), Token::Mark(':')];
+                let is_foreign = tokens[..at].ends_with(&colons);
                 at = path(tokens, at, &mut Vec::new(), &mut found);
                 for named in &mut found[before..] {
                     named.public = public;
+                    // `::name` is another crate, whatever module has that name here: one without a name.
+                    if is_foreign {
+                        named.names.insert(0, String::new());
+                    }
                 }
                 continue;
             }
@@ -405,9 +411,9 @@ mod tests {
 
     #[test]
     fn what_comes_from_another_crate_or_who_may_see_an_item_is_no_import() {
-        let root = "mod a;\npub use other::Thing;\nuse a::A;";
+        let root = "mod a;\npub use other::Thing;\npub use ::a::Other;\nuse a::A;";
         assert_eq!(
-            circle(&[("lib.rs", root), ("a.rs", "use crate::Thing;")]),
+            circle(&[("lib.rs", root), ("a.rs", "use crate::{Other, Thing};")]),
             None
         );
         let child = "pub(in super::super) fn f() {}\npub(in crate::a) struct S;";
