@@ -269,6 +269,7 @@ mod tests {
         let range = AddressRange::new;
         let device = |kind, space, range, irq| DevicePlan {
             id: None,
+            messages: None,
             kind,
             space,
             range,
