@@ -14,6 +14,7 @@ mod console;
 #[cfg(any(feature = "virtio-blk", feature = "virtio-net"))]
 mod holder;
 // Each device uses its part of these.
+mod interrupt;
 #[cfg_attr(
     not(all(feature = "virtio-blk", feature = "virtio-net")),
     allow(dead_code)
@@ -29,6 +30,7 @@ mod notice;
 #[cfg(feature = "pci")]
 mod pci;
 mod queue;
+mod queues;
 #[cfg(feature = "virtio-balloon")]
 mod release;
 #[cfg(feature = "virtio-rng")]
@@ -58,6 +60,7 @@ pub use block::{Block, BlockError};
 pub use config_space::ConfigSpace;
 #[cfg(feature = "virtio-console")]
 pub use console::{ConsolePort, VirtioConsole};
+pub use interrupt::Interrupt;
 pub use mmio::VirtioMmio;
 pub use monitor::Monitor;
 #[cfg(feature = "virtio-net")]
@@ -66,12 +69,12 @@ pub use notice::{Listener, Notice, Notices};
 #[cfg(feature = "pci")]
 pub use pci::{ConnectAt, VirtioPci};
 pub use queue::{Buffer, Chain, GuestRam, QueueError, Ring};
+pub use queues::Queues;
 #[cfg(feature = "virtio-rng")]
 pub use rng::Rng;
 pub use transport::Connect;
 #[cfg(feature = "virtio-vsock")]
 pub use vsock::{Vsock, VsockError};
-pub use worker::{Interrupt, Queues};
 
 use crate::{Change, ChangeError, Query, Report};
 

@@ -20,7 +20,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use vm_memory::GuestAddress;
 
-use super::worker::{Activated, MOST_EVENTS, Worker};
+use super::queues::MOST_EVENTS;
+use super::worker::{Activated, Worker};
 use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Monitor, Queues, Ring, VirtioDevice};
 use crate::{Change, ChangeError, Query, Rare, Report};
 

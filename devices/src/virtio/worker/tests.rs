@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EFD_CLOEXEC;
 
 use super::*;
+use crate::virtio::interrupt::CONFIG_CHANGE;
 use crate::virtio::testing::{DATA, Driver, SIZE, Sink, queues, ram};
 use crate::virtio::{ConfigSpace, Notice};
 
