@@ -355,7 +355,7 @@ fn a_start_that_fails_half_way_ends_with_an_error() {
     );
     let mut codes = Vec::new();
     // Between too few files for anything and enough, each number fails somewhere else.
-    for files in 4..32 {
+    for files in 4..48 {
         let mut child = through_shell(&format!("ulimit -n {files}"), &arguments);
         let mut seen = [0; 2];
         if child.stdout.as_mut().unwrap().read_exact(&mut seen).is_ok() {
