@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use common::{Ended, binary, finish, run_code, vmm};
@@ -165,15 +165,13 @@ fn is_root() -> bool {
 
 /// The VMM in a /dev of its own that `prepare` makes, as `user`, with what `limits` says.
 fn in_own_dev(prepare: &str, user: u32, limits: &str, arguments: &str) -> Ended {
-    // Where that user can read it.
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let program = folder.path().join("vmm-reference");
-    std::fs::copy(binary(), &program).unwrap();
+    // The program is copied to where that user can read it, by a process that starts none meanwhile: one that is
+    // open for writing cannot be executed.
     let script = format!(
-        "mount -t tmpfs -o mode=755 tmpfs /dev && mknod -m 666 /dev/null c 1 3 && {prepare} && exec setpriv \
-         --reuid={user} --regid={user} --clear-groups prlimit {limits} {} {arguments}",
-        program.display()
+        "mount -t tmpfs -o mode=755 tmpfs /dev && mknod -m 666 /dev/null c 1 3 && {prepare} && \
+         cp {} /dev/vmm && exec setpriv --reuid={user} --regid={user} --clear-groups prlimit {limits} /dev/vmm \
+         {arguments}",
+        binary().display()
     );
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &script]);

@@ -38,13 +38,13 @@ fn a_start_is_told_at_the_level_debug_and_not_at_warn() {
     // In this order.
     for (start, end) in [
         ("host: Linux ", " vCPUs"),
+        ("opened: disk /", ""),
         ("kernel: /", " bytes"),
         ("plan: x86_64, 2 vCPUs, 256 MiB of RAM at 0x0-", ""),
         ("plan: 16550A UART", ", GSI 4"),
         ("plan: virtio block device", ", interrupts by messages"),
         ("plan: command line: ", " a=b"),
         ("reached: Planned after ", " ms"),
-        ("opened: disk /", ""),
         ("loaded: kernel at 0x", "protocol Linux64"),
         ("loaded: initrd /", ", 5000 bytes"),
         ("written: ACPI tables at 0x", ""),

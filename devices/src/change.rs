@@ -28,6 +28,7 @@ pub enum Change {
 
 /// A file that takes the place of a disk's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewFile {
     /// What messages call it; nobody opens it by this name.

@@ -141,6 +141,12 @@ impl Default for BlkConfig {
 const MAX_SERIAL: usize = 20;
 
 impl BlkConfig {
+    /// How many queues the device has.
+    #[must_use]
+    pub fn queue_count(&self) -> u32 {
+        self.queues.max(1).into()
+    }
+
     /// Checks every value, whoever gave it.
     ///
     /// # Errors
@@ -254,6 +260,12 @@ impl Default for NetConfig {
 const MAX_TAP_NAME: usize = 15;
 
 impl NetConfig {
+    /// How many queues the device has: pairs, and one for control.
+    #[must_use]
+    pub fn queue_count(&self) -> u32 {
+        2 * u32::from(self.queues.max(1)) + 1
+    }
+
     /// Checks every value, whoever gave it.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod bus;
 mod change;
 mod cmos;
 pub mod config;
+pub mod descriptor;
 mod goldfish_rtc;
 mod i8042;
 mod ioapic;

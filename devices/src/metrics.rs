@@ -87,6 +87,7 @@ impl Histogram {
 
 /// How long things took.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Latencies {
     /// How many there were.
@@ -100,6 +101,7 @@ pub struct Latencies {
 
 /// Those that took longer than the bound before, and no longer than this one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Bucket {
     /// One of [`LATENCY_BOUNDS_US`].
@@ -163,6 +165,7 @@ impl Operation {
 
 /// What a device has done of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct OperationMetrics {
     /// How often: requests of the driver that were answered, frames, packets; failures included.
@@ -178,6 +181,7 @@ pub struct OperationMetrics {
 
 /// What a device has done since it was made; neither a reset by its driver nor a restart of the guest begins anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct DeviceMetrics {

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,9 +13,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{Access, Mode, access, fchmod};
 use rustix::io::Errno;
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
+
+use crate::descriptor;
 
 /// The longest path, in bytes: an address has 108 (unix(7)), the last one is its end, and the name that the file has
 /// at first needs 8 bytes more.
@@ -34,6 +38,9 @@ pub enum SocketError {
     /// A file of another kind has that name.
     #[error("there is a file of that name which is no socket")]
     NoSocket,
+    /// An open descriptor is no such socket.
+    #[error("the descriptor is no Unix stream socket that listens")]
+    NotListening,
     /// An address has no room for it.
     #[error("the path has more than {0} bytes")]
     TooLong(usize),
@@ -54,7 +61,9 @@ impl From<SocketError> for io::Error {
         let kind = match &error {
             SocketError::InUse => io::ErrorKind::AddrInUse,
             SocketError::NoSocket => io::ErrorKind::AlreadyExists,
-            SocketError::TooLong(_) | SocketError::Host(_) => io::ErrorKind::InvalidInput,
+            SocketError::TooLong(_) | SocketError::NotListening | SocketError::Host(_) => {
+                io::ErrorKind::InvalidInput
+            }
         };
         match error {
             SocketError::Host(error) => error,
@@ -77,8 +86,8 @@ pub enum Clients {
 pub struct SocketFile {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode.
-    identity: (u64, u64),
+    /// Device and inode; none when somebody else has made it.
+    identity: Option<(u64, u64)>,
 }
 
 impl SocketFile {
@@ -86,7 +95,13 @@ impl SocketFile {
     ///
     /// # Errors
     /// When there is something else, or a program that listens, or it cannot be made.
+    ///
+    /// A path that stands for an open descriptor ([`descriptor::of_path`]) is the socket that somebody else has made and
+    /// bound, and stays where it is afterwards.
     pub fn bind(path: &Path, longest: usize, clients: Clients) -> Result<Self, SocketError> {
+        if let Some(fd) = descriptor::of_path(path) {
+            return Self::adopt(path, fd);
+        }
         let stale = Self::check(path, longest)?;
         let mut first = path.as_os_str().to_owned();
         first.push(own_suffix());
@@ -116,7 +131,25 @@ impl SocketFile {
         Ok(Self {
             listener: socket.into(),
             path: path.to_owned(),
-            identity,
+            identity: Some(identity),
+        })
+    }
+
+    fn adopt(path: &Path, fd: RawFd) -> Result<Self, SocketError> {
+        let socket = descriptor::duplicate(fd)?;
+        let listens = socket_domain(&socket).is_ok_and(|domain| domain == AddressFamily::UNIX)
+            && socket_type(&socket).is_ok_and(|kind| kind == SocketType::STREAM)
+            && socket_acceptconn(&socket).unwrap_or(false);
+        if !listens {
+            return Err(SocketError::NotListening);
+        }
+        let listener = UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Self {
+            path: address.as_pathname().unwrap_or(path).to_owned(),
+            listener,
+            identity: None,
         })
     }
 
@@ -125,6 +158,9 @@ impl SocketFile {
     /// # Errors
     /// When there is something else, or somebody listens, or the folder cannot be written.
     pub fn check(path: &Path, longest: usize) -> Result<Option<(u64, u64)>, SocketError> {
+        if let Some(fd) = descriptor::of_path(path) {
+            return Self::adopt(path, fd).map(|_| None);
+        }
         let longest = longest.min(LONGEST);
         if path.as_os_str().len() > longest {
             return Err(SocketError::TooLong(longest));
@@ -167,7 +203,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Not what somebody else has put there since.
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+        if self.identity.is_some() && identity(&self.path).ok() == self.identity {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -277,6 +313,26 @@ mod tests {
             assert_eq!(won.iter().filter(|one| one.is_ok()).count(), 1, "{won:?}");
             drop(won);
             assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_socket_that_somebody_else_has_bound_is_used_and_stays() {
+        use std::os::fd::AsRawFd;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let theirs = UnixListener::bind(&path).unwrap();
+        let of = |fd: &dyn AsRawFd| PathBuf::from(format!("/dev/fd/{}", fd.as_raw_fd()));
+        let socket = at(&of(&theirs)).unwrap();
+        assert_eq!(socket.path(), path);
+        let _client = UnixStream::connect(&path).unwrap();
+        assert!(socket.listener().accept().is_ok());
+        drop(socket);
+        assert!(path.exists());
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let file = fs::File::open("/dev/null").unwrap();
+        for other in [&stream as &dyn AsRawFd, &file] {
+            assert!(matches!(at(&of(other)), Err(SocketError::NotListening)));
         }
     }
 }

@@ -247,6 +247,11 @@ fn write_text(out: &mut String, printed: &Printed<'_>) -> std::fmt::Result {
         let irq = device
             .irq
             .map(|gsi| format!("  irq {gsi}"))
+            .or_else(|| {
+                let messages = device.messages?;
+                let last = messages.first + messages.count.saturating_sub(1);
+                Some(format!("  messages {}-{last}", messages.first))
+            })
             .unwrap_or_default();
         let id = device.id.as_ref().map(|id| format!("  id {id}"));
         let id = id.unwrap_or_default();

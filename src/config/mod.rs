@@ -9,7 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arch::{
-    Cmdline, ConfigPath, GuestKernel, Lean, MachineConfig, MachinePlan, Transport, VirtioKind,
+    Cmdline, ConfigPath, DeviceKind, GuestKernel, Lean, MachineConfig, MachinePlan, Messages,
+    Transport, VirtioKind,
 };
 use devices::Overflow;
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
@@ -219,13 +220,35 @@ impl VmConfig {
         devices
     }
 
-    /// Gives the devices of a plan for this configuration their ids.
+    /// Gives the devices of a plan for this configuration their ids, and those on the PCI bus their messages.
     pub(crate) fn name_devices(&self, plan: &mut MachinePlan) {
+        let mut next = plan.pci.map(|pci| pci.first_msi_gsi);
         let planned = plan.devices.iter_mut();
         let virtio = planned.filter(|device| device.kind.virtio().is_some());
         for (planned, named) in virtio.zip(self.named_devices()) {
+            if let (DeviceKind::VirtioPci { .. }, Some(first)) = (planned.kind, next) {
+                let count = self.queues(&named) + 1;
+                planned.messages = Some(Messages { first, count });
+                next = Some(first.saturating_add(count));
+            }
             planned.id = Some(named.id);
         }
+    }
+
+    /// How many queues a device has.
+    pub(crate) fn queues(&self, device: &NamedDevice) -> u32 {
+        let queues = match device.kind {
+            VirtioKind::Block => self.blk.get(device.place).map(BlkConfig::queue_count),
+            VirtioKind::Net => self.net.get(device.place).map(NetConfig::queue_count),
+            VirtioKind::Balloon => self.balloon.as_ref().map(BalloonConfig::queue_count),
+            // Received, sent, events (VIRTIO 1.3, 5.10.2).
+            VirtioKind::Vsock => Some(3),
+            // Received, sent (5.3.2).
+            VirtioKind::Console => Some(2),
+            // 5.4.2.
+            VirtioKind::Rng => Some(1),
+        };
+        queues.unwrap_or_default()
     }
 
     /// No two devices have the same id.

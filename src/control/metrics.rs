@@ -73,6 +73,7 @@ pub struct Metrics {
 
 /// What a vCPU has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct VcpuMetrics {
     /// Its number.
@@ -85,6 +86,7 @@ pub struct VcpuMetrics {
 
 /// What a device has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct DeviceReport {
     /// Its name.

@@ -61,7 +61,7 @@ pub(crate) fn create(
     let mut pci = plan
         .pci
         .as_ref()
-        .map(|pci| crate::devices::pci::PciBus::new(Arc::clone(&lines.routes), pci.first_msi_gsi));
+        .map(|_| crate::devices::pci::PciBus::new(Arc::clone(&lines.routes)));
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
     for planned in &plan.devices {
         #[cfg(feature = "virtio")]

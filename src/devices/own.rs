@@ -270,6 +270,7 @@ mod tests {
         let range = AddressRange::new;
         let device = |kind, space, range, irq| DevicePlan {
             id: None,
+            messages: None,
             kind,
             space,
             range,

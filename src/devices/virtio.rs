@@ -243,3 +243,53 @@ pub(crate) fn not_made(planned: &DevicePlan) -> impl FnOnce(io::Error) -> Error 
     let id = planned.id.as_deref().unwrap_or("virtio");
     Error::host(format!("cannot make the device {id}"))
 }
+
+#[cfg(all(
+    test,
+    feature = "virtio-balloon",
+    feature = "virtio-blk",
+    feature = "virtio-console",
+    feature = "virtio-rng",
+    feature = "virtio-vsock"
+))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use devices::config::BalloonConfig;
+
+    use super::*;
+    use crate::ConsoleTarget;
+
+    #[test]
+    fn a_device_has_as_many_messages_as_the_plan_gives_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("one"), [0; 512]).unwrap();
+        fs::write(path("two"), [0; 512]).unwrap();
+        for (reporting, hinting) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut balloon = BalloonConfig::default();
+            balloon.free_page_reporting = reporting;
+            balloon.free_page_hinting = hinting;
+            let mut config = VmConfig::default()
+                .with_disk(
+                    format!("{},queues=4", path("one").display())
+                        .parse()
+                        .unwrap(),
+                )
+                .with_disk(path("two").display().to_string().parse().unwrap())
+                .with_vsock(
+                    format!("cid=3,path={}", path("v").display())
+                        .parse()
+                        .unwrap(),
+                )
+                .with_console(ConsoleTarget::Null);
+            config.balloon = Some(balloon);
+            let opened = HostDevices::open(&config, &Timeline::default()).unwrap();
+            for (device, (id, opened)) in config.named_devices().iter().zip(&opened.devices) {
+                assert_eq!(&device.id, id);
+                let queues = u32::try_from(opened.queue_sizes().len()).unwrap();
+                assert_eq!(config.queues(device), queues, "{id}");
+            }
+            assert_eq!(opened.devices.len(), 6);
+        }
+    }
+}

@@ -1,9 +1,11 @@
 //! Opens what the user names and places it in guest memory.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Cursor, Seek};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use ::devices::descriptor;
 use arch::kernel::{KernelHeader, KernelImage, LinuxVersion};
 use arch::{AddressRange, BootError, GuestKernel, GuestRam, KernelPlacement, MachinePlan};
 use vm_memory::{Bytes, GuestAddress};
@@ -21,7 +23,11 @@ pub(crate) fn open(field: &'static str, path: &Path) -> Result<File, Error> {
         source,
         cure: "check the path and its permissions".to_owned(),
     };
-    let metadata = fs::metadata(path).map_err(refused)?;
+    let mut options = File::options();
+    // A FIFO must not block; a regular file does not care.
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = descriptor::open(path, &options).map_err(refused)?;
+    let metadata = file.metadata().map_err(refused)?;
     if !metadata.is_file() {
         let what = if metadata.is_dir() {
             "a directory"
@@ -35,7 +41,7 @@ pub(crate) fn open(field: &'static str, path: &Path) -> Result<File, Error> {
             cure: "name the image file itself".to_owned(),
         });
     }
-    File::open(path).map_err(refused)
+    Ok(file)
 }
 
 /// A kernel that was opened and is known.

@@ -71,6 +71,17 @@ impl FromStr for BalloonConfig {
 }
 
 impl BalloonConfig {
+    /// How many queues the device has: inflate, deflate, statistics, then those of hints and reports by their
+    /// numbers in the specification (VIRTIO 1.3, 5.5.2).
+    #[must_use]
+    pub fn queue_count(&self) -> u32 {
+        match (self.free_page_reporting, self.free_page_hinting) {
+            (true, _) => 5,
+            (false, true) => 4,
+            (false, false) => 3,
+        }
+    }
+
     /// Checks every value, whoever gave it.
     ///
     /// # Errors

@@ -5,8 +5,8 @@ use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::protocol::{EVENTS, PROTOCOL};
-use crate::{Command, Event, Reply, State};
+use super::protocol::PROTOCOL;
+use crate::{Command, Event, Happening, Reply, State};
 
 /// What a client may give a request to find it in the answer.
 #[derive(JsonSchema, Serialize)]
@@ -80,7 +80,7 @@ pub fn control_schema() -> Value {
             "type": "object",
             "properties": {
                 "id": { "anyOf": [&id, { "type": "null" }] },
-                "subscribe": { "type": "array", "items": { "enum": EVENTS } },
+                "subscribe": { "type": "array", "items": { "enum": Happening::NAMES } },
             },
             "required": ["subscribe"],
             "additionalProperties": false,

@@ -14,6 +14,7 @@ use super::lock::{Access, Outcome, try_lock};
 use super::request::{SECTOR, SECTOR_BYTES};
 use super::sys::is_read_only_device;
 use crate::config::BlkConfig;
+use crate::descriptor;
 
 /// A disk's size and blocks, which the image or the device has, whatever the host's I/O asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,12 +150,13 @@ fn shape(mut file: &File) -> Result<Shape, BlockError> {
 
 /// Opens a file that can be a disk.
 fn open(config: &BlkConfig) -> Result<File, BlockError> {
-    let file = File::options()
+    let mut options = File::options();
+    options
         .read(true)
         .write(!config.read_only)
         // A FIFO must not block; a regular file does not care.
-        .custom_flags(libc::O_NONBLOCK)
-        .open(&config.path)
+        .custom_flags(libc::O_NONBLOCK);
+    let file = descriptor::open(&config.path, &options)
         .map_err(|error| BlockError::of_open(config, error))?;
     Ok(file)
 }

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use super::NetError;
 use super::frame::HEADER;
 use super::interface::{self, Kind, check, flags, request};
+use crate::descriptor;
 use crate::virtio::holder;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
@@ -63,10 +64,7 @@ impl Tap {
 
     /// A descriptor that whoever started this process has opened.
     pub(super) fn inherit(fd: RawFd) -> Result<Self, NetError> {
-        // SAFETY: it is only used for the call; if it is not open, duplicating fails.
-        let owned = unsafe { BorrowedFd::borrow_raw(fd) }
-            .try_clone_to_owned()
-            .map_err(|error| NetError::Fd(error.to_string()))?;
+        let owned = descriptor::duplicate(fd).map_err(|error| NetError::Fd(error.to_string()))?;
         let tap = Self(File::from(owned));
         let flags = tap
             .flags()

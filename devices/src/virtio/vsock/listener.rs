@@ -21,6 +21,9 @@ pub enum VsockError {
     /// A file of another kind has that name.
     #[error("there is a file of that name which is no socket")]
     NoSocket,
+    /// An open descriptor is no such socket.
+    #[error("the descriptor is no Unix stream socket that listens")]
+    NotListening,
     /// No room for `_PORT` behind it.
     #[error("the path has more than {LONGEST} bytes, with which a port would not fit behind it")]
     TooLong,
@@ -35,7 +38,9 @@ impl From<VsockError> for io::Error {
         let kind = match &error {
             VsockError::InUse => io::ErrorKind::AddrInUse,
             VsockError::NoSocket => io::ErrorKind::AlreadyExists,
-            VsockError::TooLong | VsockError::Host(_) => io::ErrorKind::InvalidInput,
+            VsockError::TooLong | VsockError::NotListening | VsockError::Host(_) => {
+                io::ErrorKind::InvalidInput
+            }
         };
         match error {
             VsockError::Host(error) => error,
@@ -49,6 +54,7 @@ impl From<SocketError> for VsockError {
         match error {
             SocketError::InUse => Self::InUse,
             SocketError::NoSocket => Self::NoSocket,
+            SocketError::NotListening => Self::NotListening,
             SocketError::TooLong(_) => Self::TooLong,
             SocketError::Host(error) => Self::Host(error),
         }
