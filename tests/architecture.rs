@@ -52,8 +52,20 @@ const OTHER_OPTIONS: [&str; 9] = [
     "dump-facts",
     "dump-dtb",
 ];
-/// Lines of one file.
-const MAX_LINES: usize = 600;
+/// Lines of code of one file, without its tests.
+const MAX_CODE: usize = 400;
+/// Lines of code of one file, with its tests; and of a file that is nothing but tests.
+const MAX_LINES: usize = 500;
+/// Files that are cut later, since a rework of the command line is under way in them; they have a limit of their own.
+const CUT_LATER: [&str; 6] = [
+    "src/cli/",
+    "tests/completions.rs",
+    "tests/config_messages.rs",
+    "tests/control.rs",
+    "tests/plan.rs",
+    "tests/usage.rs",
+];
+const MAX_LATER: usize = 600;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -245,8 +257,23 @@ fn no_file_is_too_long_to_read() {
         "src", "arch", "devices", "tests", "xtask", "benches", "examples",
     ] {
         for (name, text) in sources(folder) {
+            let later = CUT_LATER.iter().any(|known| name.starts_with(known));
+            let (most, most_code) = if later {
+                (MAX_LATER, MAX_LATER)
+            } else {
+                (MAX_LINES, MAX_CODE)
+            };
             let lines = code(&text).count();
-            assert!(lines <= MAX_LINES, "{name} has {lines} lines of code");
+            assert!(lines <= most, "{name} has {lines} lines of code");
+            let is_tests = name.starts_with("tests/")
+                || name
+                    .split('/')
+                    .any(|part| matches!(part, "tests" | "tests.rs"));
+            let lines = code(&imports::without_tests(&text).0).count();
+            assert!(
+                is_tests || lines <= most_code,
+                "{name} has {lines} lines of code without its tests"
+            );
         }
     }
 }

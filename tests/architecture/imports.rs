@@ -140,7 +140,7 @@ fn module_of(file: &str) -> Path {
 }
 
 /// A text without what is compiled for tests only: modules in this file, and the names of those in others.
-fn without_tests(text: &str) -> (String, Vec<String>) {
+pub(crate) fn without_tests(text: &str) -> (String, Vec<String>) {
     let (mut kept, mut modules) = (String::new(), Vec::new());
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
