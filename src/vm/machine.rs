@@ -14,7 +14,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::config::OnReboot;
 use crate::console::{Console, Port};
 use crate::control::handle::{ExitReason, VmHandle};
-use crate::control::metrics::{Metrics, VcpuCounters};
+use crate::control::metrics::Metrics;
 use crate::control::requests::Requests;
 use crate::devices::gsi::MsiRoutes;
 use crate::devices::lines::Lines;
@@ -215,7 +215,6 @@ impl<P: KvmPlatform> Machine<P> {
             output,
             handle: outside.handle,
             gate: Gate::default(),
-            counters: vcpus.iter().map(|_| VcpuCounters::default()).collect(),
             timeline,
             run_size,
             ram,
@@ -337,6 +336,7 @@ impl<P: KvmPlatform> Machine<P> {
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);
         let engine = Running {
+            counters: threads.counters(),
             threads: Some(threads),
             registry,
             plan,
