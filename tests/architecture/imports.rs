@@ -90,7 +90,14 @@ impl Modules {
         let Some(name) = rest.first() else {
             return Some(place);
         };
-        let mut uses = paths(&self.0[&place]);
+        let tokens = self.0.get(&place)?;
+        // A module that `#[path]` has from elsewhere.
+        let elsewhere = ["mod", name].map(|word| Token::Word(word.to_owned()));
+        let elsewhere = [&elsewhere[..], &[Token::Mark(';')]].concat();
+        if tokens.windows(3).any(|three| three == elsewhere) {
+            return None;
+        }
+        let mut uses = paths(tokens);
         uses.retain(|path| path.public && path.last() == Some(name));
         if uses.is_empty() {
             return Some(place);
@@ -416,6 +423,14 @@ mod tests {
             circle(&[("lib.rs", root), ("a.rs", "use crate::{Other, Thing};")]),
             None
         );
+        let files = [
+            (
+                "main.rs",
+                "mod a;\n#[path = \"../b.rs\"]\nmod b;\nfn f() { a::g() }",
+            ),
+            ("a.rs", "use crate::b::B;"),
+        ];
+        assert_eq!(circle(&files), None);
         let child = "pub(in super::super) fn f() {}\npub(in crate::a) struct S;";
         let files = [
             ("lib.rs", "mod a;\nfn g() { a::f() }"),
