@@ -38,7 +38,9 @@ pub use ::devices::config::{
 pub use ::devices::{Change, ChangeError, Link, Overflow, TerminalSize};
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
-pub use config::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig};
+pub use config::{
+    ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_plain_words,
+};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use control::event::{Event, Happening, Subscription};

@@ -121,7 +121,11 @@ fn messages_have_place_key_and_range() {
             "guest-memory = 99999999999999",
             "guest-memory: \"99999999999999\": it is 0 to 16777215T",
         ),
-        ("t.toml", "vsock = 2020-01-01", "it is no date"),
+        (
+            "t.toml",
+            "vsock = 2020-01-01",
+            "vsock: it is a date or a time",
+        ),
         (
             "u.toml",
             "memory-backing = \"file\"",
@@ -139,6 +143,46 @@ fn messages_have_place_key_and_range() {
             "{name}: `{expected}` not in {said}"
         );
         assert!(said.contains("cure: "), "{said}");
+    }
+}
+
+#[test]
+fn a_value_of_a_wrong_type_is_told_the_words_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    for (key, words) in [
+        ("memory-backing", "anonymous or shared"),
+        ("huge-pages", "off, transparent, 2M or 1G"),
+        ("serial", "stdio, null or file=PATH"),
+        ("console", "stdio, null or file=PATH"),
+        ("console-overflow", "wait or drop"),
+        ("on-reboot", "exit or restart"),
+        ("transport", "mmio or pci"),
+        ("lean", "auto, on or off"),
+        ("rng", "true or false"),
+    ] {
+        for value in ["3", "1.5", "[]", "{}"] {
+            let expected = format!("{key}: it is {words}, not ");
+            for (name, text) in [
+                ("x.toml", format!("{key} = {value}")),
+                ("x.json", format!("{{\"{key}\": {value}}}")),
+            ] {
+                let said = said(folder.path(), name, &text).unwrap_or_default();
+                assert!(said.contains(&expected), "`{expected}` not in {said}");
+            }
+        }
+    }
+    for (text, expected) in [
+        (
+            "[[blk]]\npath = \"a\"\nengine = 3",
+            "blk[0].engine: it is auto, io_uring or sync, not 3",
+        ),
+        (
+            "[[net]]\ntap = \"a\"\nmac = 3",
+            "net[0].mac: it is six hexadecimal numbers, 02:00",
+        ),
+    ] {
+        let said = said(folder.path(), "x.toml", text).unwrap_or_default();
+        assert!(said.contains(expected), "`{expected}` not in {said}");
     }
 }
 

@@ -11,6 +11,7 @@ mod id;
 mod limits;
 mod mac;
 mod text;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -19,10 +20,11 @@ use self::id::check_id;
 use self::text::{First, number, on_or_off, options, value, within};
 
 pub(crate) use self::file::limits as limits_table;
-pub use self::file::{Size, size_with_unit, whole_number, word};
+pub use self::file::{Size, size_with_unit, whole_number};
 pub use self::limits::Limits;
 pub use self::mac::Mac;
 pub use self::text::parse_size;
+pub use self::words::{one_of, with_text, word, words_of};
 
 /// What a number may be, for a text, a file and a program.
 mod ranges {
@@ -101,15 +103,10 @@ pub enum BlkEngine {
 }
 
 impl FromStr for BlkEngine {
-    type Err = &'static str;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "io_uring" => Ok(Self::IoUring),
-            "sync" => Ok(Self::Sync),
-            _ => Err("it is auto, io_uring or sync"),
-        }
+    fn from_str(text: &str) -> Result<Self, String> {
+        words::parse_word(text)
     }
 }
 
@@ -139,7 +136,7 @@ pub struct BlkConfig {
     /// What the guest is told as serial number; 20 bytes at most.
     pub serial: String,
     /// How requests reach the host's kernel.
-    #[serde(deserialize_with = "file::word")]
+    #[serde(deserialize_with = "word")]
     pub engine: BlkEngine,
     /// Past the host's page cache.
     pub direct: bool,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde::de::{DeserializeOwned, IgnoredAny};
-use vmm_reference::{Error, VmConfig};
+use vmm_reference::{Error, VmConfig, in_plain_words};
 
 use super::files::read_text;
 
@@ -111,67 +111,28 @@ impl File<'_> {
         let place = place
             .map(|(line, column)| format!("line {line}, column {column}: "))
             .unwrap_or_default();
+        // What a date is made of is no key.
         let key = path
-            .filter(|path| path != ".")
+            .map(|path| path.split(".$__toml").next().unwrap_or_default().to_owned())
+            .filter(|path| !path.is_empty() && path != ".")
             .map(|path| format!("{path}: "))
             .unwrap_or_default();
         refuse(
             self.path,
-            format!("{place}{key}{}", in_plain_words(message.trim())),
+            format!("{place}{key}{}", said(message.trim())),
             CURE,
         )
     }
 }
 
-/// What serde says, without the names of its types.
-fn in_plain_words(message: &str) -> String {
-    if message.contains("$__toml_private") {
-        return "it is no date".to_owned();
-    }
-    let names = || message.split('`').skip(1).step_by(2);
-    if message.starts_with("unknown field ") {
-        return with_nearest(names());
-    }
-    if message.starts_with("unknown variant ") {
-        let mut names = names();
-        let found = names.next().unwrap_or_default();
-        let known: Vec<&str> = names.collect();
-        return match known.split_last() {
-            Some((last, others)) => format!("it is {} or {last}, not {found:?}", others.join(", ")),
-            None => message.to_owned(),
-        };
-    }
-    if let (Some(name), Some(verb)) = (names().next(), message.split(' ').next()) {
-        match verb {
-            "missing" => return format!("the key `{name}` is missing"),
-            "duplicate" => return format!("the key `{name}` stands twice"),
-            _ => {}
+/// What the parser says. Of all the keys there are, the one that was probably meant is enough.
+fn said(message: &str) -> String {
+    match message.strip_prefix("unknown field ") {
+        Some(_) if !message.contains("$__toml") => {
+            with_nearest(message.split('`').skip(1).step_by(2))
         }
+        _ => in_plain_words(message, "key"),
     }
-    let rest = ["invalid type: ", "invalid value: "]
-        .iter()
-        .find_map(|start| message.strip_prefix(start));
-    let Some((found, expected)) = rest.and_then(|rest| rest.rsplit_once(", expected ")) else {
-        return message.to_owned();
-    };
-    let expected = match expected {
-        "a string" | "path string" => "a text in quotes",
-        "a boolean" => "true or false",
-        "a sequence" => "a list",
-        "a map" => "a table",
-        other => other,
-    };
-    let found = match found {
-        "sequence" => "a list",
-        "map" => "a table",
-        "unit value" => "nothing",
-        other => ["integer `", "floating point `", "boolean `"]
-            .iter()
-            .find_map(|kind| other.strip_prefix(kind)?.strip_suffix('`'))
-            .or_else(|| other.strip_prefix("string "))
-            .unwrap_or(other),
-    };
-    format!("it is {expected}, not {found}")
 }
 
 /// serde names every key there is, after the one that is none; the one that was probably meant is enough.

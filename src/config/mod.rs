@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 mod values;
+mod words;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockCon
 use serde::{Deserialize, Serialize};
 
 pub use self::values::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot};
+pub use self::words::in_plain_words;
 use crate::Error;
 
 /// A VM, as the user describes it.

@@ -62,6 +62,10 @@ pub enum Happening {
 }
 
 impl Happening {
+    /// The names of all kinds.
+    #[cfg_attr(not(feature = "control"), allow(dead_code))]
+    pub(crate) const NAMES: [&str; 5] = ["state", "shutdown-asked", "restart", "ended", "lost"];
+
     /// The kind of event, as it is written.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -211,6 +215,15 @@ mod tests {
         assert_eq!(slow.try_next(), None);
         publisher.publish(restart(1));
         assert_eq!(slow.try_next().unwrap().what, restart(1));
+    }
+
+    #[test]
+    fn every_kind_of_event_is_on_the_list() {
+        // serde names those there are, in a message.
+        let error = serde_json::from_str::<Happening>(r#"{"event":""}"#).unwrap_err();
+        let text = error.to_string();
+        let known: Vec<_> = text.split('`').skip(3).step_by(2).collect();
+        assert_eq!(known, Happening::NAMES);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, IntoDeserializer, MapAccess, Unexpected, Visitor};
+use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::text::in_words;
@@ -224,14 +224,6 @@ pub fn size_with_unit(size: u64) -> String {
         _ if size.is_multiple_of(1 << MIB) => format!("{}M", size >> MIB),
         _ => format!("{size}B"),
     }
-}
-
-/// One of the words that a type knows, as a text.
-///
-/// # Errors
-/// When there is another word, or anything else.
-pub fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    T::deserialize(String::deserialize(from)?.into_deserializer())
 }
 
 /// Limits as a table. What serde derives would take a list of values as well.
