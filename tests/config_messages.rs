@@ -119,7 +119,7 @@ fn messages_have_place_key_and_range() {
         (
             "s.toml",
             "guest-memory = 99999999999999",
-            "guest-memory: \"99999999999999\": it is 0 to 16777215T",
+            "guest-memory: \"99999999999999\": it is 16M to 16777215T",
         ),
         (
             "t.toml",

@@ -149,7 +149,6 @@ fn devices_are_changed_from_another_process() {
                 &["balloon0", "target", "1T"],
                 "the guest has 256M of memory",
             ),
-            (&["balloon0", "target", "0"], "no memory"),
         ] {
             let ended = device(words);
             assert_eq!(ended.status.code(), Some(1), "{ended:?}");
@@ -170,6 +169,11 @@ fn devices_are_changed_from_another_process() {
             (&["root", "limits", "none", "bw=1"], "none"),
             (&["net0", "link", "sideways"], "up, down"),
             (&["balloon0", "target", "much"], "512M"),
+            (&["balloon0", "target", "0"], "no memory"),
+            (
+                &["balloon0", "target", "-1"],
+                "it is 1B to the guest's memory",
+            ),
             (&["console0", "size", "80"], "80x25"),
             (&["console0", "size", "0x25"], "80x25"),
             (&["console0", "size", "80x70000"], "80x25"),

@@ -11,12 +11,14 @@ use common::{finish, refused, vmm};
 
 #[test]
 fn numbers_have_their_range_in_the_message() {
-    for wrong in ["-1", "99999999999", "x", "1.5", ""] {
+    for wrong in ["0", "-1", "99999999999", "x", "1.5", ""] {
         let vcpus = format!("--vcpus={wrong}");
         refused(
             &[&vcpus],
             &["--vcpus", "it is 1 to as many as this host offers"],
         );
+    }
+    for wrong in ["-1", "99999999999", "x", "1.5", ""] {
         let timeout = format!("--shutdown-timeout={wrong}");
         refused(
             &[&timeout],
@@ -26,7 +28,7 @@ fn numbers_have_their_range_in_the_message() {
     refused(&["--vcpus", "-1"], &["--vcpus", "it is 1 to"]);
     for wrong in ["-1", "16777216T", "99999999999999999999999"] {
         let memory = format!("--guest-memory={wrong}");
-        refused(&[&memory], &["--guest-memory", "it is 0 to 16777215T"]);
+        refused(&[&memory], &["--guest-memory", "it is 16M to 16777215T"]);
     }
     #[cfg(feature = "virtio-blk")]
     refused(
@@ -46,7 +48,7 @@ fn numbers_have_their_range_in_the_message() {
     #[cfg(feature = "virtio-balloon")]
     refused(
         &["--balloon=target=-1"],
-        &["--balloon", "target", "it is 0 to 16777215T"],
+        &["--balloon", "target", "it is 1B to the guest's memory"],
     );
 }
 
@@ -166,6 +168,21 @@ fn r66_paths_hold_commas_and_equals_signs() {
     let bare = format!("--blk={}", folder.path().join("a=b.img").display());
     let ended = finish(vmm(&["plan", &bare]).spawn().unwrap());
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+/// As far as no host is asked.
+#[test]
+#[cfg(feature = "config-file")]
+fn a_configuration_that_no_host_can_run_is_not_dumped() {
+    for (argument, said) in [
+        ("--vcpus=0", "it is 1 to as many"),
+        ("--guest-memory=8", "give at least 16 MiB"),
+        ("--guest-memory=16385K", "not whole pages"),
+        ("--append=a\nb", "a line's end"),
+    ] {
+        refused(&["--dump-config", argument], &[said]);
+        refused(&["plan", argument], &[said]);
+    }
 }
 
 #[test]

@@ -51,6 +51,9 @@ pub enum OptionError {
     /// An option that there is not.
     #[error("unknown option {0:?}; there are {1}")]
     Unknown(String, String),
+    /// Nothing where an option has to be.
+    #[error("nothing stands between two commas, or at one end; leave the comma away")]
+    Empty,
     /// An option that is there already.
     #[error("{0} is given twice; write it once")]
     Twice(&'static str),
@@ -404,7 +407,7 @@ impl FromStr for VsockConfig {
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let (mut id, mut cid, mut path) = (None, None, None);
-        for (key, text) in options(text, First::Option, &["cid=", "id=", "path="])? {
+        for (key, text) in options(text, First::Option, VSOCK_OPTIONS)? {
             match key {
                 "id" => id = Some(text.into_owned()),
                 "cid" => cid = Some(number(key, &text, &ranges::CID)?),
@@ -421,6 +424,7 @@ impl FromStr for VsockConfig {
     }
 }
 
+const VSOCK_OPTIONS: &[&str] = &["cid=", "id=", "path="];
 const VSOCK_FORM: &str = "cid=N,path=SOCKET";
 
 impl VsockConfig {
@@ -459,6 +463,8 @@ pub struct BalloonConfig {
     pub free_page_reporting: bool,
 }
 
+/// What a balloon's target may be, as far as no guest is known.
+const TARGET: &str = "1B to the guest's memory";
 const BALLOON_OPTIONS: &[&str] = &["target=", "id=", "deflate-on-oom", "free-page-reporting"];
 
 impl FromStr for BalloonConfig {
@@ -470,7 +476,7 @@ impl FromStr for BalloonConfig {
         for (key, text) in options(text, First::Option, BALLOON_OPTIONS)? {
             match key {
                 "target" => {
-                    let target = parse_size(&text, MIB)
+                    let target = parse_size(&text, MIB, TARGET)
                         .map_err(|cause| OptionError::Value(key, text.into_owned(), cause))?;
                     balloon.target = Some(target);
                 }

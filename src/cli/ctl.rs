@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use vmm_reference::{Command, Error, Event, Happening, Metrics, PROTOCOL, Reply, Status};
 
 use super::part::Part;
-use super::{files::print, usage};
+use super::{files::print, usage, values};
 
 /// The longest line of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -46,7 +46,7 @@ enum What {
     /// Asks the guest to power itself off
     Shutdown {
         /// How long it may take, before the VM ends [default: what the VM was started with]
-        #[arg(long, value_name = "SECONDS")]
+        #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds())]
         timeout: Option<u32>,
     },
     /// The guest starts again, with fresh memory and the same devices

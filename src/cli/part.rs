@@ -2,7 +2,7 @@
 
 use clap::error::ErrorKind;
 use clap::{Subcommand, ValueEnum};
-use vmm_reference::{Change, Limits, Link, MemorySize, TerminalSize};
+use vmm_reference::{Change, Limits, Link, TerminalSize};
 
 use super::values;
 
@@ -24,8 +24,8 @@ pub(super) enum Part {
     /// What a balloon leaves the guest with
     Target {
         /// MiB, or a number with K, M, G or T
-        #[arg(value_parser = values::text::<MemorySize>())]
-        size: MemorySize,
+        #[arg(allow_negative_numbers = true, value_parser = values::target())]
+        size: u64,
     },
     /// The size of a console's terminal
     Size {
@@ -58,7 +58,7 @@ impl Part {
             }
             Self::Link { state: Plug::Up } => Change::Link(Link::Up),
             Self::Link { state: Plug::Down } => Change::Link(Link::Down),
-            Self::Target { size } => Change::Target(size.bytes()),
+            Self::Target { size } => Change::Target(*size),
             Self::Size { size } => Change::Size(*size),
         })
     }

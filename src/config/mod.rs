@@ -246,6 +246,7 @@ impl VmConfig {
 
     /// Refuses values that no platform takes.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        arch::check_amounts(self.guest_memory.bytes(), self.vcpus)?;
         self.check_cmdline()?;
         self.check_devices()
     }

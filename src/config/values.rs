@@ -22,12 +22,14 @@ pub struct MemorySize(u64);
 
 /// What a number without a unit counts.
 const MIB: u32 = 20;
+/// What a guest's memory may be, as far as no host is known.
+const SIZES: &str = "16M to 16777215T";
 
 /// `512` and `"512M"`.
 impl<'de> Deserialize<'de> for MemorySize {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let size = Size::deserialize(from)?;
-        size.bytes(MIB).map(Self).map_err(D::Error::custom)
+        size.bytes(MIB, SIZES).map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -56,7 +58,7 @@ impl FromStr for MemorySize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        parse_size(text, MIB).map(Self)
+        parse_size(text, MIB, SIZES).map(Self)
     }
 }
 

@@ -9,7 +9,9 @@ use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::text::in_words;
-use super::{BalloonConfig, BlkConfig, Limits, NetConfig, VsockConfig, limits, parse_size, ranges};
+use super::{
+    BalloonConfig, BlkConfig, Limits, NetConfig, TARGET, VsockConfig, limits, parse_size, ranges,
+};
 
 /// What a plain number counts where it counts no bytes, as on the command line.
 const MIB: u32 = 20;
@@ -158,12 +160,12 @@ pub(super) fn mtu<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::
 pub struct Size(String);
 
 impl Size {
-    /// The size in bytes; `plain` is the power of two that a number counts.
+    /// The size in bytes; the rest as for [`parse_size`].
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub fn bytes(&self, plain: u32) -> Result<u64, String> {
-        parse_size(&self.0, plain).map_err(|cause| self.wrong(&cause))
+    pub fn bytes(&self, plain: u32, in_words: &str) -> Result<u64, String> {
+        parse_size(&self.0, plain, in_words).map_err(|cause| self.wrong(&cause))
     }
 
     fn wrong(&self, cause: &str) -> String {
@@ -204,10 +206,10 @@ pub(super) fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D
     size.map(amount).transpose().map_err(D::Error::custom)
 }
 
-/// `512` or `"512M"`.
+/// A balloon's target, `512` or `"512M"`.
 pub(super) fn mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let size: Option<Size> = Option::deserialize(from)?;
-    size.map(|size| size.bytes(MIB))
+    size.map(|size| size.bytes(MIB, TARGET))
         .transpose()
         .map_err(D::Error::custom)
 }
