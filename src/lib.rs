@@ -33,7 +33,7 @@ mod timeline;
 mod vm;
 
 pub use ::devices::config::{
-    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
+    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig, words_of,
 };
 pub use ::devices::{Change, ChangeError, Link, Overflow, TerminalSize};
 pub use arch;

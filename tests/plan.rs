@@ -359,24 +359,18 @@ fn every_virtio_device_has_an_id_and_no_two_the_same() {
     for (devices, words) in [
         (
             [disk(&first, ",id=a"), disk(&second, ",id=a")],
-            [
-                "--blk=id=a",
-                "the virtio block device before it has this id",
-            ],
+            [": id=a: ", "the virtio block device before it has this id"],
         ),
         (
             [disk(&first, ",id=blk1"), disk(&second, "")],
             [
-                "--blk=id=blk1",
+                ": id=blk1: ",
                 "a virtio block device without an id= has this id",
             ],
         ),
         (
             [disk(&first, ",id=balloon0"), "--balloon".to_owned()],
-            [
-                "--blk=id=balloon0",
-                "a virtio memory balloon without an id=",
-            ],
+            [": id=balloon0: ", "a virtio memory balloon without an id="],
         ),
         (
             [disk(&first, ""), "--balloon=id=blk0".to_owned()],

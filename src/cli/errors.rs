@@ -16,9 +16,14 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// An error that a configuration led to, whose devices are named by their own texts.
-    pub(super) fn of(error: Error, config: &VmConfig) -> Self {
-        let line = first_line(&error, |field| device(field, config));
+    /// An error that a configuration led to, whose devices are named by their own texts. `place` says where the
+    /// configuration's file has a value, if it is from there.
+    pub(super) fn of(
+        error: Error,
+        config: &VmConfig,
+        place: impl Fn(&ConfigPath) -> Option<String>,
+    ) -> Self {
+        let line = first_line(&error, |field| device(field, config), place);
         Self {
             error: Box::new(error),
             line,
@@ -47,7 +52,7 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let line = first_line(&error, |_| None);
+        let line = first_line(&error, |_| None, |_| None);
         Self {
             error: Box::new(error),
             line,
@@ -73,11 +78,18 @@ fn device(field: &ConfigPath, config: &VmConfig) -> Option<String> {
     }
 }
 
-fn first_line(error: &Error, device: impl Fn(&ConfigPath) -> Option<String>) -> String {
+fn first_line(
+    error: &Error,
+    device: impl Fn(&ConfigPath) -> Option<String>,
+    place: impl Fn(&ConfigPath) -> Option<String>,
+) -> String {
     let Some((field, value)) = error.value() else {
         return error.to_string();
     };
-    let place = option(field, value, device(field).as_deref());
+    let place = match place(field) {
+        Some(place) => format!("{place}: {}", field.with_value(value)),
+        None => option(field, value, device(field).as_deref()),
+    };
     match error {
         Error::Config { cause, .. } => format!("{place}: {cause}"),
         _ => place,
@@ -159,7 +171,7 @@ mod tests {
             cause: "no".to_owned(),
             cure: String::new(),
         };
-        Failure::of(error, config).line
+        Failure::of(error, config, |_| None).line
     }
 
     #[test]

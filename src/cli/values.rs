@@ -4,9 +4,14 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use clap::builder::TypedValueParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Command};
+use serde::de::value::{Error, StringDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer};
+#[cfg(feature = "virtio")]
+use vmm_reference::Transport;
+use vmm_reference::words_of;
 
 /// Takes a value from text.
 #[derive(Debug, Clone)]
@@ -15,6 +20,37 @@ pub(super) struct Text<T>(fn(&str) -> Result<T, String>);
 /// A value that has a text.
 pub(super) fn text<T: FromStr<Err: Display>>() -> Text<T> {
     Text(|text| text.parse().map_err(|error: T::Err| error.to_string()))
+}
+
+/// One of the words of an enumeration.
+pub(super) fn word<T>() -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    words(words_of::<T>().to_vec())
+}
+
+fn words<T>(known: Vec<&'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(known).try_map(|word| {
+        let word: StringDeserializer<Error> = word.into_deserializer();
+        T::deserialize(word)
+    })
+}
+
+/// The transports of this build.
+#[cfg(feature = "virtio")]
+pub(super) fn transport() -> impl TypedValueParser<Value = Transport> {
+    let built = |word: &&str| *word != "pci" || cfg!(feature = "pci");
+    words(
+        words_of::<Transport>()
+            .iter()
+            .copied()
+            .filter(built)
+            .collect(),
+    )
 }
 
 /// A number of vCPUs; what the host offers is known later.

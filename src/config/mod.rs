@@ -360,10 +360,15 @@ impl VmConfig {
                 (false, true) => Some(device.kind),
                 _ => None,
             };
-            let field = if device.by_default { other } else { device };
+            let named = if device.by_default { other } else { device };
+            let path = ConfigPath::from(named.kind.name());
+            let path = match named.kind {
+                VirtioKind::Block | VirtioKind::Net => path.item(named.place),
+                _ => path,
+            };
             return Err(Error::Config {
-                field: field.kind.name().into(),
-                value: format!("id={}", device.id),
+                field: path.key("id"),
+                value: device.id.clone(),
                 cause: match kind {
                     Some(kind) => format!("a {kind} without an id= has this id"),
                     None => format!("the {} before it has this id", other.kind),
@@ -532,7 +537,6 @@ pub(crate) struct NamedDevice {
     by_default: bool,
     pub(crate) kind: VirtioKind,
     /// How many of its kind come before it.
-    #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
     pub(crate) place: usize,
 }
 

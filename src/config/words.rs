@@ -31,11 +31,12 @@ pub fn in_plain_words(message: &str, called: &str) -> String {
     if let ([unknown, known @ ..], true) = (&*quoted, message.starts_with("unknown variant ")) {
         return format!("it is {}, not {unknown:?}", one_of(known));
     }
-    if let (Some(name), Some(verb)) = (quoted.first(), message.split(' ').next()) {
-        match verb {
-            "missing" => return format!("the {called} `{name}` is missing"),
-            "duplicate" => return format!("the {called} `{name}` stands twice"),
-            _ => {}
+    if let Some(name) = quoted.first() {
+        if message.starts_with("missing field ") {
+            return format!("the {called} `{name}` is missing");
+        }
+        if message.starts_with("duplicate field ") {
+            return format!("the {called} `{name}` stands twice");
         }
     }
     let rest = ["invalid type: ", "invalid value: "]
