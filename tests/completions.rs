@@ -117,6 +117,26 @@ fn what_names_no_folder_is_refused_and_writes_nothing() {
     assert!(ended.stderr.contains("/dev/null/x: ") && ended.stderr.contains("cure:"));
 }
 
+#[test]
+fn files_that_cannot_be_written_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<_> = std::fs::read_dir(generate(folder.path()))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(names.len() > 5);
+    for name in names {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let arguments = ["generate-files", folder.path().to_str().unwrap()];
+        let ended = finish(vmm(&arguments).spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let expected = format!("error: {}: No space left", path.display());
+        assert!(ended.stderr.starts_with(&expected), "{ended:?}");
+    }
+}
+
 /// A shell on a terminal, whose program `vmm-reference` prints its arguments.
 struct Typist {
     terminal: File,

@@ -320,6 +320,71 @@ fn a_paused_guest_hears_of_sigterm_and_who_is_asked_to_power_off_does_not_start_
 }
 
 #[test]
+fn errors_are_json_where_answers_are() {
+    let vm = start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let silent = std::os::unix::net::UnixListener::bind(path("silent")).unwrap();
+    std::fs::write(path("file"), "").unwrap();
+    let vm_says = path("vm");
+    std::os::unix::fs::symlink(&vm.socket, &vm_says).unwrap();
+    said(&vm.socket, &["pause"]);
+    for (socket, words, status, kind, text) in [
+        (
+            "vm",
+            &["reset"][..],
+            1,
+            "state",
+            "reset is not possible while",
+        ),
+        (
+            "vm",
+            &["device", "x", "link", "up"],
+            1,
+            "device",
+            "no device has the id",
+        ),
+        ("no", &["status"], 2, "usage", "No such file"),
+        ("file", &["status"], 2, "usage", "it is no socket"),
+        ("silent", &["status"], 1, "connection", "it says nothing"),
+        ("vm", &["fly"], 2, "usage", "fly"),
+        ("vm", &[], 2, "usage", "subcommand"),
+        (
+            "vm",
+            &["shutdown", "--timeout=-1"],
+            2,
+            "usage",
+            "it is 0 to",
+        ),
+        (
+            "vm",
+            &["device", "x", "limits", "bw=1", "bw=2"],
+            2,
+            "usage",
+            "bw is given twice",
+        ),
+    ] {
+        let plain = ctl(&path(socket), words);
+        let ended = ctl(&path(socket), &[words, &["--json"]].concat());
+        assert_eq!(ended.status.code(), Some(status), "{words:?}: {ended:?}");
+        assert_eq!(plain.status.code(), Some(status), "{words:?}: {plain:?}");
+        assert_eq!((&*ended.stderr, &*plain.stdout), ("", ""));
+        let answer: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let error = answer["error"].as_object().unwrap();
+        assert_eq!(error["kind"], kind, "{answer}");
+        assert!(
+            error["message"].as_str().unwrap().contains(text),
+            "{answer}"
+        );
+        assert_eq!(error.contains_key("cure"), kind == "usage", "{answer}");
+        assert_eq!(error.contains_key("state"), kind == "state", "{answer}");
+    }
+    drop(silent);
+    said(&vm.socket, &["stop"]);
+    finish(vm.child);
+}
+
+#[test]
 fn what_is_no_control_socket_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let silent = folder.path().join("silent");

@@ -195,6 +195,66 @@ fn a_path_that_a_file_cannot_hold_is_not_written_to_one() {
 }
 
 #[test]
+fn what_cannot_be_printed_is_an_error() {
+    let full = || {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    for arguments in [
+        &["--help"][..],
+        &["-h"],
+        &["--version"],
+        &["help"],
+        &["help", "plan"],
+        &["plan", "--help"],
+        &["doctor", "--help"],
+        &["plan"],
+        &["plan", "--json"],
+        &["doctor"],
+        #[cfg(feature = "config-file")]
+        &["--dump-config"],
+    ] {
+        let ended = finish(vmm(arguments).stdout(full()).spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {ended:?}");
+        assert!(
+            ended.stderr.contains("cannot write to standard output"),
+            "{ended:?}"
+        );
+    }
+    // A reader that has seen enough is no failure.
+    let mut child = vmm(&["--help"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = finish(child);
+    assert_eq!((ended.status.code(), &*ended.stderr), (Some(0), ""));
+}
+
+#[test]
+fn errors_are_json_where_json_is_asked_for() {
+    for (arguments, text) in [
+        (
+            &["plan", "--json", "--vcpus=5000"][..],
+            "--vcpus=5000: this host",
+        ),
+        (&["plan", "--json", "--vcpus=x"], "it is 1 to as many"),
+        (&["plan", "--fly", "--json"], "--fly"),
+        (&["inspect", "/no/where", "--json"], "No such file"),
+    ] {
+        let ended = finish(vmm(arguments).spawn().unwrap());
+        assert_eq!((ended.status.code(), &*ended.stderr), (Some(2), ""));
+        let answer: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        let error = &answer["error"];
+        assert_eq!(error["kind"], "usage");
+        assert!(
+            error["message"].as_str().unwrap().contains(text),
+            "{answer}"
+        );
+        assert!(error["cure"].is_string(), "{answer}");
+    }
+}
+
+#[test]
 fn help_lists_what_this_build_has() {
     let help = finish(vmm(&["--help"]).spawn().unwrap());
     assert_eq!(help.status.code(), Some(0), "{help:?}");

@@ -1,5 +1,7 @@
 //! `ctl`: asks a VM that runs with --control, from another process.
 
+use std::env;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -12,8 +14,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use vmm_reference::{Command, Error, Event, Happening, Metrics, PROTOCOL, Reply, Status};
 
+use super::errors::print_error;
 use super::part::Part;
-use super::{files::print, usage, values};
+use super::{FAILED, files::print, usage, values};
 
 /// The longest line of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -28,9 +31,9 @@ pub(super) struct Options {
     socket: PathBuf,
     #[command(subcommand)]
     what: What,
-    /// Prints the VM's answer as it is: one JSON object a line
+    /// Prints the VM's answer as it is, and errors likewise: one JSON object a line
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -93,12 +96,22 @@ impl What {
 pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
     let command = match options.what.command() {
         Ok(command) => command,
-        Err(error) => return Ok(usage::end(&error, &[])),
+        Err(error) => {
+            let arguments: Vec<OsString> = env::args_os().collect();
+            return Ok(usage::end(&error, &arguments));
+        }
     };
     let mut vm = Connection::open(&options.socket)?;
     match command {
         Some(command) => {
-            let answer = vm.ask(&json!(command))?;
+            let answer = match vm.ask(&json!(command))? {
+                Ok(answer) => answer,
+                Err(refusal) if options.json => {
+                    print_error(&refusal);
+                    return Ok(FAILED.into());
+                }
+                Err(refusal) => return Err(vm.refused(&refusal)),
+            };
             // What a later version answers besides is shown as it is.
             match Reply::deserialize(&answer) {
                 Ok(reply) if !options.json => print(&text(&reply, &command, &options.what))?,
@@ -106,7 +119,9 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
             }
         }
         None => {
-            vm.ask(&json!({ "subscribe": [] }))?;
+            if let Err(refusal) = vm.ask(&json!({ "subscribe": [] }))? {
+                return Err(vm.refused(&refusal));
+            }
             vm.wait_for_ever()?;
             while let Some(line) = vm.line()? {
                 // Events of kinds that are not known here, likewise.
@@ -170,19 +185,24 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Asks, and gives what the answer has under "ok".
-    fn ask(&mut self, request: &Value) -> Result<Value, Error> {
+    /// Asks, and gives what the answer has under "ok", or else under "error".
+    fn ask(&mut self, request: &Value) -> Result<Result<Value, Value>, Error> {
         let sent = writeln!(self.stream.get_mut(), "{request}");
         sent.map_err(|error| self.failed(error))?;
         let mut answer = self.value()?;
-        if let Some(error) = answer.get("error") {
-            let message = error.get("message").and_then(Value::as_str);
-            return Err(Error::Host {
-                what: format!("{}", self.path.display()),
-                source: std::io::Error::other(message.unwrap_or("it was refused").to_owned()),
-            });
+        Ok(match answer.get_mut("error") {
+            Some(error) => Err(error.take()),
+            None => Ok(answer.get_mut("ok").map(Value::take).unwrap_or_default()),
+        })
+    }
+
+    /// The error for what the VM says under "error".
+    fn refused(&self, refusal: &Value) -> Error {
+        let message = refusal.get("message").and_then(Value::as_str);
+        Error::Host {
+            what: format!("{}", self.path.display()),
+            source: std::io::Error::other(message.unwrap_or("it was refused").to_owned()),
         }
-        Ok(answer.get_mut("ok").map(Value::take).unwrap_or_default())
     }
 
     /// Events may be as far apart as they like.

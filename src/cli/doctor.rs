@@ -14,7 +14,7 @@ use super::files::print;
 pub(super) struct Options {
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) fn check(options: &Options) -> Result<ExitCode, Error> {

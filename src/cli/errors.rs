@@ -4,9 +4,10 @@
 use std::error::Error as _;
 
 use clap::{ArgAction, CommandFactory};
+use serde_json::{Value, json};
 use vmm_reference::{ConfigPath, Error, VmConfig};
 
-use super::{Cli, doctor, say};
+use super::{Cli, doctor, files, say};
 
 /// An error, and what is said of it first.
 #[derive(Debug)]
@@ -32,21 +33,50 @@ impl Failure {
 
     /// The chain of causes on one line, the cure on the next, then the report of a failed vCPU.
     pub(super) fn report(&self) {
-        let Self { error, line } = self;
-        let mut text = line.clone();
-        let mut source = error.source();
+        say(&format!("error: {}", self.message()));
+        if let Some(cure) = self.cure() {
+            say(&format!("  cure: {cure}"));
+        }
+        let report = self.error.report();
+        if let Some(report) = report.filter(|report| !report.is_empty()) {
+            say(report);
+        }
+    }
+
+    /// The same as JSON, for a command that was asked for it.
+    pub(super) fn report_as_json(&self, kind: &str) {
+        let mut object = json!({ "kind": kind, "message": self.message() });
+        if let (Some(cure), Some(object)) = (self.cure(), object.as_object_mut()) {
+            object.insert("cure".to_owned(), cure.into());
+        }
+        print_error(&object);
+    }
+
+    /// The chain of causes.
+    fn message(&self) -> String {
+        let mut text = self.line.clone();
+        let mut source = self.error.source();
         while let Some(cause) = source {
             text = format!("{text}: {cause}");
             source = cause.source();
         }
-        say(&format!("error: {text}"));
-        let of_this_host = error.is_failed_emulation().then(doctor::interprets);
-        if let Some(cure) = of_this_host.flatten().or(error.cure()) {
-            say(&format!("  cure: {}", with_options(cure)));
-        }
-        if let Some(report) = error.report().filter(|report| !report.is_empty()) {
-            say(report);
-        }
+        text
+    }
+
+    fn cure(&self) -> Option<String> {
+        let of_this_host = self.error.is_failed_emulation().then(doctor::interprets);
+        of_this_host
+            .flatten()
+            .or(self.error.cure())
+            .map(with_options)
+    }
+}
+
+/// An error of a command that was asked for JSON, where its answer would be.
+pub(super) fn print_error(error: &Value) {
+    let text = json!({ "error": error }).to_string();
+    if files::print(&text).is_err() {
+        say(&text);
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use clap_complete::{Shell, generate_to};
+use clap_complete::{Generator, Shell};
 
 use super::{Cli, FAILED, USAGE, say};
 
@@ -43,8 +43,8 @@ pub(super) fn asked() -> Option<ExitCode> {
                 }
             }
         }
-        Err(error) => {
-            say(&format!("error: {}: {error}", folder.display()));
+        Err((path, error)) => {
+            say(&format!("error: {}: {error}", path.display()));
             say("  cure: name a folder that can be made or written to");
             FAILED.into()
         }
@@ -65,25 +65,31 @@ fn refuse(cause: &str) -> ExitCode {
     USAGE.into()
 }
 
-/// Gives what was written.
-fn write(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    fs::create_dir_all(folder)?;
+/// Gives what was written, or what cannot be and why.
+fn write(folder: &Path) -> Result<Vec<PathBuf>, (PathBuf, io::Error)> {
+    let refused = |error| (folder.to_owned(), error);
+    fs::create_dir_all(folder).map_err(refused)?;
     let mut command = Cli::command();
     let name = command.get_name().to_owned();
     // Of clap's own one, the part after a subcommand is never reached for a name with a hyphen, and it does
     // not complete `--option=value`.
-    let bash = folder.join(format!("{name}.bash"));
-    fs::write(&bash, bash::script(&mut Cli::command()))?;
-    let mut files = vec![bash];
+    let bash = bash::script(&mut Cli::command()).into_bytes();
+    let mut files = vec![(format!("{name}.bash"), bash)];
     for shell in [Shell::Zsh, Shell::Fish] {
-        files.push(generate_to(shell, &mut command, &name, folder)?);
+        // Not into the file: what cannot be written there would be a panic.
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut command, &name, &mut text);
+        files.push((shell.file_name(&name), text));
     }
-    for (file, page) in man_pages()? {
+    files.extend(man_pages().map_err(refused)?);
+    let write = |(file, text): (String, Vec<u8>)| {
         let path = folder.join(file);
-        fs::write(&path, page)?;
-        files.push(path);
-    }
-    Ok(files)
+        match fs::write(&path, text) {
+            Ok(()) => Ok(path),
+            Err(error) => Err((path, error)),
+        }
+    };
+    files.into_iter().map(write).collect()
 }
 
 /// A page for the program and one for each subcommand, with their file names.

@@ -227,6 +227,19 @@ enum LogLevel {
     Trace,
 }
 
+impl Command {
+    /// Whether what it prints is JSON.
+    fn json(&self) -> bool {
+        match self {
+            Self::Plan { what, .. } => what.json,
+            Self::Inspect(what) => what.json,
+            Self::Doctor(what) => what.json,
+            #[cfg(feature = "control")]
+            Self::Ctl(what) => what.json,
+        }
+    }
+}
+
 impl VmArgs {
     /// What the file says, and over it what the command line says; and the file.
     fn config(self) -> Result<(VmConfig, Option<File>), Error> {
@@ -390,6 +403,11 @@ pub(crate) fn main() -> ExitCode {
     if let Err(error) = run::ignore_file_size_signal() {
         log::warn!("{error}");
     }
+    let json = cli.command.as_ref().is_some_and(Command::json);
+    #[cfg(feature = "control")]
+    let asks_a_vm = matches!(cli.command, Some(Command::Ctl(_)));
+    #[cfg(not(feature = "control"))]
+    let asks_a_vm = false;
     let result = match cli.command {
         None => {
             let file = cli.vm.boot_timeline.clone();
@@ -409,11 +427,17 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Ctl(what)) => ctl::run(&what).map_err(Failure::from),
     };
     result.unwrap_or_else(|failure| {
-        failure.report();
-        match *failure.error {
-            Error::Config { .. } | Error::Plan(_) | Error::Boot { .. } => USAGE.into(),
-            _ => FAILED.into(),
+        let (status, kind) = match *failure.error {
+            Error::Config { .. } | Error::Plan(_) | Error::Boot { .. } => (USAGE, "usage"),
+            _ if asks_a_vm => (FAILED, "connection"),
+            _ => (FAILED, "host"),
+        };
+        if json {
+            failure.report_as_json(kind);
+        } else {
+            failure.report();
         }
+        status.into()
     })
 }
 

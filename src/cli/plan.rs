@@ -20,7 +20,7 @@ use super::files::{OutputFile, print as print_text, read_text};
 pub(super) struct Options {
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Plan for a typical host of this architecture instead of this host
     #[arg(long, value_parser = PossibleValuesParser::new(ARCHITECTURES.iter().copied()))]
     arch: Option<String>,

@@ -6,8 +6,11 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use serde_json::json;
 use vmm_reference::{Error, VmConfig};
 
+use super::errors::{Failure, print_error};
+use super::files::printed;
 use super::{Cli, FAILED, File, USAGE, say};
 
 /// An option or a command, what it stands for, its feature, and whether this build has that.
@@ -82,16 +85,37 @@ pub(super) fn check_build(config: &VmConfig, file: Option<&File>) -> Result<(), 
 
 /// Prints what the parser has to say, help and version included; gives the exit status.
 pub(super) fn end(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
-    if let Some((cause, cure)) = explain(error, arguments) {
+    if !error.use_stderr() {
+        return match printed(error.print()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                Failure::from(error).report();
+                FAILED.into()
+            }
+        };
+    }
+    let explained = explain(error, arguments);
+    if wants_json(arguments) {
+        let text = error.render().to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(first);
+        let (cause, cure) =
+            explained.unwrap_or_else(|| (first.to_owned(), "see --help".to_owned()));
+        print_error(&json!({ "kind": "usage", "message": cause, "cure": cure }));
+    } else if let Some((cause, cure)) = explained {
         say(&format!("error: {cause}"));
         say(&format!("  cure: {cure}"));
-        return USAGE.into();
+    } else {
+        // Whether somebody reads it changes nothing.
+        let _ = error.print();
     }
-    let is_error = error.use_stderr();
-    match error.print() {
-        Err(_) if !is_error => FAILED.into(),
-        _ => u8::try_from(error.exit_code()).unwrap_or(USAGE).into(),
-    }
+    USAGE.into()
+}
+
+/// Whether a command was asked for JSON, in words that cannot be used as a whole.
+fn wants_json(arguments: &[OsString]) -> bool {
+    let has = |wanted: &str| arguments.iter().skip(1).any(|word| word == wanted);
+    has("--json") && commands().iter().any(|command| has(command))
 }
 
 /// Cause and cure of an error of which more is known here.
