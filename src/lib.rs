@@ -47,12 +47,12 @@ pub use control::event::{Event, Happening, Subscription};
 pub use control::handle::{Crash, CrashCause, ExitReason, VmHandle};
 pub use control::metrics::{Exits, Metrics};
 #[cfg(feature = "control")]
-pub use control::server::{ControlServer, ControlSocket, PROTOCOL};
+pub use control::server::{ControlServer, ControlSocket, PROTOCOL, Place};
 pub use error::Error;
 pub use host::{Check, Level, diagnose, probe};
 pub use kernel::inspect::{KernelReport, inspect};
 pub use memory::huge::transparent_size as transparent_page_bytes;
-pub use outputs::{NamedFile, refused_output};
+pub use outputs::{NamedFile, busy_output, refused_output};
 pub use timeline::{Milestone, Timeline};
 pub use vm::machine::Machine;
 pub use vm::planning::{device_tree, plan};

@@ -140,6 +140,43 @@ impl VmConfig {
     }
 }
 
+impl VmConfig {
+    /// Remarks on files of consoles that cannot be written now.
+    pub(crate) fn busy_consoles(&self) -> Vec<String> {
+        let consoles = [
+            ("serial", Some(&self.serial)),
+            ("console", self.console.as_ref()),
+        ];
+        let busy = |(field, target): (_, Option<&ConsoleTarget>)| match target {
+            Some(ConsoleTarget::File(path)) => busy_output(field, path),
+            _ => None,
+        };
+        consoles.into_iter().filter_map(busy).collect()
+    }
+}
+
+/// What may keep a file from being written, as long as it is so: a remark for a plan. `field` is what names the
+/// file. It is looked at and left as it is: a lock is let go at once, and a FIFO is not opened, since its reader
+/// would see that, and then its end.
+#[must_use]
+pub fn busy_output(field: &'static str, path: &Path) -> Option<String> {
+    let name = format!("{field}={}", shown(field, path));
+    let found = fs::metadata(path).ok()?;
+    if found.file_type().is_fifo() {
+        return Some(format!(
+            "{name} is a FIFO, and is refused unless somebody reads it then"
+        ));
+    }
+    let file = File::options().write(true).open(path).ok();
+    let locked = file.filter(|_| found.is_file()).map(|file| lock(&file));
+    match locked {
+        Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Some(format!(
+            "{name}: another VM writes it, or has it as a disk, and it is refused as long as that is so"
+        )),
+        _ => None,
+    }
+}
+
 /// Finds out whether a file could be opened for writing, or made.
 fn can_be_written(path: &Path) -> io::Result<()> {
     let found = match fs::metadata(path) {

@@ -61,13 +61,19 @@ fn plan_refuses_what_running_refuses_and_makes_nothing() {
         #[cfg(feature = "virtio-vsock")]
         vec![format!("--vsock=cid=3,path={}", path("file"))],
         #[cfg(feature = "virtio-vsock")]
-        vec![format!("--vsock=cid=3,path={}", path("socket"))],
-        #[cfg(feature = "virtio-vsock")]
         vec![format!("--vsock=cid=3,path={}", path("no/socket"))],
         #[cfg(feature = "virtio-vsock")]
         vec![format!("--vsock=cid=3,path={}", path(&"x".repeat(100)))],
         #[cfg(feature = "virtio-net")]
         vec!["--net=fd=999".to_owned()],
+        // The first number that a file of the program's own would get.
+        #[cfg(feature = "virtio-net")]
+        vec![
+            "--net=fd=3".to_owned(),
+            format!("--serial=file={}", path("made")),
+        ],
+        #[cfg(feature = "virtio-net")]
+        vec!["--net=fd=0".to_owned()],
         #[cfg(feature = "virtio-net")]
         vec!["--net=lo".to_owned()],
         #[cfg(feature = "virtio-net")]
@@ -106,6 +112,120 @@ fn plan_refuses_what_running_refuses_and_makes_nothing() {
     let planned = finish(vmm(&["plan", &kernel, &right, &timeline]).spawn().unwrap());
     assert_eq!(planned.status.code(), Some(0), "{planned:?}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), count);
+}
+
+#[test]
+#[cfg(feature = "virtio-net")]
+fn a_descriptor_is_looked_at_before_a_file_of_the_program_gets_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = format!("--serial=file={}", folder.path().join("made").display());
+    for command in [&["plan"][..], &[]] {
+        let arguments = [command, &["--net=fd=3", &made]].concat();
+        refused(&arguments, &["--net=fd=3: Bad file descriptor", "cure: "]);
+        let arguments = [command, &["--net=fd=0", &made]].concat();
+        refused(&arguments, &["--net=fd=0: it is no tap device", "cure: "]);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    // Those of another host are not known.
+    let planned = finish(
+        vmm(&["plan", "--arch=aarch64", "--net=fd=3"])
+            .spawn()
+            .unwrap(),
+    );
+    assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+}
+
+/// Each keeps a VM from starting now, and may not do so later.
+#[test]
+#[cfg(all(feature = "virtio-blk", feature = "virtio-vsock", feature = "control"))]
+fn what_another_program_has_is_a_remark_of_a_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut code = common::print("up\n");
+    code.extend([0xeb, 0xfe]);
+    let kernel = common::kernel(&code);
+    let kernel = option("kernel", kernel.path());
+    std::fs::write(path("disk"), [0; 4096]).unwrap();
+    let options = [
+        format!("--blk={}", path("disk")),
+        format!("--vsock=cid=3,path={}", path("vsock")),
+        format!("--control={}", path("control")),
+        format!("--serial=file={}", path("serial")),
+    ];
+    let all: Vec<&str> = options
+        .iter()
+        .map(String::as_str)
+        .chain([&*kernel])
+        .collect();
+    let vm = vmm(&all).spawn().unwrap();
+    while std::fs::read(path("serial")).unwrap_or_default() != b"up\n" {
+        std::thread::yield_now();
+    }
+    for (option, remark) in options.iter().zip([
+        "in use as a disk already by process ",
+        "another program listens there",
+        "another process listens there",
+        "another VM writes it",
+    ]) {
+        let planned = finish(vmm(&["plan", option]).spawn().unwrap());
+        assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+        let remarks = planned
+            .stdout
+            .split("\nremarks\n")
+            .nth(1)
+            .unwrap_or_default();
+        assert!(remarks.contains(remark), "{remark}: {planned:?}");
+        assert!(remarks.contains("refused as long as"), "{planned:?}");
+        refused(&[option, &kernel], &[remark]);
+    }
+    // The machine of a VM that runs can be looked at.
+    let planned = finish(vmm(&[&["plan", "--json"], &*all].concat()).spawn().unwrap());
+    let plan: serde_json::Value = serde_json::from_str(&planned.stdout).unwrap();
+    assert_eq!(plan["remarks"].as_array().unwrap().len(), 4, "{plan}");
+    common::signal(&vm, "INT");
+    assert_eq!(finish(vm).status.code(), Some(0));
+    let planned = finish(vmm(&[&["plan"], &*all].concat()).spawn().unwrap());
+    assert!(!planned.stdout.contains("remarks"), "{planned:?}");
+}
+
+#[test]
+fn a_fifo_is_remarked_and_its_reader_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+    let code = [common::print("up\n"), common::RESET.to_vec()].concat();
+    let kernel = common::kernel(&code);
+    let kernel = option("kernel", kernel.path());
+    let serial = format!("--serial=file={}", fifo.display());
+    let timeline = folder.path().join("fifo.json");
+    std::os::unix::fs::symlink(&fifo, &timeline).unwrap();
+    let timeline = option("boot-timeline", &timeline);
+    let remarked = |option: &str| {
+        let planned = finish(vmm(&["plan", option]).spawn().unwrap());
+        assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+        let remark = format!("{option} is a FIFO, and is refused unless somebody reads it then");
+        assert!(planned.stdout.contains(&remark), "{planned:?}");
+    };
+    for option in [&serial, &timeline] {
+        remarked(option);
+        refused(&[option, &kernel], &["nobody reads"]);
+    }
+    let reader = std::process::Command::new("cat")
+        .arg(&fifo)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    remarked(&serial);
+    // It may not be there yet.
+    let ran = loop {
+        let ran = finish(vmm(&[&serial, &kernel]).spawn().unwrap());
+        if ran.status.code() != Some(2) {
+            break ran;
+        }
+    };
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    assert_eq!(finish(reader).stdout, "up\n");
 }
 
 #[test]

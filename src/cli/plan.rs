@@ -10,8 +10,10 @@ use serde::Serialize;
 use vmm_reference::arch::{AddressRange, LeanChoice, MachinePlan, Planner, Space};
 use vmm_reference::{
     ARCHITECTURES, Error, HostPlatform, HugePages, MemoryBacking, NamedFile, PlannedFor, VmConfig,
-    device_tree, planner, planner_with_facts, probe, rehearse, transparent_page_bytes,
+    busy_output, device_tree, planner, planner_with_facts, probe, rehearse, transparent_page_bytes,
 };
+#[cfg(feature = "control")]
+use vmm_reference::{ControlSocket, Place};
 
 use super::errors::with_options;
 use super::files::{OutputFile, print as print_text, read_text};
@@ -59,6 +61,9 @@ pub(super) fn print(
     if let Some(path) = boot_timeline {
         super::timeline::format(path)?;
     }
+    if options.arch.is_none() {
+        config.check_descriptors()?;
+    }
     if options.arch.is_none()
         && let Some(path) = &options.facts
     {
@@ -76,9 +81,18 @@ pub(super) fn print(
         .chain(options.facts.as_deref().map(|path| ("--facts", path)))
         .collect();
     config.check_outputs(&inputs, &options.outputs(boot_timeline))?;
-    #[cfg(feature = "control")]
-    if let (Some(path), false) = (&config.control, other) {
-        vmm_reference::ControlSocket::check(path)?;
+    let mut busy = Vec::new();
+    if !other {
+        busy.extend(boot_timeline.and_then(|path| busy_output("boot-timeline", path)));
+        #[cfg(feature = "control")]
+        if let Some(path) = &config.control
+            && ControlSocket::check(path)? == Place::InUse
+        {
+            busy.push(format!(
+                "control={}: another process listens there, and it is refused as long as that is so",
+                path.display()
+            ));
+        }
     }
     let planner = choose(options, config)?;
     let planned_for = if other {
@@ -86,7 +100,8 @@ pub(super) fn print(
     } else {
         PlannedFor::ThisHost
     };
-    let plan = rehearse(&*planner, config, planned_for)?;
+    let mut plan = rehearse(&*planner, config, planned_for)?;
+    plan.remarks.extend(busy);
     super::run::warn_consoles(config, &plan.cmdline);
     if let Some(path) = &options.dump_dtb {
         let tree = device_tree(&*planner, &plan, config)?;

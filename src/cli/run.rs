@@ -29,6 +29,8 @@ pub(super) fn run(
     inputs: &[NamedFile<'_>],
     timeline: Option<(&Path, ProcessStart)>,
 ) -> Result<ExitCode, Error> {
+    // Before a file of this program gets the number of one that is not open.
+    config.check_descriptors()?;
     let file = timeline.map(|(path, _)| path);
     if let Some(path) = file {
         timeline::format(path)?;

@@ -217,6 +217,17 @@ impl VmConfig {
         self
     }
 
+    /// Checks descriptors that the configuration names: they are open, and of tap devices. Whoever opens files of its
+    /// own does this before, since one of those might get the number.
+    ///
+    /// # Errors
+    /// Names the descriptor and what is wrong with it.
+    pub fn check_descriptors(&self) -> Result<(), Error> {
+        #[cfg(feature = "virtio-net")]
+        crate::devices::virtio::check_descriptors(self)?;
+        Ok(())
+    }
+
     /// Checks that the kernel, the initrd and the disks can be opened and that the kernel is one,
     /// without loading anything.
     ///

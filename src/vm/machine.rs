@@ -85,6 +85,7 @@ impl<P: KvmPlatform> Machine<P> {
     ) -> Result<Self, Error> {
         let timeline = Timeline::default();
         timeline.reach(Milestone::Begun);
+        config.check_descriptors()?;
         crate::memory::host::check(config)?;
         let kvm = crate::host::open_kvm()?;
         let platform = P::probe(&kvm)?;

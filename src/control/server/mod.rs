@@ -77,6 +77,8 @@ pub enum Place {
     Free,
     /// A socket whose process is gone.
     Stale,
+    /// A socket on which another process listens.
+    InUse,
 }
 
 fn refused(path: &Path, cause: String, cure: &str) -> Error {
@@ -99,7 +101,15 @@ impl ControlSocket {
     /// When there is something else, or a VMM that is not gone, or the socket cannot be made.
     pub fn bind(path: &Path) -> Result<Self, Error> {
         let refuse = |cause: String, cure: &str| refused(path, cause, cure);
-        if Self::check(path)? == Place::Stale {
+        let place = Self::check(path)?;
+        if place == Place::InUse {
+            return Err(refused(
+                path,
+                "another process listens there".to_owned(),
+                "name another path, or end the other VM first",
+            ));
+        }
+        if place == Place::Stale {
             fs::remove_file(path)
                 .map_err(|error| refuse(error.to_string(), "name another path"))?;
         }
@@ -132,7 +142,7 @@ impl ControlSocket {
     /// Finds out whether a socket can be made at a path, without making it.
     ///
     /// # Errors
-    /// When there is something else, or somebody listens there.
+    /// When there is something else, or the folder cannot be written.
     pub fn check(path: &Path) -> Result<Place, Error> {
         if SocketAddrUnix::new(path).is_err() {
             return Err(refused(
@@ -150,11 +160,7 @@ impl ControlSocket {
             Ok(_) => match UnixStream::connect(path) {
                 // Nobody listens: its process is gone.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Place::Stale),
-                _ => Err(refused(
-                    path,
-                    "another process listens there".to_owned(),
-                    "name another path, or end the other VM first",
-                )),
+                _ => Ok(Place::InUse),
             },
             Err(_) => {
                 let folder = path
