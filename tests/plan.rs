@@ -115,6 +115,78 @@ fn plan_refuses_what_running_refuses_and_makes_nothing() {
 }
 
 #[test]
+#[cfg(all(
+    feature = "control",
+    feature = "virtio-vsock",
+    feature = "virtio-console"
+))]
+fn two_options_that_name_one_path_are_both_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::os::unix::fs::symlink(folder.path(), path("link")).unwrap();
+    let other_way = format!("{}/x.json", path("link"));
+    let x = path("x.json");
+    let options = |path: &str| {
+        [
+            format!("--serial=file={path}"),
+            format!("--console=file={path}"),
+            format!("--vsock=path={path}"),
+            format!("--control={path}"),
+            format!("--boot-timeline={path}"),
+        ]
+    };
+    let said = |option: &str| option.to_owned();
+    for (place, one) in options(&x).iter().enumerate() {
+        for (other_place, other) in options(&x).iter().enumerate().skip(place + 1) {
+            let given = |option: &str| option.replace("--vsock=path", "--vsock=cid=3,path");
+            let (a, b) = (given(one), given(other));
+            let text = format!("error: {}: {} names the same path", said(other), said(one));
+            for command in [&["plan"][..], &[]] {
+                refused(
+                    &[command, &[&a, &b]].concat(),
+                    &[&text, "cure: name two paths"],
+                );
+                refused(&[command, &[&b, &a]].concat(), &[&text]);
+            }
+            // By another way there.
+            let b = given(&options(&other_way)[other_place]);
+            refused(&["plan", &a, &b], &["names the same path"]);
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+#[cfg(feature = "virtio-blk")]
+fn a_disk_that_can_be_written_is_nothing_that_is_read() {
+    let kernel = common::kernel(&common::RESET);
+    let initrd = file(&[0; 4096]);
+    let disk = |path: &std::path::Path, more: &str| format!("--blk={}{more}", path.display());
+    let (kernel_option, initrd_option) = (
+        option("kernel", kernel.path()),
+        option("initrd", initrd.path()),
+    );
+    let all = [&*kernel_option, &*initrd_option];
+    for (path, what) in [(kernel.path(), "the kernel"), (initrd.path(), "the initrd")] {
+        let said = format!("it is {what} of this VM as well");
+        for command in [&["plan"][..], &[]] {
+            let wrong = disk(path, "");
+            refused(
+                &[command, &all, &[&wrong]].concat(),
+                &[&wrong, &said, "add ,ro"],
+            );
+        }
+        let right = disk(path, ",ro");
+        let planned = finish(
+            vmm(&[&["plan"], &all[..], &[&right]].concat())
+                .spawn()
+                .unwrap(),
+        );
+        assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+    }
+}
+
+#[test]
 #[cfg(feature = "virtio-net")]
 fn a_descriptor_is_looked_at_before_a_file_of_the_program_gets_its_number() {
     let folder = tempfile::tempdir().unwrap();
@@ -247,7 +319,10 @@ fn r62_no_output_is_a_file_that_was_read() {
     );
     let both = folder.path().join("both.json");
     let (one, other) = (option("dump-facts", &both), option("dump-dtb", &both));
-    refused(&["plan", &one, &other], &["writes to the same file"]);
+    refused(
+        &["plan", &one, &other],
+        &[&other, &format!("{one} names the same path")],
+    );
     assert!(!both.exists());
     assert_eq!(std::fs::read(&facts).unwrap(), before);
 }

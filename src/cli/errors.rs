@@ -121,7 +121,7 @@ fn first_line(
         None => option(field, value, device(field).as_deref()),
     };
     match error {
-        Error::Config { cause, .. } => format!("{place}: {cause}"),
+        Error::Config { cause, .. } => format!("{place}: {}", with_options(cause)),
         _ => place,
     }
 }
@@ -164,8 +164,11 @@ pub(super) fn with_options(text: &str) -> String {
         let start = word.find(|c| c != '(').unwrap_or(word.len());
         let (before, rest) = word.split_at(start);
         let found = rest.split_once('=').and_then(|(key, value)| {
+            let of_plan = command.find_subcommand("plan").into_iter();
+            let options = of_plan.flat_map(clap::Command::get_arguments);
             let option = command
                 .get_arguments()
+                .chain(options)
                 .find(|option| option.get_long() == Some(key))?;
             match option.get_action() {
                 ArgAction::SetTrue => {

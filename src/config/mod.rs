@@ -5,8 +5,7 @@ mod tests;
 mod values;
 mod words;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use arch::{
     Cmdline, ConfigPath, GuestKernel, Lean, MachineConfig, MachinePlan, Transport, VirtioKind,
@@ -217,12 +216,14 @@ impl VmConfig {
         self
     }
 
-    /// Checks descriptors that the configuration names: they are open, and of tap devices. Whoever opens files of its
-    /// own does this before, since one of those might get the number.
+    /// Checks every value as far as no platform is asked, and the descriptors that the configuration names: they are
+    /// open, and of tap devices. Whoever opens files of its own does this before, since one of those might get the
+    /// number.
     ///
     /// # Errors
-    /// Names the descriptor and what is wrong with it.
+    /// Names the value or the descriptor and what is wrong with it.
     pub fn check_descriptors(&self) -> Result<(), Error> {
+        self.check()?;
         #[cfg(feature = "virtio-net")]
         crate::devices::virtio::check_descriptors(self)?;
         Ok(())
@@ -481,19 +482,9 @@ impl VmConfig {
         self.check_ids()
     }
 
-    /// The two consoles share neither the terminal nor a file.
+    /// The two consoles share not the terminal, and no two things that are made a path.
     fn check_consoles(&self) -> Result<(), Error> {
-        if let (ConsoleTarget::File(serial), Some(ConsoleTarget::File(console))) =
-            (&self.serial, &self.console)
-            && whole(serial) == whole(console)
-        {
-            return Err(Error::Config {
-                field: "console".into(),
-                value: format!("file={}", console.display()),
-                cause: "the serial console writes to the same file".to_owned(),
-                cure: "name two files, or make one of them null".to_owned(),
-            });
-        }
+        self.check_paths()?;
         if self.serial == ConsoleTarget::Stdio && self.console == Some(ConsoleTarget::Stdio) {
             return Err(Error::Config {
                 field: "console".into(),
@@ -553,10 +544,3 @@ pub(crate) struct NamedDevice {
 
 /// As long as a container's tools wait before they kill, times three.
 pub(crate) const DEFAULT_SHUTDOWN_TIMEOUT: u32 = 30;
-
-/// A path by which the same file has the same name, whether it is there or not.
-pub(crate) fn whole(path: &Path) -> Option<PathBuf> {
-    fs::canonicalize(path)
-        .or_else(|_| std::path::absolute(path))
-        .ok()
-}
