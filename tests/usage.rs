@@ -72,14 +72,6 @@ fn words_that_are_none_of_an_option_are_named_with_those_that_are() {
         let disk = format!("--blk=a,ro={word}");
         refused(&[&disk], &["--blk", "ro", "it is on or off"]);
     }
-    refused(
-        &["plan", "--facts=x.json"],
-        &[
-            "--facts=x.json",
-            "of which architecture",
-            "cure: add --arch=aarch64",
-        ],
-    );
 }
 
 #[test]

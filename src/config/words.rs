@@ -51,6 +51,12 @@ pub fn in_plain_words(message: &str, called: &str) -> String {
         "a sequence" => "a list",
         "a map" => "a table",
         "map with a single key" => "a table with one entry",
+        "u8" => "0 to 255",
+        "u16" => "0 to 65535",
+        "u32" => "0 to 4294967295",
+        "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
         other => other,
     };
     let found = match found {

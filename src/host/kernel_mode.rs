@@ -221,7 +221,7 @@ fn watch<P: KvmPlatform>(mut vcpu: VcpuFd, run_size: usize, stop: &AtomicBool) -
             Flow::Continue => {}
             Flow::Fail(failure) => seen.end = Some(failure.cause),
             Flow::Crash(cause) => seen.end = Some(cause.to_string()),
-            Flow::End(reason) => seen.end = Some(format!("{reason:?}")),
+            Flow::End(reason) => seen.end = Some(reason.to_string()),
         }
         if seen.end.is_some() {
             break;

@@ -287,7 +287,7 @@ impl<P: KvmPlatform> Machine<P> {
             if !handle.restart(may_restart) {
                 let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
                 match &end {
-                    Ok(reason) => log::debug!("end: {reason:?}"),
+                    Ok(reason) => log::debug!("end: {reason}"),
                     Err(error) => log::debug!("end: {error}"),
                 }
                 return end;
