@@ -177,6 +177,23 @@ impl Default for BlkConfig {
 const MAX_SERIAL: usize = 20;
 
 impl BlkConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &[
+        "path=",
+        "id=",
+        "ro",
+        "serial=",
+        "engine=",
+        "direct",
+        "queues=",
+        "queue-size=",
+        "discard=",
+        "bw=",
+        "bw-burst=",
+        "iops=",
+        "iops-burst=",
+    ];
+
     /// Checks every value, whoever gave it.
     ///
     /// # Errors
@@ -196,28 +213,12 @@ impl BlkConfig {
     }
 }
 
-const BLK_OPTIONS: &[&str] = &[
-    "path=",
-    "id=",
-    "ro",
-    "serial=",
-    "engine=",
-    "direct",
-    "queues=",
-    "queue-size=",
-    "discard=",
-    "bw=",
-    "bw-burst=",
-    "iops=",
-    "iops-burst=",
-];
-
 impl FromStr for BlkConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut disk = Self::default();
-        for (key, text) in options(text, First::Path("path"), BLK_OPTIONS)? {
+        for (key, text) in options(text, First::Path("path"), Self::OPTIONS)? {
             let text = &*text;
             match key {
                 "path" => disk.path = text.into(),
@@ -289,6 +290,21 @@ impl Default for NetConfig {
 const MAX_TAP_NAME: usize = 15;
 
 impl NetConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &[
+        "tap=",
+        "fd=",
+        "id=",
+        "mac=",
+        "mtu=",
+        "queues=",
+        "queue-size=",
+        "bw=",
+        "bw-burst=",
+        "iops=",
+        "iops-burst=",
+    ];
+
     /// Checks every value, whoever gave it.
     ///
     /// # Errors
@@ -350,26 +366,12 @@ impl fmt::Display for NetConfig {
     }
 }
 
-const NET_OPTIONS: &[&str] = &[
-    "tap=",
-    "fd=",
-    "id=",
-    "mac=",
-    "mtu=",
-    "queues=",
-    "queue-size=",
-    "bw=",
-    "bw-burst=",
-    "iops=",
-    "iops-burst=",
-];
-
 impl FromStr for NetConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut net = Self::default();
-        for (key, text) in options(text, First::Name("tap"), NET_OPTIONS)? {
+        for (key, text) in options(text, First::Name("tap"), Self::OPTIONS)? {
             let text = &*text;
             match key {
                 "tap" => net.tap = Some(text.to_owned()).filter(|name| !name.is_empty()),
@@ -407,7 +409,7 @@ impl FromStr for VsockConfig {
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let (mut id, mut cid, mut path) = (None, None, None);
-        for (key, text) in options(text, First::Option, VSOCK_OPTIONS)? {
+        for (key, text) in options(text, First::Option, Self::OPTIONS)? {
             match key {
                 "id" => id = Some(text.into_owned()),
                 "cid" => cid = Some(number(key, &text, &ranges::CID)?),
@@ -424,10 +426,12 @@ impl FromStr for VsockConfig {
     }
 }
 
-const VSOCK_OPTIONS: &[&str] = &["cid=", "id=", "path="];
 const VSOCK_FORM: &str = "cid=N,path=SOCKET";
 
 impl VsockConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &["cid=", "id=", "path="];
+
     /// Checks every value, whoever gave it.
     ///
     /// # Errors
@@ -465,7 +469,6 @@ pub struct BalloonConfig {
 
 /// What a balloon's target may be, as far as no guest is known.
 const TARGET: &str = "1B to the guest's memory";
-const BALLOON_OPTIONS: &[&str] = &["target=", "id=", "deflate-on-oom", "free-page-reporting"];
 
 impl FromStr for BalloonConfig {
     type Err = OptionError;
@@ -473,7 +476,7 @@ impl FromStr for BalloonConfig {
     fn from_str(text: &str) -> Result<Self, OptionError> {
         const MIB: u32 = 20;
         let mut balloon = Self::default();
-        for (key, text) in options(text, First::Option, BALLOON_OPTIONS)? {
+        for (key, text) in options(text, First::Option, Self::OPTIONS)? {
             match key {
                 "target" => {
                     let target = parse_size(&text, MIB, TARGET)
@@ -491,6 +494,10 @@ impl FromStr for BalloonConfig {
 }
 
 impl BalloonConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] =
+        &["target=", "id=", "deflate-on-oom", "free-page-reporting"];
+
     /// Checks every value, whoever gave it.
     ///
     /// # Errors

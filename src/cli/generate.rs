@@ -2,6 +2,8 @@
 //! release hands out the files; the program that runs VMs has none of this.
 
 mod bash;
+mod parts;
+mod zsh;
 
 use std::env;
 use std::fs;
@@ -75,12 +77,12 @@ fn write(folder: &Path) -> Result<Vec<PathBuf>, (PathBuf, io::Error)> {
     // not complete `--option=value`.
     let bash = bash::script(&mut Cli::command()).into_bytes();
     let mut files = vec![(format!("{name}.bash"), bash)];
-    for shell in [Shell::Zsh, Shell::Fish] {
-        // Not into the file: what cannot be written there would be a panic.
-        let mut text = Vec::new();
-        clap_complete::generate(shell, &mut command, &name, &mut text);
-        files.push((shell.file_name(&name), text));
-    }
+    let zsh = zsh::script(&mut Cli::command()).map_err(refused)?;
+    files.push((Shell::Zsh.file_name(&name), zsh.into_bytes()));
+    // Not into the file: what cannot be written there would be a panic.
+    let mut fish = Vec::new();
+    clap_complete::generate(Shell::Fish, &mut command, &name, &mut fish);
+    files.push((Shell::Fish.file_name(&name), fish));
     files.extend(man_pages().map_err(refused)?);
     let write = |(file, text): (String, Vec<u8>)| {
         let path = folder.join(file);
@@ -122,6 +124,7 @@ fn man_page(title: &str, command: clap::Command, others: &[String]) -> io::Resul
     let version = env!("CARGO_PKG_VERSION");
     let is_main = command.get_after_help().is_some();
     let described = command.get_display_name().unwrap_or(title).to_owned();
+    let subcommands: Vec<_> = command.get_subcommands().cloned().collect();
     let man = clap_mangen::Man::new(command.display_name(described))
         .title(title)
         .source(format!("vmm-reference {version}"));
@@ -134,6 +137,11 @@ fn man_page(title: &str, command: clap::Command, others: &[String]) -> io::Resul
     if is_main {
         man.render_subcommands_section(&mut page)?;
         section(&mut page, super::AFTER_HELP);
+    } else if subcommands.iter().any(|one| one.get_name() != "help") {
+        page.extend(b".SH COMMANDS\n");
+        for one in subcommands {
+            describe(&mut page, "", &one);
+        }
     }
     let references: Vec<_> = others
         .iter()
@@ -142,6 +150,64 @@ fn man_page(title: &str, command: clap::Command, others: &[String]) -> io::Resul
         .collect();
     page.extend(format!(".SH \"SEE ALSO\"\n{}\n", references.join(", ")).bytes());
     Ok(page)
+}
+
+/// What a subcommand does, with its arguments and its own options; those of its subcommands instead, if it has some.
+fn describe(page: &mut Vec<u8>, before: &str, command: &clap::Command) {
+    let name = format!("{before}{}", command.get_name());
+    if command.get_name() == "help" {
+        return;
+    }
+    let positionals: Vec<_> = command.get_positionals().collect();
+    let mut usage = name.clone();
+    for argument in &positionals {
+        let many = argument
+            .get_num_args()
+            .is_some_and(|count| count.max_values() > 1);
+        let names = argument.get_value_names().unwrap_or_default();
+        let value = names.first().map_or("", |name| name.as_str());
+        usage += &format!(" {value}{}", if many { " ..." } else { "" });
+    }
+    let about = command
+        .get_about()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    if command.has_subcommands() {
+        page.extend(format!(".PP\n{}:\n", roff(&about)).bytes());
+        for one in command.get_subcommands() {
+            describe(page, &format!("{usage} "), one);
+        }
+        return;
+    }
+    page.extend(format!(".TP\n\\fB{}\\fR\n{}\n", roff(&usage), roff(&about)).bytes());
+    // What every command has stands among the options of the page.
+    let own = command
+        .get_arguments()
+        .filter(|argument| !argument.is_global_set() && argument.get_long() != Some("help"));
+    for argument in own {
+        let words: Vec<_> = argument
+            .get_possible_values()
+            .iter()
+            .map(|value| value.get_name().to_owned())
+            .collect();
+        let help = argument
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let value = argument.get_value_names().unwrap_or_default().first();
+        let value = value.map_or("", |name| name.as_str());
+        let shown = match argument.get_long() {
+            Some(long) if argument.get_action().takes_values() => format!("--{long} {value}"),
+            Some(long) => format!("--{long}"),
+            None => value.to_owned(),
+        };
+        let text = if words.is_empty() {
+            help
+        } else {
+            words.join(" or ")
+        };
+        page.extend(format!(".br\n\\fB{}\\fR: {}\n", roff(&shown), roff(&text)).bytes());
+    }
 }
 
 /// The paragraphs of a text, each under its first line.

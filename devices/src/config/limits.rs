@@ -42,7 +42,10 @@ pub(super) fn path(option: &str) -> Option<&'static str> {
     })
 }
 
-const LIMITS: &[&str] = &["bw=", "bw-burst=", "iops=", "iops-burst="];
+impl Limits {
+    /// The options that its text may have.
+    pub const OPTIONS: &'static [&'static str] = &["bw=", "bw-burst=", "iops=", "iops-burst="];
+}
 
 /// `bw=10M,iops=100`, with blanks instead of commas too; `none` for no limits.
 impl FromStr for Limits {
@@ -62,7 +65,7 @@ impl FromStr for Limits {
             }
             text.push_str(word);
         }
-        let found = options(&text, First::Option, LIMITS)?;
+        let found = options(&text, First::Option, Self::OPTIONS)?;
         if found.is_empty() {
             return Err(OptionError::Missing(
                 "limit",

@@ -43,10 +43,10 @@ fn nothing_is_no_option_and_no_value() {
         error.map_err(|error| error.to_string()).unwrap_err()
     };
     let devices: [(&str, &str, &[&str]); 4] = [
-        ("blk", "a.img", BLK_OPTIONS),
-        ("net", "vm0", NET_OPTIONS),
-        ("vsock", "cid=3,path=v", VSOCK_OPTIONS),
-        ("balloon", "deflate-on-oom", BALLOON_OPTIONS),
+        ("blk", "a.img", BlkConfig::OPTIONS),
+        ("net", "vm0", NetConfig::OPTIONS),
+        ("vsock", "cid=3,path=v", VsockConfig::OPTIONS),
+        ("balloon", "deflate-on-oom", BalloonConfig::OPTIONS),
     ];
     for (device, right, options) in devices {
         for wrong in [
