@@ -6,6 +6,7 @@
 //! Reads, writes and flushes go to the host's kernel straight on the guest's buffers, through
 //! io_uring or one by one; what is rare (discard, zeroes) is done at once.
 
+mod acl;
 mod erase;
 mod error;
 mod facts;
