@@ -143,7 +143,7 @@ fn console(field: &'static str, target: &ConsoleTarget) -> Result<Console, Error
 }
 
 /// A VM with many vCPUs has as many files open; the soft limit is for programs that use select.
-fn allow_many_files() {
+pub(super) fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
