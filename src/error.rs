@@ -15,7 +15,7 @@ use crate::cures;
 /// ```
 /// use vmm_reference::{BlkConfig, Error, VmConfig};
 ///
-/// let disk = BlkConfig { path: "root.img".into(), queues: 99, ..BlkConfig::default() };
+/// let disk = BlkConfig::new("root.img").with_queues(99);
 /// # if cfg!(feature = "virtio-blk") {
 /// let error = VmConfig::default().with_disk(disk).machine().unwrap_err();
 /// assert_eq!(error.to_string(), "blk[0].queues=99: it is 1 to 16");
@@ -38,6 +38,21 @@ pub enum Error {
         value: String,
         /// What is wrong.
         cause: String,
+        /// What would be right, in words of the configuration (`key=value`).
+        cure: String,
+    },
+    /// Something that the configuration names (a file, a network device, a socket) cannot be used: the host says
+    /// why.
+    #[error("{}", .field.with_value(.value))]
+    Refused {
+        /// Where the configuration names it, as for [`Error::Config`].
+        field: ConfigPath,
+        /// The value given, as text.
+        value: String,
+        /// The cause. Its kind is the host's ([`io::ErrorKind::NotFound`]); its text may say more than the host
+        /// does.
+        #[source]
+        source: io::Error,
         /// What would be right, in words of the configuration (`key=value`).
         cure: String,
     },
@@ -118,13 +133,39 @@ impl Error {
         move |source| Self::Host { what, source }
     }
 
+    /// The whole chain of causes on one line: this error and each source of it, with colons between them.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        text
+    }
+
+    /// The host's own error behind this one, if there is one, however deep in the chain of causes: its kind and
+    /// its number ([`io::Error::raw_os_error`]).
+    #[must_use]
+    pub fn io(&self) -> Option<&io::Error> {
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            if let Some(error) = cause.downcast_ref() {
+                return Some(error);
+            }
+            source = cause.source();
+        }
+        None
+    }
+
     /// Where the configuration has what the error is about, and the value there, as text.
     #[must_use]
     pub fn value(&self) -> Option<(&ConfigPath, &str)> {
         match self {
-            Self::Config { field, value, .. } | Self::Boot { field, value, .. } => {
-                Some((field, value))
-            }
+            Self::Config { field, value, .. }
+            | Self::Refused { field, value, .. }
+            | Self::Boot { field, value, .. } => Some((field, value)),
             _ => None,
         }
     }
@@ -133,7 +174,7 @@ impl Error {
     #[must_use]
     pub fn cure(&self) -> Option<&str> {
         match self {
-            Self::Config { cure, .. } => Some(cure),
+            Self::Config { cure, .. } | Self::Refused { cure, .. } => Some(cure),
             Self::KvmUnavailable { cure, .. } => Some(cure),
             Self::Vcpu { cure, .. } => *cure,
             Self::Boot {
@@ -149,9 +190,9 @@ impl Error {
                 ..
             } => Some("give the guest more memory (guest-memory=SIZE) or a smaller image"),
             Self::Kvm(KvmError::Lacks { cure, .. }) => Some(cure),
-            Self::Kvm(KvmError::Failed { operation, source }) => {
-                cures::of_kvm(operation, source.errno())
-            }
+            Self::Kvm(KvmError::Failed { operation, source }) => source
+                .raw_os_error()
+                .and_then(|errno| cures::of_kvm(operation, errno)),
             Self::Host { source, .. } => source.raw_os_error().and_then(cures::of_host),
             Self::Boot { field, .. } if *field == "kernel" => Some(
                 "give a kernel for this host's architecture, in a format that it boots and this build has; if \
@@ -176,4 +217,9 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// An error of the same kind whose text says more.
+pub(crate) fn with_text(error: io::Error, text: impl FnOnce(&io::Error) -> String) -> io::Error {
+    io::Error::new(error.kind(), text(&error))
 }

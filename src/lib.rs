@@ -19,6 +19,7 @@
 //! Start-up reads as one straight line in [`Machine::new`]. Nothing here depends on an
 //! architecture: the core is written against [`arch::Platform`] and [`arch::KvmPlatform`].
 
+mod attachments;
 mod config;
 mod console;
 mod control;
@@ -32,12 +33,19 @@ mod outputs;
 mod timeline;
 mod vm;
 
+pub use crate::devices::own::{Interrupt, OwnDevice};
 pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig, words_of,
 };
-pub use ::devices::{Change, ChangeError, Link, Overflow, TerminalSize};
+pub use ::devices::{
+    BalloonStatistics, Bucket, Change, ChangeError, DeviceMetrics, GuestStatistics, Hinting,
+    HintingState, HintingStatus, LATENCY_BOUNDS_US, Latencies, Link, NewFile, OperationMetrics,
+    Overflow, Query, Report, TerminalSize,
+};
+pub use ::devices::{BusDevice, Outcome};
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
+pub use attachments::Attachments;
 pub use config::{
     ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_plain_words,
 };
@@ -45,7 +53,9 @@ pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use control::event::{Event, Happening, Subscription};
 pub use control::handle::{Crash, CrashCause, ExitReason, VmHandle};
-pub use control::metrics::{Exits, Metrics};
+pub use control::metrics::{DeviceReport, Exits, Metrics, VcpuMetrics};
+#[cfg(feature = "schema")]
+pub use control::server::schema::control_schema;
 #[cfg(feature = "control")]
 pub use control::server::{ControlServer, ControlSocket, PROTOCOL, Place};
 pub use error::Error;

@@ -9,6 +9,7 @@ use arch::ConfigPath;
 use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
+use crate::error::with_text;
 use crate::{ConsoleTarget, Error, VmConfig};
 
 /// A file, and what names it: a key of the configuration, or a word of the caller's.
@@ -25,15 +26,15 @@ impl VmConfig {
     /// # Errors
     /// Names the field, the file, and what speaks against it.
     pub fn check_output(&self, field: &'static str, path: &Path, file: &File) -> Result<(), Error> {
-        let refuse = |cause: String, cure: &str| Error::Config {
+        let refuse = |source: io::Error, cure: &str| Error::Refused {
             field: field.into(),
             value: shown(field, path),
-            cause,
+            source,
             cure: cure.to_owned(),
         };
         let metadata = file
             .metadata()
-            .map_err(|error| refuse(error.to_string(), "name another file"))?;
+            .map_err(|error| refuse(error, "name another file"))?;
         for (what, input) in self.inputs() {
             if fs::metadata(input).is_ok_and(|input| is_same(&input, &metadata)) {
                 return Err(refused_input(field, path, what));
@@ -42,10 +43,12 @@ impl VmConfig {
         if metadata.is_file() {
             lock(file).map_err(|error| match error.kind() {
                 io::ErrorKind::WouldBlock => refuse(
-                    "another VM writes it, or has it as a disk".to_owned(),
+                    with_text(error, |_| {
+                        "another VM writes it, or has it as a disk".to_owned()
+                    }),
                     "name another file, or end that VM",
                 ),
-                _ => refuse(error.to_string(), "name a file that can be locked"),
+                _ => refuse(error, "name a file that can be locked"),
             })?;
         }
         Ok(())
@@ -241,7 +244,7 @@ impl VmConfig {
                     }
                 }
             }
-            can_be_written(path).map_err(|error| refused_output(field, path, &error))?;
+            can_be_written(path).map_err(|error| refused_output(field, path, error))?;
         }
         Ok(())
     }
@@ -341,22 +344,25 @@ fn target_of(mut path: PathBuf) -> PathBuf {
 }
 
 /// The error for an output file that cannot be opened.
-pub fn refused_output(field: &'static str, path: &Path, error: &io::Error) -> Error {
-    let (cause, cure) = match error.raw_os_error() {
+pub fn refused_output(field: &'static str, path: &Path, error: io::Error) -> Error {
+    let (text, cure) = match error.raw_os_error() {
         Some(libc::ENXIO) => (
-            "it is a FIFO or a socket that nobody reads".to_owned(),
+            Some("it is a FIFO or a socket that nobody reads"),
             "start the reader first, or name a regular file",
         ),
         Some(libc::ENOENT) => (
-            "the folder that it is in does not exist".to_owned(),
+            Some("the folder that it is in does not exist"),
             "make the folder, or name a file in another one",
         ),
-        _ => (error.to_string(), "name a file that can be written"),
+        _ => (None, "name a file that can be written"),
     };
-    Error::Config {
+    Error::Refused {
         field: field.into(),
         value: shown(field, path),
-        cause,
+        source: match text {
+            Some(text) => with_text(error, |_| text.to_owned()),
+            None => error,
+        },
         cure: cure.to_owned(),
     }
 }
@@ -392,7 +398,7 @@ mod tests {
     fn refused(config: &VmConfig, path: &Path) -> Option<String> {
         let file = File::options().append(true).open(path).unwrap();
         let result = config.check_output("serial", path, &file);
-        result.err().map(|error| error.to_string())
+        result.err().map(|error| error.chain())
     }
 
     #[test]
@@ -407,10 +413,7 @@ mod tests {
         let config = VmConfig::default()
             .with_kernel(path("kernel"))
             .with_initrd(path("initrd"))
-            .with_disk(BlkConfig {
-                path: path("disk"),
-                ..BlkConfig::default()
-            });
+            .with_disk(BlkConfig::new(path("disk")));
         for (name, what) in [
             ("kernel", "the kernel"),
             ("link", "the kernel"),
@@ -448,7 +451,7 @@ mod tests {
             let output = path(name);
             let inputs: [NamedFile<'_>; 1] = [("config", &input)];
             let result = config.check_outputs(&inputs, &[("boot-timeline", &output)]);
-            result.err().map(|error| error.to_string())
+            result.err().map(|error| error.chain())
         };
         for (name, said) in [
             ("kernel", "the kernel of this VM"),

@@ -7,6 +7,7 @@ mod common;
 use std::path::Path;
 
 use common::{finish, option, vmm};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use vmm_reference::{
     BalloonConfig, BlkConfig, ConsoleTarget, Limits, NetConfig, VmConfig, VsockConfig,
@@ -313,65 +314,74 @@ fn what_is_wrong_with_a_value_of_a_file_is_said_with_its_place_whenever_it_is_fo
 
 /// Every key there is, with a value.
 fn full() -> VmConfig {
-    let limits = Limits {
-        bw: Some(1),
-        bw_burst: Some(1),
-        iops: Some(1),
-        iops_burst: Some(1),
+    let limits = Limits::default()
+        .with_bw(1)
+        .with_bw_burst(1)
+        .with_iops(1)
+        .with_iops_burst(1);
+    let disk = BlkConfig::new("a")
+        .with_id("d")
+        .with_read_only()
+        .with_serial("s")
+        .with_direct()
+        .with_limits(limits);
+    let net = NetConfig::default()
+        .with_id("n")
+        .with_tap("vm0")
+        .with_fd(7)
+        .with_mac("02:00:00:00:00:01".parse().unwrap())
+        .with_mtu(1500)
+        .with_limits(limits);
+    let balloon = BalloonConfig::default()
+        .with_id("b")
+        .with_target(1 << 20)
+        .with_deflate_on_oom()
+        .with_free_page_reporting()
+        .with_free_page_hinting();
+    let mut config = VmConfig::default()
+        .with_kernel("k")
+        .with_initrd("i")
+        .with_cmdline("c")
+        .with_append("a")
+        .with_memory_mib(1024)
+        .with_memory_backing(vmm_reference::MemoryBacking::Shared)
+        .with_huge_pages(vmm_reference::HugePages::Reserved2M)
+        .with_disk(disk)
+        .with_net(net)
+        .with_vsock(VsockConfig::new(3, "v").with_id("s"))
+        .with_console(ConsoleTarget::Null)
+        .with_balloon(balloon)
+        .with_overcommit();
+    config.control = Some("c".into());
+    config
+}
+
+/// The keys that a file's table may have, as the error for one that there is not lists them.
+fn keys<T: DeserializeOwned>() -> Vec<String> {
+    let said = match serde_json::from_value::<T>(json!({"no-key": 1})) {
+        Ok(_) => panic!("no such key"),
+        Err(error) => error.to_string(),
     };
-    // Without `..`: a new key has to be added here, and to the documentation.
-    VmConfig {
-        kernel: Some("k".into()),
-        initrd: Some("i".into()),
-        cmdline: Some("c".into()),
-        append: Some("a".into()),
-        guest_memory: "1G".parse().unwrap(),
-        memory_backing: vmm_reference::MemoryBacking::Shared,
-        huge_pages: vmm_reference::HugePages::Reserved2M,
-        vcpus: 1,
-        serial: ConsoleTarget::Stdio,
-        console_overflow: vmm_reference::Overflow::Wait,
-        on_reboot: vmm_reference::OnReboot::Exit,
-        shutdown_timeout: 30,
-        transport: vmm_reference::Transport::Pci,
-        blk: vec![BlkConfig {
-            id: None,
-            path: "a".into(),
-            read_only: true,
-            serial: "s".into(),
-            engine: vmm_reference::BlkEngine::Auto,
-            direct: true,
-            queues: 1,
-            queue_size: 256,
-            discard: true,
-            limits,
-        }],
-        net: vec![NetConfig {
-            id: None,
-            tap: Some("vm0".into()),
-            fd: Some(7),
-            mac: Some("02:00:00:00:00:01".parse().unwrap()),
-            mtu: Some(1500),
-            queues: 1,
-            queue_size: 256,
-            limits,
-        }],
-        vsock: Some(VsockConfig {
-            id: None,
-            cid: 3,
-            path: "v".into(),
-        }),
-        console: Some(ConsoleTarget::Null),
-        balloon: Some(BalloonConfig {
-            id: None,
-            target: Some(1 << 20),
-            deflate_on_oom: true,
-            free_page_reporting: true,
-        }),
-        rng: true,
-        lean: vmm_reference::Lean::Auto,
-        overcommit: true,
-        control: Some("c".into()),
+    let names = said.split('`').skip(1).step_by(2).skip(1);
+    names.map(str::to_owned).collect()
+}
+
+/// A new key has to be added to [`full`], and to the documentation.
+#[test]
+fn the_full_configuration_is_full() {
+    let full = serde_json::to_value(full()).unwrap();
+    for (table, keys) in [
+        (&full, keys::<VmConfig>()),
+        (&full["blk"][0], keys::<BlkConfig>()),
+        (&full["net"][0], keys::<NetConfig>()),
+        (&full["vsock"], keys::<VsockConfig>()),
+        (&full["balloon"], keys::<BalloonConfig>()),
+        (&full["blk"][0]["limits"], keys::<Limits>()),
+    ] {
+        assert!(keys.len() > 2, "{keys:?}");
+        for key in keys {
+            assert!(!table[&key].is_null(), "{key} is missing in {table}");
+        }
     }
 }
 

@@ -355,7 +355,7 @@ fn a_start_that_fails_half_way_ends_with_an_error() {
     );
     let mut codes = Vec::new();
     // Between too few files for anything and enough, each number fails somewhere else.
-    for files in 4..32 {
+    for files in 4..48 {
         let mut child = through_shell(&format!("ulimit -n {files}"), &arguments);
         let mut seen = [0; 2];
         if child.stdout.as_mut().unwrap().read_exact(&mut seen).is_ok() {
@@ -449,6 +449,52 @@ fn two_vms_may_share_their_input() {
     for child in &mut children {
         signal(child, "TERM");
         assert_eq!(wait(child).code(), Some(0));
+    }
+}
+
+#[test]
+fn open_descriptors_stand_where_paths_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::copy(
+        kernel(&[print("up"), common::RESET.to_vec()].concat()).path(),
+        path("kernel"),
+    )
+    .unwrap();
+    for name in ["initrd", "disk", "reading"] {
+        std::fs::write(path(name), [1; 4096]).unwrap();
+    }
+    // By then they have no name any more.
+    let before = format!(
+        "cd {}; exec 3<kernel 4<initrd 5<>disk 6>log 7<reading; rm kernel initrd disk reading",
+        folder.path().display()
+    );
+    let arguments = "--kernel=/dev/fd/3 --initrd=/proc/self/fd/4 --blk=/dev/fd/5 --blk=/dev/fd/7,ro \
+        --serial=file=/dev/fd/6 --on-reboot=exit";
+    let ended = finish(through_shell(&before, arguments));
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(std::fs::read(path("log")).unwrap(), b"up");
+    std::fs::write(path("reading"), [1; 4096]).unwrap();
+    for (arguments, text) in [
+        (
+            "--kernel=/dev/fd/9",
+            "--kernel=/dev/fd/9: Bad file descriptor",
+        ),
+        ("--blk=/dev/fd/9", "--blk=/dev/fd/9"),
+        (
+            "--blk=/dev/fd/7",
+            "the file is not open for reading and writing",
+        ),
+        (
+            "--vsock=cid=3,path=/dev/fd/7",
+            "no Unix stream socket that listens",
+        ),
+        ("--control=/dev/fd/7", "no Unix stream socket that listens"),
+    ] {
+        let before = format!("exec 7<{}", path("reading").display());
+        let ended = finish(through_shell(&before, arguments));
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert!(ended.stderr.contains(text), "{text}: {ended:?}");
     }
 }
 

@@ -8,13 +8,12 @@ use std::sync::Mutex;
 use std::thread;
 
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_reference::arch::kernel::{KernelHeader, KernelImage};
 use vmm_reference::arch::{
-    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform,
-    MachineConfig, MachinePlan, PlanError, Platform, VcpuId,
+    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, Kvm, KvmError, KvmIrqChip,
+    KvmPlatform, MachineConfig, MachinePlan, PlanError, Platform, VcpuFd, VcpuId, VmFd,
 };
-use vmm_reference::{Console, ExitReason, HostPlatform, Machine, Vm, VmConfig};
+use vmm_reference::{Console, ExitReason, Happening, HostPlatform, Machine, Vm, VmConfig};
 
 type HostChip = <HostPlatform as KvmPlatform>::Chip;
 
@@ -49,6 +48,35 @@ fn a_stop_before_the_run_is_not_lost() {
     let vm = Vm::new(&config, Console::null()).unwrap();
     vm.handle().request_stop();
     assert_eq!(vm.run().unwrap(), ExitReason::Stopped);
+}
+
+/// A guest without a table of handlers, whose first instruction is none: `ud2`.
+#[test]
+fn a_crash_of_the_guest_is_an_event_before_the_end() {
+    if std::env::consts::ARCH != "x86_64" {
+        // Elsewhere an exception without a handler is taken again and again.
+        return;
+    }
+    let crash = common::kernel(&[0x0f, 0x0b]);
+    let config = VmConfig::default().with_kernel(crash.path());
+    let vm = Vm::new(&config, Console::null()).unwrap();
+    let events = vm.handle().subscribe().unwrap();
+    assert!(matches!(vm.run().unwrap(), ExitReason::Crashed(_)));
+    let events: Vec<_> = std::iter::from_fn(|| events.try_next()).collect();
+    let last = events
+        .last_chunk::<2>()
+        .map(|events| events.each_ref().map(|event| &event.what));
+    let Some(
+        [
+            Happening::GuestCrashed { vcpu: 0, cause },
+            Happening::Ended { failed: true, .. },
+        ],
+    ) = last
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!(cause, "triple-fault");
+    assert!(events.is_sorted_by_key(|event| event.monotonic_us));
 }
 
 /// The host's platform; writes down when the core calls it.

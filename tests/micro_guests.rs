@@ -8,6 +8,8 @@ mod common;
 mod micro_consoles;
 mod micro_hostile;
 #[cfg(feature = "control")]
+mod micro_metrics;
+#[cfg(feature = "control")]
 mod micro_pauses;
 
 use std::io::Write;

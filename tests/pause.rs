@@ -107,6 +107,34 @@ impl Machine {
 }
 
 #[test]
+fn a_vcpu_has_processor_time_while_it_runs_and_none_while_it_stands_still() {
+    let machine = Machine::start(SPIN, 2);
+    let cpu = |metrics: Metrics| {
+        let ids: Vec<_> = metrics.vcpus.iter().map(|vcpu| vcpu.id).collect();
+        assert_eq!(ids, [0, 1]);
+        metrics.vcpus[0].cpu_us
+    };
+    let mut before = 0;
+    for _ in 0..3 {
+        while cpu(machine.metrics()) < before + 10_000 {
+            thread::yield_now();
+        }
+        machine.pause();
+        before = cpu(machine.metrics());
+        let paused = machine.metrics();
+        // It may have been on its way to sleep.
+        assert!(cpu(paused.clone()) < before + 5000);
+        assert!(paused.resident_bytes > 0);
+        assert!(
+            paused.vcpus[0].exits >= paused.pauses,
+            "each pause is a kick"
+        );
+        machine.resume();
+    }
+    machine.stop();
+}
+
+#[test]
 fn a_machine_stands_still_whatever_its_vcpus_do() {
     for (what, code) in [
         ("spins", SPIN),
@@ -213,9 +241,8 @@ fn a_machine_may_begin_paused_and_ends_before_it_runs() {
 #[test]
 fn a_reset_starts_the_machine_again() {
     for on_reboot in [OnReboot::Exit, OnReboot::Restart] {
-        let machine = Machine::with(READ, Console::null(), |config| VmConfig {
-            on_reboot,
-            ..config
+        let machine = Machine::with(READ, Console::null(), |config| {
+            config.with_on_reboot(on_reboot)
         });
         for times in 1..4 {
             machine.done(Command::Reset {});
@@ -245,15 +272,8 @@ fn a_restart_opens_nothing_again() {
     let path = |name: &str| folder.path().join(name);
     std::fs::write(path("initrd"), [0; 5000]).unwrap();
     std::fs::write(path("disk"), [0; 4096]).unwrap();
-    let disk = BlkConfig {
-        path: path("disk"),
-        ..BlkConfig::default()
-    };
-    let sockets = VsockConfig {
-        id: None,
-        cid: 3,
-        path: path("vsock"),
-    };
+    let disk = BlkConfig::new(path("disk"));
+    let sockets = VsockConfig::new(3, path("vsock"));
     let machine = Machine::with(READ, Console::file(&path("log")).unwrap(), |config| {
         config
             .with_initrd(path("initrd"))

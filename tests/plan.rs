@@ -236,7 +236,7 @@ fn what_another_program_has_is_a_remark_of_a_plan() {
     for (option, remark) in options.iter().zip([
         "in use as a disk already by process ",
         "another program listens there",
-        "another process listens there",
+        "another program listens there",
         "another VM writes it",
     ]) {
         let planned = finish(vmm(&["plan", option]).spawn().unwrap());
@@ -546,6 +546,19 @@ fn every_virtio_device_has_an_id_and_no_two_the_same() {
         let devices = plan["devices"].as_array().unwrap().iter();
         let ids: Vec<_> = devices.filter_map(|device| device["id"].as_str()).collect();
         assert_eq!(ids, ["root", "blk1", "vsock0", "air", "rng0"]);
+        // Messages of the functions on the bus, one for each queue and one for the configuration, side by side.
+        let messages = plan["devices"].as_array().unwrap().iter();
+        let messages: Vec<_> = messages
+            .filter_map(|device| device.get("messages"))
+            .map(|messages| (messages["first"].as_u64(), messages["count"].as_u64()))
+            .map(|(first, count)| (first.unwrap(), count.unwrap()))
+            .collect();
+        let counts: Vec<_> = messages.iter().map(|(_, count)| *count).collect();
+        let on_pci = transport.ends_with("pci");
+        assert_eq!(counts, if on_pci { vec![2, 2, 4, 4, 2] } else { vec![] });
+        for pair in messages.windows(2) {
+            assert_eq!(pair[0].0 + pair[0].1, pair[1].0);
+        }
         let text = said(&[]);
         for id in ids {
             assert!(text.contains(&format!("  id {id}\n")), "{text}");

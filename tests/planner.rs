@@ -131,6 +131,7 @@ impl Platform for Fake {
         let lost = 4096 * u64::from(self.has(Flaw::LosesAPage));
         let uart = DevicePlan {
             id: None,
+            messages: None,
             kind: DeviceKind::Uart16550,
             space: Space::Mmio,
             range: AddressRange::new(0x1000, 8),
@@ -138,6 +139,7 @@ impl Platform for Fake {
         };
         let mut devices = vec![DevicePlan {
             id: None,
+            messages: None,
             kind: DeviceKind::AcpiPower,
             space: Space::Mmio,
             range: AddressRange::new(

@@ -2,7 +2,7 @@
 //! under Documentation/devicetree/bindings of Linux): nodes, the machine that they describe, and how a
 //! kernel is entered with a tree.
 
-use vm_fdt::{Error, FdtWriter};
+pub use vm_fdt::{Error, FdtWriter};
 
 use crate::{AddressRange, BootRequest, DevicePlan, MachinePlan, PciPlan, Platform};
 

@@ -1,9 +1,9 @@
 //! The errors of planning, booting and applying.
 
-use kvm_ioctls::{Cap, Error as Errno, Kvm};
+use std::io;
 
-use crate::ConfigPath;
 use crate::kernel::KernelHeader;
+use crate::{Cap, ConfigPath, Errno, Kvm, MemoryError};
 
 /// What Linux answers when there is no such device, on every architecture.
 const ENODEV: i32 = 19;
@@ -79,7 +79,7 @@ pub enum BootError {
     },
     /// The image could not be read.
     #[error("cannot read the image")]
-    Read(#[source] std::io::Error),
+    Read(#[source] io::Error),
     /// A write to guest memory failed.
     #[error("cannot write {what} to guest memory")]
     Memory {
@@ -87,7 +87,7 @@ pub enum BootError {
         what: &'static str,
         /// The cause.
         #[source]
-        source: vm_memory::GuestMemoryError,
+        source: MemoryError,
     },
 }
 
@@ -102,7 +102,7 @@ pub enum KvmError {
         operation: &'static str,
         /// What the kernel answered.
         #[source]
-        source: Errno,
+        source: io::Error,
     },
     /// This host's KVM has not got what the platform cannot do without.
     #[error("this host's KVM does not have {what}")]
@@ -128,7 +128,10 @@ impl BootError {
 impl KvmError {
     /// Names the operation that an error belongs to; made for `map_err`.
     pub fn of(operation: &'static str) -> impl Fn(Errno) -> Self {
-        move |source| Self::Failed { operation, source }
+        move |errno| Self::Failed {
+            operation,
+            source: errno.into(),
+        }
     }
 
     /// Looks for capabilities, given with their names.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vmm_sys_util::eventfd::EventFd;
-
 use crate::kernel::{KernelHeader, KernelImage, Protocol};
-use crate::{BootError, Gsi, GuestRam, KernelPlacement, KvmError, MachinePlan, Platform};
+use crate::{
+    BootError, EventFd, Gsi, GuestRam, KernelPlacement, Kvm, KvmError, MachinePlan, Platform,
+    VcpuFd, VmFd,
+};
 
 /// The host half: applies a plan through KVM. Every method is mechanical; decisions belong to
 /// [`Platform`].

@@ -25,11 +25,17 @@ pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
 pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{
     AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, LEAST_MEMORY, Limits, MachineConfig,
-    MachinePlan, PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, add_parameters,
-    check_amounts, has_word, kernel_parameters, size_text,
+    MachinePlan, Messages, PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind,
+    add_parameters, check_amounts, has_word, kernel_parameters, size_text,
 };
 pub use platform::{
     ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, KernelPlacement, Placed, Planner,
     Platform, SEED, VcpuId, WiredRoute,
 };
 pub use resources::{Resources, virtio_mmio};
+
+// What backends use of crates that have no version 1.0 yet, by names of our own: who writes a backend gets the
+// versions that the core has. `GuestRam` is vm-memory's.
+pub use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
+pub use vm_memory::GuestMemoryError as MemoryError;
+pub use vmm_sys_util::eventfd::EventFd;

@@ -41,6 +41,7 @@ impl PciPlan {
         }
         let device = |kind, space, range| DevicePlan {
             id: None,
+            messages: None,
             kind,
             space,
             range,

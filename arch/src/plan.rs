@@ -351,6 +351,18 @@ pub struct DevicePlan {
     pub range: AddressRange,
     /// Its interrupt, raised as an edge.
     pub irq: Option<Gsi>,
+    /// Its messages (MSI-X), of a function on the PCI bus; left to whoever knows the configuration, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Messages>,
+}
+
+/// GSIs of a device's messages, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Messages {
+    /// The first one.
+    pub first: Gsi,
+    /// How many: one for each queue, one for the configuration.
+    pub count: u32,
 }
 
 /// A part of guest physical memory with a purpose of its own: never offered to the guest as free

@@ -59,6 +59,7 @@ impl Resources {
             .map_err(PlanError::allocation("the interrupt of a device"))?;
         Ok(DevicePlan {
             id: None,
+            messages: None,
             kind,
             space: self.space,
             range,

@@ -8,6 +8,7 @@ use crate::config::{Limits, OptionError, size_with_unit, whole_number, word};
 
 /// A change of a device that is there, whether a driver uses it or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Change {
@@ -19,10 +20,40 @@ pub enum Change {
     Target(#[serde(deserialize_with = "bytes")] u64),
     /// Of a console: the size of its terminal.
     Size(TerminalSize),
+    /// Of a disk: another file behind it, which comes open beside the change.
+    File(NewFile),
+    /// Of a balloon: whether the guest names its free pages, which go back to the host.
+    Hinting(#[serde(deserialize_with = "word")] Hinting),
+}
+
+/// A file that takes the place of a disk's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NewFile {
+    /// What messages call it; nobody opens it by this name.
+    pub name: String,
+}
+
+/// The longest name of a file in bytes (PATH_MAX without its end).
+const MAX_NAME: usize = 4095;
+
+/// What is to become of free page hinting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Hinting {
+    /// The guest names its free pages, and may use them again once it has named all.
+    Start,
+    /// Likewise, but it leaves them alone until it is told to stop.
+    Hold,
+    /// The guest names no more pages, and may use them again.
+    Stop,
 }
 
 /// The state of a network device's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Link {
     /// Frames pass.
@@ -33,6 +64,7 @@ pub enum Link {
 
 /// The size of a terminal, each side 1 at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TerminalSize {
     /// Characters in a line.
@@ -62,6 +94,8 @@ impl Change {
             Self::Link(_) => "link",
             Self::Target(_) => "target",
             Self::Size(_) => "size",
+            Self::File(_) => "file",
+            Self::Hinting(_) => "hinting",
         }
     }
 
@@ -82,7 +116,13 @@ impl Change {
                 let cause = "it is 1 to 65535 columns and rows";
                 wrong("size", format!("{columns}x{rows}"), cause)
             }
-            Self::Target(_) | Self::Size(_) | Self::Link(_) => Ok(()),
+            Self::File(NewFile { name }) if name.is_empty() || name.len() > MAX_NAME => {
+                let cause = format!("it has 1 to {MAX_NAME} bytes");
+                wrong("name", name.chars().take(32).collect(), &cause)
+            }
+            Self::File(_) | Self::Target(_) | Self::Size(_) | Self::Link(_) | Self::Hinting(_) => {
+                Ok(())
+            }
         }
     }
 }
@@ -96,11 +136,15 @@ impl fmt::Display for Change {
             Self::Link(Link::Down) => f.write_str("link down"),
             Self::Target(target) => write!(f, "target {}", size_with_unit(*target)),
             Self::Size(TerminalSize { columns, rows }) => write!(f, "size {columns}x{rows}"),
+            Self::File(NewFile { name }) => write!(f, "file {name}"),
+            Self::Hinting(Hinting::Start) => f.write_str("hinting start"),
+            Self::Hinting(Hinting::Hold) => f.write_str("hinting hold"),
+            Self::Hinting(Hinting::Stop) => f.write_str("hinting stop"),
         }
     }
 }
 
-/// Why a device was not changed.
+/// Why a device was not changed, or tells nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChangeError {
@@ -133,12 +177,19 @@ mod tests {
             })
         };
         let size = |columns, rows| Change::Size(TerminalSize { columns, rows });
+        let file = |name: &str| {
+            Change::File(NewFile {
+                name: name.to_owned(),
+            })
+        };
         for (change, word) in [
             (Change::Target(0), "no memory"),
             (limits(Some(0), None), "1 to 1024T"),
             (limits(None, Some(1)), "give bw"),
             (size(0, 25), "1 to 65535"),
             (size(80, 0), "1 to 65535"),
+            (file(""), "1 to 4095 bytes"),
+            (file(&"x".repeat(4096)), "1 to 4095 bytes"),
         ] {
             let error = change.check().unwrap_err().to_string();
             assert!(error.contains(word), "{change:?}: {error}");
@@ -148,6 +199,8 @@ mod tests {
             limits(Some(1), Some(1)),
             Change::Link(Link::Down),
             Change::Target(1),
+            Change::Hinting(Hinting::Hold),
+            file("/disk.img"),
             size(1, u16::MAX),
         ] {
             assert_eq!(change.check(), Ok(()), "{change:?}");

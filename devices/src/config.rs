@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+mod balloon;
+mod builders;
 mod file;
 mod id;
 mod limits;
@@ -19,6 +21,7 @@ mod tests;
 use self::id::check_id;
 use self::text::{First, number, on_or_off, options, value, within};
 
+pub use self::balloon::BalloonConfig;
 pub(crate) use self::file::limits as limits_table;
 pub use self::file::{Size, size_with_unit, whole_number};
 pub use self::limits::Limits;
@@ -39,6 +42,8 @@ mod ranges {
     pub(super) const FD: RangeInclusive<i32> = 0..=i32::MAX;
     /// From what IPv4 asks for at least (RFC 791).
     pub(super) const MTU: RangeInclusive<u16> = 68..=u16::MAX;
+    /// Seconds; 0 is never, a day is the most.
+    pub(super) const STATS_INTERVAL: RangeInclusive<u32> = 0..=24 * 60 * 60;
 }
 
 /// Why a text does not describe a device.
@@ -95,6 +100,7 @@ fn parse_queue_size(text: &str) -> Result<u16, OptionError> {
 /// How a disk's requests reach the host's kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum BlkEngine {
     /// io_uring where the host allows it.
     #[default]
@@ -128,6 +134,7 @@ impl FromStr for BlkEngine {
     deny_unknown_fields,
     default
 )]
+#[non_exhaustive]
 pub struct BlkConfig {
     /// What commands call it; without it, `blk` and how many disks come before it.
     #[serde(deserialize_with = "id::in_file")]
@@ -194,6 +201,12 @@ impl BlkConfig {
         "iops-burst=",
     ];
 
+    /// How many queues the device has.
+    #[must_use]
+    pub fn queue_count(&self) -> u32 {
+        self.queues.max(1).into()
+    }
+
     /// Checks every value, whoever gave it.
     ///
     /// # Errors
@@ -246,6 +259,7 @@ impl FromStr for BlkConfig {
     deny_unknown_fields,
     default
 )]
+#[non_exhaustive]
 pub struct NetConfig {
     /// What commands call it; without it, `net` and how many network devices come before it.
     #[serde(deserialize_with = "id::in_file")]
@@ -304,6 +318,12 @@ impl NetConfig {
         "iops=",
         "iops-burst=",
     ];
+
+    /// How many queues the device has: pairs, and one for control.
+    #[must_use]
+    pub fn queue_count(&self) -> u32 {
+        2 * u32::from(self.queues.max(1)) + 1
+    }
 
     /// Checks every value, whoever gave it.
     ///
@@ -392,6 +412,7 @@ impl FromStr for NetConfig {
 /// Sockets between host and guest: `cid=N,path=SOCKET`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub struct VsockConfig {
     /// What commands call it; without it, `vsock0`.
     #[serde(default, deserialize_with = "id::in_file")]
@@ -441,76 +462,6 @@ impl VsockConfig {
         within("cid", self.cid, &ranges::CID)?;
         if self.path.as_os_str().is_empty() {
             return Err(OptionError::Missing("path", VSOCK_FORM));
-        }
-        Ok(())
-    }
-}
-
-/// A memory balloon: `[target=SIZE][,deflate-on-oom][,free-page-reporting]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    remote = "Self",
-    rename_all = "kebab-case",
-    deny_unknown_fields,
-    default
-)]
-pub struct BalloonConfig {
-    /// What commands call it; without it, `balloon0`.
-    #[serde(deserialize_with = "id::in_file")]
-    pub id: Option<String>,
-    /// Bytes of RAM that the guest is left with; without it, all.
-    #[serde(deserialize_with = "file::mib", serialize_with = "file::with_unit")]
-    pub target: Option<u64>,
-    /// The guest may take memory back before it runs out.
-    pub deflate_on_oom: bool,
-    /// The guest tells of pages that it has freed.
-    pub free_page_reporting: bool,
-}
-
-/// What a balloon's target may be, as far as no guest is known.
-const TARGET: &str = "1B to the guest's memory";
-
-impl FromStr for BalloonConfig {
-    type Err = OptionError;
-
-    fn from_str(text: &str) -> Result<Self, OptionError> {
-        const MIB: u32 = 20;
-        let mut balloon = Self::default();
-        for (key, text) in options(text, First::Option, Self::OPTIONS)? {
-            match key {
-                "target" => {
-                    let target = parse_size(&text, MIB, TARGET)
-                        .map_err(|cause| OptionError::Value(key, text.into_owned(), cause))?;
-                    balloon.target = Some(target);
-                }
-                "id" => balloon.id = Some(text.into_owned()),
-                "deflate-on-oom" => balloon.deflate_on_oom = on_or_off(key, &text)?,
-                _ => balloon.free_page_reporting = on_or_off(key, &text)?,
-            }
-        }
-        balloon.check()?;
-        Ok(balloon)
-    }
-}
-
-impl BalloonConfig {
-    /// The options that its text may have, with `=` behind those that take a value.
-    pub const OPTIONS: &'static [&'static str] =
-        &["target=", "id=", "deflate-on-oom", "free-page-reporting"];
-
-    /// Checks every value, whoever gave it.
-    ///
-    /// # Errors
-    /// Names the option and what it takes.
-    pub fn check(&self) -> Result<(), OptionError> {
-        check_id(self.id.as_deref())?;
-        if self.target == Some(0) {
-            let cause = "the guest would be left with no memory; give what it may keep";
-            return Err(OptionError::Value(
-                "target",
-                "0".to_owned(),
-                cause.to_owned(),
-            ));
         }
         Ok(())
     }

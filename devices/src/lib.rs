@@ -8,9 +8,11 @@ mod bus;
 mod change;
 mod cmos;
 pub mod config;
+pub mod descriptor;
 mod goldfish_rtc;
 mod i8042;
 mod ioapic;
+mod metrics;
 mod msi;
 mod output;
 #[cfg(feature = "pci")]
@@ -21,17 +23,24 @@ mod pl031;
 mod pl061;
 mod power;
 mod pvpanic;
+mod query;
+#[cfg(feature = "sockets")]
+pub mod socket;
 #[cfg(feature = "serial")]
 mod uart;
 #[cfg(feature = "virtio")]
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusEntry, BusError, Outcome};
-pub use change::{Change, ChangeError, Link, TerminalSize};
+pub use change::{Change, ChangeError, Hinting, Link, NewFile, TerminalSize};
 pub use cmos::Cmos;
 pub use goldfish_rtc::GoldfishRtc;
 pub use i8042::I8042;
 pub use ioapic::{IoApic, Route};
+pub use metrics::{
+    Bucket, Counter, DeviceMetrics, Histogram, LATENCY_BOUNDS_US, Latencies, Operation,
+    OperationMetrics, micros,
+};
 pub use msi::Message;
 pub use output::{OutputRing, Overflow};
 #[cfg(feature = "serial")]
@@ -40,6 +49,7 @@ pub use pl031::Pl031;
 pub use pl061::Pl061;
 pub use power::{AcpiPower, PowerButton};
 pub use pvpanic::Pvpanic;
+pub use query::{BalloonStatistics, GuestStatistics, HintingState, HintingStatus, Query, Report};
 #[cfg(feature = "serial")]
 pub use uart::Uart16550;
 

@@ -19,13 +19,10 @@ const DISK: u64 = 64 << 10;
 fuzz_target!(|data: &[u8]| {
     let disk = File::from(memfd_create("disk", MemfdFlags::CLOEXEC).expect("a memfd"));
     disk.set_len(DISK).expect("memory for the disk");
-    let mut block = Block::open(&BlkConfig {
-        path: format!("/proc/self/fd/{}", disk.as_raw_fd()).into(),
-        read_only: data.len() % 2 == 1,
-        engine: BlkEngine::Sync,
-        ..BlkConfig::default()
-    })
-    .expect("a disk");
+    let path = format!("/proc/self/fd/{}", disk.as_raw_fd());
+    let mut config = BlkConfig::new(path).with_engine(BlkEngine::Sync);
+    config.read_only = data.len() % 2 == 1;
+    let mut block = Block::open(&config).expect("a disk");
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), 64 << 10)]).expect("RAM");
     // Rings and buffers are what the input says.
     let len = data.len().min(64 << 10);

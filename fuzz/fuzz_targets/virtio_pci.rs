@@ -169,12 +169,9 @@ fn works(bus: &Bus, ram: &GuestRam, message: &Mutex<Option<EventFd>>) {
 fuzz_target!(|data: &[u8]| {
     let disk = File::from(memfd_create("disk", MemfdFlags::CLOEXEC).expect("a memfd"));
     disk.set_len(DISK).expect("memory for the disk");
-    let block = Block::open(&BlkConfig {
-        path: format!("/proc/self/fd/{}", disk.as_raw_fd()).into(),
-        engine: BlkEngine::Sync,
-        ..BlkConfig::default()
-    })
-    .expect("a disk");
+    let path = format!("/proc/self/fd/{}", disk.as_raw_fd());
+    let config = BlkConfig::new(path).with_engine(BlkEngine::Sync);
+    let block = Block::open(&config).expect("a disk");
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).expect("RAM");
     let sink = Sink::default();
     let message = Arc::clone(&sink.first);

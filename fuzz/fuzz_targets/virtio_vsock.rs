@@ -23,12 +23,7 @@ fuzz_target!(|data: &[u8]| {
     let path = std::env::temp_dir().join(name);
     // The number that a zero in a header's place would not have.
     let cid = 3;
-    let mut vsock = Vsock::open(&VsockConfig {
-        id: None,
-        cid,
-        path: path.clone(),
-    })
-    .expect("a socket");
+    let mut vsock = Vsock::open(&VsockConfig::new(cid, &path)).expect("a socket");
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).expect("RAM");
     let len = data.len().min(RAM);
     ram.write_slice(&data[..len], GuestAddress(0))

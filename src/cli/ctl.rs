@@ -2,27 +2,34 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use vmm_reference::{Command, Error, Event, Happening, Metrics, PROTOCOL, Reply, Status};
+use vmm_reference::{Command, Error, Event, Happening, PROTOCOL, Reply, Status};
 
 use super::errors::print_error;
 use super::part::Part;
-use super::{FAILED, files::print, usage, values};
+use super::{FAILED, files::print, metrics, report, usage, values};
 
 /// The longest line of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
 /// How long a VM may take for an answer, and for its greeting.
 const PATIENCE: Duration = Duration::from_secs(60);
 const GREETING: Duration = Duration::from_secs(5);
+/// After that time the VM is asked again for what its guest has not told yet.
+const AGAIN: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -62,12 +69,12 @@ enum What {
     },
     /// Prints what happens to the VM, until it ends
     Events,
-    /// Changes a device while the VM runs or is paused
+    /// Changes a device while the VM runs or is paused, or has it tell something
     Device {
         /// The device's id, as `status` and `plan` tell it: blk0, net0, …
         id: String,
         #[command(subcommand)]
-        change: Part,
+        part: Part,
     },
 }
 
@@ -83,10 +90,7 @@ impl What {
             },
             Self::Reset => Command::Reset {},
             Self::Metrics { .. } => Command::Metrics {},
-            Self::Device { id, change } => Command::Device {
-                device: id.clone(),
-                change: change.change()?,
-            },
+            Self::Device { id, part } => part.command(id.clone())?,
             Self::Events => return Ok(None),
         }))
     }
@@ -101,25 +105,40 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
             return Ok(usage::end(&error, &arguments));
         }
     };
+    let file = match &options.what {
+        What::Device { part, .. } => part.open()?,
+        _ => None,
+    };
     let mut vm = Connection::open(&options.socket)?;
     match command {
         Some(command) => {
-            let answer = match vm.ask(&json!(command))? {
-                Ok(answer) => answer,
-                Err(refusal) if options.json => {
-                    print_error(&refusal);
-                    return Ok(FAILED.into());
+            let asked = Instant::now();
+            loop {
+                let answer = match vm.ask(&json!(command), file.as_ref())? {
+                    Ok(answer) => answer,
+                    Err(refusal) if options.json => {
+                        print_error(&refusal);
+                        return Ok(FAILED.into());
+                    }
+                    Err(refusal) => return Err(vm.refused(&refusal)),
+                };
+                let reply = Reply::deserialize(&answer);
+                if let Ok(Reply::Device(report)) = &reply
+                    && report::has_newer(report, asked)
+                {
+                    thread::sleep(AGAIN);
+                    continue;
                 }
-                Err(refusal) => return Err(vm.refused(&refusal)),
-            };
-            // What a later version answers besides is shown as it is.
-            match Reply::deserialize(&answer) {
-                Ok(reply) if !options.json => print(&text(&reply, &command, &options.what))?,
-                _ => print(&answer.to_string())?,
+                // What a later version answers besides is shown as it is.
+                match reply {
+                    Ok(reply) if !options.json => print(&text(&reply, &command, &options.what))?,
+                    _ => print(&answer.to_string())?,
+                }
+                break;
             }
         }
         None => {
-            if let Err(refusal) = vm.ask(&json!({ "subscribe": [] }))? {
+            if let Err(refusal) = vm.ask(&json!({ "subscribe": [] }), None)? {
                 return Err(vm.refused(&refusal));
             }
             vm.wait_for_ever()?;
@@ -185,9 +204,9 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Asks, and gives what the answer has under "ok", or else under "error".
-    fn ask(&mut self, request: &Value) -> Result<Result<Value, Value>, Error> {
-        let sent = writeln!(self.stream.get_mut(), "{request}");
+    /// Asks, with a file that goes with the request; gives what the answer has under "ok", or else under "error".
+    fn ask(&mut self, request: &Value, file: Option<&File>) -> Result<Result<Value, Value>, Error> {
+        let sent = send(self.stream.get_mut(), &format!("{request}\n"), file);
         sent.map_err(|error| self.failed(error))?;
         let mut answer = self.value()?;
         Ok(match answer.get_mut("error") {
@@ -239,12 +258,33 @@ impl<'a> Connection<'a> {
     }
 }
 
+/// Sends a line; a descriptor goes with its last byte.
+fn send(stream: &mut UnixStream, line: &str, file: Option<&File>) -> std::io::Result<()> {
+    let Some(file) = file else {
+        return stream.write_all(line.as_bytes());
+    };
+    let (end, bytes) = line.as_bytes().split_last().unwrap_or((&b'\n', &[]));
+    stream.write_all(bytes)?;
+    let files = [file.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&files));
+    let end = [*end];
+    sendmsg(
+        stream,
+        &[IoSlice::new(&end)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}
+
 fn text(reply: &Reply, command: &Command, what: &What) -> String {
     match reply {
         Reply::Status(status) => status_text(status),
-        Reply::Metrics(metrics) => match what {
-            What::Metrics { prometheus: true } => prometheus(metrics),
-            _ => metrics_text(metrics),
+        Reply::Metrics(counted) => match what {
+            What::Metrics { prometheus: true } => metrics::prometheus(counted),
+            _ => metrics::text(counted),
         },
         Reply::Done { state } => match command {
             Command::Shutdown { .. } => "the guest was asked to power off".to_owned(),
@@ -252,6 +292,7 @@ fn text(reply: &Reply, command: &Command, what: &What) -> String {
             Command::Reset {} => "the guest starts again".to_owned(),
             _ => state.to_string(),
         },
+        Reply::Device(report) => report::text(report),
         // None that this version can have read.
         _ => String::new(),
     }
@@ -268,75 +309,6 @@ fn status_text(status: &Status) -> String {
     text
 }
 
-/// What is counted, by its name, with its help for Prometheus and labels.
-fn counted(metrics: &Metrics) -> Vec<(&'static str, &'static str, &'static str, u64)> {
-    const EXITS: &str = "Exits of vCPUs to the VMM.";
-    let exits = &metrics.exits;
-    vec![
-        ("exits_total", "kind=\"port-read\"", EXITS, exits.port_reads),
-        (
-            "exits_total",
-            "kind=\"port-write\"",
-            EXITS,
-            exits.port_writes,
-        ),
-        ("exits_total", "kind=\"mmio-read\"", EXITS, exits.mmio_reads),
-        (
-            "exits_total",
-            "kind=\"mmio-write\"",
-            EXITS,
-            exits.mmio_writes,
-        ),
-        ("exits_total", "kind=\"kick\"", EXITS, exits.kicks),
-        ("exits_total", "kind=\"other\"", EXITS, exits.other),
-        ("pauses_total", "", "Pauses.", metrics.pauses),
-    ]
-}
-
-fn metrics_text(metrics: &Metrics) -> String {
-    let mut text = String::new();
-    for (name, label, _, value) in counted(metrics) {
-        let name = name.trim_end_matches("_total");
-        let kind = label.split('"').nth(1).unwrap_or_default();
-        text += &format!("{:20} {value}\n", format!("{name} {kind}").trim_end());
-    }
-    text += &format!(
-        "{:20} {:.3} ms\n",
-        "paused",
-        micros(metrics.paused_us) * 1e3
-    );
-    text += &format!("{:20} {} KiB", "resident", metrics.resident_bytes >> 10);
-    text
-}
-
-#[allow(clippy::cast_precision_loss)] // for people, and beyond 2^53 nobody looks
-fn micros(micros: u64) -> f64 {
-    micros as f64 / 1e6
-}
-
-/// The text exposition format (Prometheus documentation, "Exposition formats").
-fn prometheus(metrics: &Metrics) -> String {
-    let family = |name, help, kind| format!("# HELP vmm_{name} {help}\n# TYPE vmm_{name} {kind}\n");
-    let (mut text, mut last) = (String::new(), "");
-    for (name, label, help, value) in counted(metrics) {
-        if name != last {
-            text += &family(name, help, "counter");
-            last = name;
-        }
-        let label = if label.is_empty() {
-            String::new()
-        } else {
-            format!("{{{label}}}")
-        };
-        text += &format!("vmm_{name}{label} {value}\n");
-    }
-    text += &family("paused_seconds_total", "Time in pauses.", "counter");
-    text += &format!("vmm_paused_seconds_total {}\n", micros(metrics.paused_us));
-    text += &family("resident_bytes", "Resident memory.", "gauge");
-    text += &format!("vmm_resident_bytes {}", metrics.resident_bytes);
-    text
-}
-
 fn event_text(event: &Event) -> String {
     let what = match &event.what {
         Happening::State { state } => format!("{state}"),
@@ -344,9 +316,45 @@ fn event_text(event: &Event) -> String {
             format!("the guest was asked to power off, within {timeout_ms} ms")
         }
         Happening::Restart { restarts } => format!("the guest starts again, restart {restarts}"),
+        Happening::GuestCrashed { vcpu, cause } => {
+            format!("the guest crashed: vCPU {vcpu}: {cause}")
+        }
+        Happening::DriverReady { device, times } => {
+            format!("{device}: a driver is ready{}", so_far(*times))
+        }
+        Happening::NeedsReset {
+            device,
+            cause,
+            times,
+        } => format!(
+            "{device}: its driver has to reset it{}: {cause}",
+            so_far(*times)
+        ),
+        Happening::DeviceLost { device, cause } => format!("{device}: lost: {cause}"),
+        Happening::DeviceChanged { device, change } => format!("{device}: {change}"),
+        Happening::Limited { device, times } => {
+            format!("{device}: its limits hold requests back{}", so_far(*times))
+        }
+        Happening::Error {
+            device,
+            cause,
+            times,
+        } => {
+            let device = device.as_ref().map(|device| format!("{device}: "));
+            let device = device.unwrap_or_default();
+            format!("{device}error{}: {cause}", so_far(*times))
+        }
         Happening::Ended { reason, .. } => format!("ended: {reason}"),
         Happening::Lost { count } => format!("{count} events are missing here"),
         other => other.name().to_owned(),
     };
-    format!("{:12.6} s  {what}", micros(event.monotonic_us))
+    format!("{:12.6} s  {what}", metrics::seconds(event.monotonic_us))
+}
+
+/// Of what has happened before.
+fn so_far(times: u64) -> String {
+    match times {
+        0 | 1 => String::new(),
+        times => format!(", {times} times so far"),
+    }
 }

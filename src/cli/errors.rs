@@ -209,14 +209,8 @@ mod tests {
 
     #[test]
     fn an_error_names_the_option_that_was_given() {
-        let disk = |path: &str| BlkConfig {
-            path: path.into(),
-            ..BlkConfig::default()
-        };
-        let net = NetConfig {
-            fd: Some(7),
-            ..NetConfig::default()
-        };
+        let disk = |path: &str| BlkConfig::new(path);
+        let net = NetConfig::default().with_fd(7);
         let one = VmConfig::default().with_disk(disk(""));
         let config = VmConfig::default()
             .with_disk(disk("a.img"))

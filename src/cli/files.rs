@@ -29,7 +29,7 @@ impl OutputFile {
             .truncate(false)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
-            .map_err(|error| refused_output(field, path, &error))?;
+            .map_err(|error| refused_output(field, path, error))?;
         config.check_output(field, path, &file)?;
         Ok(Self {
             what: field,

@@ -13,8 +13,12 @@ mod inspect;
 #[cfg(feature = "config-file")]
 mod locate;
 #[cfg(feature = "control")]
+mod metrics;
+#[cfg(feature = "control")]
 mod part;
 mod plan;
+#[cfg(feature = "control")]
+mod report;
 mod run;
 mod terminal;
 mod timeline;
@@ -171,8 +175,8 @@ struct VmArgs {
     #[cfg(feature = "virtio-vsock")]
     #[arg(long, value_name = "VSOCK", value_parser = values::text::<VsockConfig>())]
     vsock: Option<VsockConfig>,
-    /// A memory balloon: [target=SIZE][,id=TEXT][,deflate-on-oom][,free-page-reporting]; the guest is left
-    /// with SIZE
+    /// A memory balloon: [target=SIZE][,id=TEXT][,deflate-on-oom][,free-page-reporting][,free-page-hinting]
+    /// [,stats-interval=SECONDS]; the guest is left with SIZE
     #[cfg(feature = "virtio-balloon")]
     #[arg(long, value_name = "BALLOON", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = values::text::<BalloonConfig>())]
     balloon: Option<BalloonConfig>,
@@ -428,7 +432,9 @@ pub(crate) fn main() -> ExitCode {
     };
     result.unwrap_or_else(|failure| {
         let (status, kind) = match *failure.error {
-            Error::Config { .. } | Error::Plan(_) | Error::Boot { .. } => (USAGE, "usage"),
+            Error::Config { .. } | Error::Refused { .. } | Error::Plan(_) | Error::Boot { .. } => {
+                (USAGE, "usage")
+            }
             _ if asks_a_vm => (FAILED, "connection"),
             _ => (FAILED, "host"),
         };

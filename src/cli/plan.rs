@@ -85,7 +85,7 @@ pub(super) fn print(
             && ControlSocket::check(path)? == Place::InUse
         {
             busy.push(format!(
-                "control={}: another process listens there, and it is refused as long as that is so",
+                "control={}: another program listens there, and it is refused as long as that is so",
                 path.display()
             ));
         }
@@ -135,7 +135,7 @@ fn page_size(pages: HugePages, planned_for: PlannedFor) -> Option<u64> {
     match pages {
         HugePages::Off => here.then(|| rustix::param::page_size() as u64),
         HugePages::Transparent => here.then(transparent_page_bytes),
-        HugePages::Reserved2M | HugePages::Reserved1G => pages.reserved_bytes(),
+        reserved => reserved.reserved_bytes(),
     }
 }
 
@@ -149,9 +149,7 @@ impl Printed<'_> {
         let pages = match self.huge_pages {
             HugePages::Off => format!("pages{size}"),
             HugePages::Transparent => format!("transparent huge pages{size}"),
-            HugePages::Reserved2M | HugePages::Reserved1G => {
-                format!("huge pages{size}, all reserved at the start")
-            }
+            _ => format!("huge pages{size}, all reserved at the start"),
         };
         format!("{} memory in {pages}", self.memory_backing)
     }
@@ -316,6 +314,11 @@ fn write_text(out: &mut String, printed: &Printed<'_>) -> std::fmt::Result {
         let irq = device
             .irq
             .map(|gsi| format!("  irq {gsi}"))
+            .or_else(|| {
+                let messages = device.messages?;
+                let last = messages.first + messages.count.saturating_sub(1);
+                Some(format!("  messages {}-{last}", messages.first))
+            })
             .unwrap_or_default();
         let id = device.id.as_ref().map(|id| format!("  id {id}"));
         let id = id.unwrap_or_default();

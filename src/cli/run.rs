@@ -132,7 +132,7 @@ fn console(field: &'static str, target: &ConsoleTarget) -> Result<Console, Error
         ConsoleTarget::File(path) => Console::file(path),
     };
     opened.map_err(|error| match target {
-        ConsoleTarget::File(path) => refused_output(field, path, &error),
+        ConsoleTarget::File(path) => refused_output(field, path, error),
         _ => Error::Config {
             field: field.into(),
             value: target.to_string(),

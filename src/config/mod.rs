@@ -1,5 +1,6 @@
 //! What a user may ask for: plain data that a file can hold.
 
+mod builders;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -8,7 +9,8 @@ mod words;
 use std::path::PathBuf;
 
 use arch::{
-    Cmdline, ConfigPath, GuestKernel, Lean, MachineConfig, MachinePlan, Transport, VirtioKind,
+    Cmdline, ConfigPath, DeviceKind, GuestKernel, Lean, MachineConfig, MachinePlan, Messages,
+    Transport, VirtioKind,
 };
 use devices::Overflow;
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
@@ -33,6 +35,7 @@ use crate::Error;
     default,
     expecting = "a table with the keys of a VM"
 )]
+#[non_exhaustive]
 pub struct VmConfig {
     /// The kernel image; without one the built-in guest boots.
     pub kernel: Option<PathBuf>,
@@ -125,97 +128,6 @@ impl Default for VmConfig {
 }
 
 impl VmConfig {
-    /// Boots this kernel.
-    #[must_use]
-    pub fn with_kernel(mut self, path: impl Into<PathBuf>) -> Self {
-        self.kernel = Some(path.into());
-        self
-    }
-
-    /// Gives the kernel this initial RAM disk.
-    #[must_use]
-    pub fn with_initrd(mut self, path: impl Into<PathBuf>) -> Self {
-        self.initrd = Some(path.into());
-        self
-    }
-
-    /// Replaces the default kernel command line.
-    #[must_use]
-    pub fn with_cmdline(mut self, text: impl Into<String>) -> Self {
-        self.cmdline = Some(text.into());
-        self
-    }
-
-    /// Adds to the kernel command line.
-    #[must_use]
-    pub fn with_append(mut self, text: impl Into<String>) -> Self {
-        self.append = Some(text.into());
-        self
-    }
-
-    /// Sets guest RAM in MiB.
-    #[must_use]
-    pub fn with_memory_mib(mut self, mib: u32) -> Self {
-        self.guest_memory = MemorySize::mib(mib);
-        self
-    }
-
-    /// Says where the pages of guest RAM come from.
-    #[must_use]
-    pub fn with_memory_backing(mut self, backing: MemoryBacking) -> Self {
-        self.memory_backing = backing;
-        self
-    }
-
-    /// Says which large pages guest RAM has.
-    #[must_use]
-    pub fn with_huge_pages(mut self, pages: HugePages) -> Self {
-        self.huge_pages = pages;
-        self
-    }
-
-    /// Lets the guest have more memory than the host has.
-    #[must_use]
-    pub fn with_overcommit(mut self) -> Self {
-        self.overcommit = true;
-        self
-    }
-
-    /// Sets the number of vCPUs.
-    #[must_use]
-    pub fn with_vcpus(mut self, vcpus: u32) -> Self {
-        self.vcpus = vcpus;
-        self
-    }
-
-    /// Adds a disk.
-    #[must_use]
-    pub fn with_disk(mut self, disk: BlkConfig) -> Self {
-        self.blk.push(disk);
-        self
-    }
-
-    /// Adds a network device.
-    #[must_use]
-    pub fn with_net(mut self, net: NetConfig) -> Self {
-        self.net.push(net);
-        self
-    }
-
-    /// Adds sockets between host and guest.
-    #[must_use]
-    pub fn with_vsock(mut self, vsock: VsockConfig) -> Self {
-        self.vsock = Some(vsock);
-        self
-    }
-
-    /// Adds a virtio console; where it goes is what the machine is given.
-    #[must_use]
-    pub fn with_console(mut self, target: ConsoleTarget) -> Self {
-        self.console = Some(target);
-        self
-    }
-
     /// Checks every value as far as no platform is asked, and the descriptors that the configuration names: they are
     /// open, and of tap devices. Whoever opens files of its own does this before, since one of those might get the
     /// number.
@@ -350,13 +262,35 @@ impl VmConfig {
         devices
     }
 
-    /// Gives the devices of a plan for this configuration their ids.
+    /// Gives the devices of a plan for this configuration their ids, and those on the PCI bus their messages.
     pub(crate) fn name_devices(&self, plan: &mut MachinePlan) {
+        let mut next = plan.pci.map(|pci| pci.first_msi_gsi);
         let planned = plan.devices.iter_mut();
         let virtio = planned.filter(|device| device.kind.virtio().is_some());
         for (planned, named) in virtio.zip(self.named_devices()) {
+            if let (DeviceKind::VirtioPci { .. }, Some(first)) = (planned.kind, next) {
+                let count = self.queues(&named) + 1;
+                planned.messages = Some(Messages { first, count });
+                next = Some(first.saturating_add(count));
+            }
             planned.id = Some(named.id);
         }
+    }
+
+    /// How many queues a device has.
+    pub(crate) fn queues(&self, device: &NamedDevice) -> u32 {
+        let queues = match device.kind {
+            VirtioKind::Block => self.blk.get(device.place).map(BlkConfig::queue_count),
+            VirtioKind::Net => self.net.get(device.place).map(NetConfig::queue_count),
+            VirtioKind::Balloon => self.balloon.as_ref().map(BalloonConfig::queue_count),
+            // Received, sent, events (VIRTIO 1.3, 5.10.2).
+            VirtioKind::Vsock => Some(3),
+            // Received, sent (5.3.2).
+            VirtioKind::Console => Some(2),
+            // 5.4.2.
+            VirtioKind::Rng => Some(1),
+        };
+        queues.unwrap_or_default()
     }
 
     /// No two devices have the same id.

@@ -29,11 +29,7 @@ fn what_a_program_or_a_file_gives_is_checked_too() {
         assert!(error.contains(text), "{text}: {error}");
     };
     let config = VmConfig::default;
-    let disk = BlkConfig {
-        path: "a".into(),
-        queues: 0,
-        ..BlkConfig::default()
-    };
+    let disk = BlkConfig::new("a").with_queues(0);
     if cfg!(feature = "virtio-blk") {
         refused(config().with_disk(disk), "blk[0].queues=0: it is 1 to 16");
         refused(config().with_disk(BlkConfig::default()), "no file");
@@ -48,25 +44,12 @@ fn what_a_program_or_a_file_gives_is_checked_too() {
         assert!(two.machine().is_ok());
     }
     if cfg!(feature = "virtio-vsock") {
-        let vsock = VsockConfig {
-            id: None,
-            cid: 2,
-            path: "v".into(),
-        };
+        let vsock = VsockConfig::new(2, "v");
         refused(config().with_vsock(vsock), "vsock.cid=2: it is");
     }
     if cfg!(feature = "virtio-balloon") {
-        let target = Some(0);
-        let balloon = BalloonConfig {
-            id: None,
-            target,
-            ..BalloonConfig::default()
-        };
-        let balloon = VmConfig {
-            balloon: Some(balloon),
-            ..config()
-        };
-        refused(balloon, "left with no memory");
+        let balloon = BalloonConfig::default().with_target(0);
+        refused(config().with_balloon(balloon), "left with no memory");
     }
     if cfg!(feature = "virtio-console") {
         let both = VmConfig {

@@ -71,6 +71,7 @@ impl fmt::Display for MemorySize {
 /// Where the pages of guest RAM come from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum MemoryBacking {
     /// Private pages of this process.
     #[default]
@@ -90,6 +91,7 @@ impl fmt::Display for MemoryBacking {
 
 /// Which pages larger than the host's usual ones guest RAM has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum HugePages {
     /// What the host does by itself.
     #[default]
@@ -188,6 +190,7 @@ impl Serialize for ConsoleTarget {
 /// What happens when the guest asks for a reset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum OnReboot {
     /// The VM ends.
     #[default]

@@ -26,6 +26,7 @@ use vmm_sys_util::poll::PollContext;
 use super::escape::{Escape, HELP};
 use super::{Console, EscapeKeys, Port, in_background};
 use crate::Error;
+use crate::control::event::Happening;
 use crate::control::handle::VmHandle;
 use crate::control::requests::Requests;
 use crate::timeline::OutputWatch;
@@ -379,10 +380,14 @@ impl Line {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Progress::None,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Progress::Some,
             Err(error) => {
-                log::warn!(
-                    "console output is closed: {error}{}; what the guest prints there is dropped, and counted",
-                    what_it_means(&error)
-                );
+                let cause = format!("console output is closed: {error}{}", what_it_means(&error));
+                log::warn!("{cause}; what the guest prints there is dropped, and counted");
+                // Once for each console.
+                self.handle.publish(Happening::Error {
+                    device: None,
+                    cause,
+                    times: 1,
+                });
                 self.closed = true;
                 Progress::Closed
             }

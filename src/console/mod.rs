@@ -15,6 +15,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use devices::OutputRing;
+use devices::descriptor;
 use rustix::process::getpgrp;
 use rustix::termios::tcgetpgrp;
 use vmm_sys_util::eventfd::EventFd;
@@ -46,6 +47,7 @@ pub struct Console {
 
 /// Where the consoles of a VM go. One [`Console`] stands for the serial console alone.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Consoles {
     /// The serial console.
     pub serial: Console,
@@ -57,6 +59,13 @@ impl Consoles {
     /// Both, by the names of their options.
     pub(crate) fn each(&self) -> [(&'static str, &Console); 2] {
         [("serial", &self.serial), ("console", &self.virtio)]
+    }
+}
+
+/// Neither goes anywhere.
+impl Default for Consoles {
+    fn default() -> Self {
+        Console::null().into()
     }
 }
 
@@ -114,12 +123,13 @@ impl Console {
     /// When the file cannot be opened.
     pub fn file(path: &Path) -> io::Result<Self> {
         // O_NONBLOCK: opening a FIFO without a reader fails instead of waiting for one.
-        let output = OpenOptions::new()
+        let mut options = OpenOptions::new();
+        options
             .write(true)
             .create(true)
             .truncate(false)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)?;
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        let output = descriptor::open(path, &options)?;
         Ok(Self {
             input: None,
             output: Some(output),

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 
-use devices::{Change, ChangeError};
+use devices::{Change, ChangeError, Query, Report};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "control")]
@@ -13,6 +13,7 @@ use crate::control::metrics::Metrics;
 
 /// Something to ask a machine for, by [`VmHandle::command`](crate::VmHandle::command).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Command {
@@ -45,14 +46,36 @@ pub enum Command {
         #[cfg_attr(feature = "control", serde(deserialize_with = "fields::change"))]
         change: Change,
     },
+    /// A device tells something.
+    Query {
+        /// The device's id, as [`Command::Status`] tells it.
+        #[cfg_attr(feature = "control", serde(deserialize_with = "fields::device"))]
+        device: String,
+        /// What it tells.
+        #[cfg_attr(feature = "control", serde(deserialize_with = "fields::query"))]
+        query: Query,
+    },
 }
 
 impl Command {
     /// The names of all.
     #[cfg_attr(not(feature = "control"), allow(dead_code))]
-    pub(crate) const NAMES: [&str; 8] = [
-        "pause", "resume", "stop", "shutdown", "reset", "status", "metrics", "device",
+    pub(crate) const NAMES: [&str; 9] = [
+        "pause", "resume", "stop", "shutdown", "reset", "status", "metrics", "device", "query",
     ];
+
+    /// How many open descriptors come beside it.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        let takes_file = matches!(
+            self,
+            Self::Device {
+                change: Change::File(_),
+                ..
+            }
+        );
+        usize::from(takes_file)
+    }
 
     /// Its name on the control socket.
     #[must_use]
@@ -66,6 +89,7 @@ impl Command {
             Self::Status {} => "status",
             Self::Metrics {} => "metrics",
             Self::Device { .. } => "device",
+            Self::Query { .. } => "query",
         }
     }
 
@@ -74,7 +98,7 @@ impl Command {
     pub fn is_legal(&self, state: State) -> bool {
         match (self, state) {
             (Self::Status {}, _) => true,
-            (Self::Metrics {} | Self::Device { .. }, state) => {
+            (Self::Metrics {} | Self::Device { .. } | Self::Query { .. }, state) => {
                 matches!(state, State::Running | State::Paused)
             }
             (_, State::Ended) => false,
@@ -88,6 +112,7 @@ impl Command {
 
 /// What a machine does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum State {
@@ -114,6 +139,7 @@ impl fmt::Display for State {
 
 /// What came of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Reply {
@@ -121,6 +147,8 @@ pub enum Reply {
     Status(Status),
     /// To [`Command::Metrics`].
     Metrics(Metrics),
+    /// To [`Command::Query`].
+    Device(Report),
     /// It was done; the machine is in this state now.
     Done {
         /// The state afterwards.
@@ -130,6 +158,7 @@ pub enum Reply {
 
 /// A machine and its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Status {
     /// What it does.
@@ -159,6 +188,7 @@ impl Status {
 
 /// A device that commands can name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct DeviceStatus {
     /// Its name.
@@ -184,6 +214,16 @@ pub enum CommandError {
     /// The guest was asked to power itself off, and does so.
     #[error("{0} is not possible: the guest was asked to power off")]
     ShuttingDown(&'static str),
+    /// Other descriptors came beside the command than it takes.
+    #[error("{command} takes {takes} open descriptors beside it here, and {given} came")]
+    Descriptors {
+        /// The command's name.
+        command: &'static str,
+        /// How many it takes.
+        takes: usize,
+        /// How many there were.
+        given: usize,
+    },
     /// The machine ended before it came to the command.
     #[error("the machine ended before it came to {0}")]
     Ended(&'static str),
@@ -195,14 +235,14 @@ pub enum CommandError {
         /// Those that there are.
         ids: Vec<String>,
     },
-    /// The device was not changed, since its kind has no such thing.
+    /// The device was not changed, or did not tell, since its kind has no such thing.
     #[error("{device} has no {change}: it is a device of the kind {kind}")]
     Foreign {
         /// The device's id.
         device: String,
         /// Its kind, as in [`DeviceStatus`].
         kind: &'static str,
-        /// What was to be changed.
+        /// What was to be changed or told.
         change: &'static str,
     },
     /// The device was not changed.
@@ -212,6 +252,17 @@ pub enum CommandError {
         device: String,
         /// What was to be changed.
         change: &'static str,
+        /// Why not.
+        #[source]
+        source: ChangeError,
+    },
+    /// The device tells nothing.
+    #[error("{device} does not tell its {query}")]
+    Query {
+        /// The device's id.
+        device: String,
+        /// What was asked for.
+        query: &'static str,
         /// Why not.
         #[source]
         source: ChangeError,
@@ -238,7 +289,7 @@ fn list(ids: &[String]) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use devices::{Link, TerminalSize};
+    use devices::{Hinting, Link, TerminalSize};
 
     use super::*;
 
@@ -249,8 +300,13 @@ mod tests {
             device: "blk0".to_owned(),
             change: Change::Target(1),
         };
-        let legal: [(Command, &[State]); 8] = [
+        let query = Command::Query {
+            device: "balloon0".to_owned(),
+            query: Query::Statistics,
+        };
+        let legal: [(Command, &[State]); 9] = [
             (device, &[Running, Paused]),
+            (query, &[Running, Paused]),
             (Command::Pause {}, &[Created, Running, Paused]),
             (Command::Resume {}, &[Created, Running, Paused]),
             (Command::Stop {}, &[Created, Running, Paused]),
@@ -280,10 +336,7 @@ mod tests {
 
     #[test]
     fn a_device_and_one_change_of_it() {
-        let limits = crate::Limits {
-            bw: Some(1 << 20),
-            ..crate::Limits::default()
-        };
+        let limits = crate::Limits::default().with_bw(1 << 20);
         let size = TerminalSize {
             columns: 80,
             rows: 25,
@@ -294,6 +347,7 @@ mod tests {
             (r#"{"link":"down"}"#, Change::Link(Link::Down)),
             (r#"{"target":4096}"#, Change::Target(4096)),
             (r#"{"size":{"columns":80,"rows":25}}"#, Change::Size(size)),
+            (r#"{"hinting":"hold"}"#, Change::Hinting(Hinting::Hold)),
         ] {
             let text = format!(r#"{{"command":"device","device":"x","change":{text}}}"#);
             let command: Command = serde_json::from_str(&text).unwrap();
@@ -317,11 +371,32 @@ mod tests {
             r#"{"target":-1}"#,
             r#"{"size":{"columns":70000,"rows":1}}"#,
             r#"{"size":{"columns":80}}"#,
+            r#"{"hinting":"status"}"#,
             r#"{"colour":"red"}"#,
         ] {
             let text = format!(r#"{{"command":"device","device":"x","change":{change}}}"#);
             assert!(serde_json::from_str::<Command>(&text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_answer_of_a_device_is_known_by_what_it_was_asked_for() {
+        let text = r#"{"command":"query","device":"balloon0","query":"statistics"}"#;
+        let command: Command = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&command).unwrap(), text);
+        for wrong in ["colour", "Statistics"] {
+            let text = text.replace("statistics", wrong);
+            assert!(serde_json::from_str::<Command>(&text).is_err(), "{text}");
+        }
+        let reply = Reply::Device(Report::Statistics(Box::default()));
+        let text = serde_json::to_string(&reply).unwrap();
+        let expected = r#"{"statistics":{"asked_bytes":0,"given_bytes":0,"supported":false,"refreshing":false,"guest":null}}"#;
+        assert_eq!(text, expected);
+        assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), reply);
+        let text = r#"{"hinting":{"state":"held","supported":true,"host_command":2,"guest_command":0,"released_bytes":4096}}"#;
+        let reply: Reply = serde_json::from_str(text).unwrap();
+        assert!(matches!(reply, Reply::Device(Report::Hinting(_))));
+        assert_eq!(serde_json::to_string(&reply).unwrap(), text);
     }
 
     #[test]

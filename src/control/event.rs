@@ -5,10 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use devices::micros;
+
 use crate::Error;
 use crate::control::command::State;
-use crate::control::metrics;
 use crate::control::wake::Wake;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 /// Events kept for a subscriber who does not fetch them.
@@ -16,6 +18,7 @@ const KEPT: usize = 256;
 
 /// Something that happened, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Event {
     /// What happened.
@@ -29,6 +32,7 @@ pub struct Event {
 
 /// What can happen to a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Happening {
@@ -47,6 +51,60 @@ pub enum Happening {
         /// How often it has done so.
         restarts: u64,
     },
+    /// The guest has crashed, or told of it.
+    GuestCrashed {
+        /// The vCPU that crashed, or told of it.
+        vcpu: u32,
+        /// `triple-fault`, `panic` or `system-event`.
+        cause: String,
+    },
+    /// A driver is ready, and uses a device.
+    DriverReady {
+        /// The device's id.
+        device: String,
+        /// How often that has happened to the device so far.
+        times: u64,
+    },
+    /// The driver of a device broke a rule, or the device cannot start: it waits for the driver's reset.
+    NeedsReset {
+        /// The device's id.
+        device: String,
+        /// What happened.
+        cause: String,
+        /// How often that has happened to the device so far.
+        times: u64,
+    },
+    /// A fault of the VMM has lost a device.
+    DeviceLost {
+        /// The device's id.
+        device: String,
+        /// What happened.
+        cause: String,
+    },
+    /// A command has changed a device.
+    DeviceChanged {
+        /// The device's id.
+        device: String,
+        /// The change, as [`Change`](crate::Change) shows it.
+        change: String,
+    },
+    /// The limits of a device begin to hold something back.
+    Limited {
+        /// The device's id.
+        device: String,
+        /// How often that has happened to the device so far.
+        times: u64,
+    },
+    /// The host has failed a device, or a console's output.
+    Error {
+        /// The device's id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+        /// What happened.
+        cause: String,
+        /// How often that has happened to the device so far.
+        times: u64,
+    },
     /// The VM has ended; no event comes after it.
     Ended {
         /// Why, as a part of a sentence.
@@ -62,9 +120,22 @@ pub enum Happening {
 }
 
 impl Happening {
-    /// The names of all kinds.
+    /// The names of all.
     #[cfg_attr(not(feature = "control"), allow(dead_code))]
-    pub(crate) const NAMES: [&str; 5] = ["state", "shutdown-asked", "restart", "ended", "lost"];
+    pub(crate) const NAMES: [&str; 12] = [
+        "state",
+        "shutdown-asked",
+        "restart",
+        "guest-crashed",
+        "driver-ready",
+        "needs-reset",
+        "device-lost",
+        "device-changed",
+        "limited",
+        "error",
+        "ended",
+        "lost",
+    ];
 
     /// The kind of event, as it is written.
     #[must_use]
@@ -73,6 +144,13 @@ impl Happening {
             Self::State { .. } => "state",
             Self::ShutdownAsked { .. } => "shutdown-asked",
             Self::Restart { .. } => "restart",
+            Self::GuestCrashed { .. } => "guest-crashed",
+            Self::DriverReady { .. } => "driver-ready",
+            Self::NeedsReset { .. } => "needs-reset",
+            Self::DeviceLost { .. } => "device-lost",
+            Self::DeviceChanged { .. } => "device-changed",
+            Self::Limited { .. } => "limited",
+            Self::Error { .. } => "error",
             Self::Ended { .. } => "ended",
             Self::Lost { .. } => "lost",
         }
@@ -125,6 +203,25 @@ impl Subscription {
     }
 }
 
+impl Subscription {
+    /// The next event, or `None` when none has come after `timeout`.
+    #[must_use]
+    pub fn wait(&self, timeout: Duration) -> Option<Event> {
+        let start = Instant::now();
+        loop {
+            if let Some(event) = self.try_next() {
+                return Some(event);
+            }
+            let left = timeout
+                .checked_sub(start.elapsed())
+                .filter(|left| !left.is_zero())?;
+            let left = Timespec::try_from(left).ok();
+            // Interrupted or not: whether there is an event is what counts.
+            let _ = poll(&mut [PollFd::new(self, PollFlags::IN)], left.as_ref());
+        }
+    }
+}
+
 impl AsFd for Subscription {
     /// Becomes readable when there are events.
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -164,7 +261,7 @@ impl Publisher {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let event = Event {
             what,
-            monotonic_us: metrics::micros(self.start.elapsed()),
+            monotonic_us: micros(self.start.elapsed()),
             time_ms: millis(now.unwrap_or_default()),
         };
         for inbox in self.lock().iter().filter_map(Weak::upgrade) {
@@ -224,6 +321,72 @@ mod tests {
         let text = error.to_string();
         let known: Vec<_> = text.split('`').skip(3).step_by(2).collect();
         assert_eq!(known, Happening::NAMES);
+    }
+
+    #[test]
+    fn every_event_is_listed_by_the_name_that_it_is_written_with() {
+        let text = || String::from("x");
+        let all = [
+            Happening::State {
+                state: State::Paused,
+            },
+            Happening::ShutdownAsked { timeout_ms: 1 },
+            restart(1),
+            Happening::GuestCrashed {
+                vcpu: 1,
+                cause: text(),
+            },
+            Happening::DriverReady {
+                device: text(),
+                times: 1,
+            },
+            Happening::NeedsReset {
+                device: text(),
+                cause: text(),
+                times: 1,
+            },
+            Happening::DeviceLost {
+                device: text(),
+                cause: text(),
+            },
+            Happening::DeviceChanged {
+                device: text(),
+                change: text(),
+            },
+            Happening::Limited {
+                device: text(),
+                times: 1,
+            },
+            Happening::Error {
+                device: None,
+                cause: text(),
+                times: 1,
+            },
+            Happening::Ended {
+                reason: text(),
+                failed: false,
+            },
+            Happening::Lost { count: 1 },
+        ];
+        assert_eq!(all.each_ref().map(Happening::name), Happening::NAMES);
+        for what in all {
+            let value = serde_json::to_value(&what).unwrap();
+            assert_eq!(value["event"], what.name());
+            assert_eq!(serde_json::from_value::<Happening>(value).unwrap(), what);
+        }
+    }
+
+    #[test]
+    fn an_event_can_be_waited_for() {
+        let publisher = Publisher::default();
+        let subscription = publisher.subscribe().unwrap();
+        assert_eq!(subscription.wait(Duration::ZERO), None);
+        assert_eq!(subscription.wait(Duration::from_millis(1)), None);
+        std::thread::scope(|scope| {
+            scope.spawn(|| publisher.publish(restart(1)));
+            let event = subscription.wait(Duration::MAX).unwrap();
+            assert_eq!(event.what, restart(1));
+        });
     }
 
     #[test]

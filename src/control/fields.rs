@@ -1,7 +1,7 @@
 //! Fields of commands: what is wrong with one is said with its name, and with what it may be.
 
-use devices::Change;
 use devices::config::{one_of, whole_number, words_of};
+use devices::{Change, Query};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
@@ -46,6 +46,18 @@ pub(super) fn device<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Er
     }
 
     named("device", from).map(|Id(id)| id)
+}
+
+pub(super) fn query<'de, D: Deserializer<'de>>(from: D) -> Result<Query, D::Error> {
+    struct Word(Query);
+
+    impl<'de> Deserialize<'de> for Word {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            devices::config::word(from).map(Self)
+        }
+    }
+
+    named("query", from).map(|Word(query)| query)
 }
 
 pub(super) fn change<'de, D: Deserializer<'de>>(from: D) -> Result<Change, D::Error> {

@@ -20,9 +20,10 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Error;
 use crate::control::command::{Command, CommandError, Reply, State, Status};
 use crate::control::event::{Happening, Publisher, Subscription, millis};
+use crate::control::metrics::Resident;
 
 /// Why a VM ended without a failure of the VMM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExitReason {
     /// The guest powered itself off.
@@ -35,13 +36,17 @@ pub enum ExitReason {
     Stopped,
 }
 
-/// How a guest crashed. `Display` is a part of a sentence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a guest crashed. `Display` is a part of a sentence, without the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Crash {
     /// The vCPU that crashed, or told of it.
     pub vcpu: u32,
     /// What happened.
     pub cause: CrashCause,
+    /// The vCPU's registers, the instruction that it was at and the last console output, several lines, in a form
+    /// that depends on the architecture. Control characters of the guest's are replaced.
+    pub report: String,
 }
 
 impl fmt::Display for Crash {
@@ -60,6 +65,18 @@ pub enum CrashCause {
     Panic,
     /// It told the hypervisor that it crashed (KVM_SYSTEM_EVENT_CRASH).
     SystemEvent,
+}
+
+impl CrashCause {
+    /// Its name in events.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TripleFault => "triple-fault",
+            Self::Panic => "panic",
+            Self::SystemEvent => "system-event",
+        }
+    }
 }
 
 impl fmt::Display for CrashCause {
@@ -88,6 +105,8 @@ pub(crate) type Outcome = Result<ExitReason, Error>;
 /// A command that waits for the machine's thread, and whoever waits for the answer.
 pub(crate) struct Request {
     pub(crate) command: Command,
+    /// As many as the command takes.
+    pub(crate) files: Vec<OwnedFd>,
     pub(crate) answer: mpsc::Sender<Result<Reply, CommandError>>,
 }
 
@@ -160,6 +179,7 @@ struct Shared {
     /// Written when there is a request.
     requested: EventFd,
     publisher: Publisher,
+    resident: Resident,
     /// Runs out when a guest that was asked to power itself off has had its time.
     deadline: OwnedFd,
 }
@@ -176,6 +196,7 @@ impl VmHandle {
             event: crate::devices::eventfd()?,
             requested: crate::devices::eventfd()?,
             publisher: Publisher::default(),
+            resident: Resident::open(),
             deadline: timerfd_create(
                 TimerfdClockId::Monotonic,
                 TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
@@ -196,7 +217,26 @@ impl VmHandle {
     /// # Errors
     /// When the command makes no sense in the machine's state, or the machine ends before it comes to it.
     pub fn command(&self, command: Command) -> Result<Reply, CommandError> {
+        self.command_with(command, Vec::new())
+    }
+
+    /// As [`Self::command`], with the open descriptors that the command takes ([`Command::descriptors`]).
+    ///
+    /// # Errors
+    /// Also when it takes another number of them.
+    pub fn command_with(
+        &self,
+        command: Command,
+        files: Vec<OwnedFd>,
+    ) -> Result<Reply, CommandError> {
         let name = command.name();
+        if files.len() != command.descriptors() {
+            return Err(CommandError::Descriptors {
+                command: name,
+                takes: command.descriptors(),
+                given: files.len(),
+            });
+        }
         let (answer, answered) = mpsc::channel();
         let mut life = self.life();
         let state = life.stage.state();
@@ -208,7 +248,11 @@ impl VmHandle {
         }
         match life.stage {
             Stage::Running | Stage::Paused => {
-                life.requests.push_back(Request { command, answer });
+                life.requests.push_back(Request {
+                    command,
+                    files,
+                    answer,
+                });
                 // A full counter means that it wakes anyway.
                 let _ = self.0.requested.write(1);
                 drop(life);
@@ -289,6 +333,11 @@ impl VmHandle {
         self.0.publisher.subscribe()
     }
 
+    /// Memory of this process that the host has given pages to, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.0.resident.bytes()
+    }
+
     /// How often the machine has started again.
     pub(crate) fn restarts(&self) -> u64 {
         self.life().restarts
@@ -311,7 +360,7 @@ impl VmHandle {
         life.stage = Stage::Ended;
         let reason = match outcome {
             Some(Ok(reason)) => reason.to_string(),
-            Some(Err(error)) => error.to_string(),
+            Some(Err(error)) => error.chain(),
             None => "its thread panicked, which is a fault of the VMM".to_owned(),
         };
         self.publish(Happening::Ended {

@@ -1,12 +1,14 @@
 //! Makes the planned devices and puts them on the bus.
 
 pub(crate) mod gsi;
+pub(crate) mod own;
 #[cfg(feature = "pci")]
 pub(crate) mod pci;
 pub(crate) mod registry;
 #[cfg(feature = "virtio")]
 pub(crate) mod virtio;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arch::{DeviceKind, DevicePlan, Gsi, GuestRam, KvmError, MachinePlan, Space};
@@ -17,11 +19,11 @@ use devices::{
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::Error;
 use crate::console::Port;
 use crate::devices::gsi::MsiRoutes;
 use crate::devices::registry::Registry;
 use crate::vm::dispatch::IoSpaces;
+use crate::{Error, OwnDevice};
 
 /// A device that the guest's restart leaves as it is on the host's side: disks stay locked, taps and
 /// sockets open.
@@ -40,6 +42,8 @@ pub(crate) struct HostDevices {
     pub(crate) devices: Vec<(String, Lasting)>,
     /// The host's end of the virtio console.
     pub(crate) console: Option<Port>,
+    /// Those of the embedder's own.
+    pub(crate) own: Vec<OwnDevice>,
 }
 
 #[cfg(feature = "virtio")]
@@ -65,6 +69,8 @@ impl HostDevices {
 
 /// The lines of the interrupt chip.
 pub(crate) struct Lines<'a> {
+    /// Which there are.
+    pub(crate) range: Range<Gsi>,
     /// How KVM routes them, and the messages beside them.
     pub(crate) routes: Arc<MsiRoutes>,
     /// Makes each write to an eventfd an edge on one.
@@ -106,7 +112,7 @@ pub(crate) fn create(
     let mut pci = plan
         .pci
         .as_ref()
-        .map(|pci| crate::devices::pci::PciBus::new(Arc::clone(&lines.routes), pci.first_msi_gsi));
+        .map(|_| crate::devices::pci::PciBus::new(Arc::clone(&lines.routes)));
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
     for planned in &plan.devices {
         #[cfg(feature = "virtio")]
@@ -166,6 +172,7 @@ pub(crate) fn create(
     if let Some(bus) = pci {
         bus.finish(plan, &mut mmio, &mut pio);
     }
+    own::create(&opened.own, lines, &mut mmio, &mut pio)?;
     let freeze = |entries| {
         Bus::new(entries).map_err(|error| {
             Error::host("the plan's devices overlap")(std::io::Error::other(error))

@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
 use crate::devices::gsi::MsiRoutes;
+use crate::devices::virtio::not_made;
 
 /// A device's messages: its part of the routing table.
 struct DeviceMessages {
@@ -48,18 +49,15 @@ impl MsiSink for DeviceMessages {
 /// A bus that gets its functions.
 pub(crate) struct PciBus {
     routes: Arc<MsiRoutes>,
-    /// The next message's.
-    next_gsi: Gsi,
     /// With their slots.
     functions: Vec<(u8, Arc<dyn PciFunction>)>,
 }
 
 impl PciBus {
-    /// A bus without functions, whose messages are GSIs from `first_gsi` on.
-    pub(crate) fn new(routes: Arc<MsiRoutes>, first_gsi: Gsi) -> Self {
+    /// A bus without functions.
+    pub(crate) fn new(routes: Arc<MsiRoutes>) -> Self {
         Self {
             routes,
-            next_gsi: first_gsi,
             functions: Vec::new(),
         }
     }
@@ -73,21 +71,27 @@ impl PciBus {
         vm: &Arc<VmFd>,
         ram: &GuestRam,
     ) -> Result<Arc<VirtioPci>, Error> {
-        let failed = || Error::host("cannot make a virtio device");
+        let failed = || not_made(planned);
         let base = u32::try_from(planned.range.base);
         let base = base.map_err(|error| failed()(io::Error::other(error)))?;
         // One for each queue, one for the configuration.
         let count = u32::try_from(device.queue_sizes().len() + 1).unwrap_or(u32::MAX);
+        let planned_messages = planned
+            .messages
+            .filter(|messages| messages.count == count)
+            .ok_or_else(|| {
+                let cause = format!("it has {count} messages, which is not as planned");
+                failed()(io::Error::other(cause))
+            })?;
         let messages = Box::new(DeviceMessages {
             routes: Arc::clone(&self.routes),
             vm: Arc::clone(vm),
             // Bus 0, function 0.
             device: u32::from(slot) << 3,
-            first_gsi: self.next_gsi,
+            first_gsi: planned_messages.first,
             connected: Vec::new(),
             changes: BTreeMap::new(),
         });
-        self.next_gsi = self.next_gsi.saturating_add(count);
         let vm = Arc::clone(vm);
         let connect = Box::new(move |address, event: &EventFd, on| {
             let address = IoEventAddress::Mmio(address);

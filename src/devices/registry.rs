@@ -3,17 +3,22 @@
 //! It knows what a command can name: the virtio devices, each behind its transport. What the guest reaches is on
 //! the bus; this is the VMM's way to the same devices.
 
+use std::os::fd::OwnedFd;
 #[cfg(feature = "virtio")]
 use std::sync::Arc;
 
 #[cfg(feature = "virtio")]
-use ::devices::virtio::{DeviceState, VirtioTransport};
+use ::devices::virtio::{DeviceState, Monitor, Notice, VirtioTransport};
 
-use ::devices::Change;
+use ::devices::{Change, Query, Report};
 #[cfg(feature = "virtio")]
-use ::devices::ChangeError;
+use ::devices::{ChangeError, NewFile};
 
 use crate::control::command::{CommandError, DeviceStatus};
+#[cfg(feature = "virtio")]
+use crate::control::event::Happening;
+use crate::control::handle::VmHandle;
+use crate::control::metrics::DeviceReport;
 use crate::devices::Lasting;
 
 /// A device and its name.
@@ -23,6 +28,20 @@ pub(crate) struct Entry {
     pub(crate) id: String,
     pub(crate) kind: &'static str,
     pub(crate) transport: Arc<dyn VirtioTransport>,
+    /// The device's own, which is there whatever the transport is at.
+    pub(crate) monitor: Arc<Monitor>,
+}
+
+#[cfg(feature = "virtio")]
+impl Entry {
+    /// It has no such thing.
+    fn foreign(&self, what: &'static str) -> CommandError {
+        CommandError::Foreign {
+            device: self.id.clone(),
+            kind: self.kind,
+            change: what,
+        }
+    }
 }
 
 /// The devices of a machine, in the order of the plan.
@@ -44,8 +63,32 @@ impl Registry {
         self.entries.push(Entry {
             id,
             kind,
+            monitor: transport.monitor(),
             transport,
         });
+    }
+
+    /// What happens to the devices is told to whoever has subscribed.
+    pub(crate) fn publish_to(&self, handle: &VmHandle) {
+        for entry in &self.entries {
+            let (id, handle) = (entry.id.clone(), handle.clone());
+            let listener = Arc::new(move |notice| {
+                if let Some(what) = happening(&id, notice) {
+                    handle.publish(what);
+                }
+            });
+            entry.monitor.notices().listen(listener);
+        }
+    }
+
+    /// What each device has counted.
+    pub(crate) fn metrics(&self) -> Vec<DeviceReport> {
+        let report = |entry: &Entry| DeviceReport {
+            id: entry.id.clone(),
+            kind: entry.kind.to_owned(),
+            counted: entry.monitor.read(),
+        };
+        self.entries.iter().map(report).collect()
     }
 
     /// Stops every device that runs, with what is in flight answered. No vCPU may run meanwhile.
@@ -68,24 +111,49 @@ impl Registry {
         self.entries.into_iter().filter_map(take).collect()
     }
 
-    /// Changes a device.
-    pub(crate) fn change(&self, id: &str, change: &Change) -> Result<(), CommandError> {
-        let Some(entry) = self.entries.iter().find(|entry| entry.id == id) else {
-            let ids = self.entries.iter().map(|entry| entry.id.clone());
-            return Err(no_device(id, ids.collect()));
+    /// Changes a device; `files` come beside the change.
+    pub(crate) fn change(
+        &self,
+        id: &str,
+        change: &Change,
+        files: Vec<OwnedFd>,
+    ) -> Result<(), CommandError> {
+        let entry = self.entry(id)?;
+        let changed = match (change, files.into_iter().next()) {
+            (Change::File(NewFile { name }), Some(file)) => change
+                .check()
+                .map_err(ChangeError::from)
+                .and_then(|()| entry.transport.replace_file(file, name)),
+            _ => entry.transport.change(change),
         };
-        let (device, name) = (id.to_owned(), change.name());
-        entry.transport.change(change).map_err(|error| match error {
-            ChangeError::Foreign => CommandError::Foreign {
-                device,
-                kind: entry.kind,
-                change: name,
-            },
+        changed.map_err(|error| match error {
+            ChangeError::Foreign => entry.foreign(change.name()),
             source => CommandError::Device {
-                device,
-                change: name,
+                device: id.to_owned(),
+                change: change.name(),
                 source,
             },
+        })
+    }
+
+    /// Has a device tell something.
+    pub(crate) fn query(&self, id: &str, query: Query) -> Result<Report, CommandError> {
+        let entry = self.entry(id)?;
+        entry.transport.query(query).map_err(|error| match error {
+            ChangeError::Foreign => entry.foreign(query.name()),
+            source => CommandError::Query {
+                device: id.to_owned(),
+                query: query.name(),
+                source,
+            },
+        })
+    }
+
+    fn entry(&self, id: &str) -> Result<&Entry, CommandError> {
+        let entry = self.entries.iter().find(|entry| entry.id == id);
+        entry.ok_or_else(|| {
+            let ids = self.entries.iter().map(|entry| entry.id.clone());
+            no_device(id, ids.collect())
         })
     }
 
@@ -105,8 +173,36 @@ impl Registry {
     }
 }
 
+/// What a device tells, as an event.
+#[cfg(feature = "virtio")]
+fn happening(id: &str, notice: Notice) -> Option<Happening> {
+    let device = id.to_owned();
+    Some(match notice {
+        Notice::DriverReady { times } => Happening::DriverReady { device, times },
+        Notice::NeedsReset { cause, times } => Happening::NeedsReset {
+            device,
+            cause,
+            times,
+        },
+        Notice::Lost { cause } => Happening::DeviceLost { device, cause },
+        Notice::Limited { times } => Happening::Limited { device, times },
+        Notice::HostError { cause, times } => Happening::Error {
+            device: Some(device),
+            cause,
+            times,
+        },
+        _ => return None,
+    })
+}
+
 #[cfg(not(feature = "virtio"))]
 impl Registry {
+    pub(crate) fn publish_to(&self, _: &VmHandle) {}
+
+    pub(crate) fn metrics(&self) -> Vec<DeviceReport> {
+        Vec::new()
+    }
+
     pub(crate) fn pause(&self) {}
 
     pub(crate) fn resume(&self) {}
@@ -115,7 +211,11 @@ impl Registry {
         Vec::new()
     }
 
-    pub(crate) fn change(&self, id: &str, _: &Change) -> Result<(), CommandError> {
+    pub(crate) fn change(&self, id: &str, _: &Change, _: Vec<OwnedFd>) -> Result<(), CommandError> {
+        Err(no_device(id, Vec::new()))
+    }
+
+    pub(crate) fn query(&self, id: &str, _: Query) -> Result<Report, CommandError> {
         Err(no_device(id, Vec::new()))
     }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use arch::{ConfigPath, DevicePlan, GuestRam, VirtioKind};
 use devices::Overflow;
-use devices::config::{BlkConfig, NetConfig, VsockConfig};
+use devices::config::{BalloonConfig, BlkConfig, NetConfig, VsockConfig};
 use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -61,10 +61,11 @@ impl HostDevices {
                 #[cfg(feature = "virtio-rng")]
                 VirtioKind::Rng => Some(Box::new(devices::virtio::Rng::default())),
                 #[cfg(feature = "virtio-balloon")]
-                VirtioKind::Balloon => config.balloon.as_ref().map(|balloon| -> Lasting {
+                VirtioKind::Balloon => {
                     let ram = config.guest_memory.bytes();
-                    Box::new(devices::virtio::Balloon::new(balloon, ram))
-                }),
+                    let balloon = |config| balloon(config, ram);
+                    config.balloon.as_ref().map(balloon).transpose()?
+                }
                 #[allow(unreachable_patterns)]
                 _ => None,
             };
@@ -179,11 +180,11 @@ fn disk(
 /// `place` is the disk's in the configuration.
 #[cfg(feature = "virtio-blk")]
 fn refused_disk(place: usize, config: &BlkConfig) -> impl Fn(devices::virtio::BlockError) -> Error {
-    move |error| Error::Config {
+    move |error| Error::Refused {
         field: ConfigPath::from("blk").item(place).key("path"),
         value: config.path.display().to_string(),
-        cause: error.to_string(),
         cure: error.cure(),
+        source: error.into(),
     }
 }
 
@@ -203,11 +204,11 @@ fn refused_net(place: usize, config: &NetConfig) -> impl Fn(devices::virtio::Net
             }
             _ => crate::config::tap_of(place, config),
         };
-        Error::Config {
+        Error::Refused {
             field,
             value,
-            cause: error.to_string(),
             cure: error.cure(),
+            source: error.into(),
         }
     }
 }
@@ -220,14 +221,22 @@ fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
 
 #[cfg(feature = "virtio-vsock")]
 fn refused_vsock(config: &VsockConfig) -> impl Fn(devices::virtio::VsockError) -> Error {
-    |error| Error::Config {
+    |error| Error::Refused {
         field: ConfigPath::from("vsock").key("path"),
         value: config.path.display().to_string(),
-        cause: error.to_string(),
+        source: error.into(),
         cure: "name a socket that does not exist yet, with a short path, in a folder that can be \
                written"
             .to_owned(),
     }
+}
+
+#[cfg(feature = "virtio-balloon")]
+fn balloon(config: &BalloonConfig, ram: u64) -> Result<Box<dyn VirtioDevice>, Error> {
+    let balloon = devices::virtio::Balloon::new(config, ram);
+    Ok(Box::new(balloon.map_err(Error::host(
+        "cannot make a timer for the balloon",
+    ))?))
 }
 
 /// Puts a device behind the transport that was planned for it.
@@ -250,7 +259,63 @@ pub(crate) fn carry(
         };
         result.map_err(io::Error::from)
     });
-    let transport = VirtioMmio::new(device, ram.clone(), line, connect)
-        .map_err(Error::host("cannot make a virtio device"))?;
+    let transport =
+        VirtioMmio::new(device, ram.clone(), line, connect).map_err(not_made(planned))?;
     Ok(Arc::new(transport))
+}
+
+/// The host refuses what a device takes.
+pub(crate) fn not_made(planned: &DevicePlan) -> impl FnOnce(io::Error) -> Error {
+    let id = planned.id.as_deref().unwrap_or("virtio");
+    Error::host(format!("cannot make the device {id}"))
+}
+
+#[cfg(all(
+    test,
+    feature = "virtio-balloon",
+    feature = "virtio-blk",
+    feature = "virtio-console",
+    feature = "virtio-rng",
+    feature = "virtio-vsock"
+))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use devices::config::BalloonConfig;
+
+    use super::*;
+    use crate::ConsoleTarget;
+
+    #[test]
+    fn a_device_has_as_many_messages_as_the_plan_gives_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("one"), [0; 512]).unwrap();
+        fs::write(path("two"), [0; 512]).unwrap();
+        for (reporting, hinting) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut balloon = BalloonConfig::default();
+            balloon.free_page_reporting = reporting;
+            balloon.free_page_hinting = hinting;
+            let mut config = VmConfig::default()
+                .with_disk(
+                    format!("{},queues=4", path("one").display())
+                        .parse()
+                        .unwrap(),
+                )
+                .with_disk(path("two").display().to_string().parse().unwrap())
+                .with_vsock(
+                    format!("cid=3,path={}", path("v").display())
+                        .parse()
+                        .unwrap(),
+                )
+                .with_console(ConsoleTarget::Null);
+            config.balloon = Some(balloon);
+            let opened = HostDevices::open(&config, &Timeline::default()).unwrap();
+            for (device, (id, opened)) in config.named_devices().iter().zip(&opened.devices) {
+                assert_eq!(&device.id, id);
+                let queues = u32::try_from(opened.queue_sizes().len()).unwrap();
+                assert_eq!(config.queues(device), queues, "{id}");
+            }
+            assert_eq!(opened.devices.len(), 6);
+        }
+    }
 }

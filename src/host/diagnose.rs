@@ -22,6 +22,7 @@ pub enum Level {
 
 /// What one check of [`diagnose`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Check {
     /// The check's name for programs, in snake_case; it does not change.
     pub name: &'static str,

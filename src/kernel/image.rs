@@ -1,9 +1,11 @@
 //! Opens what the user names and places it in guest memory.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Cursor, Seek};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use ::devices::descriptor;
 use arch::kernel::{KernelHeader, KernelImage, LinuxVersion};
 use arch::{AddressRange, BootError, GuestKernel, GuestRam, KernelPlacement, MachinePlan};
 use vm_memory::{Bytes, GuestAddress};
@@ -15,23 +17,31 @@ const PAGE: u64 = 4096;
 
 /// Opens a regular file; anything else (a directory, a FIFO that would block) is refused by name.
 pub(crate) fn open(field: &'static str, path: &Path) -> Result<File, Error> {
-    let refuse = |cause: String, cure: &str| Error::Config {
+    let refused = |source| Error::Refused {
         field: field.into(),
         value: path.display().to_string(),
-        cause,
-        cure: cure.to_owned(),
+        source,
+        cure: "check the path and its permissions".to_owned(),
     };
-    let check = "check the path and its permissions";
-    let metadata = fs::metadata(path).map_err(|error| refuse(error.to_string(), check))?;
+    let mut options = File::options();
+    // A FIFO must not block; a regular file does not care.
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = descriptor::open(path, &options).map_err(refused)?;
+    let metadata = file.metadata().map_err(refused)?;
     if !metadata.is_file() {
         let what = if metadata.is_dir() {
             "a directory"
         } else {
             "not a regular file"
         };
-        return Err(refuse(what.to_owned(), "name the image file itself"));
+        return Err(Error::Config {
+            field: field.into(),
+            value: path.display().to_string(),
+            cause: what.to_owned(),
+            cure: "name the image file itself".to_owned(),
+        });
     }
-    File::open(path).map_err(|error| refuse(error.to_string(), check))
+    Ok(file)
 }
 
 /// A kernel that was opened and is known.

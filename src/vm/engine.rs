@@ -2,13 +2,16 @@
 //!
 //! It belongs to the main loop's thread, which serves the commands of all others one after the other.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arch::{KvmPlatform, MachinePlan};
+use devices::micros;
 
 use crate::control::command::{Command, CommandError, Reply, State, Status};
-use crate::control::metrics::{self, Metrics};
+use crate::control::event::Happening;
+use crate::control::metrics::Metrics;
 use crate::devices::Lasting;
 use crate::devices::registry::Registry;
 use crate::vm::main_loop::Engine;
@@ -35,7 +38,12 @@ pub(crate) struct Rest {
 }
 
 impl<P: KvmPlatform> Running<P> {
-    fn carry_out(&mut self, command: &Command, state: State) -> Result<Reply, CommandError> {
+    fn carry_out(
+        &mut self,
+        command: &Command,
+        files: Vec<OwnedFd>,
+        state: State,
+    ) -> Result<Reply, CommandError> {
         if !command.is_legal(state) {
             return Err(CommandError::State {
                 command: command.name(),
@@ -78,9 +86,16 @@ impl<P: KvmPlatform> Running<P> {
                 state
             }
             Command::Device { device, change } => {
-                self.registry.change(device, change)?;
+                self.registry.change(device, change, files)?;
                 log::info!("{device}: changed by a command: {change}");
+                handle.publish(Happening::DeviceChanged {
+                    device: device.clone(),
+                    change: change.to_string(),
+                });
                 state
+            }
+            Command::Query { device, query } => {
+                return Ok(Reply::Device(self.registry.query(device, *query)?));
             }
             Command::Metrics {} => return Ok(Reply::Metrics(self.metrics())),
             Command::Status {} => return Ok(Reply::Status(self.status(state))),
@@ -90,13 +105,14 @@ impl<P: KvmPlatform> Running<P> {
 
     fn end_pause(&mut self) {
         let paused = self.paused_since.take().map(|since| since.elapsed());
-        self.metrics.paused_us += paused.map_or(0, metrics::micros);
+        self.metrics.paused_us += paused.map_or(0, micros);
     }
 
     fn metrics(&self) -> Metrics {
         let mut metrics = self.metrics.clone();
-        metrics.exits.add_all(&self.shared.counters);
-        metrics.resident_bytes = metrics::resident();
+        metrics.add_vcpus(&self.shared.counters);
+        metrics.resident_bytes = self.shared.handle.resident_bytes();
+        metrics.devices = self.registry.metrics();
         metrics
     }
 
@@ -121,7 +137,7 @@ impl<P: KvmPlatform> Engine for Running<P> {
             && let Some((request, state)) = handle.next_request()
         {
             log::debug!("command: {}", request.command.name());
-            let answer = self.carry_out(&request.command, state);
+            let answer = self.carry_out(&request.command, request.files, state);
             // Whoever asked may be gone.
             let _ = request.answer.send(answer);
         }
@@ -143,7 +159,7 @@ impl<P: KvmPlatform> Engine for Running<P> {
 
     fn end(mut self) -> Rest {
         let metrics = {
-            self.metrics.exits.add_all(&self.shared.counters);
+            self.metrics.add_vcpus(&self.shared.counters);
             self.metrics
         };
         let devices = self.registry.take();

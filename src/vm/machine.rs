@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arch::{BootRequest, KvmError, KvmIrqChip, KvmPlatform, MachinePlan, SEED};
+use arch::{BootRequest, IrqModel, KvmError, KvmIrqChip, KvmPlatform, MachinePlan, SEED};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -28,7 +28,9 @@ use crate::vm::main_loop::main_loop;
 use crate::vm::opening::{Images, Opened};
 use crate::vm::story::Story;
 use crate::vm::vcpu::{Shared, VcpuThreads};
-use crate::{Consoles, Error, PlannedFor, VmConfig, devices as model, memory};
+use crate::{
+    Attachments, Consoles, Error, OwnDevice, PlannedFor, VmConfig, devices as model, memory,
+};
 
 /// What a machine has outside of the VM; a restart keeps it.
 struct Outside<P> {
@@ -60,6 +62,7 @@ pub struct Machine<P: KvmPlatform> {
     config: VmConfig,
     kvm: Kvm,
     images: Images,
+    own: Vec<OwnDevice>,
     story: Story,
 }
 
@@ -72,15 +75,15 @@ impl<P: KvmPlatform> fmt::Debug for Machine<P> {
 }
 
 impl<P: KvmPlatform> Machine<P> {
-    /// Builds the VM that `config` describes, up to the first instruction. `consoles` is where its
-    /// consoles go (one [`Console`](crate::Console): the serial one); without a kernel in `config`,
-    /// `hello` boots.
+    /// Builds the VM that `config` describes, up to the first instruction. `attachments` are where its consoles go
+    /// (one [`Console`](crate::Console): the serial one) and devices of the embedder's own; without a kernel in
+    /// `config`, `hello` boots.
     ///
     /// # Errors
     /// Every error names the field, the value and the cause; [`Error::cure`] says what to do.
     pub fn with_hello(
         config: &VmConfig,
-        consoles: impl Into<Consoles>,
+        attachments: impl Into<Attachments>,
         hello: Option<&'static [u8]>,
     ) -> Result<Self, Error> {
         let timeline = Timeline::default();
@@ -93,7 +96,7 @@ impl<P: KvmPlatform> Machine<P> {
         let mut story = Story::default();
         story.begin();
         story.host(&kvm);
-        let opened = Opened::new(kvm, config, consoles.into(), hello, &timeline)?;
+        let opened = Opened::new(kvm, config, attachments.into(), hello, &timeline)?;
         Self::build(Outside {
             config: config.clone(),
             platform: Arc::new(platform),
@@ -131,6 +134,8 @@ impl<P: KvmPlatform> Machine<P> {
         let backing = Backing::of(&config);
         let remark = memory::check(&plan, backing, PlannedFor::ThisHost)?;
         plan.remarks.extend(remark);
+        let own = devices.own.clone();
+        model::own::check(&own, &plan)?;
         story.plan(&plan, &config);
         let image::Kernel {
             mut image,
@@ -164,10 +169,12 @@ impl<P: KvmPlatform> Machine<P> {
         timeline.reach(Milestone::Vcpus);
 
         let lines = Lines {
+            range: irq_chip.lines(),
             routes: MsiRoutes::new(Arc::clone(&vm), &irq_chip),
             connect: &|event, gsi| chip.connect(&vm, event, gsi),
         };
         let devices = model::create(&plan, &lines, devices, &vm, &ram)?;
+        devices.registry.publish_to(&outside.handle);
         story.opened(&config);
         timeline.reach(Milestone::Devices);
 
@@ -228,6 +235,7 @@ impl<P: KvmPlatform> Machine<P> {
             config,
             kvm,
             images,
+            own,
             story,
         })
     }
@@ -287,6 +295,7 @@ impl<P: KvmPlatform> Machine<P> {
             if !handle.restart(may_restart) {
                 let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
                 match &end {
+                    // Its report stands there already.
                     Ok(reason) => log::debug!("end: {reason}"),
                     Err(error) => log::debug!("end: {error}"),
                 }
@@ -313,6 +322,7 @@ impl<P: KvmPlatform> Machine<P> {
             config,
             kvm,
             images,
+            own,
             plan,
             story,
         } = self;
@@ -355,6 +365,7 @@ impl<P: KvmPlatform> Machine<P> {
             devices: HostDevices {
                 devices: ended.rest.devices,
                 console: virtio_console,
+                own,
             },
         };
         Ok(Outside {
@@ -416,7 +427,7 @@ impl Machine<crate::HostPlatform> {
     ///
     /// # Errors
     /// As [`Machine::with_hello`].
-    pub fn new(config: &VmConfig, consoles: impl Into<Consoles>) -> Result<Self, Error> {
-        Self::with_hello(config, consoles, crate::hello_guest())
+    pub fn new(config: &VmConfig, attachments: impl Into<Attachments>) -> Result<Self, Error> {
+        Self::with_hello(config, attachments, crate::hello_guest())
     }
 }

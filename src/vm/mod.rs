@@ -1,6 +1,7 @@
 //! The machine: the start-up line, and what runs afterwards. vCPU threads serve exits, the main loop's thread owns
 //! the rest.
 
+pub(crate) mod cpu_time;
 pub(crate) mod dispatch;
 pub(crate) mod engine;
 pub(crate) mod exit;

@@ -8,7 +8,7 @@ use kvm_ioctls::Kvm;
 use crate::devices::HostDevices;
 use crate::kernel::image::{Initrd, KernelSource};
 use crate::timeline::Timeline;
-use crate::{Consoles, Error, VmConfig};
+use crate::{Attachments, Consoles, Error, VmConfig};
 
 /// The host's side of a machine.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Opened {
     pub(crate) fn new(
         kvm: Kvm,
         config: &VmConfig,
-        consoles: Consoles,
+        attachments: Attachments,
         hello: Option<&'static [u8]>,
         timeline: &Timeline,
     ) -> Result<Self, Error> {
@@ -43,12 +43,17 @@ impl Opened {
             initrd: Initrd::of(config)?,
         };
         config.check()?;
+        let Attachments {
+            consoles,
+            devices: own,
+        } = attachments;
         for (field, console) in consoles.each() {
             if let Some((path, file)) = console.output_file() {
                 config.check_output(field, path, file)?;
             }
         }
-        let devices = HostDevices::open(config, timeline)?;
+        let mut devices = HostDevices::open(config, timeline)?;
+        devices.own = own;
         Ok(Self {
             kvm,
             images,

@@ -10,6 +10,7 @@ use devices::OutputRing;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{Killable, unblock_signal};
 
+use crate::control::event::Happening;
 use crate::control::handle::{Crash, ExitReason, VmHandle};
 use crate::control::metrics::VcpuCounters;
 use crate::timeline::{Milestone, Timeline};
@@ -132,6 +133,7 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shar
     let unread = VcpuCounters::default();
     let counters = shared.counters.get(id as usize).unwrap_or(&unread);
     let _guard = EndOnPanic(id, &shared.handle);
+    let _time = counters.time.begin();
     // The mask is inherited from whoever built the VM. Without the signal, a kick would wait for
     // the next exit; an error cannot happen for a valid signal number.
     let _ = unblock_signal(kick_signal());
@@ -167,8 +169,17 @@ fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shar
             Flow::Continue => {}
             Flow::End(reason) => return shared.handle.end(Ok(reason)),
             Flow::Crash(cause) => {
-                let crash = Crash { vcpu: id, cause };
-                log::warn!("the guest crashed: {crash}\n{}", report(&vcpu, shared));
+                shared.handle.publish(Happening::GuestCrashed {
+                    vcpu: id,
+                    cause: cause.name().to_owned(),
+                });
+                let report = report(&vcpu, shared);
+                let crash = Crash {
+                    vcpu: id,
+                    cause,
+                    report,
+                };
+                log::warn!("the guest crashed: {crash}\n{}", crash.report);
                 return shared.handle.end(Ok(ExitReason::Crashed(crash)));
             }
             Flow::Fail(Failure { cause, cure }) => {

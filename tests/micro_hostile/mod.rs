@@ -35,6 +35,29 @@ const HOSTILE: [&str; 17] = [
     "r38 buffers of no length",
 ];
 
+/// What the driver did shows in the metrics, and no number is beyond what it can have done.
+#[cfg(all(feature = "virtio-blk", feature = "control"))]
+fn is_told(socket: &std::path::Path) {
+    use crate::micro_metrics::{Client, device};
+    let metrics = Client::connect(socket).metrics();
+    let disk = device(&metrics, "blk0");
+    for what in ["needs_resets", "drivers"] {
+        let times = disk[what].as_u64().unwrap();
+        assert!((1..10_000).contains(&times), "{what}: {disk}");
+    }
+    assert_eq!(
+        disk["host_errors"], 0,
+        "the driver's are not the host's: {disk}"
+    );
+    let read = &disk["operations"]["read"];
+    let [requests, errors] = ["requests", "errors"].map(|what| read[what].as_u64().unwrap());
+    assert!(0 < errors && errors < requests, "{disk}");
+    assert!(requests < 10_000_000, "{disk}");
+    // The other disk has one that keeps the rules.
+    let other = device(&metrics, "blk1");
+    assert_eq!(other["needs_resets"], 0, "{other}");
+}
+
 /// Each case is one of the guest, which checks after it that the disk answers once it was reset, and
 /// that another disk serves.
 #[cfg(feature = "virtio-blk")]
@@ -52,17 +75,21 @@ fn hostile_driver(transport: &str, more: &[&str]) {
         let first_option = format!("--blk={},engine={engine}", path(&first));
         let second_option = format!("--blk={},ro,engine={engine}", path(&second));
         let memory = format!("--guest-memory={MIB}");
-        let mut child = start_virtio(
-            "virtio_hostile",
-            transport,
-            &[&first_option, &second_option, &memory],
-        );
+        let folder = tempfile::tempdir().unwrap();
+        let control = format!("--control={}", folder.path().join("control").display());
+        let mut arguments = vec![&*first_option, &*second_option, &*memory];
+        if cfg!(feature = "control") {
+            arguments.push(&control);
+        }
+        let mut child = start_virtio("virtio_hostile", transport, &arguments);
         let stdout = child.stdout.as_mut().unwrap();
         for case in HOSTILE.iter().chain(more) {
             read_until(stdout, &format!("{case}\n"));
         }
         read_until(stdout, "waiting\n");
         all_close_on_exec(&child);
+        #[cfg(feature = "control")]
+        is_told(&folder.path().join("control"));
         let peak = peak_kib(&child);
         assert!(peak < (MIB + 64) << 10, "{peak} KiB");
         child.stdin.take().unwrap().write_all(b"\n").unwrap();

@@ -73,6 +73,19 @@ impl Archive {
         })
     }
 
+    /// The machine's own release, by the system's apt as it is.
+    pub(crate) fn of_machine() -> Result<Self> {
+        // Others than root have what the last update has left.
+        if is_root()? {
+            update()?;
+        }
+        Ok(Self {
+            arch: text(Command::new("dpkg").arg("--print-architecture"))?,
+            suite: None,
+            config: None,
+        })
+    }
+
     /// The first of these suites that can be had, for an architecture that the release may lack; by
     /// an apt of its own with its state in `folder`: the system's knows nothing of it.
     pub(crate) fn of_suites(arch: &str, suites: &[&str], folder: &Path) -> Result<Self> {
@@ -318,6 +331,11 @@ pub(crate) fn update() -> Result<()> {
         step("apt-get update", &mut apt(&["update", "-q"]))?;
     }
     Ok(())
+}
+
+/// Whether this process may install packages.
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(text(Command::new("id").arg("-u"))? == "0")
 }
 
 /// Installs packages; arguments of apt-get are taken too.

@@ -40,6 +40,20 @@ pub(crate) fn target() -> &'static Path {
 pub(crate) fn cargo_command() -> Command {
     let mut command = Command::new("cargo");
     command.env("CARGO_TARGET_DIR", target());
+    // A test hands it the metrics.
+    let promtool = unpacked("promtool");
+    if promtool.is_file() {
+        command.env("VMM_TEST_PROMTOOL", promtool);
+    }
+    command
+}
+
+/// Cargo, for the workspace, when nothing but the compiler runs: what else runs goes first.
+pub(crate) fn compiling_command() -> Command {
+    let mut command = Command::new("nice");
+    command
+        .args(["-n", "10", "cargo"])
+        .env("CARGO_TARGET_DIR", target());
     command
 }
 
@@ -61,6 +75,11 @@ pub(crate) fn fuzz_command() -> Command {
     command
 }
 
+/// Where a program is that was unpacked out of a package.
+pub(crate) fn unpacked(program: &str) -> PathBuf {
+    target().join("unpacked").join(program)
+}
+
 /// Where the micro-guests are built: `tests/common/process.rs` has the same.
 pub(crate) fn guests_target() -> PathBuf {
     target().join("tmp/guests")
@@ -76,5 +95,13 @@ pub(crate) fn cargo(arguments: &str) -> Result<()> {
     step(
         &format!("cargo {arguments}"),
         cargo_command().args(arguments.split(' ')),
+    )
+}
+
+/// The same, when nothing but the compiler runs.
+pub(crate) fn compile(arguments: &str) -> Result<()> {
+    step(
+        &format!("cargo {arguments}"),
+        compiling_command().args(arguments.split(' ')),
     )
 }

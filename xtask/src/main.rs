@@ -1,5 +1,6 @@
 //! Project automation.
 
+mod api;
 mod apt;
 mod build;
 mod demo;
@@ -11,6 +12,7 @@ mod needs;
 mod step;
 mod system;
 mod test;
+mod unpacked;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -38,6 +40,11 @@ enum Command {
         #[arg(long)]
         no_lab: bool,
     },
+    /// Writes the listing of the library's public API, docs/public-api.txt
+    Api,
+    /// Prints it
+    #[command(hide = true)]
+    ApiText,
     /// Builds static, stripped binaries of every architecture, completions and man pages into the target
     /// folder's dist
     Dist,
@@ -73,6 +80,11 @@ fn run(command: Command) -> step::Result<()> {
     std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
     match command {
         Command::Test { full, no_lab } => test::run(scope(full), !no_lab),
+        Command::Api => match api::listing(false)? {
+            None => Ok(()),
+            Some(reason) => Err(reason.into()),
+        },
+        Command::ApiText => api::print(),
         Command::Dist => dist::run(),
         Command::Demo => demo::run(),
         Command::Fuzz { target, seconds } => {

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::apt;
 use crate::step::{Result, step, text};
+use crate::{apt, build, unpacked};
 
 /// What one command needs.
 #[derive(Debug, Default)]
@@ -13,6 +13,7 @@ pub(crate) struct Needs {
     components: Vec<&'static str>,
     tools: Vec<(&'static str, &'static str)>,
     qemu: Vec<(&'static str, &'static str)>,
+    unpacked: Vec<(&'static str, &'static str)>,
 }
 
 /// What Debian's cross compilers link with, by target.
@@ -68,12 +69,19 @@ impl Needs {
         self
     }
 
+    /// Pairs of a program and Debian's package of it, which is unpacked and not installed.
+    pub(crate) fn unpacked(mut self, programs: &[(&'static str, &'static str)]) -> Self {
+        self.unpacked.extend(programs);
+        self
+    }
+
     /// Both.
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.targets.extend(other.targets);
         self.components.extend(other.components);
         self.tools.extend(other.tools);
         self.qemu.extend(other.qemu);
+        self.unpacked.extend(other.unpacked);
         self
     }
 
@@ -94,11 +102,17 @@ impl Needs {
         });
         let tools = missing(&self.tools, |(tool, _)| is_tool(tool));
         let qemu = missing(&self.qemu, |(program, _)| apt::is_new_qemu(program));
+        let unpacked = missing(&self.unpacked, |(program, _)| {
+            is_tool(program) || build::unpacked(program).is_file()
+        });
         let rust = !targets.is_empty() || !components.is_empty();
         let debian = !tools.is_empty() || !qemu.is_empty();
-        let can_provide = (!rust || is_tool("rustup")) && (!debian || can_install()?);
+        let can_unpack = is_tool("apt-get") && is_tool("dpkg-deb");
+        let can_provide = (!rust || is_tool("rustup"))
+            && (!debian || can_install()?)
+            && (unpacked.is_empty() || can_unpack);
         if !can_provide {
-            return Err(list(&targets, &components, &tools, &qemu).into());
+            return Err(list(&targets, &components, &tools, &qemu, &unpacked).into());
         }
         if !components.is_empty() {
             rustup("component", &components)?;
@@ -113,7 +127,12 @@ impl Needs {
             apt::install(&packages)?;
         }
         qemu.iter()
-            .try_for_each(|(program, package)| apt::install_qemu(program, package))
+            .try_for_each(|(program, package)| apt::install_qemu(program, package))?;
+        unpacked.iter().try_for_each(|one| {
+            let (program, package) = one;
+            unpacked::provide(program, package)
+                .map_err(|error| format!("{error}\n{}", list(&[], &[], &[], &[], &[*one])).into())
+        })
     }
 }
 
@@ -140,6 +159,7 @@ fn list(
     components: &[&str],
     tools: &[(&str, &str)],
     qemu: &[(&str, &str)],
+    unpacked: &[(&str, &str)],
 ) -> String {
     let mut lines = vec!["these are missing and cannot be installed here:".to_owned()];
     lines.extend(targets.iter().map(|name| {
@@ -158,12 +178,15 @@ fn list(
             "  {program} of QEMU 10 or newer: package {package}, on Debian 12 from its backports"
         )
     }));
+    lines.extend(unpacked.iter().map(|(program, package)| {
+        format!("  {program} on the path: out of Debian's package {package}, for instance")
+    }));
     lines.join("\n")
 }
 
 /// Packages are installed by apt, as root.
 fn can_install() -> Result<bool> {
-    Ok(is_tool("apt-get") && text(Command::new("id").arg("-u"))? == "0")
+    Ok(is_tool("apt-get") && apt::is_root()?)
 }
 
 /// Whether a program is on the path, or a file is there.
@@ -184,14 +207,16 @@ mod tests {
             &["clippy"],
             &[("dtc", "device-tree-compiler")],
             &[("qemu-system-x", "qemu-x")],
+            &[("judge", "court")],
         );
         let cures = [
             "rustup target add t1",
             "rustup component add clippy",
             "apt-get install device-tree-compiler",
             "package qemu-x",
+            "judge on the path: out of Debian's package court",
         ];
-        assert_eq!(said.lines().count(), 5);
+        assert_eq!(said.lines().count(), 6);
         for (line, cure) in said.lines().skip(1).zip(cures) {
             assert!(line.contains(cure), "{said}");
         }

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: every check, stopping at the first failure.
 //!
-//! There are lanes, so that both kinds of work overlap: one compiles and runs tests, the others run the labs'
-//! machines, each as soon as the first lane has built what it is made of.
+//! There are two lanes, so that both kinds of work overlap: one compiles and runs tests, then machines; the other
+//! one runs the labs' machines, each as soon as the first lane has built what it is made of. Machines come first
+//! where processors are short: a virtual processor that waits for one makes the others of its machine spin.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,8 +10,9 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use crate::api;
 use crate::apt::Unavailable;
-use crate::build::{cargo, cargo_command, fuzz_command, guests_command};
+use crate::build::{cargo, cargo_command, compile, fuzz_command, guests_command};
 use crate::first;
 use crate::fuzz;
 use crate::lab::{self, Lab, Ready, Scope};
@@ -28,12 +30,11 @@ const BARE: [&str; 3] = [
     "riscv64gc-unknown-none-elf",
     "x86_64-unknown-none",
 ];
-/// How many labs run beside the compiling: one machine keeps a processor busy, and the second one fills the
-/// time when there is nothing left to compile.
-const LABS_AT_ONCE: usize = 2;
 /// Feature sets that every change is checked with, and those of the full run.
-const FEATURES: [&str; 4] = ["", "host,elf", "cli,serial,elf", "cli,virtio-blk"];
-const MORE_FEATURES: [&str; 10] = [
+const FEATURES: [&str; 2] = ["", "cli,virtio-blk"];
+const MORE_FEATURES: [&str; 12] = [
+    "host,elf",
+    "cli,serial,elf",
     "host",
     "cli,elf",
     "cli,pci",
@@ -63,9 +64,7 @@ fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
     let (sender, ready) = mpsc::channel();
     let ready = Mutex::new(ready);
     thread::scope(|threads| {
-        let machines: Vec<_> = (0..LABS_AT_ONCE)
-            .map(|_| threads.spawn(|| machines(&ready)))
-            .collect();
+        let beside = threads.spawn(|| machines(&ready));
         let mut skipped = String::new();
         let mut labs = labs.into_iter();
         let mut prepare = || -> Result<()> {
@@ -91,13 +90,15 @@ fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
         if work.is_err() {
             step::stop();
         }
-        let machines = machines.into_iter().map(|lane| {
-            lane.join()
-                .unwrap_or_else(|_| Err("a lane of the labs panicked".into()))
-        });
-        let mut failures: Vec<_> = [work]
+        let own = if work.is_ok() {
+            machines(&ready)
+        } else {
+            Ok(())
+        };
+        let beside = beside.join();
+        let beside = beside.unwrap_or_else(|_| Err("the lane of the labs panicked".into()));
+        let mut failures: Vec<_> = [work, own, beside]
             .into_iter()
-            .chain(machines)
             .filter_map(Result::err)
             .collect();
         // What was only stopped comes last.
@@ -144,10 +145,10 @@ fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     first::run()?;
     format()?;
     prepare()?;
-    cargo("clippy --workspace --all-targets -- -D warnings")?;
+    compile("clippy --workspace --all-targets -- -D warnings")?;
     let features = FEATURES.iter().chain(MORE_FEATURES.iter().filter(|_| full));
     for features in features {
-        cargo(&format!(
+        compile(&format!(
             "clippy --lib --bins --no-default-features --features={features} -- -D warnings"
         ))?;
     }
@@ -157,24 +158,38 @@ fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         if full {
             let pure = "-p vmm-arch -p vmm-devices -p vmm-arch-aarch64 -p vmm-arch-riscv64 \
                 -p vmm-arch-x86-64 -p vmm-arch-host";
-            cargo(&format!("clippy {pure} --target {target} -- -D warnings"))?;
-            cargo(&format!(
+            compile(&format!("clippy {pure} --target {target} -- -D warnings"))?;
+            compile(&format!(
                 "clippy --lib --no-default-features --target {target} -- -D warnings"
             ))?;
         }
-        cargo(&format!(
-            "clippy --workspace --lib --bins --tests --target {target} -- -D warnings"
+        // Their tests are compiled where they are run.
+        let tests = if full { " --tests" } else { "" };
+        compile(&format!(
+            "clippy --workspace --lib --bins{tests} --target {target} -- -D warnings"
         ))?;
     }
     let mut doc = cargo_command();
     doc.args(["doc", "--workspace", "--no-deps"]);
     step("cargo doc", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
 
+    if full {
+        cargo("clippy -p xtask --features=api -- -D warnings")?;
+        if let Some(reason) = api::listing(true)? {
+            println!("SKIPPED: {reason}");
+        }
+        cargo("clippy --features=schema --lib --examples --tests -- -D warnings")?;
+        cargo("test --features=schema --test control_schema")?;
+    }
+
     cargo("test --no-default-features --test planner")?;
-    // The least that boots.
-    cargo("test --no-default-features --features=host,elf --test library")?;
-    cargo("test --workspace")?;
-    cargo("test --features=completions --test completions")?;
+    if full {
+        // The least that boots.
+        cargo("test --no-default-features --features=host,elf --test library")?;
+        cargo("test --workspace")?;
+    }
+    compile("test --workspace --features=vmm-reference/completions --no-run")?;
+    cargo("test --workspace --features=vmm-reference/completions")?;
     // The other builds' own unit tests, under QEMU's user-mode emulation: the backends', which alone differ.
     for (target, backend) in FOREIGN {
         let packages = if full {
@@ -246,6 +261,7 @@ fn needs() -> Needs {
             // Its completions.
             ("zsh", "zsh"),
         ])
+        .unpacked(&[("promtool", "prometheus")])
         .and(fuzz::needs())
 }
 

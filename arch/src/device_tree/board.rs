@@ -109,6 +109,7 @@ impl Board<'_> {
             .collect::<Result<Vec<_>, _>>()?;
         devices.push(DevicePlan {
             id: None,
+            messages: None,
             kind: DeviceKind::Pvpanic,
             space: Space::Mmio,
             range: resources.range(PVPANIC_REGISTERS)?,

@@ -57,6 +57,7 @@ mod tests {
     fn device(kind: DeviceKind, base: u64, irq: u32) -> DevicePlan {
         DevicePlan {
             id: None,
+            messages: None,
             kind,
             space: Space::Mmio,
             range: AddressRange::new(base, 0x1000),

@@ -162,6 +162,7 @@ fn devices(
     let mut ports = Resources::new(Space::Pio, PORT_WINDOW, 0..=0)?;
     let port_device = |kind, range, irq| DevicePlan {
         id: None,
+        messages: None,
         kind,
         space: Space::Pio,
         range,
@@ -184,6 +185,7 @@ fn devices(
     if lean {
         devices.push(DevicePlan {
             id: None,
+            messages: None,
             kind: DeviceKind::IoApic { pins },
             space: Space::Mmio,
             range: IOAPIC,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::text::in_words;
 use super::{
-    BalloonConfig, BlkConfig, Limits, NetConfig, TARGET, VsockConfig, limits, parse_size, ranges,
+    BalloonConfig, BlkConfig, Limits, NetConfig, VsockConfig, balloon, limits, parse_size, ranges,
 };
 
 /// What a plain number counts where it counts no bytes, as on the command line.
@@ -129,6 +129,7 @@ ranged! {
     cid: u32 = CID;
     descriptor: i32 = FD;
     packet: u16 = MTU;
+    stats_interval: u32 = STATS_INTERVAL;
 }
 
 pub(super) fn queue_size<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
@@ -209,7 +210,7 @@ pub(super) fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D
 /// A balloon's target, `512` or `"512M"`.
 pub(super) fn mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let size: Option<Size> = Option::deserialize(from)?;
-    size.map(|size| size.bytes(MIB, TARGET))
+    size.map(|size| size.bytes(MIB, balloon::TARGET))
         .transpose()
         .map_err(D::Error::custom)
 }

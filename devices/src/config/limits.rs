@@ -15,19 +15,25 @@ const IN_WORDS: &str = "1 to 1024T";
 
 /// How much of something a device may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Limits {
     /// Bytes per second.
     #[serde(deserialize_with = "file::bytes")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub bw: Option<u64>,
     /// Bytes that may go at once after a pause; without it, those of a second.
     #[serde(deserialize_with = "file::bytes")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub bw_burst: Option<u64>,
     /// Requests (or packets) per second.
     #[serde(deserialize_with = "file::bytes")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub iops: Option<u64>,
     /// Requests that may go at once after a pause; without it, those of a second.
     #[serde(deserialize_with = "file::bytes")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub iops_burst: Option<u64>,
 }
 
@@ -152,5 +158,16 @@ pub(super) fn amount(text: &str) -> Result<u64, String> {
     parse_size(text, 0, IN_WORDS).and_then(|amount| match RANGE.contains(&amount) {
         true => Ok(amount),
         false => Err(format!("it is {IN_WORDS}")),
+    })
+}
+
+/// What [`file::bytes`] takes.
+#[cfg(feature = "schema")]
+fn amount_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": ["integer", "string", "null"],
+        "minimum": RANGE.start(),
+        "maximum": RANGE.end(),
+        "pattern": "^[0-9]+[KMGTkmgt]?(i?[Bb])?$",
     })
 }

@@ -157,7 +157,23 @@ fn a_balloon_may_say_nothing() {
     assert_eq!(parse("").unwrap(), BalloonConfig::default());
     let balloon = parse("deflate-on-oom,target=64,free-page-reporting").unwrap();
     assert_eq!(balloon.target, Some(64 << 20));
-    assert!(balloon.deflate_on_oom && balloon.free_page_reporting);
+    assert!(balloon.deflate_on_oom && balloon.free_page_reporting && !balloon.free_page_hinting);
+    let balloon = parse("free-page-hinting,stats-interval=5,deflate-on-oom=off").unwrap();
+    assert!(balloon.free_page_hinting && !balloon.free_page_reporting && !balloon.deflate_on_oom);
+    assert_eq!(balloon.stats_interval, 5);
+    for interval in [
+        "stats-interval=",
+        "stats-interval=-1",
+        "stats-interval=86401",
+    ] {
+        let error = parse(interval).unwrap_err().to_string();
+        assert!(error.contains("0 to 86400"), "{error}");
+    }
+    let balloon = BalloonConfig {
+        stats_interval: 86_401,
+        ..BalloonConfig::default()
+    };
+    assert!(balloon.check().is_err());
     assert!(parse("size=1").is_err());
     assert_eq!(parse("target=5000B").unwrap().target, Some(5000));
     let nothing = parse("target=0").unwrap_err().to_string();

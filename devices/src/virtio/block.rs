@@ -7,12 +7,14 @@
 //! io_uring or one by one; what is rare (discard, zeroes) is done at once.
 
 mod acl;
+mod counts;
 mod erase;
 mod error;
 mod facts;
 mod file;
 mod lock;
 mod parse;
+mod replace;
 mod request;
 mod sys;
 mod uring;
@@ -20,7 +22,7 @@ mod uring;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,8 +34,9 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::Bytes;
 
+use self::counts::{Answer, Clock, Counts, Kind};
 use self::erase::Erase;
 pub use self::error::BlockError;
 use self::file::{Opened, Shape};
@@ -41,7 +44,7 @@ use self::request::{Job, Parsed, Refusal, Request};
 use self::uring::Uring;
 use super::iovec::{Direction, Vectors};
 use super::limit::Limiter;
-use super::{Chain, ConfigSpace, Event, QueueError, Queues, Ring, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, Ring, VirtioDevice};
 use crate::config::{BlkConfig, BlkEngine};
 use crate::{Change, ChangeError, Rare};
 
@@ -75,6 +78,8 @@ pub struct Block {
     /// What the rest of the last sector reads as, where the file ends in the middle of it.
     zeros: Option<File>,
     sectors: u64,
+    /// Bytes of a logical block.
+    block: u32,
     read_only: bool,
     discard: bool,
     /// For messages.
@@ -86,6 +91,10 @@ pub struct Block {
     limiter: Limiter,
     /// Bytes of zeroes that the request had to write itself.
     zeroed: u64,
+    /// Bytes that the request has discarded or zeroed.
+    erased: u64,
+    /// What the request is.
+    kind: Kind,
     /// Bytes that were moved without io_uring so far, or would have been in the time that other work
     /// took.
     moved: u64,
@@ -96,6 +105,8 @@ pub struct Block {
     chain: Chain,
     vectors: Vectors,
     errors: Rare,
+    counts: Counts,
+    clock: Clock,
     /// Whom to tell of the first request.
     first_request: Option<Tell>,
 }
@@ -121,9 +132,7 @@ impl Block {
             alignment,
             shape,
         } = Opened::new(config)?.lock(config)?;
-        let zeros = (shape.sectors * SECTOR > shape.size)
-            .then(|| File::open("/dev/zero"))
-            .transpose()?;
+        let zeros = zeros(&shape)?;
         let queues = config.queues.max(1);
         let queue_size = config.queue_size.max(2);
         let capacity = usize::from(queues) * usize::from(queue_size);
@@ -147,6 +156,7 @@ impl Block {
                 }
             },
         };
+        let counts = Counts::default();
         let mut block = Self {
             uring,
             buffered,
@@ -154,6 +164,7 @@ impl Block {
             size: shape.size,
             zeros,
             sectors: shape.sectors,
+            block: shape.block,
             read_only: config.read_only,
             discard: config.discard,
             path: config.path.clone(),
@@ -161,14 +172,18 @@ impl Block {
             queues,
             queue_size,
             config: Arc::new(ConfigSpace::new(Vec::new(), 0..0)),
-            limiter: Limiter::new(&config.limits)?,
+            limiter: Limiter::new(&config.limits, &counts.monitor)?,
             zeroed: 0,
+            erased: 0,
+            kind: Kind::Other,
             moved: 0,
             turn: 0,
             write_through: false,
             chain: Chain::default(),
             vectors: Vectors::default(),
             errors: Rare::default(),
+            counts,
+            clock: Clock::default(),
             first_request: None,
             file,
         };
@@ -223,7 +238,15 @@ impl Block {
             let uring = self.uring.as_ref();
             let room = uring.is_none_or(|uring| uring.has_room() && uring.bytes() < MOST_IN_FLIGHT);
             let allowed = self.limiter.allows();
-            if !room || !allowed || !ring.pop(&mut self.chain)? {
+            if !(room && allowed) {
+                match ring.has_more()? {
+                    true if allowed => self.counts.monitor.stalls.add(1),
+                    true => self.limiter.hold(),
+                    false => {}
+                }
+                return Ok(false);
+            }
+            if !ring.pop(&mut self.chain)? {
                 return Ok(false);
             }
             self.begin(queue, ring)?;
@@ -238,23 +261,32 @@ impl Block {
             tell();
         }
         let head = self.chain.head();
+        let begun = self.clock.now();
         // The last byte that the device may write is the status. Without one there is no answer.
         let Some(status) = self.chain.take_last_byte() else {
+            self.counts.of(Kind::Other).fail();
             return ring.complete(head, 0);
         };
-        self.zeroed = 0;
+        (self.zeroed, self.erased, self.kind) = (0, 0, Kind::Other);
         let parsed = self.parse(ring);
+        let answer = Answer {
+            head,
+            status,
+            kind: self.kind,
+            begun,
+        };
         self.limiter.charge(match parsed {
             Ok(Parsed::Job(_, len)) => len.into(),
             _ => self.zeroed,
         });
+        let mut bytes = self.erased;
         let result = match parsed {
             Ok(Parsed::Done(written)) => Ok(written),
             Ok(Parsed::Job(job, len)) => {
+                bytes = len.into();
                 let request = Request {
                     queue,
-                    head,
-                    status,
+                    answer,
                     len,
                     job,
                 };
@@ -276,11 +308,14 @@ impl Block {
             }
             Err(refusal) => Err(refusal),
         };
-        self.end(ring, head, status, result)
+        // Whatever it was, it was done now.
+        self.clock.turn();
+        self.end(ring, &answer, bytes, result)
     }
 
     /// Does a request's I/O, but for the first bytes, and waits for it.
     fn perform(&mut self, request: &Request, done: usize) -> Result<u32, Refusal> {
+        self.clock.turn();
         match request.job {
             Job::Flush => self.sync()?,
             Job::Transfer {
@@ -322,18 +357,23 @@ impl Block {
         Ok(retry_on_intr(|| fdatasync(&self.file))?)
     }
 
-    /// Answers a request.
+    /// Answers a request that has moved so many bytes, if it did not fail.
     fn end(
-        &self,
+        &mut self,
         ring: &mut Ring,
-        head: u16,
-        status: GuestAddress,
+        answer: &Answer,
+        bytes: u64,
         result: Result<u32, Refusal>,
     ) -> Result<(), QueueError> {
+        let bytes = result.is_ok().then_some(bytes);
+        self.counts.answered(answer, bytes, self.clock.now());
         let (code, written) = match result {
             Ok(written) => (VIRTIO_BLK_S_OK, written),
             Err(Refusal::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
             Err(Refusal::Io(error)) => {
+                if is_the_host_s(&error) {
+                    self.counts.monitor.notices.host_error(&error);
+                }
                 if let Some(times) = self.errors.again() {
                     let path = self.path.display();
                     log::warn!("the disk {path} failed, {times} times so far: {error}");
@@ -342,8 +382,8 @@ impl Block {
             }
         };
         let code = u8::try_from(code).unwrap_or(u8::MAX);
-        ring.ram().write_obj(code, status)?;
-        ring.complete(head, written.saturating_add(1))
+        ring.ram().write_obj(code, answer.status)?;
+        ring.complete(answer.head, written.saturating_add(1))
     }
 
     /// Answers what io_uring has ended.
@@ -368,11 +408,23 @@ impl Block {
                 Err(error) => Err(error.into()),
             };
             if let Some(ring) = queues.ring(request.queue) {
-                self.end(ring, request.head, request.status, result)?;
+                self.end(ring, &request.answer, request.len.into(), result)?;
             }
         }
         Ok(())
     }
+}
+
+/// For the rest of a last sector that the file has only a part of.
+fn zeros(shape: &Shape) -> io::Result<Option<File>> {
+    (shape.sectors * SECTOR > shape.size)
+        .then(|| File::open("/dev/zero"))
+        .transpose()
+}
+
+/// Whether an error comes from the host's kernel, and not from what the driver asks for.
+fn is_the_host_s(error: &io::Error) -> bool {
+    error.raw_os_error().is_some() || error.kind() != io::ErrorKind::Other
 }
 
 /// Most requests at once.
@@ -418,6 +470,10 @@ impl VirtioDevice for Block {
         Arc::clone(&self.config)
     }
 
+    fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.counts.monitor)
+    }
+
     /// Whatever comes first: an end of a request, or the time of the next one.
     fn sources(&self) -> Vec<RawFd> {
         let ends = self.uring.iter().map(Uring::event);
@@ -429,6 +485,7 @@ impl VirtioDevice for Block {
     }
 
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
+        self.clock.turn();
         self.reap(queues)?;
         let mut more = false;
         match event {
@@ -447,6 +504,8 @@ impl VirtioDevice for Block {
         if let Some(uring) = &mut self.uring {
             uring.submit();
             more |= uring.is_behind();
+            // The kernel may have done some of it meanwhile.
+            self.clock.turn();
         }
         self.reap(queues)?;
         queues.publish()?;
@@ -456,6 +515,7 @@ impl VirtioDevice for Block {
     fn quiesce(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
         while let Some(uring) = self.uring.as_mut().filter(|uring| uring.is_busy()) {
             uring.wait();
+            self.clock.turn();
             self.reap(queues)?;
         }
         queues.publish()
@@ -471,10 +531,20 @@ impl VirtioDevice for Block {
         }
     }
 
+    fn replace_file(
+        &mut self,
+        file: OwnedFd,
+        name: &str,
+        queues: Option<&mut Queues>,
+    ) -> Result<(), ChangeError> {
+        self.replace(file.into(), name, queues)
+    }
+
     fn stop(&mut self) {
         if let Some(uring) = &mut self.uring {
             uring.drain();
         }
+        self.limiter.stop();
     }
 }
 

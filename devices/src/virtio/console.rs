@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
+use crate::metrics::Operation;
 use crate::{Change, ChangeError, OutputRing, Overflow, lock};
 
 /// Feature bit (5.3.3): the configuration has the size.
@@ -88,6 +89,11 @@ pub struct VirtioConsole {
     bytes: Vec<u8>,
     /// What is printed of a request that waits for room; its head, and where in `bytes` it goes on.
     held: Option<(u16, usize)>,
+    /// Input waits for the driver's buffers.
+    dry: bool,
+    monitor: Arc<Monitor>,
+    received: Arc<Operation>,
+    transmitted: Arc<Operation>,
 }
 
 impl fmt::Debug for VirtioConsole {
@@ -107,6 +113,8 @@ impl VirtioConsole {
         output.tell_room(output_room.try_clone()?);
         // Columns, rows, number of ports: the driver reads those that were negotiated.
         let config = ConfigSpace::new(vec![80, 0, 25, 0, 1, 0, 0, 0], 0..0);
+        let mut monitor = Monitor::default();
+        let (received, transmitted) = (monitor.operation("receive"), monitor.operation("transmit"));
         Ok(Self {
             shared: Arc::new(Shared {
                 input: Mutex::default(),
@@ -120,6 +128,10 @@ impl VirtioConsole {
             chain: Chain::default(),
             bytes: Vec::new(),
             held: None,
+            dry: false,
+            monitor: Arc::new(monitor),
+            received,
+            transmitted,
         })
     }
 
@@ -141,15 +153,23 @@ impl VirtioConsole {
         let before = input.bytes.len();
         let mut more = true;
         for _ in 0..ring.size() {
-            more = !input.bytes.is_empty() && ring.pop(&mut self.chain)?;
+            let some = !input.bytes.is_empty();
+            more = some && ring.pop(&mut self.chain)?;
+            // However often it is looked at meanwhile.
+            let dry = some && !more && !ring.is_stopping();
+            if dry && !std::mem::replace(&mut self.dry, dry) {
+                self.monitor.stalls.add(1);
+            }
             if !more {
                 break;
             }
+            self.dry = false;
             let written = self
                 .chain
                 .write(ring.ram(), input.bytes.make_contiguous())?;
             input.bytes.drain(..(written as usize).min(before));
             ring.complete(self.chain.head(), written)?;
+            self.received.succeed(written.into());
         }
         if input.bytes.len() < before && std::mem::take(&mut input.refused) {
             // A full counter means that the sender knows.
@@ -165,13 +185,13 @@ impl VirtioConsole {
             return Ok(false);
         };
         for _ in 0..ring.size() {
-            let (head, from) = match self.held.take() {
-                Some(held) => held,
+            let (head, from, was_held) = match self.held.take() {
+                Some((head, from)) => (head, from, true),
                 None if ring.pop(&mut self.chain)? => {
                     let len = self.chain.readable_len().min(MOST as u64);
                     self.bytes.resize(usize::try_from(len).unwrap_or(MOST), 0);
                     self.chain.read(ring.ram(), &mut self.bytes)?;
-                    (self.chain.head(), 0)
+                    (self.chain.head(), 0, false)
                 }
                 None => {
                     self.output.settle();
@@ -188,9 +208,13 @@ impl VirtioConsole {
                 }
             };
             if taken < rest.len() {
+                if !was_held {
+                    self.monitor.stalls.add(1);
+                }
                 self.held = Some((head, from + taken));
                 return Ok(false);
             }
+            self.transmitted.succeed(self.bytes.len() as u64);
             ring.complete(head, 0)?;
         }
         Ok(true)
@@ -199,6 +223,7 @@ impl VirtioConsole {
     /// A request that waits for room goes to the output whole: nobody will come back for it.
     fn let_go(&mut self) -> Option<u16> {
         let (head, from) = self.held.take()?;
+        self.transmitted.succeed(self.bytes.len() as u64);
         self.output.keep(self.bytes.get(from..).unwrap_or_default());
         Some(head)
     }
@@ -223,6 +248,10 @@ impl VirtioDevice for VirtioConsole {
 
     fn config(&self) -> Arc<ConfigSpace> {
         Arc::clone(&self.shared.config)
+    }
+
+    fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.monitor)
     }
 
     fn sources(&self) -> Vec<RawFd> {
@@ -309,6 +338,9 @@ mod tests {
         let used = driver.serve(&mut bench.device, &mut bench.queues);
         assert_eq!(used, [(0, 0)]);
         assert_eq!(bench.output.tail(), "hello");
+        let read = bench.device.monitor().read();
+        let transmitted = &read.operations["transmit"];
+        assert_eq!((transmitted.requests, transmitted.bytes), (1, 5));
         // R19, R38: nothing, and far too much.
         driver.request(&[(DATA, 0, false)]);
         driver.serve(&mut bench.device, &mut bench.queues);
@@ -349,6 +381,10 @@ mod tests {
         assert_eq!(read_all(&bench.output), b"wxyz");
         assert!(!bench.output.is_waited_for());
         assert_eq!(bench.output.dropped(), 0);
+        let read = bench.device.monitor().read();
+        let transmitted = &read.operations["transmit"];
+        assert_eq!((transmitted.requests, transmitted.bytes), (2, 36));
+        assert_eq!(read.stalls, 2, "each of them waited once");
     }
 
     #[test]
@@ -408,6 +444,15 @@ mod tests {
         assert_eq!(used, [(1, 100), (0, 0), (1, 100)]);
         let waiting = lock(&bench.device.shared.input).bytes.len();
         assert_eq!(waiting, WAITING - 200);
+        let read = bench.device.monitor().read();
+        let received = &read.operations["receive"];
+        assert_eq!((received.requests, received.bytes), (4, 300));
+        // Before the first buffer, and after each of the last ones.
+        assert_eq!(read.stalls, 3);
+        for _ in 0..5 {
+            bench.device.serve(event, &mut bench.queues).unwrap();
+        }
+        assert_eq!(bench.device.monitor().read().stalls, 3, "still the same");
     }
 
     #[test]

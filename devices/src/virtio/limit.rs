@@ -4,15 +4,14 @@
 //! than the bucket passes too, and the pause after it makes up for it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
-
+use super::Monitor;
+use super::timer::Timer;
 use crate::config::Limits;
+use crate::metrics::micros;
 
 /// Tokens are counted in billionths, so that no time is lost to rounding.
 const UNIT: i128 = 1_000_000_000;
@@ -62,21 +61,28 @@ impl Bucket {
 pub(super) struct Limiter {
     bytes: Option<Bucket>,
     requests: Option<Bucket>,
-    timer: OwnedFd,
+    timer: Timer,
     /// The timer is set.
     waiting: bool,
+    /// The last refusal.
+    refused: Option<Instant>,
+    /// Since when something waits, as far as that was counted.
+    held: Option<Instant>,
+    monitor: Arc<Monitor>,
 }
 
 impl Limiter {
     /// Also with no limits, which may come later.
-    pub(super) fn new(limits: &Limits) -> io::Result<Self> {
+    pub(super) fn new(limits: &Limits, monitor: &Arc<Monitor>) -> io::Result<Self> {
         let now = Instant::now();
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self {
             bytes: Bucket::new(limits.bw, limits.bw_burst, now),
             requests: Bucket::new(limits.iops, limits.iops_burst, now),
-            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            timer: Timer::new()?,
             waiting: false,
+            refused: None,
+            held: None,
+            monitor: Arc::clone(monitor),
         })
     }
 
@@ -102,7 +108,8 @@ impl Limiter {
                 (_, new) => new,
             };
         }
-        self.waiting = set(&self.timer, Duration::from_nanos(1));
+        self.let_go(now);
+        self.waiting = self.timer.set(Duration::from_nanos(1));
     }
 
     /// Becomes readable when something may go again after a refusal.
@@ -123,13 +130,47 @@ impl Limiter {
             .max()
             .unwrap_or_default();
         if wait.is_zero() {
+            self.let_go(now);
             return true;
         }
+        self.refused = Some(now);
         if !self.waiting {
-            self.waiting = set(&self.timer, wait);
+            self.waiting = self.timer.set(wait);
         }
         // Without a timer a limit would be an end.
         !self.waiting
+    }
+
+    /// Something waits for what was just refused. It is counted as one wait until something may go again.
+    pub(super) fn hold(&mut self) {
+        let Some(refused) = self.refused else {
+            return;
+        };
+        match self.held.replace(refused) {
+            Some(before) => self.count(before, refused),
+            None => {
+                self.monitor.limiter_waits.add(1);
+                self.monitor.notices.limited();
+            }
+        }
+    }
+
+    /// Nothing waits any more: its driver has reset the device.
+    pub(super) fn stop(&mut self) {
+        if self.held.is_some() {
+            self.let_go(Instant::now());
+        }
+    }
+
+    fn let_go(&mut self, now: Instant) {
+        if let Some(before) = self.held.take() {
+            self.count(before, now);
+        }
+    }
+
+    fn count(&self, from: Instant, to: Instant) {
+        let waited = micros(to.saturating_duration_since(from));
+        self.monitor.limiter_wait_us.add(waited);
     }
 
     /// The timer has fired, or anything else has happened: what is refused from now on sets it
@@ -149,21 +190,6 @@ impl Limiter {
     }
 }
 
-fn set(timer: impl AsFd, wait: Duration) -> bool {
-    let zero = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let Ok(value) = Timespec::try_from(wait) else {
-        return false;
-    };
-    let once = Itimerspec {
-        it_interval: zero,
-        it_value: value,
-    };
-    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once).is_ok()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -176,7 +202,7 @@ mod tests {
             iops,
             iops_burst: None,
         };
-        Limiter::new(&limits).unwrap()
+        Limiter::new(&limits, &Arc::default()).unwrap()
     }
 
     #[test]
@@ -234,6 +260,41 @@ mod tests {
             }
         }
         assert!((10_000..=10_800).contains(&moved), "{moved} in 10 s");
+    }
+
+    #[test]
+    fn a_wait_is_counted_once_and_for_as_long_as_something_waits() {
+        let mut limiter = limiter(Some(1000), None, None);
+        let (start, monitor) = (Instant::now(), Arc::clone(&limiter.monitor));
+        let at = |millis| start + Duration::from_millis(millis);
+        let counted = || {
+            let read = monitor.read();
+            (read.limiter_waits, read.limiter_wait_us)
+        };
+        assert!(limiter.allows_at(at(0)));
+        limiter.charge(1000);
+        // Nothing waits.
+        assert!(!limiter.allows_at(at(0)));
+        assert!(limiter.allows_at(at(1)));
+        limiter.charge(501);
+        assert_eq!(counted(), (0, 0));
+        // Something does, and is looked at now and then.
+        for millis in [1, 101, 201] {
+            limiter.woken();
+            assert!(!limiter.allows_at(at(millis)));
+            limiter.hold();
+        }
+        assert_eq!(counted(), (1, 200_000));
+        assert!(limiter.allows_at(at(502)));
+        assert_eq!(counted(), (1, 501_000));
+        limiter.charge(501);
+        // Other limits end a wait, and so does a reset.
+        assert!(!limiter.allows_at(at(502)));
+        limiter.hold();
+        limiter.change_at(&Limits::default(), at(503));
+        assert_eq!(counted(), (2, 502_000));
+        limiter.stop();
+        assert_eq!(counted(), (2, 502_000));
     }
 
     #[test]

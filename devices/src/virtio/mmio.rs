@@ -5,16 +5,17 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Mutex;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::transport::{Connect, Part, Transport, set_address, set_size};
-use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
+use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::bus::{BusDevice, Outcome};
-use crate::{Change, ChangeError, lock};
+use crate::{Change, ChangeError, Query, Report, lock};
 
 /// Register offsets (4.2.2).
 const MAGIC: u64 = 0x000;
@@ -95,6 +96,10 @@ impl VirtioTransport for VirtioMmio {
         lock(&self.0).transport.state()
     }
 
+    fn monitor(&self) -> Arc<Monitor> {
+        lock(&self.0).transport.monitor()
+    }
+
     fn pause(&self) {
         lock(&self.0).transport.pause();
     }
@@ -105,6 +110,14 @@ impl VirtioTransport for VirtioMmio {
 
     fn change(&self, change: &Change) -> Result<(), ChangeError> {
         lock(&self.0).transport.change(change)
+    }
+
+    fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
+        lock(&self.0).transport.replace_file(file, name)
+    }
+
+    fn query(&self, query: Query) -> Result<Report, ChangeError> {
+        lock(&self.0).transport.query(query)
     }
 
     fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {

@@ -14,6 +14,7 @@ mod console;
 #[cfg(any(feature = "virtio-blk", feature = "virtio-net"))]
 mod holder;
 // Each device uses its part of these.
+mod interrupt;
 #[cfg_attr(
     not(all(feature = "virtio-blk", feature = "virtio-net")),
     allow(dead_code)
@@ -22,11 +23,14 @@ mod iovec;
 #[cfg(any(feature = "virtio-blk", feature = "virtio-net"))]
 mod limit;
 mod mmio;
+mod monitor;
 #[cfg(feature = "virtio-net")]
 mod net;
+mod notice;
 #[cfg(feature = "pci")]
 mod pci;
 mod queue;
+mod queues;
 #[cfg(feature = "virtio-balloon")]
 mod release;
 #[cfg(feature = "virtio-rng")]
@@ -34,13 +38,19 @@ mod rng;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;
+#[cfg(any(
+    feature = "virtio-balloon",
+    feature = "virtio-blk",
+    feature = "virtio-net"
+))]
+mod timer;
 mod transport;
 #[cfg(feature = "virtio-vsock")]
 mod vsock;
 mod worker;
 
 use std::fmt::Debug;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 #[cfg(feature = "virtio-balloon")]
@@ -50,20 +60,23 @@ pub use block::{Block, BlockError};
 pub use config_space::ConfigSpace;
 #[cfg(feature = "virtio-console")]
 pub use console::{ConsolePort, VirtioConsole};
+pub use interrupt::Interrupt;
 pub use mmio::VirtioMmio;
+pub use monitor::Monitor;
 #[cfg(feature = "virtio-net")]
 pub use net::{Net, NetError};
+pub use notice::{Listener, Notice, Notices};
 #[cfg(feature = "pci")]
 pub use pci::{ConnectAt, VirtioPci};
 pub use queue::{Buffer, Chain, GuestRam, QueueError, Ring};
+pub use queues::Queues;
 #[cfg(feature = "virtio-rng")]
 pub use rng::Rng;
 pub use transport::Connect;
 #[cfg(feature = "virtio-vsock")]
 pub use vsock::{Vsock, VsockError};
-pub use worker::{Interrupt, Queues};
 
-use crate::{Change, ChangeError};
+use crate::{Change, ChangeError, Query, Report};
 
 /// What wakes a running device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +105,11 @@ pub trait VirtioDevice: Debug + Send {
 
     /// Its configuration space, which device and transport share.
     fn config(&self) -> Arc<ConfigSpace>;
+
+    /// What the VMM sees of it without asking; the same for its whole life.
+    fn monitor(&self) -> Arc<Monitor> {
+        Arc::default()
+    }
 
     /// Descriptors that wake it besides its queues. They are watched edge-triggered: whoever is
     /// woken reads until there is nothing more, or remembers that there is. They stay open and the
@@ -149,6 +167,31 @@ pub trait VirtioDevice: Debug + Send {
         Err(ChangeError::Foreign)
     }
 
+    /// Puts another open file behind the device, which `name` stands for in messages: what has begun ends in the old
+    /// one. `queues` as for [`Self::change`].
+    ///
+    /// # Errors
+    /// When it has no file, or cannot have this one, and goes on as it was.
+    fn replace_file(
+        &mut self,
+        file: OwnedFd,
+        name: &str,
+        queues: Option<&mut Queues>,
+    ) -> Result<(), ChangeError> {
+        let _ = (file, name, queues);
+        Err(ChangeError::Foreign)
+    }
+
+    /// Tells something of the device, at once: nobody waits for the guest. `queues` are there while a driver uses the
+    /// device and the guest runs; without them nothing touches guest memory.
+    ///
+    /// # Errors
+    /// When it has no such thing to tell.
+    fn query(&mut self, query: Query, queues: Option<&mut Queues>) -> Result<Report, ChangeError> {
+        let _ = (query, queues);
+        Err(ChangeError::Foreign)
+    }
+
     /// The driver resets the device: whatever is in flight ends before this returns, and nothing
     /// touches guest memory afterwards.
     fn stop(&mut self) {}
@@ -173,6 +216,9 @@ pub trait VirtioTransport: Debug + Send + Sync {
     /// Where the device is in its life.
     fn state(&self) -> DeviceState;
 
+    /// What the device counts and tells, in whatever state it is.
+    fn monitor(&self) -> Arc<Monitor>;
+
     /// Stops a device that runs, and answers what is in flight. What the driver has queued stays queued. No
     /// vCPU may run from before this until [`Self::resume`].
     fn pause(&self);
@@ -185,6 +231,18 @@ pub trait VirtioTransport: Debug + Send + Sync {
     /// # Errors
     /// When a value is wrong, the device has no such part or is lost, or this cannot be now.
     fn change(&self, change: &Change) -> Result<(), ChangeError>;
+
+    /// Puts another open file behind the device, in whatever state it is.
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError>;
+
+    /// Has a device tell something, in whatever state it is.
+    ///
+    /// # Errors
+    /// When the device has no such thing to tell, or is lost.
+    fn query(&self, query: Query) -> Result<Report, ChangeError>;
 
     /// Resets the device and gives it back, for another transport: nothing is behind this one any more.
     /// `None` when the device is lost.

@@ -6,6 +6,7 @@
 //! the driver no buffers: whichever comes next goes on.
 
 mod control;
+mod counts;
 mod error;
 mod foresee;
 mod interface;
@@ -28,12 +29,13 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
 
+use self::counts::Counts;
 pub use self::error::NetError;
 use self::tap::{Tap, offload};
 use self::waiting::Waiting;
 use super::iovec::{Frame, Vectors};
 use super::limit::Limiter;
-use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
 use crate::config::{Mac, NetConfig};
 use crate::{Change, ChangeError, Rare};
 
@@ -60,6 +62,8 @@ struct Pair {
     waiting: Waiting,
     /// Whether frames come to this queue of the tap.
     enabled: bool,
+    /// The last look found no buffer: a frame that is there when one comes has waited.
+    dry: bool,
 }
 
 /// A network device.
@@ -97,6 +101,7 @@ pub struct Net {
     /// Where the rest of such a frame goes.
     spare: Vec<u8>,
     mtu: u16,
+    counts: Counts,
 }
 
 const RECEIVE: usize = 0;
@@ -168,6 +173,8 @@ impl Net {
             None => random_mac()?,
         };
         let pairs = u16::try_from(taps.len()).unwrap_or(1);
+        let counts = Counts::default();
+        let limiter = || Limiter::new(&config.limits, &counts.monitor);
         let mtu = config.mtu.unwrap_or(DEFAULT_MTU);
         // mac, status, max_virtqueue_pairs, mtu.
         let mut space = mac.0.to_vec();
@@ -182,6 +189,7 @@ impl Net {
                     tap,
                     waiting: Waiting::default(),
                     enabled: true,
+                    dry: false,
                 })
                 .collect(),
             queue_size: config.queue_size,
@@ -192,7 +200,7 @@ impl Net {
             need: LARGEST,
             usable: 1,
             control: 2,
-            limits: [Limiter::new(&config.limits)?, Limiter::new(&config.limits)?],
+            limits: [limiter()?, limiter()?],
             chain: Chain::default(),
             vectors: Vectors::default(),
             down: false,
@@ -203,6 +211,7 @@ impl Net {
             too_large: Rare::default(),
             spare: vec![0; usize::try_from(LARGEST).unwrap_or_default()],
             mtu,
+            counts,
         })
     }
 
@@ -221,8 +230,13 @@ impl Net {
         }
     }
 
-    /// Moves frames from the tap to the driver. Says whether there may be more.
-    fn receive(&mut self, number: usize, queues: &mut Queues) -> Result<bool, QueueError> {
+    /// Moves frames from the tap to the driver. `came`: some have just come. Says whether there may be more.
+    fn receive(
+        &mut self,
+        number: usize,
+        came: bool,
+        queues: &mut Queues,
+    ) -> Result<bool, QueueError> {
         let (Some(ring), Some(pair)) = (
             queues.ring(2 * number + RECEIVE),
             self.pairs.get_mut(number),
@@ -235,14 +249,19 @@ impl Net {
         }
         for _ in 0..ring.size() {
             if !self.limits[RECEIVE].allows() {
+                if came {
+                    self.limits[RECEIVE].hold();
+                }
                 return Ok(false);
             }
             let waiting = &mut pair.waiting;
             // A driver with few buffers gets the frames that fit.
             waiting.fill(ring, self.need, self.mergeable)?;
             if ring.is_stopping() || waiting.chains.is_empty() {
+                pair.dry = true;
                 return Ok(false);
             }
+            let was_dry = std::mem::take(&mut pair.dry);
             let fd = pair.tap.as_fd();
             match waiting.vectors.read_frame(fd, &mut self.spare) {
                 Ok(Frame { len: 0, .. }) => {
@@ -251,7 +270,9 @@ impl Net {
                     return Ok(false);
                 }
                 Ok(Frame { len, fits }) => {
-                    if fits && len >= HEADER {
+                    let passes = fits && len >= HEADER;
+                    self.counts.received(len, passes, was_dry);
+                    if passes {
                         waiting.complete(ring, len)?;
                     } else if let Some(times) = self.too_large.again() {
                         let name = &self.name;
@@ -282,19 +303,26 @@ impl Net {
         let mut more = true;
         for _ in 0..ring.size() {
             let allowed = self.limits[TRANSMIT].allows();
+            if !allowed && ring.has_more()? {
+                self.limits[TRANSMIT].hold();
+            }
             more = allowed && ring.pop(&mut self.chain)?;
             if !more {
                 break;
             }
             let len = self.chain.readable_len();
             // R22: shorter than its header; or longer than any frame. Neither is one.
-            if !self.down && !self.unplugged && (HEADER as u64..=LARGEST + AROUND).contains(&len) {
+            let is_frame = (HEADER as u64..=LARGEST + AROUND).contains(&len);
+            let mut passed = false;
+            if !self.down && !self.unplugged && is_frame {
                 self.vectors.set(ring.ram(), self.chain.readable())?;
-                if let Err(error) = self.vectors.write_to(pair.tap.as_fd()) {
-                    failure = Some(error);
+                match self.vectors.write_to(pair.tap.as_fd()) {
+                    Ok(_) => passed = true,
+                    Err(error) => failure = Some(error),
                 }
                 self.limits[TRANSMIT].charge(len);
             }
+            self.counts.transmitted(len, passed);
             ring.complete(self.chain.head(), 0)?;
         }
         if let Some(error) = failure {
@@ -313,6 +341,7 @@ impl Net {
                 self.gone(error, queues);
             }
             errno => {
+                self.counts.monitor.notices.host_error(error);
                 if let Some(times) = self.errors.again() {
                     let name = &self.name;
                     let cure = match errno {
@@ -329,6 +358,8 @@ impl Net {
     fn gone(&mut self, error: &io::Error, queues: &Queues) {
         if !std::mem::replace(&mut self.down, true) {
             log::error!("the tap device is gone, the guest's link is down: {error}");
+            let cause = format_args!("the tap device is gone: {error}");
+            self.counts.monitor.notices.host_error(&cause);
             self.config.update(STATUS_AT, &link(false));
             queues.config_changed();
         }
@@ -424,6 +455,10 @@ impl VirtioDevice for Net {
         Arc::clone(&self.config)
     }
 
+    fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.counts.monitor)
+    }
+
     /// The taps, then the timers of the limits.
     fn sources(&self) -> Vec<RawFd> {
         let taps = self.pairs.iter().map(|pair| pair.tap.raw());
@@ -489,14 +524,18 @@ impl VirtioDevice for Net {
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
         let more = match event {
             Event::Queue(queue) if queue == self.control => self.command(queues)?,
-            Event::Queue(queue) if queue % 2 == RECEIVE => self.receive(queue / 2, queues)?,
+            Event::Queue(queue) if queue % 2 == RECEIVE => {
+                self.receive(queue / 2, false, queues)?
+            }
             Event::Queue(queue) => self.transmit(queue / 2, queues)?,
-            Event::Source(source) if source < self.pairs.len() => self.receive(source, queues)?,
+            Event::Source(source) if source < self.pairs.len() => {
+                self.receive(source, true, queues)?
+            }
             Event::Source(_) => {
                 self.limits.iter_mut().for_each(Limiter::woken);
                 let mut more = false;
                 for number in 0..self.usable {
-                    more |= self.receive(number, queues)?;
+                    more |= self.receive(number, false, queues)?;
                     more |= self.transmit(number, queues)?;
                 }
                 more
@@ -522,7 +561,9 @@ impl VirtioDevice for Net {
     fn stop(&mut self) {
         for pair in &mut self.pairs {
             pair.waiting.clear();
+            pair.dry = false;
         }
+        self.limits.iter_mut().for_each(Limiter::stop);
     }
 }
 

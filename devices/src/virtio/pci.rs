@@ -12,6 +12,7 @@ mod layout;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -26,9 +27,9 @@ use self::layout::{
     class,
 };
 use super::transport::Transport;
-use super::{DeviceState, GuestRam, Interrupt, VirtioDevice, VirtioTransport};
+use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::pci::{Config, Header, MsiSink, Msix, PBA_ENTRY, PciFunction, TABLE_ENTRY};
-use crate::{Change, ChangeError, lock};
+use crate::{Change, ChangeError, Query, Report, lock};
 
 /// Connects an address, where the driver notifies a queue with a write of any width, to an event,
 /// or disconnects it.
@@ -124,6 +125,10 @@ impl VirtioTransport for VirtioPci {
         lock(&self.state).transport.state()
     }
 
+    fn monitor(&self) -> Arc<Monitor> {
+        lock(&self.state).transport.monitor()
+    }
+
     fn pause(&self) {
         lock(&self.state).transport.pause();
     }
@@ -134,6 +139,14 @@ impl VirtioTransport for VirtioPci {
 
     fn change(&self, change: &Change) -> Result<(), ChangeError> {
         lock(&self.state).transport.change(change)
+    }
+
+    fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
+        lock(&self.state).transport.replace_file(file, name)
+    }
+
+    fn query(&self, query: Query) -> Result<Report, ChangeError> {
+        lock(&self.state).transport.query(query)
     }
 
     fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {

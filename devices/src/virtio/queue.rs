@@ -334,6 +334,18 @@ impl Ring {
         Ok(true)
     }
 
+    /// Whether the driver has queued something that was not fetched yet.
+    ///
+    /// # Errors
+    /// When the driver broke a rule.
+    #[cfg_attr(
+        not(any(feature = "virtio-blk", feature = "virtio-net")),
+        allow(dead_code)
+    )]
+    pub(super) fn has_more(&self) -> Result<bool, QueueError> {
+        Ok(!self.is_stopping() && self.pending()? > 0)
+    }
+
     #[cfg(test)]
     fn stop_in_time(&mut self) {
         if let Some(left) = &mut self.stop_with {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
-use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
+use crate::metrics::Operation;
 
 const QUEUE_SIZE: u16 = 64;
 /// The most bytes of one request. The driver is told how many it got, and asks again.
@@ -16,13 +17,19 @@ const MOST: usize = 4096;
 pub struct Rng {
     bytes: [u8; MOST],
     chain: Chain,
+    monitor: Arc<Monitor>,
+    reads: Arc<Operation>,
 }
 
 impl Default for Rng {
     fn default() -> Self {
+        let mut monitor = Monitor::default();
+        let reads = monitor.operation("read");
         Self {
             bytes: [0; MOST],
             chain: Chain::default(),
+            monitor: Arc::new(monitor),
+            reads,
         }
     }
 }
@@ -48,6 +55,10 @@ impl VirtioDevice for Rng {
         Arc::default()
     }
 
+    fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.monitor)
+    }
+
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
         let Event::Queue(queue) = event else {
             return Ok(false);
@@ -65,9 +76,13 @@ impl VirtioDevice for Rng {
             let wanted = usize::try_from(wanted).unwrap_or(MOST);
             // A signal may cut it short, which is as good; it cannot fail otherwise.
             let place = self.bytes.get_mut(..wanted).unwrap_or_default();
-            let got = getrandom(place, GetRandomFlags::empty()).unwrap_or(0);
-            let bytes = self.bytes.get(..got).unwrap_or_default();
+            let got = getrandom(place, GetRandomFlags::empty());
+            let bytes = self.bytes.get(..got.unwrap_or(0)).unwrap_or_default();
             let written = self.chain.write(ring.ram(), bytes)?;
+            match got {
+                Ok(_) => self.reads.succeed(written.into()),
+                Err(_) => self.reads.fail(),
+            }
             ring.complete(self.chain.head(), written)?;
         }
         queues.publish()?;
@@ -108,5 +123,7 @@ mod tests {
         assert_eq!(driver.serve(&mut device, &mut queues), [(0, 4096)]);
         driver.request(&[(DATA, 64, false), (DATA, 0, true)]);
         assert_eq!(driver.serve(&mut device, &mut queues), [(0, 0)]);
+        let reads = &device.monitor().read().operations["read"];
+        assert_eq!((reads.requests, reads.bytes, reads.errors), (2, 4096, 0));
     }
 }

@@ -13,6 +13,7 @@ use crate::config::{BalloonConfig, BlkConfig, BlkEngine, NetConfig, VsockConfig}
 use crate::{OutputRing, Overflow};
 
 mod changes;
+mod counted;
 
 /// A device, with the host's end of it.
 struct Bench {
@@ -71,14 +72,14 @@ fn balloon() -> Bench {
     ram.write_slice(&[1; 0x1_0000], GuestAddress(VICTIM))
         .unwrap();
     let config = BalloonConfig {
-        id: None,
-        target: None,
         deflate_on_oom: true,
         free_page_reporting: true,
+        free_page_hinting: true,
+        ..BalloonConfig::default()
     };
     let guest = ram.clone();
     Bench {
-        device: Box::new(Balloon::new(&config, 1 << 20)),
+        device: Box::new(Balloon::new(&config, 1 << 20).unwrap()),
         ram,
         host: Box::new(move || {
             let gone = |page: &u64| {

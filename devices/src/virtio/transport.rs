@@ -5,6 +5,7 @@
 //! when is decided here, once for all.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,9 +20,10 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use vm_memory::GuestAddress;
 
-use super::worker::{Activated, MOST_EVENTS, Worker};
-use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Queues, Ring, VirtioDevice};
-use crate::{Change, ChangeError, Rare};
+use super::queues::MOST_EVENTS;
+use super::worker::{Activated, Worker};
+use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Monitor, Queues, Ring, VirtioDevice};
+use crate::{Change, ChangeError, Query, Rare, Report};
 
 /// Features of queues and transport.
 const COMMON_FEATURES: u64 =
@@ -35,7 +37,8 @@ pub type Connect = Box<dyn Fn(u16, &EventFd, bool) -> io::Result<()> + Send>;
 enum Stage {
     /// Not running; the driver may set queues up.
     Idle(Box<dyn VirtioDevice>),
-    Running(Worker),
+    /// On the worker.
+    Running,
     /// The machine is paused: what ran is kept as it is.
     Paused(Activated),
     /// Its worker panicked, or it was taken away: nothing is left to run.
@@ -52,6 +55,7 @@ pub(crate) struct Transport {
     connect: Connect,
     interrupt: Arc<Interrupt>,
     stage: Stage,
+    worker: Worker,
     status: u32,
     /// What the device and its queues offer, and what the driver took.
     offered: u64,
@@ -67,16 +71,6 @@ pub(crate) struct Transport {
     failures: Rare,
 }
 
-/// Why a device has no thread, and which limit of the host that is.
-fn not_started(error: &io::Error) -> String {
-    let limit = match error.raw_os_error() {
-        Some(libc::EAGAIN) => "; the limit of threads is reached (`ulimit -u`, a container's pids)",
-        Some(libc::EMFILE) => "; the limit of open files is reached (`ulimit -n`)",
-        _ => "",
-    };
-    format!("its thread cannot start: {error}{limit}")
-}
-
 /// The half of a 64-bit field that a selector chooses; there is nothing beyond the second.
 fn half(value: u64, selector: u32) -> u32 {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
@@ -89,12 +83,12 @@ fn half(value: u64, selector: u32) -> u32 {
 
 impl Transport {
     /// # Errors
-    /// When no events can be made, a queue's size is none, or there are more queues or sources than
-    /// events have names for.
+    /// When the host refuses events or a thread, a queue's size is none, or there are more queues or sources
+    /// than events have names for.
     pub(crate) fn new(
         device: Box<dyn VirtioDevice>,
         ram: GuestRam,
-        interrupt: Interrupt,
+        mut interrupt: Interrupt,
         connect: Connect,
     ) -> io::Result<Self> {
         let sizes = device.queue_sizes();
@@ -114,6 +108,7 @@ impl Transport {
             .iter()
             .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC))
             .collect::<io::Result<_>>()?;
+        interrupt.monitor = device.monitor();
         Ok(Self {
             ram,
             connect,
@@ -128,6 +123,7 @@ impl Transport {
             config: device.config(),
             dependencies: device.dependencies(),
             failures: Rare::default(),
+            worker: Worker::new(device.name())?,
             stage: Stage::Idle(device),
         })
     }
@@ -143,6 +139,10 @@ impl Transport {
 
     pub(crate) fn interrupt(&self) -> &Interrupt {
         &self.interrupt
+    }
+
+    pub(crate) fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.interrupt.monitor)
     }
 
     /// A half of the features that are offered.
@@ -276,31 +276,28 @@ impl Transport {
         activated.device.start(self.accepted);
         if self.run(activated) {
             self.connect_doorbells(true);
+            self.interrupt.monitor.notices.driver_ready();
             self.tell_of_driver();
         }
     }
 
-    /// Has a worker serve the device; says whether there is one.
+    /// Has the worker serve the device; says whether there still is one.
     fn run(&mut self, activated: Activated) -> bool {
-        match Worker::start(activated) {
-            Ok(worker) => {
-                self.stage = Stage::Running(worker);
-                true
-            }
-            Err((activated, error)) => {
-                self.stage = Stage::Idle(activated.stop());
-                self.fail(&not_started(&error));
-                false
-            }
+        let is_there = self.worker.start(activated);
+        if is_there {
+            self.stage = Stage::Running;
+        } else {
+            self.fail("its thread is gone");
         }
+        is_there
     }
 
     /// Stops the worker, and ends and answers what is in flight. No vCPU runs meanwhile, and until
     /// [`Self::resume`].
     pub(crate) fn pause(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Lost) {
-            Stage::Running(worker) => {
-                if let Some(mut activated) = worker.stop() {
+            Stage::Running => {
+                if let Some(mut activated) = self.worker.stop() {
                     let Activated { device, queues, .. } = &mut activated;
                     if let Err(error) = device.quiesce(queues) {
                         self.fail(&error.to_string());
@@ -318,11 +315,46 @@ impl Transport {
         match &mut self.stage {
             Stage::Idle(device) => device.change(change, None),
             Stage::Paused(Activated { device, queues, .. }) => device.change(change, Some(queues)),
-            Stage::Running(worker) => {
+            Stage::Running => {
                 let change = change.clone();
-                let changed =
-                    worker.call(move |device, queues| Ok(device.change(&change, Some(queues))));
+                let changed = self
+                    .worker
+                    .call(move |device, queues| Ok(device.change(&change, Some(queues))));
                 changed.unwrap_or(Err(ChangeError::Lost))
+            }
+            Stage::Lost => Err(ChangeError::Lost),
+        }
+    }
+
+    /// Puts another file behind the device, on its thread if it has one.
+    pub(crate) fn replace_file(&mut self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
+        match &mut self.stage {
+            Stage::Idle(device) => device.replace_file(file, name, None),
+            Stage::Paused(Activated { device, queues, .. }) => {
+                device.replace_file(file, name, Some(queues))
+            }
+            Stage::Running => {
+                let name = name.to_owned();
+                let replaced = self
+                    .worker
+                    .call(move |device, queues| Ok(device.replace_file(file, &name, Some(queues))));
+                replaced.unwrap_or(Err(ChangeError::Lost))
+            }
+            Stage::Lost => Err(ChangeError::Lost),
+        }
+    }
+
+    /// Has the device tell something, on its thread if it has one.
+    pub(crate) fn query(&mut self, query: Query) -> Result<Report, ChangeError> {
+        match &mut self.stage {
+            Stage::Idle(device) => device.query(query, None),
+            // Nothing changes the memory of a guest that stands still.
+            Stage::Paused(Activated { device, .. }) => device.query(query, None),
+            Stage::Running => {
+                let told = self
+                    .worker
+                    .call(move |device, queues| Ok(device.query(query, Some(queues))));
+                told.unwrap_or(Err(ChangeError::Lost))
             }
             Stage::Lost => Err(ChangeError::Lost),
         }
@@ -391,9 +423,9 @@ impl Transport {
         let Some(number) = u16::try_from(number).ok().filter(|_| ready) else {
             return;
         };
-        if let Stage::Running(worker) = &self.stage {
+        if self.is_running() {
             self.connect_doorbell(number, false);
-            worker.close(number.into());
+            self.worker.close(number.into());
         }
         if let Some(queue) = self.queues.get_mut(usize::from(number)) {
             queue.set_ready(false);
@@ -403,9 +435,9 @@ impl Transport {
     /// Stops the worker, if there is one; returns when the device is back.
     fn stop(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Lost) {
-            Stage::Running(worker) => {
+            Stage::Running => {
                 self.connect_doorbells(false);
-                if let Some(activated) = worker.stop() {
+                if let Some(activated) = self.worker.stop() {
                     self.stage = Stage::Idle(activated.stop());
                 }
             }
@@ -425,6 +457,8 @@ impl Transport {
             self.stop();
             // Without an interrupt: a message would be an access, too.
             self.interrupt.needs_reset.store(true, Ordering::SeqCst);
+            let cause = "the driver has taken bus mastering away";
+            self.interrupt.monitor.notices.needs_reset(cause);
         }
     }
 
@@ -446,9 +480,10 @@ impl Transport {
     pub(crate) fn state(&self) -> DeviceState {
         match self.stage {
             Stage::Lost => DeviceState::Lost,
+            _ if self.interrupt.lost.load(Ordering::SeqCst) => DeviceState::Lost,
             _ if self.interrupt.needs_reset.load(Ordering::SeqCst) => DeviceState::NeedsReset,
             Stage::Idle(_) => DeviceState::Idle,
-            Stage::Running(_) | Stage::Paused(_) => DeviceState::Running,
+            Stage::Running | Stage::Paused(_) => DeviceState::Running,
         }
     }
 
@@ -457,13 +492,12 @@ impl Transport {
         self.reset();
         match std::mem::replace(&mut self.stage, Stage::Lost) {
             Stage::Idle(device) => Some(device),
-            Stage::Running(_) | Stage::Paused(_) | Stage::Lost => None,
+            Stage::Running | Stage::Paused(_) | Stage::Lost => None,
         }
     }
 
-    #[cfg(feature = "pci")]
     pub(crate) fn is_running(&self) -> bool {
-        matches!(self.stage, Stage::Running(_))
+        matches!(self.stage, Stage::Running)
     }
 }
 

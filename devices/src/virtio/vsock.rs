@@ -8,6 +8,7 @@
 //! end, so that nothing spins. They take turns with the room that the guest has. The data passes
 //! through one buffer of ours: a packet's header lies in front of it.
 
+mod counts;
 mod listener;
 mod packet;
 mod stream;
@@ -23,13 +24,15 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::{RecvFlags, recv};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
+use self::counts::Counts;
 pub use self::listener::VsockError;
-use self::listener::{Listener, connect_to};
+use self::listener::connect_to;
 use self::packet::{HEADER, HOST, Header, STREAM, op};
 use self::stream::{BUFFER, Broken, Ports, Stream};
-use super::{Chain, ConfigSpace, Event, QueueError, Queues, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
 use crate::Rare;
 use crate::config::VsockConfig;
+use crate::socket::SocketFile;
 
 const QUEUE_SIZE: u16 = 256;
 const RECEIVE: usize = 0;
@@ -65,7 +68,7 @@ struct Client {
 #[derive(Debug)]
 pub struct Vsock {
     cid: u64,
-    listener: Listener,
+    listener: SocketFile,
     epoll: OwnedFd,
     streams: BTreeMap<u64, Stream>,
     /// The numbers of the streams.
@@ -81,6 +84,9 @@ pub struct Vsock {
     next_port: u32,
     chain: Chain,
     buffer: Vec<u8>,
+    /// Data waits for the driver's buffers.
+    dry: bool,
+    counts: Counts,
 }
 
 impl Vsock {
@@ -97,10 +103,10 @@ impl Vsock {
     /// # Errors
     /// See [`VsockError`].
     pub fn open(config: &VsockConfig) -> Result<Self, VsockError> {
-        let listener = Listener::bind(&config.path)?;
+        let listener = listener::bind(&config.path)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?;
         let data = EventData::new_u64(LISTENER);
-        epoll::add(&epoll, &listener.socket, data, EventFlags::IN).map_err(io::Error::from)?;
+        epoll::add(&epoll, listener.listener(), data, EventFlags::IN).map_err(io::Error::from)?;
         Ok(Self {
             cid: config.cid.into(),
             listener,
@@ -115,6 +121,8 @@ impl Vsock {
             next_port: FIRST_PORT,
             chain: Chain::default(),
             buffer: vec![0; BUFFER as usize],
+            dry: false,
+            counts: Counts::default(),
         })
     }
 
@@ -182,20 +190,19 @@ impl Vsock {
             let data = self.buffer.get_mut(..len).unwrap_or_default();
             let read = there && self.chain.read(ring.ram(), data)?;
             ring.complete(self.chain.head(), 0)?;
-            if whole {
-                let len = (read && header.len <= BUFFER).then_some(len);
-                self.packet(&header, len);
-            }
+            let len = (read && header.len <= BUFFER).then_some(len);
+            let served = whole && self.packet(&header, len);
+            self.counts.transmitted(len, served);
         }
         Ok(true)
     }
 
     /// A packet of the guest with so many bytes of data in `buffer`; `None` if they are not all
-    /// there.
-    fn packet(&mut self, header: &Header, len: Option<usize>) {
+    /// there. Says whether it made sense.
+    fn packet(&mut self, header: &Header, len: Option<usize>) -> bool {
         if header.src_cid != self.cid {
             // Nobody it could be answered to.
-            return;
+            return false;
         }
         let ports = Ports {
             host: header.dst_port,
@@ -209,24 +216,31 @@ impl Vsock {
         }) else {
             let answered = match header.op {
                 op::RST => true,
-                op::REQUEST if fits && len.is_some() => self.connect(ports, header).is_ok(),
+                op::REQUEST if fits && len.is_some() => {
+                    let connected = self.connect(ports, header).is_ok();
+                    self.counts.connected(connected);
+                    connected
+                }
                 _ => false,
             };
             if !answered {
                 self.resets.push_back(header.refusal());
             }
-            return;
+            return answered;
         };
         if header.op == op::RST {
             if !stream.outlives_guest() {
-                return self.remove(number);
+                self.remove(number);
+                return true;
             }
             // The guest may use its port again.
             self.by_ports.remove(&ports);
-            return self.settle(number, Ok(()));
+            self.settle(number, Ok(()));
+            return true;
         }
         let Some(len) = len else {
-            return self.settle(number, Err(Broken));
+            self.settle(number, Err(Broken));
+            return false;
         };
         stream.update_credit(header);
         let data = self.buffer.get(..len).unwrap_or_default();
@@ -245,6 +259,8 @@ impl Vsock {
             _ => Err(Broken),
         };
         self.settle(number, result);
+        // A shutdown of both sides is an end, too.
+        result.is_ok() || header.op == op::SHUTDOWN
     }
 
     /// The guest connects to a program of the host.
@@ -252,7 +268,7 @@ impl Vsock {
         if !self.has_place() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let mut path = self.listener.path.as_os_str().to_owned();
+        let mut path = self.listener.path().as_os_str().to_owned();
         path.push(format!("_{}", ports.host));
         let socket = connect_to(path.as_encoded_bytes())?;
         self.add(Stream::new(socket, ports, op::RESPONSE, Some(request)));
@@ -293,7 +309,7 @@ impl Vsock {
     fn accept(&mut self) -> bool {
         for _ in 0..MAX_CLIENTS {
             // None left, or none for want of descriptors: the next event tries again.
-            let Ok((socket, _)) = self.listener.socket.accept() else {
+            let Ok((socket, _)) = self.listener.listener().accept() else {
                 return false;
             };
             if self.clients.len() >= MAX_CLIENTS
@@ -350,6 +366,7 @@ impl Vsock {
                 host: self.free_port(guest),
                 guest,
             };
+            self.counts.accepted();
             self.add(Stream::new(socket, ports, op::REQUEST, None));
         }
     }
@@ -424,9 +441,17 @@ impl Vsock {
             if credit > 0 && *left == 0 {
                 return Ok(true);
             }
-            if credit == 0 || !ring.pop(&mut self.chain)? {
+            if credit == 0 {
                 return Ok(false);
             }
+            if !ring.pop(&mut self.chain)? {
+                // However many look meanwhile.
+                if !ring.is_stopping() && !std::mem::replace(&mut self.dry, true) {
+                    self.counts.monitor.stalls.add(1);
+                }
+                return Ok(false);
+            }
+            self.dry = false;
             *left -= 1;
             let room = self.chain.writable_len().saturating_sub(HEADER as u64);
             let room = usize::try_from(room).unwrap_or(usize::MAX);
@@ -447,6 +472,7 @@ impl Vsock {
                     let mut written = self.chain.write(ring.ram(), &header)?;
                     written += self.chain.write(ring.ram(), data)?;
                     ring.complete(self.chain.head(), written)?;
+                    self.counts.received(len.into());
                 }
                 ended => {
                     ring.undo_pop(1);
@@ -492,6 +518,7 @@ impl Vsock {
             };
             let written = self.chain.write(ring.ram(), &header.bytes())?;
             ring.complete(self.chain.head(), written)?;
+            self.counts.received(0);
         }
         Ok(())
     }
@@ -542,6 +569,10 @@ impl VirtioDevice for Vsock {
         Arc::new(ConfigSpace::new(self.cid.to_le_bytes().to_vec(), 0..0))
     }
 
+    fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.counts.monitor)
+    }
+
     fn sources(&self) -> Vec<RawFd> {
         vec![self.epoll.as_raw_fd()]
     }
@@ -552,6 +583,7 @@ impl VirtioDevice for Vsock {
         let packets = self.transmit(queues)?;
         let bytes = self.look(queues)?;
         self.pay(queues)?;
+        self.counts.streams.set(self.streams.len() as u64);
         queues.publish()?;
         // Without room for answers, the driver's buffers wake it.
         Ok(bytes || packets && self.resets.len() < MAX_RESETS)
@@ -573,6 +605,8 @@ impl VirtioDevice for Vsock {
             );
         }
         self.streams.clear();
+        self.counts.streams.set(0);
+        self.dry = false;
         self.by_ports.clear();
         self.clients.clear();
         self.owing.clear();

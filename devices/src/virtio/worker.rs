@@ -6,223 +6,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Event, QueueError, Ring, VirtioDevice};
+use super::queues::Wanted;
+use super::{Event, Interrupt, QueueError, Queues, VirtioDevice};
 use crate::Rare;
-
-/// Interrupt reasons (4.2.2): a used buffer, a change of the configuration.
-const USED_BUFFER: u32 = 1;
-const CONFIG_CHANGE: u32 = 2;
-
-/// What a device tells its driver besides its queues: interrupts, and that it needs a reset.
-#[derive(Debug)]
-pub struct Interrupt {
-    /// The reasons of interrupts that the driver has not acknowledged.
-    pub(crate) reasons: AtomicU32,
-    /// The driver broke a rule: the device waits for a reset.
-    pub(crate) needs_reset: AtomicBool,
-    way: Way,
-    failures: Rare,
-}
-
-/// How an interrupt reaches the guest.
-#[derive(Debug)]
-enum Way {
-    /// One line for everything, pulsed.
-    Line(EventFd),
-    /// Messages, of which the driver has chosen one for each queue and one for the configuration.
-    #[cfg(feature = "pci")]
-    Messages(Arc<super::pci::Choice>),
-}
-
-impl Interrupt {
-    /// `line` is pulsed.
-    #[must_use]
-    pub fn new(line: EventFd) -> Self {
-        Self::on(Way::Line(line))
-    }
-
-    #[cfg(feature = "pci")]
-    pub(crate) fn by_messages(choice: Arc<super::pci::Choice>) -> Self {
-        Self::on(Way::Messages(choice))
-    }
-
-    fn on(way: Way) -> Self {
-        Self {
-            reasons: AtomicU32::new(0),
-            needs_reset: AtomicBool::new(false),
-            way,
-            failures: Rare::default(),
-        }
-    }
-
-    /// The device cannot go on: the driver has to reset it.
-    pub(crate) fn fail(&self, cause: &str) {
-        if let Some(times) = self.failures.again() {
-            log::warn!("a virtio device needs a reset, {times} times so far: {cause}");
-        }
-        self.needs_reset.store(true, Ordering::SeqCst);
-        self.config_changed();
-    }
-
-    fn config_changed(&self) {
-        self.reasons.fetch_or(CONFIG_CHANGE, Ordering::SeqCst);
-        match &self.way {
-            // A full counter means that the interrupt is on its way.
-            Way::Line(line) => drop(line.write(1)),
-            #[cfg(feature = "pci")]
-            Way::Messages(choice) => choice.raise_config(),
-        }
-    }
-
-    /// Something was completed in these queues, a bit each.
-    #[cfg_attr(not(feature = "pci"), allow(unused_variables))]
-    fn used(&self, queues: u32) {
-        self.reasons.fetch_or(USED_BUFFER, Ordering::SeqCst);
-        match &self.way {
-            Way::Line(line) => drop(line.write(1)),
-            #[cfg(feature = "pci")]
-            Way::Messages(choice) => choice.raise_queues(queues),
-        }
-    }
-}
-
-/// The queues of a running device.
-#[derive(Debug)]
-pub struct Queues {
-    /// `None` where the driver has set up none.
-    rings: Vec<Option<Ring>>,
-    interrupt: Arc<Interrupt>,
-    /// Seen between one request and the next, and between one event and the next.
-    stopping: Arc<AtomicBool>,
-}
-
-impl Queues {
-    /// These queues, with the interrupt that they share.
-    #[must_use]
-    pub fn new(mut rings: Vec<Option<Ring>>, interrupt: Arc<Interrupt>) -> Self {
-        let stopping = Arc::default();
-        for ring in rings.iter_mut().flatten() {
-            ring.heed(&stopping);
-        }
-        Self {
-            rings,
-            interrupt,
-            stopping,
-        }
-    }
-
-    /// Whether the device was told to stop: it begins nothing more.
-    #[must_use]
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-    }
-
-    /// What tells the device to stop.
-    #[cfg(test)]
-    pub(crate) fn stopping(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stopping)
-    }
-
-    /// A queue, if the driver has set it up.
-    pub fn ring(&mut self, queue: usize) -> Option<&mut Ring> {
-        self.rings.get_mut(queue)?.as_mut()
-    }
-
-    /// Nobody uses a queue any more.
-    fn close(&mut self, queue: usize) {
-        if let Some(ring) = self.rings.get_mut(queue) {
-            *ring = None;
-        }
-    }
-
-    /// Shows the driver what was completed in all queues, with one interrupt if it wants any, or one
-    /// for each of its messages.
-    ///
-    /// # Errors
-    /// When a ring cannot be accessed.
-    pub fn publish(&mut self) -> Result<(), QueueError> {
-        let mut wanted = 0;
-        for (number, ring) in self.rings.iter_mut().enumerate() {
-            if let Some(ring) = ring
-                && ring.publish()?
-            {
-                wanted |= 1u32.unbounded_shl(u32::try_from(number).unwrap_or(u32::MAX));
-            }
-        }
-        if wanted != 0 {
-            self.interrupt.used(wanted);
-        }
-        Ok(())
-    }
-
-    /// Tells the driver that the configuration space has changed.
-    pub fn config_changed(&self) {
-        self.interrupt.config_changed();
-    }
-
-    #[cfg(test)]
-    pub(crate) fn interrupt_reasons(&self) -> u32 {
-        self.interrupt.reasons.load(Ordering::SeqCst)
-    }
-
-    /// Asks for notifications of the queues that were found empty; gives those that no longer are.
-    fn rearm(&mut self) -> Result<Wanted, QueueError> {
-        let mut wanted = Wanted::default();
-        for (number, ring) in self.rings.iter_mut().enumerate() {
-            if let Some(ring) = ring
-                && ring.rearm()?
-            {
-                wanted.add(Event::Queue(number));
-            }
-        }
-        Ok(wanted)
-    }
-}
-
-/// A set of events. A bit each: queues first, then sources.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Wanted(u64);
-
-/// The most queues of a device, and the most sources: each has a bit.
-pub(crate) const MOST_EVENTS: usize = 32;
-/// The bit of the first source.
-const SOURCES: u32 = 32;
-
-impl Wanted {
-    fn bit(event: Event) -> u32 {
-        let (first, number) = match event {
-            Event::Queue(number) => (0, number),
-            Event::Source(number) => (SOURCES, number),
-        };
-        first + u32::try_from(number).map_or(SOURCES - 1, |number| number.min(SOURCES - 1))
-    }
-
-    fn event(bit: u32) -> Event {
-        match bit.checked_sub(SOURCES) {
-            None => Event::Queue(bit as usize),
-            Some(source) => Event::Source(source as usize),
-        }
-    }
-
-    fn add(&mut self, event: Event) {
-        self.0 |= 1 << Self::bit(event);
-    }
-
-    fn take(&mut self) -> Option<Event> {
-        let bit = self.0.trailing_zeros();
-        (self.0 != 0).then(|| {
-            self.0 &= self.0 - 1;
-            Self::event(bit)
-        })
-    }
-}
 
 /// What is done to a running device between two events.
 type Call = Box<dyn FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), QueueError> + Send>;
@@ -263,62 +56,85 @@ impl Activated {
     }
 }
 
-/// A device on its thread.
+/// The thread of a device. It is made before the guest runs and waits for the driver, so that a vCPU that starts a
+/// device starts no thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    /// Devices for the thread; it ends when there can be no more.
+    orders: Option<mpsc::Sender<Service>>,
+    /// Devices that were stopped.
+    stopped: mpsc::Receiver<Activated>,
+    wakes: Arc<Wakes>,
+    /// While a device runs: what tells it to stop, seen between one event and the next, whatever else is ready;
+    /// and what it is to do.
+    running: Option<(Arc<AtomicBool>, mpsc::Sender<Call>)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What wakes a device's thread besides doorbells and sources.
+#[derive(Debug)]
+struct Wakes {
+    /// It shall stop.
     stop: EventFd,
-    /// Seen between one event and the next, whatever else is ready.
-    stopping: Arc<AtomicBool>,
-    calls: mpsc::Sender<Call>,
+    /// There are calls.
     called: EventFd,
-    thread: JoinHandle<Option<Activated>>,
+    /// Something is left over.
+    again: EventFd,
 }
 
 impl Worker {
-    /// Moves a device and its queues to a thread of their own. Gives them back when there can be no thread.
-    pub(crate) fn start(activated: Activated) -> Result<Self, (Activated, io::Error)> {
-        // The device goes to the thread when all that can fail is done.
-        let (sender, receiver) = mpsc::channel();
-        let stopping = Arc::clone(&activated.queues.stopping);
-        let name = activated.device.name();
-        let prepared = (|| {
-            let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
-            let (stop, called, again) = (event()?, event()?, event()?);
-            let events =
-                EventManager::new().map_err(|error| io::Error::other(error.to_string()))?;
-            let for_thread = (stop.try_clone()?, called.try_clone()?, again);
-            let thread = thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(move || {
-                    let service: Service = receiver.recv().ok()?;
+    /// # Errors
+    /// When the host refuses a thread or its events.
+    pub(crate) fn new(name: &'static str) -> io::Result<Self> {
+        let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
+        let wakes = Arc::new(Wakes {
+            stop: event()?,
+            called: event()?,
+            again: event()?,
+        });
+        let mut events = EventManager::new().map_err(|error| match error {
+            event_manager::Error::Epoll(errno) => errno.into(),
+            other => io::Error::other(other.to_string()),
+        })?;
+        let (orders, for_thread) = mpsc::channel::<Service>();
+        let (sender, stopped) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                for service in for_thread {
                     let _guard = Panic(Arc::clone(&service.activated.queues.interrupt), name);
-                    run(events, service)
-                })?;
-            Ok((stop, called, for_thread, thread))
-        })();
-        match prepared {
-            Ok((stop, called, for_thread, thread)) => {
-                stopping.store(false, Ordering::SeqCst);
-                let (calls, to_do) = mpsc::channel();
-                // It waits for nothing else.
-                let _ = sender.send(Service {
-                    activated,
-                    left_over: Wanted::default(),
-                    stop: for_thread.0,
-                    called: for_thread.1,
-                    again: for_thread.2,
-                    calls: to_do,
-                });
-                Ok(Self {
-                    stop,
-                    stopping,
-                    calls,
-                    called,
-                    thread,
-                })
-            }
-            Err(error) => Err((activated, error)),
-        }
+                    let Some(activated) = run(&mut events, service) else {
+                        return;
+                    };
+                    if sender.send(activated).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self {
+            orders: Some(orders),
+            stopped,
+            wakes,
+            running: None,
+            thread: Some(thread),
+        })
+    }
+
+    /// Moves a device and its queues to the thread; says whether there still is one.
+    pub(crate) fn start(&mut self, activated: Activated) -> bool {
+        let stopping = Arc::clone(&activated.queues.stopping);
+        stopping.store(false, Ordering::SeqCst);
+        let (calls, to_do) = mpsc::channel();
+        let service = Service {
+            activated,
+            left_over: Wanted::default(),
+            wakes: Arc::clone(&self.wakes),
+            calls: to_do,
+        };
+        let orders = self.orders.as_ref();
+        let is_there = orders.is_some_and(|orders| orders.send(service).is_ok());
+        self.running = is_there.then_some((stopping, calls));
+        is_there
     }
 
     /// Has the device's thread do something between two events; gives what came of it, or `None` when the
@@ -332,9 +148,9 @@ impl Worker {
             // Whoever has called waits, unless the machine ends.
             call(device, queues).map(|value| drop(sender.send(value)))
         });
-        self.calls.send(call).ok()?;
+        self.running.as_ref()?.1.send(call).ok()?;
         // A full counter means that it wakes anyway.
-        let _ = self.called.write(1);
+        let _ = self.wakes.called.write(1);
         answer.recv().ok()
     }
 
@@ -348,13 +164,25 @@ impl Worker {
         });
     }
 
-    /// Stops the thread after the request that it is at; gives back what it served, with what is in flight
+    /// Stops the device after the request that it is at; gives back what the thread served, with what is in flight
     /// still in flight, or `None` when the thread panicked.
-    pub(crate) fn stop(self) -> Option<Activated> {
-        self.stopping.store(true, Ordering::SeqCst);
-        // The counter cannot overflow: this is its only write.
-        let _ = self.stop.write(1);
-        self.thread.join().ok().flatten()
+    pub(crate) fn stop(&mut self) -> Option<Activated> {
+        let (stopping, _) = self.running.take()?;
+        stopping.store(true, Ordering::SeqCst);
+        // The counter cannot overflow: the thread resets it.
+        let _ = self.wakes.stop.write(1);
+        self.stopped.recv().ok()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.stop());
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported by `Panic`.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -365,14 +193,14 @@ impl Drop for Panic {
     fn drop(&mut self) {
         if thread::panicking() {
             let Self(interrupt, name) = self;
-            interrupt.fail(&format!(
+            interrupt.lose(&format!(
                 "{name}: its thread panicked, which is a fault of the VMM"
             ));
         }
     }
 }
 
-fn run(mut events: EventManager<Service>, service: Service) -> Option<Activated> {
+fn run(events: &mut EventManager<Service>, service: Service) -> Option<Activated> {
     let id = events.add_subscriber(service);
     loop {
         match events.run() {
@@ -385,7 +213,15 @@ fn run(mut events: EventManager<Service>, service: Service) -> Option<Activated>
             break;
         }
     }
-    let mut activated = events.remove_subscriber(id).ok()?.activated;
+    let Service {
+        mut activated,
+        wakes,
+        ..
+    } = events.remove_subscriber(id).ok()?;
+    for event in [&wakes.stop, &wakes.called, &wakes.again] {
+        // Reading only resets the counter, for the next driver.
+        let _ = event.read();
+    }
     activated.resumed = true;
     Some(activated)
 }
@@ -404,11 +240,8 @@ static UNWATCHED: Rare = Rare::new();
 struct Service {
     activated: Activated,
     left_over: Wanted,
-    /// Wakes for what is left over.
-    again: EventFd,
-    stop: EventFd,
+    wakes: Arc<Wakes>,
     calls: mpsc::Receiver<Call>,
-    called: EventFd,
 }
 
 impl Service {
@@ -444,7 +277,7 @@ impl Service {
         }
         self.left_over.0 |= wanted.0;
         // A full counter means that it wakes anyway.
-        let _ = self.again.write(1);
+        let _ = self.wakes.again.write(1);
         Ok(())
     }
 
@@ -468,9 +301,9 @@ impl Service {
             .enumerate()
             .map(|(number, fd)| (*fd, Wanted::bit(Event::Source(number))));
         let own = [
-            (self.stop.as_raw_fd(), STOP),
-            (self.again.as_raw_fd(), AGAIN),
-            (self.called.as_raw_fd(), CALLED),
+            (self.wakes.stop.as_raw_fd(), STOP),
+            (self.wakes.again.as_raw_fd(), AGAIN),
+            (self.wakes.called.as_raw_fd(), CALLED),
         ];
         doorbells.chain(sources).chain(own).collect()
     }
@@ -530,7 +363,7 @@ impl MutEventSubscriber for Service {
             }
         }
         if self.left_over != Wanted::default() {
-            let _ = self.again.write(1);
+            let _ = self.wakes.again.write(1);
         }
     }
 }

@@ -1,9 +1,14 @@
 //! One client of the control socket: what it has sent and was not read yet, and what it has not fetched yet. Both
 //! are bounded: who does not read is not read from either.
 
-use std::io::{self, Read, Write};
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 use super::protocol::{self, Line, MAX_LINE, Wish};
 use crate::control::event::Subscription;
@@ -11,6 +16,8 @@ use crate::control::handle::VmHandle;
 
 /// Answers that wait for a client; with as many, no further request of it is looked at.
 const MAX_WAITING: usize = 64 << 10;
+/// Descriptors of one client that wait for their request: more than any takes.
+const MAX_FILES: usize = 8;
 /// Requests of one client that are answered before the others have their turn.
 const TURN: usize = 16;
 
@@ -28,6 +35,8 @@ enum Incoming {
 pub(super) struct Client {
     stream: UnixStream,
     input: Vec<u8>,
+    /// Descriptors that have come, each with the place in `input` of the last byte of its message.
+    files: VecDeque<(usize, OwnedFd)>,
     output: Vec<u8>,
     /// Its kinds of events, all if there are none.
     subscription: Option<(Subscription, Vec<String>)>,
@@ -44,6 +53,7 @@ impl Client {
         Ok(Self {
             stream,
             input: Vec::new(),
+            files: VecDeque::new(),
             output: protocol::greeting(),
             subscription: None,
             incoming: Incoming::Open,
@@ -95,16 +105,35 @@ impl Client {
     /// Reads what is there.
     pub(super) fn read(&mut self) -> io::Result<()> {
         let mut buffer = [0; 8192];
-        match self.stream.read(&mut buffer) {
-            Ok(0) => self.incoming = Incoming::Ended,
-            Ok(len) => {
-                self.active = Instant::now();
-                self.input.extend(buffer.iter().take(len));
-            }
-            Err(error) if is_temporary(&error) => {}
+        let (len, files) = match receive(&self.stream, &mut buffer) {
+            Ok(received) => received,
+            Err(error) if is_temporary(&error) => return Ok(()),
             Err(error) => return Err(error),
+        };
+        if len == 0 {
+            self.incoming = Incoming::Ended;
+            return Ok(());
+        }
+        self.active = Instant::now();
+        self.input.extend(buffer.iter().take(len));
+        let last = self.input.len() - 1;
+        self.files
+            .extend(files.into_iter().map(|file| (last, file)));
+        if self.files.len() > MAX_FILES {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
         Ok(())
+    }
+
+    /// Takes the first bytes of the input, and the descriptors that came with them.
+    fn take(&mut self, len: usize) -> (Vec<u8>, Vec<OwnedFd>) {
+        let line = self.input.drain(..len).collect();
+        let own = self.files.iter().take_while(|(at, _)| *at < len).count();
+        let files = self.files.drain(..own).map(|(_, file)| file).collect();
+        for (at, _) in &mut self.files {
+            *at -= len;
+        }
+        (line, files)
     }
 
     /// Answers some of its requests.
@@ -116,10 +145,10 @@ impl Client {
             }
             match self.line_end() {
                 Some(end) if end <= MAX_LINE => {
-                    let line: Vec<u8> = self.input.drain(..=end).collect();
+                    let (line, files) = self.take(end + 1);
                     let line = line.strip_suffix(b"\n").unwrap_or(&line);
                     if !line.trim_ascii().is_empty() {
-                        self.answer(protocol::parse(line), handle);
+                        self.answer(protocol::parse(line), files, handle);
                     }
                 }
                 None if self.input.len() <= MAX_LINE && !at_end => return,
@@ -131,8 +160,8 @@ impl Client {
                 }
                 // The last line lacks its end.
                 None if at_end => {
-                    let line = std::mem::take(&mut self.input);
-                    self.answer(protocol::parse(&line), handle);
+                    let (line, files) = self.take(self.input.len());
+                    self.answer(protocol::parse(&line), files, handle);
                 }
                 _ => {
                     let text = format!("a line has {MAX_LINE} bytes at most");
@@ -143,11 +172,11 @@ impl Client {
         }
     }
 
-    fn answer(&mut self, line: Line, handle: &VmHandle) {
+    fn answer(&mut self, line: Line, files: Vec<OwnedFd>, handle: &VmHandle) {
         let id = line.id.as_ref();
         let answer = match line.wish {
             Ok(Wish::Command(command)) => {
-                let result = handle.command(command);
+                let result = handle.command_with(command, files);
                 protocol::answer(id, &result)
             }
             Ok(Wish::Subscribe(kinds)) => match handle.subscribe() {
@@ -188,6 +217,29 @@ impl Client {
         }
         Ok(!(self.closing && self.output.is_empty()))
     }
+}
+
+/// Reads bytes, and the descriptors that were sent with them.
+fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let received = recvmsg(
+        stream,
+        &mut parts,
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+    )?;
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            files.extend(rights);
+        }
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok((received.bytes, files))
 }
 
 fn is_temporary(error: &io::Error) -> bool {

@@ -5,25 +5,21 @@
 
 mod client;
 mod protocol;
+#[cfg(feature = "schema")]
+pub(crate) mod schema;
 
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use devices::socket::{Clients, LONGEST, SocketError, SocketFile};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Access, Mode, access, fchmod};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
-};
 
 use self::client::Client;
 use crate::Error;
@@ -48,50 +44,31 @@ const AT_ONCE: Timespec = Timespec {
 
 /// A socket in the file system on which nobody is served yet.
 #[derive(Debug)]
-pub struct ControlSocket {
-    listener: UnixListener,
-    file: SocketFile,
-}
-
-/// Its name, which is taken away with it.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    /// Device and inode.
-    identity: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Somebody may have put something else there.
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
+pub struct ControlSocket(SocketFile);
 
 /// What is at the path of a control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Place {
-    /// Nothing.
+    /// Nothing, or a socket whose process is gone.
     Free,
-    /// A socket whose process is gone.
-    Stale,
-    /// A socket on which another process listens.
+    /// A socket on which another program listens.
     InUse,
 }
 
-fn refused(path: &Path, cause: String, cure: &str) -> Error {
-    Error::Config {
+fn refused(path: &Path, error: SocketError) -> Error {
+    let cure = match &error {
+        SocketError::InUse => "name another path, or end the other VM first",
+        SocketError::NoSocket => "name a path where nothing is",
+        SocketError::TooLong(_) => "name a shorter path, or one that begins at the current folder",
+        _ => "name a path in a folder that is there and can be written",
+    };
+    Error::Refused {
         field: "control".into(),
         value: path.display().to_string(),
-        cause,
+        source: error.into(),
         cure: cure.to_owned(),
     }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl ControlSocket {
@@ -100,82 +77,20 @@ impl ControlSocket {
     /// # Errors
     /// When there is something else, or a VMM that is not gone, or the socket cannot be made.
     pub fn bind(path: &Path) -> Result<Self, Error> {
-        let refuse = |cause: String, cure: &str| refused(path, cause, cure);
-        let place = Self::check(path)?;
-        if place == Place::InUse {
-            return Err(refused(
-                path,
-                "another process listens there".to_owned(),
-                "name another path, or end the other VM first",
-            ));
-        }
-        if place == Place::Stale {
-            fs::remove_file(path)
-                .map_err(|error| refuse(error.to_string(), "name another path"))?;
-        }
-        let made = (|| {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            // Before it has a name, so that nobody else can connect at any time.
-            fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-            bind(&socket, &SocketAddrUnix::new(path)?)?;
-            listen(&socket, 128)?;
-            Ok::<_, Errno>(socket)
-        })();
-        let socket = made.map_err(|errno| {
-            refuse(
-                errno.to_string(),
-                "name a path in a folder that can be written",
-            )
-        })?;
-        let identity = identity(path)
-            .map_err(|error| refuse(error.to_string(), "name a path where nothing is"))?;
-        Ok(Self {
-            listener: socket.into(),
-            file: SocketFile {
-                path: path.to_owned(),
-                identity,
-            },
-        })
+        SocketFile::bind(path, LONGEST, Clients::Owner)
+            .map(Self)
+            .map_err(|error| refused(path, error))
     }
 
     /// Finds out whether a socket can be made at a path, without making it.
     ///
     /// # Errors
-    /// When there is something else, or the folder cannot be written.
+    /// When there is something else, or no socket can be made there.
     pub fn check(path: &Path) -> Result<Place, Error> {
-        if SocketAddrUnix::new(path).is_err() {
-            return Err(refused(
-                path,
-                "the path of a socket has 107 bytes at most".to_owned(),
-                "name a shorter one, or one that begins at the current folder",
-            ));
-        }
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => Err(refused(
-                path,
-                "there is something else than a socket".to_owned(),
-                "name a path where nothing is",
-            )),
-            Ok(_) => match UnixStream::connect(path) {
-                // Nobody listens: its process is gone.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Place::Stale),
-                _ => Ok(Place::InUse),
-            },
-            Err(_) => {
-                let folder = path
-                    .parent()
-                    .filter(|folder| !folder.as_os_str().is_empty());
-                let folder = folder.unwrap_or(Path::new("."));
-                match access(folder, Access::WRITE_OK | Access::EXEC_OK) {
-                    Ok(()) => Ok(Place::Free),
-                    Err(errno) => Err(refused(
-                        path,
-                        format!("the folder that it is in: {errno}"),
-                        "name a path in a folder that is there and can be written",
-                    )),
-                }
-            }
+        match SocketFile::check(path, LONGEST) {
+            Ok(_) => Ok(Place::Free),
+            Err(SocketError::InUse) => Ok(Place::InUse),
+            Err(error) => Err(refused(path, error)),
         }
     }
 
@@ -187,7 +102,7 @@ impl ControlSocket {
         let wake = Arc::new(Wake::new()?);
         let stop = Arc::new(AtomicBool::new(false));
         let mut server = Server {
-            listener: self.listener,
+            listener: self.0,
             clients: Vec::new(),
             handle,
             wake: Arc::clone(&wake),
@@ -201,7 +116,6 @@ impl ControlSocket {
             wake,
             stop,
             thread: Some(thread),
-            _file: self.file,
         })
     }
 }
@@ -213,7 +127,6 @@ pub struct ControlServer {
     wake: Arc<Wake>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    _file: SocketFile,
 }
 
 impl Drop for ControlServer {
@@ -228,7 +141,8 @@ impl Drop for ControlServer {
 
 /// What the thread owns.
 struct Server {
-    listener: UnixListener,
+    /// Until the thread ends: then its file is gone, too.
+    listener: SocketFile,
     clients: Vec<Client>,
     handle: VmHandle,
     wake: Arc<Wake>,
@@ -259,7 +173,7 @@ impl Server {
     fn turn(&mut self, limit: Option<&Timespec>) {
         let mut fds = vec![
             PollFd::new(&*self.wake, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
+            PollFd::new(self.listener.listener(), PollFlags::IN),
         ];
         let mut limit = limit;
         for client in &self.clients {
@@ -304,7 +218,7 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        let stream = match self.listener.accept() {
+        let stream = match self.listener.listener().accept() {
             Ok((stream, _)) => stream,
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {

@@ -152,7 +152,9 @@ pub(crate) fn answer(id: Option<&Value>, result: &Result<Reply, CommandError>) -
                 CommandError::Ended(_) => ("ended", None),
                 CommandError::NoDevice { .. }
                 | CommandError::Foreign { .. }
-                | CommandError::Device { .. } => ("device", None),
+                | CommandError::Device { .. }
+                | CommandError::Query { .. } => ("device", None),
+                CommandError::Descriptors { .. } => ("request", None),
                 CommandError::Host { .. } => ("host", None),
             };
             let mut message = error.to_string();
@@ -288,16 +290,20 @@ mod tests {
                 "there is no field `speed`; there are bw, bw-burst, iops, iops-burst",
             ),
             (
+                r#""device":"d","change":{"hinting":true}"#,
+                "change.hinting: it is start, hold or stop, not true",
+            ),
+            (
                 r#""device":"d","change":{"colour":1}"#,
-                "change: it is limits, link, target or size, not \"colour\"",
+                "change: it is limits, link, target, size, file or hinting, not \"colour\"",
             ),
             (
                 r#""device":"d","change":{}"#,
-                "change: it is an object with one field: limits, link, target or size",
+                "change: it is an object with one field: limits, link, target, size, file or hinting",
             ),
             (
                 r#""device":"d","change":[1]"#,
-                "change: it is an object with one field: limits, link, target or size",
+                "change: it is an object with one field: limits, link, target, size, file or hinting",
             ),
             (
                 r#""device":"d","change":{"target":1},"now":1"#,
@@ -313,6 +319,24 @@ mod tests {
             ] {
                 assert!(!error.contains(word), "`{word}` in: {error}");
             }
+        }
+        for (fields, said) in [
+            (r#""device":"d""#, "query: the field `query` is missing"),
+            (
+                r#""device":"d","query":3"#,
+                "query: query: it is statistics or hinting, not 3",
+            ),
+            (
+                r#""device":"d","query":"news""#,
+                "query: query: it is statistics or hinting, not \"news\"",
+            ),
+            (
+                r#""device":[],"query":"hinting""#,
+                "query: device: it is the id of a device, as a text, not a list",
+            ),
+        ] {
+            let text = format!(r#"{{"command":"query",{fields}}}"#);
+            assert_eq!(parse(text.as_bytes()).wish.unwrap_err(), said);
         }
         let no_object = parse(b"[]").wish.unwrap_err();
         assert_eq!(

@@ -5,6 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use std::fs;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
 use super::*;
 use crate::control::event::Happening;
 
@@ -226,7 +230,7 @@ fn a_socket_is_its_owner_s_alone_and_gone_with_its_server() {
     let mode = fs::metadata(bench.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let error = ControlSocket::bind(&bench.path()).unwrap_err();
-    assert!(error.to_string().contains("another process listens"));
+    assert!(error.chain().contains("another program listens"));
     // What is not ours any more stays.
     let path = bench.path();
     fs::remove_file(&path).unwrap();
@@ -235,7 +239,7 @@ fn a_socket_is_its_owner_s_alone_and_gone_with_its_server() {
     drop(bench.server);
     assert_eq!(fs::read(&path).unwrap(), b"something");
     let error = ControlSocket::bind(&path).unwrap_err();
-    assert!(error.to_string().contains("something else"));
+    assert!(error.chain().contains("which is no socket"));
     fs::remove_file(&path).unwrap();
     // A stale one is replaced.
     drop(UnixListener::bind(&path).unwrap());
@@ -244,5 +248,59 @@ fn a_socket_is_its_owner_s_alone_and_gone_with_its_server() {
     assert!(!path.exists());
     for path in [folder.path().join("x".repeat(200)), "/nowhere/x".into()] {
         assert!(ControlSocket::bind(&path).is_err());
+    }
+}
+
+/// Sends bytes with a descriptor, so many times.
+fn send(stream: &UnixStream, bytes: &[u8], file: impl AsFd, count: usize) {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let files = vec![file.as_fd(); count];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+    let bytes = [std::io::IoSlice::new(bytes)];
+    sendmsg(stream, &bytes, &mut control, SendFlags::NOSIGNAL).unwrap();
+}
+
+#[test]
+fn descriptors_belong_to_the_line_that_they_end_with() {
+    let bench = Bench::new();
+    let mut peer = bench.greeted();
+    let file = fs::File::open("/dev/null").unwrap();
+    let status = "{\"command\":\"status\"}\n";
+    let change =
+        "{\"command\":\"device\",\"device\":\"d\",\"change\":{\"file\":{\"name\":\"x\"}}}\n";
+    // Lines before and after it take none. A machine that nobody runs changes no device.
+    peer.send(status);
+    send(peer.0.get_ref(), change.as_bytes(), &file, 1);
+    peer.send(status);
+    assert_eq!(peer.read()["ok"]["state"], "created");
+    assert_eq!(peer.read()["error"]["kind"], "state");
+    assert_eq!(peer.read()["ok"]["state"], "created");
+    send(peer.0.get_ref(), status.as_bytes(), &file, 1);
+    peer.send(change);
+    send(peer.0.get_ref(), change.as_bytes(), &file, 2);
+    for (takes, given) in [(0, 1), (1, 0), (1, 2)] {
+        let error = peer.read()["error"].clone();
+        assert_eq!(error["kind"], "request");
+        let text = format!("takes {takes} open descriptors beside it here, and {given} came");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(&text), "{message}");
+    }
+}
+
+#[test]
+fn r49_a_client_that_sends_more_descriptors_than_anything_takes_goes_and_leaves_none() {
+    let bench = Bench::new();
+    for (count, times) in [(64, 1), (8, 2), (1, 9)] {
+        let mut peer = bench.greeted();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        for _ in 0..times {
+            // Without a line's end they wait.
+            send(peer.0.get_ref(), b" ", &writer, count);
+        }
+        drop(writer);
+        assert!(peer.is_closed(), "{count} x {times}");
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "the last one is closed");
     }
 }

@@ -14,7 +14,7 @@ use super::images::Images;
 use crate::step::Result;
 
 /// An emulated machine is slow, and a hanging one must end all the same.
-pub(super) const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 /// How much of the console a failure shows.
 const SHOWN: usize = 6000;
 

@@ -231,7 +231,7 @@ fn names(sessions: &[Session]) -> Vec<String> {
 /// architecture, and on the others what may differ there.
 fn sessions(arch: &'static Architecture, scope: Scope) -> Result<Vec<Session>> {
     let everything = scope == Scope::Full || arch.name == std::env::consts::ARCH;
-    let mut cases = plain::cases(arch, scope, everything);
+    let mut cases = plain::cases(arch, scope);
     cases.extend(devices::cases(arch, scope, everything)?);
     // The image of another architecture takes ten minutes to build.
     let has_system = everything && arch.system_kernel.is_some();
@@ -251,7 +251,7 @@ fn sessions(arch: &'static Architecture, scope: Scope) -> Result<Vec<Session>> {
         sessions.push(Session {
             emulator: Emulator::Qemu(lesser.qemu_arguments),
             has_system: false,
-            cases: plain::lesser(arch, lesser)?,
+            cases: plain::lesser(arch, lesser, scope)?,
         });
     }
     Ok(sessions)

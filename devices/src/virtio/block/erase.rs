@@ -89,6 +89,7 @@ impl Block {
         };
         self.moved = self.moved.wrapping_add(STEP);
         let mode = how | FallocateFlags::KEEP_SIZE;
+        self.erased = self.erased.saturating_add(len);
         match retry_on_intr(|| fallocate(&self.file, mode, offset, len)) {
             // The file system has no holes, or no zeroing; a block device takes whole blocks only. A
             // discard is a hint, zeroes are not.

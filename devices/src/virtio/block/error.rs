@@ -43,6 +43,12 @@ pub enum BlockError {
     /// It cannot be written where it is, and was to be.
     #[error("{0}")]
     ReadOnly(&'static str),
+    /// An open file came that cannot be used as this disk.
+    #[error("the file is not open for reading{}", if *read_only { "" } else { " and writing" })]
+    NotOpenFor {
+        /// The disk is read-only.
+        read_only: bool,
+    },
     /// It has the attribute "immutable" or "append-only".
     #[error("it is immutable or append-only (chattr)")]
     Immutable {
@@ -95,6 +101,30 @@ impl From<io::Error> for BlockError {
     }
 }
 
+/// With the kind that the host gave, or would give.
+impl From<BlockError> for io::Error {
+    fn from(error: BlockError) -> Self {
+        use io::ErrorKind as Kind;
+        let kind = match &error {
+            BlockError::Open(_) | BlockError::TooManyFiles(_) => Kind::Other,
+            BlockError::Missing { .. } | BlockError::NoFolder { .. } => Kind::NotFound,
+            BlockError::Directory => Kind::IsADirectory,
+            BlockError::Denied { .. }
+            | BlockError::Immutable { .. }
+            | BlockError::NotOpenFor { .. } => Kind::PermissionDenied,
+            BlockError::ReadOnly(_) => Kind::ReadOnlyFilesystem,
+            BlockError::InUse { .. } => Kind::ResourceBusy,
+            BlockError::TextBusy => Kind::ExecutableFileBusy,
+            BlockError::Kind(_) | BlockError::Empty { .. } => Kind::InvalidInput,
+            BlockError::Uring { .. } | BlockError::Direct => Kind::Unsupported,
+        };
+        match error {
+            BlockError::Open(error) => error,
+            error => Self::new(kind, error),
+        }
+    }
+}
+
 impl BlockError {
     /// Opening the file of a disk failed.
     pub(super) fn of_open(config: &BlkConfig, error: io::Error) -> Self {
@@ -139,6 +169,9 @@ impl BlockError {
             Self::Denied { cure, .. } => cure.clone(),
             Self::ReadOnly(_) => {
                 "add ,ro, or name an image that can be written (a copy elsewhere)".to_owned()
+            }
+            Self::NotOpenFor { .. } => {
+                "open the file for what the disk does, and pass that descriptor".to_owned()
             }
             Self::Immutable { path } => format!(
                 "add ,ro, or take the attribute away: `sudo chattr -i -a {}`",

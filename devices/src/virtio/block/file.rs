@@ -14,6 +14,7 @@ use super::lock::{Access, Outcome, look, try_lock};
 use super::sys::is_read_only_device;
 use super::{SECTOR, SECTOR_BYTES};
 use crate::config::BlkConfig;
+use crate::descriptor;
 
 /// A disk's size and blocks, which the image or the device has, whatever the host's I/O asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +43,12 @@ pub(super) struct Opened {
 
 impl Opened {
     pub(super) fn new(config: &BlkConfig) -> Result<Self, BlockError> {
-        let file = open(config)?;
+        Self::of(open(config)?, config)
+    }
+
+    /// An open file; the configuration has its name, and how it is used.
+    pub(super) fn of(file: File, config: &BlkConfig) -> Result<Self, BlockError> {
+        check(&file, config.read_only)?;
         let shape = shape(&file)?;
         if shape.sectors == 0 {
             return Err(BlockError::Empty {
@@ -141,22 +147,33 @@ fn shape(mut file: &File) -> Result<Shape, BlockError> {
 
 /// Opens a file that can be a disk.
 fn open(config: &BlkConfig) -> Result<File, BlockError> {
-    let file = File::options()
+    let mut options = File::options();
+    options
         .read(true)
         .write(!config.read_only)
         // A FIFO must not block; a regular file does not care.
-        .custom_flags(libc::O_NONBLOCK)
-        .open(&config.path)
+        .custom_flags(libc::O_NONBLOCK);
+    let file = descriptor::open(&config.path, &options)
         .map_err(|error| BlockError::of_open(config, error))?;
+    Ok(file)
+}
+
+/// Finds out whether an open file can be a disk.
+fn check(file: &File, read_only: bool) -> Result<(), BlockError> {
     let kind = file.metadata()?.file_type();
     check_kind(kind)?;
-    if kind.is_block_device() && !config.read_only && is_read_only_device(&file) {
+    let flags = fcntl_getfl(file).map_err(io::Error::from)?;
+    match flags & OFlags::RWMODE {
+        OFlags::RDWR => {}
+        OFlags::RDONLY if read_only => {}
+        _ => return Err(BlockError::NotOpenFor { read_only }),
+    }
+    if kind.is_block_device() && !read_only && is_read_only_device(file) {
         return Err(READ_ONLY_DEVICE);
     }
     // On file systems that cannot promise not to block, io_uring would refuse with EAGAIN.
-    let flags = fcntl_getfl(&file).map_err(io::Error::from)?;
-    fcntl_setfl(&file, flags - OFlags::NONBLOCK).map_err(io::Error::from)?;
-    Ok(file)
+    fcntl_setfl(file, flags - OFlags::NONBLOCK).map_err(io::Error::from)?;
+    Ok(())
 }
 
 /// The same file for direct I/O, whatever its path means by now.

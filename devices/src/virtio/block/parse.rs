@@ -5,6 +5,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
+use super::counts::Kind;
 use super::erase::Erase;
 use super::request::{Job, Parsed, Refusal, failed, words};
 use super::{Block, SECTOR};
@@ -27,6 +28,15 @@ impl Block {
         }
         let [kind, _, sector_low, sector_high] = words(header);
         let sector = u64::from(sector_low) | u64::from(sector_high) << 32;
+        self.kind = match kind {
+            VIRTIO_BLK_T_IN => Kind::Read,
+            VIRTIO_BLK_T_OUT => Kind::Write,
+            VIRTIO_BLK_T_FLUSH => Kind::Flush,
+            VIRTIO_BLK_T_GET_ID => Kind::Identify,
+            VIRTIO_BLK_T_DISCARD => Kind::Discard,
+            VIRTIO_BLK_T_WRITE_ZEROES => Kind::Zero,
+            _ => Kind::Other,
+        };
         let done = match kind {
             VIRTIO_BLK_T_IN => return self.transfer(ram, sector, Direction::Read),
             VIRTIO_BLK_T_OUT => return self.transfer(ram, sector, Direction::Write),

@@ -2,8 +2,7 @@
 
 use std::io;
 
-use vm_memory::GuestAddress;
-
+use super::counts::Answer;
 use crate::virtio::QueueError;
 use crate::virtio::iovec::Direction;
 
@@ -26,8 +25,7 @@ pub(super) enum Job {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request {
     pub(super) queue: usize,
-    pub(super) head: u16,
-    pub(super) status: GuestAddress,
+    pub(super) answer: Answer,
     /// Bytes of data.
     pub(super) len: u32,
     pub(super) job: Job,

@@ -8,11 +8,15 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
+use vm_memory::GuestAddress;
+
 use super::erase::UNMAP;
 use super::*;
 use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, close, queues, ram};
 
 mod bounds;
+mod counted;
+mod replace;
 mod resets;
 mod shape;
 

@@ -25,6 +25,7 @@ impl Net {
             let known = u32::from(class) == VIRTIO_NET_CTRL_MQ
                 && u32::from(command) == VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET;
             let done = whole && known && self.use_pairs(pairs);
+            self.counts.commanded(done);
             let answer = if done { VIRTIO_NET_OK } else { VIRTIO_NET_ERR };
             let answer = u8::try_from(answer).unwrap_or(u8::MAX);
             let written = self.chain.write(ring.ram(), &[answer])?;

@@ -85,6 +85,29 @@ impl From<io::Error> for NetError {
     }
 }
 
+/// With the kind that the host gave, or would give.
+impl From<NetError> for io::Error {
+    fn from(error: NetError) -> Self {
+        use io::ErrorKind as Kind;
+        let kind = match &error {
+            NetError::NoTun => Kind::NotFound,
+            NetError::Owner { .. } | NetError::NoRights { .. } => Kind::PermissionDenied,
+            NetError::TunDenied(error) => error.kind(),
+            NetError::Busy { .. } | NetError::NoQueueLeft => Kind::ResourceBusy,
+            NetError::NotTap { .. }
+            | NetError::Queues { .. }
+            | NetError::Name
+            | NetError::Fd(_)
+            | NetError::Mtu(..) => Kind::InvalidInput,
+            NetError::TooManyFiles | NetError::Host(_) => Kind::Other,
+        };
+        match error {
+            NetError::Host(error) => error,
+            error => Self::new(kind, error),
+        }
+    }
+}
+
 impl NetError {
     /// `/dev/net/tun` could not be opened.
     pub(super) fn of_tun(error: io::Error) -> Self {

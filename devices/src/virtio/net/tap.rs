@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use super::interface::{self, Kind, check, flags, request};
 use super::{HEADER, NetError};
+use crate::descriptor;
 use crate::virtio::holder;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
@@ -62,10 +63,7 @@ impl Tap {
 
     /// A descriptor that whoever started this process has opened.
     pub(super) fn inherit(fd: RawFd) -> Result<Self, NetError> {
-        // SAFETY: it is only used for the call; if it is not open, duplicating fails.
-        let owned = unsafe { BorrowedFd::borrow_raw(fd) }
-            .try_clone_to_owned()
-            .map_err(|error| NetError::Fd(error.to_string()))?;
+        let owned = descriptor::duplicate(fd).map_err(|error| NetError::Fd(error.to_string()))?;
         let tap = Self(File::from(owned));
         let flags = tap
             .flags()

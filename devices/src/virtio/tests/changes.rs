@@ -3,22 +3,27 @@
 use super::*;
 use crate::bus::BusDevice;
 use crate::config::Limits;
-use crate::{Change, ChangeError, Link, TerminalSize};
+use crate::{Change, ChangeError, Hinting, Link, Query, TerminalSize};
 
 /// A disk behind its transport, with the least that a driver does.
-struct Disk {
-    transport: VirtioMmio,
-    driver: Driver,
-    line: EventFd,
+pub(super) struct Disk {
+    pub(super) transport: VirtioMmio,
+    pub(super) driver: Driver,
+    pub(super) line: EventFd,
 }
 
-const STATUS: u64 = 0x70;
+pub(super) const STATUS: u64 = 0x70;
 const HEADER_AT: u64 = DATA;
 const DATA_AT: u64 = DATA + 0x1000;
 
 impl Disk {
-    fn new(engine: BlkEngine) -> Self {
+    pub(super) fn new(engine: BlkEngine) -> Self {
         let Bench { device, ram, .. } = disk(engine);
+        Self::behind(device, ram)
+    }
+
+    /// Any device that has a queue.
+    pub(super) fn behind(device: Box<dyn VirtioDevice>, ram: GuestRam) -> Self {
         let line = EventFd::new(EFD_CLOEXEC).unwrap();
         let guest_line = line.try_clone().unwrap();
         let connect = Box::new(|_: u16, _: &EventFd, _| Ok(()));
@@ -29,11 +34,11 @@ impl Disk {
         }
     }
 
-    fn write(&self, register: u64, value: u32) {
+    pub(super) fn write(&self, register: u64, value: u32) {
         let _ = self.transport.write(register, &value.to_le_bytes());
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         self.driver.put(testing::AVAILABLE, [0u16; 2]);
         self.driver.put(testing::USED, [0u16; 2]);
         self.driver = Driver::new(&self.driver.ram);
@@ -58,14 +63,14 @@ impl Disk {
     }
 
     /// Asks for a sector.
-    fn request(&mut self) {
+    pub(super) fn request(&mut self) {
         self.driver.put(HEADER_AT, [0u32; 4]);
         let buffers = [(HEADER_AT, 16, false), (DATA_AT, 513, true)];
         self.driver.request(&buffers);
         self.write(0x50, 0);
     }
 
-    fn is_answered(&mut self) {
+    pub(super) fn is_answered(&mut self) {
         self.line.read().unwrap();
         assert_eq!(self.driver.used(), [(0, 513)]);
     }
@@ -80,6 +85,36 @@ fn limits(bw: Option<u64>) -> Change {
         bw,
         ..Limits::default()
     })
+}
+
+#[test]
+fn a_disk_gets_another_file_in_every_stage() {
+    let file = || -> std::os::fd::OwnedFd {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        file.into()
+    };
+    for engine in [BlkEngine::Sync, BlkEngine::Auto] {
+        let mut disk = Disk::new(engine);
+        disk.transport.replace_file(file(), "idle").unwrap();
+        disk.start();
+        disk.request();
+        disk.is_answered();
+        disk.transport.replace_file(file(), "running").unwrap();
+        disk.line.read().unwrap();
+        let mut reasons = [0; 4];
+        disk.transport.read(0x60, &mut reasons);
+        assert_eq!(reasons[0] & 2, 2, "the driver is told of its configuration");
+        disk.write(0x64, 3);
+        disk.request();
+        disk.is_answered();
+        disk.transport.pause();
+        disk.transport.replace_file(file(), "paused").unwrap();
+        disk.transport.resume();
+        disk.line.read().unwrap();
+        disk.request();
+        disk.is_answered();
+    }
 }
 
 #[test]
@@ -267,15 +302,20 @@ fn a_device_has_its_own_parts_and_no_others() {
             columns: 1,
             rows: 1,
         }),
+        Change::Hinting(Hinting::Start),
     ];
     for (mut bench, has) in [
-        (disk(BlkEngine::Sync), [true, false, false, false]),
-        (net, [true, true, false, false]),
-        (balloon(), [false, false, true, false]),
-        (console, [false, false, false, true]),
-        (rng(), [false; 4]),
-        (vsock, [false; 4]),
+        (disk(BlkEngine::Sync), [true, false, false, false, false]),
+        (net, [true, true, false, false, false]),
+        (balloon(), [false, false, true, false, true]),
+        (console, [false, false, false, true, false]),
+        (rng(), [false; 5]),
+        (vsock, [false; 5]),
     ] {
+        for query in [Query::Statistics, Query::Hinting] {
+            let tells = bench.device.query(query, None) != Err(ChangeError::Foreign);
+            assert_eq!(tells, bench.device.name() == "virtio-balloon");
+        }
         for (change, has) in changes.iter().zip(has) {
             let result = bench.device.change(change, None);
             let expected = if has {

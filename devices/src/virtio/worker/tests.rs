@@ -3,8 +3,9 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EFD_CLOEXEC;
 
 use super::*;
-use crate::virtio::ConfigSpace;
+use crate::virtio::interrupt::CONFIG_CHANGE;
 use crate::virtio::testing::{DATA, Driver, SIZE, Sink, queues, ram};
+use crate::virtio::{ConfigSpace, Notice};
 
 /// A device with a fault of its own.
 #[derive(Debug)]
@@ -40,25 +41,33 @@ impl VirtioDevice for Faulty {
 fn a_worker_that_panics_marks_its_device() {
     let queues = queues(&ram(), 1);
     let interrupt = Arc::clone(&queues.interrupt);
+    let (ear, heard) = mpsc::channel();
+    let listener = Arc::new(move |notice| ear.send(notice).unwrap());
+    interrupt.monitor.notices.listen(listener);
     let bell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
     let doorbells = vec![bell.try_clone().ok()];
-    let Ok(worker) = Worker::start(Activated::new(Box::new(Faulty), queues, doorbells)) else {
-        panic!("no worker")
-    };
+    let mut worker = started(Activated::new(Box::new(Faulty), queues, doorbells));
     bell.write(1).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
-    while !interrupt.needs_reset.load(Ordering::SeqCst) {
+    while interrupt.reasons.load(Ordering::SeqCst) & CONFIG_CHANGE == 0 {
         assert!(Instant::now() < end, "the driver is never told");
         thread::yield_now();
     }
-    assert_ne!(interrupt.reasons.load(Ordering::SeqCst) & CONFIG_CHANGE, 0);
+    assert!(interrupt.needs_reset.load(Ordering::SeqCst));
+    assert!(interrupt.lost.load(Ordering::SeqCst));
+    let Notice::Lost { cause } = heard.recv().unwrap() else {
+        panic!("another notice")
+    };
+    assert!(cause.contains("a fault of the VMM"), "{cause}");
     assert!(worker.stop().is_none(), "the device is lost");
+    let next = Activated::new(Box::new(Faulty), self::queues(&ram(), 1), vec![None]);
+    assert!(!worker.start(next), "and with it the thread");
 }
 
 fn started(activated: Activated) -> Worker {
-    Worker::start(activated)
-        .map_err(|(_, error)| error)
-        .unwrap()
+    let mut worker = Worker::new("test").unwrap();
+    assert!(worker.start(activated));
+    worker
 }
 
 /// What comes back next.
@@ -85,8 +94,9 @@ fn what_is_queued_while_a_device_is_paused_is_served_when_it_goes_on() {
         vec![bell.try_clone().ok(), None],
     );
     // More often than the queue has entries, so that its indices go round.
+    let mut worker = Worker::new("test").unwrap();
     for _ in 0..2 * SIZE {
-        let worker = started(activated);
+        assert!(worker.start(activated));
         driver.request(&[(DATA, 8, true)]);
         bell.write(1).unwrap();
         assert_eq!(used(&mut driver), 1);
@@ -94,7 +104,7 @@ fn what_is_queued_while_a_device_is_paused_is_served_when_it_goes_on() {
         // Without a notification: the device may have been told of this one already.
         driver.request(&[(DATA, 8, true)]);
         assert!(driver.used().is_empty(), "a paused device does nothing");
-        let worker = started(activated);
+        assert!(worker.start(activated));
         assert_eq!(used(&mut driver), 1);
         activated = worker.stop().unwrap();
     }
@@ -109,12 +119,13 @@ fn a_device_that_failed_stays_so_over_a_pause() {
     let interrupt = Arc::clone(&queues.interrupt);
     interrupt.needs_reset.store(true, Ordering::SeqCst);
     let doorbells = vec![bell.try_clone().ok(), None];
-    let worker = started(Activated::new(Box::<Sink>::default(), queues, doorbells));
+    let mut worker = started(Activated::new(Box::<Sink>::default(), queues, doorbells));
     driver.request(&[(DATA, 8, true)]);
     bell.write(1).unwrap();
     // A call is answered, and comes after the events that were there before it.
     assert_eq!(worker.call(|_, _| Ok(7)), Some(7));
-    let worker = started(worker.stop().unwrap());
+    let stopped = worker.stop().unwrap();
+    assert!(worker.start(stopped));
     assert_eq!(worker.call(|_, _| Ok(8)), Some(8));
     assert!(driver.used().is_empty());
     assert!(worker.stop().is_some());

@@ -195,8 +195,8 @@ fn r61_a_disk_keeps_its_locks_over_a_reset_and_a_descriptor_is_locked_too() {
     use crate::virtio::{Block, VirtioDevice};
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(4096).unwrap();
-    let inherited = open(file.path());
     for direct in [false, true] {
+        let inherited = open(file.path());
         let config = BlkConfig {
             path: format!("/dev/fd/{}", inherited.as_raw_fd()).into(),
             direct,
@@ -215,6 +215,9 @@ fn r61_a_disk_keeps_its_locks_over_a_reset_and_a_descriptor_is_locked_too() {
             assert_eq!(try_lock(&other, Access::Read).unwrap(), Outcome::Refused);
         }
         close(disk);
+        // The lock is that of the descriptor, which whoever opened it still has.
+        assert_eq!(try_lock(&other, Access::Write).unwrap(), Outcome::Refused);
+        close(inherited);
         assert_eq!(try_lock(&other, Access::Write).unwrap(), Outcome::Locked);
     }
 }

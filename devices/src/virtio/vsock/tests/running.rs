@@ -100,7 +100,8 @@ fn a_crowd_of_clients_gets_its_bytes_back() {
             assert!(read(client, BYTES) == [number.to_le_bytes()[0]; BYTES]);
         }
     });
-    let worker = Worker::start(Activated::new(Box::new(device), queues, for_worker)).unwrap();
+    let mut worker = Worker::new("vsock").unwrap();
+    assert!(worker.start(Activated::new(Box::new(device), queues, for_worker)));
     echo.kick(RECEIVE);
     let (mut ended, mut taken) = (0, BTreeMap::new());
     while ended < CLIENTS {

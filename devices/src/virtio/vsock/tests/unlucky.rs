@@ -360,9 +360,9 @@ fn a_path_that_leaves_no_room_for_a_port_is_refused() {
         path.push("v".repeat(len - path.len()));
         PathBuf::from(path)
     };
-    drop(Listener::bind(&of_len(96)).unwrap());
+    drop(listener::bind(&of_len(96)).unwrap());
     let longest = of_len(96).into_os_string().len() + "_4294967295".len();
     assert!(rustix::net::SocketAddrUnix::new(vec![b'x'; longest]).is_ok());
-    let refused = Listener::bind(&of_len(97));
+    let refused = listener::bind(&of_len(97));
     assert!(matches!(refused, Err(VsockError::TooLong)));
 }

@@ -1,0 +1,104 @@
+//! Another file behind a disk.
+
+use std::os::fd::OwnedFd;
+
+use super::*;
+use crate::ChangeError;
+
+/// A file of so many sectors, each full of a byte.
+fn image(sectors: usize, byte: u8) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&vec![byte; sectors * 512]).unwrap();
+    file
+}
+
+fn open(file: &tempfile::NamedTempFile) -> OwnedFd {
+    let file = File::options().read(true).write(true).open(file.path());
+    file.unwrap().into()
+}
+
+fn capacity(disk: &Block) -> u64 {
+    let mut sectors = [0; 8];
+    disk.config().read(0, &mut sectors);
+    u64::from_le_bytes(sectors)
+}
+
+#[test]
+fn another_file_is_read_and_written_and_the_old_one_left_alone_and_unlocked() {
+    for engine in engines() {
+        let mut bench = bench(engine, false);
+        let old = bench.content();
+        let new = image(40, 7);
+        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 1, 512, true), (OK, 513));
+        let generation = bench.disk.config().generation();
+        let file = open(&new);
+        bench
+            .disk
+            .replace_file(file, "new", Some(&mut bench.queues))
+            .unwrap();
+        assert_eq!(capacity(&bench.disk), 40);
+        assert_ne!(bench.disk.config().generation(), generation);
+        assert_ne!(
+            bench.queues.interrupt_reasons() & 2,
+            0,
+            "the driver is told"
+        );
+        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 39, 512, true), (OK, 513));
+        assert_eq!(bench.driver.get::<u8>(DATA_AT), 7);
+        bench.driver.put(DATA_AT, [9u8; 32]);
+        assert_eq!(bench.request(VIRTIO_BLK_T_OUT, 0, 512, false), (OK, 1));
+        assert_eq!(std::fs::read(new.path()).unwrap()[0], 9);
+        assert_eq!(bench.content(), old);
+        // The locks went along.
+        close(Block::open(&options(bench.file.path(), false)).unwrap());
+        let taken = Block::open(&options(new.path(), false));
+        assert!(matches!(taken, Err(BlockError::InUse { .. })));
+    }
+}
+
+#[test]
+fn requests_beyond_a_smaller_file_fail_and_a_disk_without_a_driver_takes_any_size() {
+    let mut bench = bench(BlkEngine::Auto, false);
+    let small = image(1, 1);
+    bench
+        .disk
+        .replace_file(open(&small), "small", None)
+        .unwrap();
+    assert_eq!(capacity(&bench.disk), 1);
+    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 0, 512, true), (OK, 513));
+    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 1, 512, true), (IOERR, 1));
+}
+
+#[test]
+fn a_file_that_cannot_be_the_disk_is_refused_and_nothing_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let locked = image(8, 1);
+    let _other = Block::open(&options(locked.path(), false)).unwrap();
+    let reading = image(8, 1);
+    let (pipe, _end) = std::io::pipe().unwrap();
+    for engine in engines() {
+        let mut bench = bench(engine, false);
+        let before = capacity(&bench.disk);
+        for (file, cause) in [
+            (open(&locked), "in use as a disk already by this process"),
+            (File::open(reading.path()).unwrap().into(), "writing"),
+            (File::open(folder.path()).unwrap().into(), "directory"),
+            (open(&image(0, 0)), "empty"),
+            (pipe.try_clone().unwrap().into(), "a FIFO"),
+        ] {
+            let refused = bench.disk.replace_file(file, "x", Some(&mut bench.queues));
+            let Err(ChangeError::Refused(said)) = refused else {
+                panic!("{cause}: {refused:?}")
+            };
+            assert!(said.contains(cause), "{cause}: {said}");
+            assert_eq!(capacity(&bench.disk), before);
+            assert_eq!(bench.request(VIRTIO_BLK_T_IN, 3, 512, true), (OK, 513));
+            assert_eq!(bench.driver.get::<u8>(DATA_AT), 3);
+        }
+    }
+    // For reading alone is enough for a disk that is only read.
+    let mut bench = bench(BlkEngine::Auto, true);
+    let file = File::open(reading.path()).unwrap().into();
+    bench.disk.replace_file(file, "r", None).unwrap();
+    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 0, 512, true), (OK, 513));
+}
