@@ -35,7 +35,7 @@ mod vm;
 
 pub use crate::devices::own::{Interrupt, OwnDevice};
 pub use ::devices::config::{
-    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
+    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig, words_of,
 };
 pub use ::devices::{
     BalloonStatistics, Bucket, Change, ChangeError, DeviceMetrics, GuestStatistics, Hinting,
@@ -46,7 +46,9 @@ pub use ::devices::{BusDevice, Outcome};
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
 pub use attachments::Attachments;
-pub use config::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig};
+pub use config::{
+    ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_plain_words,
+};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use control::event::{Event, Happening, Subscription};
@@ -55,12 +57,12 @@ pub use control::metrics::{DeviceReport, Exits, Metrics, VcpuMetrics};
 #[cfg(feature = "schema")]
 pub use control::server::schema::control_schema;
 #[cfg(feature = "control")]
-pub use control::server::{ControlServer, ControlSocket, PROTOCOL};
+pub use control::server::{ControlServer, ControlSocket, PROTOCOL, Place};
 pub use error::Error;
 pub use host::{Check, Level, diagnose, probe};
 pub use kernel::inspect::{KernelReport, inspect};
 pub use memory::huge::transparent_size as transparent_page_bytes;
-pub use outputs::{NamedFile, refused_output};
+pub use outputs::{NamedFile, busy_output, refused_output};
 pub use timeline::{Milestone, Timeline};
 pub use vm::machine::Machine;
 pub use vm::planning::{device_tree, plan};

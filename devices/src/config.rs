@@ -13,6 +13,7 @@ mod id;
 mod limits;
 mod mac;
 mod text;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,11 @@ use self::text::{First, number, on_or_off, options, value, within};
 
 pub use self::balloon::BalloonConfig;
 pub(crate) use self::file::limits as limits_table;
-pub use self::file::{Size, size_with_unit, whole_number, word};
+pub use self::file::{Size, size_with_unit, whole_number};
 pub use self::limits::Limits;
 pub use self::mac::Mac;
 pub use self::text::parse_size;
+pub use self::words::{one_of, with_text, word, words_of};
 
 /// What a number may be, for a text, a file and a program.
 mod ranges {
@@ -54,6 +56,9 @@ pub enum OptionError {
     /// An option that there is not.
     #[error("unknown option {0:?}; there are {1}")]
     Unknown(String, String),
+    /// Nothing where an option has to be.
+    #[error("nothing stands between two commas, or at one end; leave the comma away")]
+    Empty,
     /// An option that is there already.
     #[error("{0} is given twice; write it once")]
     Twice(&'static str),
@@ -107,15 +112,10 @@ pub enum BlkEngine {
 }
 
 impl FromStr for BlkEngine {
-    type Err = &'static str;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "io_uring" => Ok(Self::IoUring),
-            "sync" => Ok(Self::Sync),
-            _ => Err("it is auto, io_uring or sync"),
-        }
+    fn from_str(text: &str) -> Result<Self, String> {
+        words::parse_word(text)
     }
 }
 
@@ -146,7 +146,7 @@ pub struct BlkConfig {
     /// What the guest is told as serial number; 20 bytes at most.
     pub serial: String,
     /// How requests reach the host's kernel.
-    #[serde(deserialize_with = "file::word")]
+    #[serde(deserialize_with = "word")]
     pub engine: BlkEngine,
     /// Past the host's page cache.
     pub direct: bool,
@@ -184,6 +184,23 @@ impl Default for BlkConfig {
 const MAX_SERIAL: usize = 20;
 
 impl BlkConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &[
+        "path=",
+        "id=",
+        "ro",
+        "serial=",
+        "engine=",
+        "direct",
+        "queues=",
+        "queue-size=",
+        "discard=",
+        "bw=",
+        "bw-burst=",
+        "iops=",
+        "iops-burst=",
+    ];
+
     /// How many queues the device has.
     #[must_use]
     pub fn queue_count(&self) -> u32 {
@@ -209,28 +226,12 @@ impl BlkConfig {
     }
 }
 
-const BLK_OPTIONS: &[&str] = &[
-    "path=",
-    "id=",
-    "ro",
-    "serial=",
-    "engine=",
-    "direct",
-    "queues=",
-    "queue-size=",
-    "discard=",
-    "bw=",
-    "bw-burst=",
-    "iops=",
-    "iops-burst=",
-];
-
 impl FromStr for BlkConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut disk = Self::default();
-        for (key, text) in options(text, First::Path("path"), BLK_OPTIONS)? {
+        for (key, text) in options(text, First::Path("path"), Self::OPTIONS)? {
             let text = &*text;
             match key {
                 "path" => disk.path = text.into(),
@@ -303,6 +304,21 @@ impl Default for NetConfig {
 const MAX_TAP_NAME: usize = 15;
 
 impl NetConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &[
+        "tap=",
+        "fd=",
+        "id=",
+        "mac=",
+        "mtu=",
+        "queues=",
+        "queue-size=",
+        "bw=",
+        "bw-burst=",
+        "iops=",
+        "iops-burst=",
+    ];
+
     /// How many queues the device has: pairs, and one for control.
     #[must_use]
     pub fn queue_count(&self) -> u32 {
@@ -370,26 +386,12 @@ impl fmt::Display for NetConfig {
     }
 }
 
-const NET_OPTIONS: &[&str] = &[
-    "tap=",
-    "fd=",
-    "id=",
-    "mac=",
-    "mtu=",
-    "queues=",
-    "queue-size=",
-    "bw=",
-    "bw-burst=",
-    "iops=",
-    "iops-burst=",
-];
-
 impl FromStr for NetConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut net = Self::default();
-        for (key, text) in options(text, First::Name("tap"), NET_OPTIONS)? {
+        for (key, text) in options(text, First::Name("tap"), Self::OPTIONS)? {
             let text = &*text;
             match key {
                 "tap" => net.tap = Some(text.to_owned()).filter(|name| !name.is_empty()),
@@ -428,7 +430,7 @@ impl FromStr for VsockConfig {
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let (mut id, mut cid, mut path) = (None, None, None);
-        for (key, text) in options(text, First::Option, &["cid=", "id=", "path="])? {
+        for (key, text) in options(text, First::Option, Self::OPTIONS)? {
             match key {
                 "id" => id = Some(text.into_owned()),
                 "cid" => cid = Some(number(key, &text, &ranges::CID)?),
@@ -448,6 +450,9 @@ impl FromStr for VsockConfig {
 const VSOCK_FORM: &str = "cid=N,path=SOCKET";
 
 impl VsockConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &["cid=", "id=", "path="];
+
     /// Checks every value, whoever gave it.
     ///
     /// # Errors

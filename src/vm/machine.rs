@@ -88,6 +88,7 @@ impl<P: KvmPlatform> Machine<P> {
     ) -> Result<Self, Error> {
         let timeline = Timeline::default();
         timeline.reach(Milestone::Begun);
+        config.check_descriptors()?;
         crate::memory::host::check(config)?;
         let kvm = crate::host::open_kvm()?;
         let platform = P::probe(&kvm)?;
@@ -295,8 +296,7 @@ impl<P: KvmPlatform> Machine<P> {
                 let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
                 match &end {
                     // Its report stands there already.
-                    Ok(ExitReason::Crashed(crash)) => log::debug!("end: Crashed: {crash}"),
-                    Ok(reason) => log::debug!("end: {reason:?}"),
+                    Ok(reason) => log::debug!("end: {reason}"),
                     Err(error) => log::debug!("end: {error}"),
                 }
                 return end;

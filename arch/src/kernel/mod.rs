@@ -34,6 +34,18 @@ pub enum Protocol {
     DeviceTree,
 }
 
+impl Protocol {
+    /// Its name, for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linux64 => "64-bit Linux",
+            Self::Pvh => "PVH",
+            Self::DeviceTree => "device tree",
+        }
+    }
+}
+
 /// A kernel image that can be read at any offset.
 #[derive(Debug)]
 pub enum KernelImage {

@@ -36,14 +36,8 @@ pub struct BalloonConfig {
     pub stats_interval: u32,
 }
 
-const BALLOON_OPTIONS: &[&str] = &[
-    "target=",
-    "id=",
-    "deflate-on-oom",
-    "free-page-reporting",
-    "free-page-hinting",
-    "stats-interval=",
-];
+/// What a target may be, as far as no guest is known.
+pub(super) const TARGET: &str = "1B to the guest's memory";
 
 impl FromStr for BalloonConfig {
     type Err = OptionError;
@@ -51,10 +45,10 @@ impl FromStr for BalloonConfig {
     fn from_str(text: &str) -> Result<Self, OptionError> {
         const MIB: u32 = 20;
         let mut balloon = Self::default();
-        for (key, text) in options(text, First::Option, BALLOON_OPTIONS)? {
+        for (key, text) in options(text, First::Option, Self::OPTIONS)? {
             match key {
                 "target" => {
-                    let target = parse_size(&text, MIB)
+                    let target = parse_size(&text, MIB, TARGET)
                         .map_err(|cause| OptionError::Value(key, text.into_owned(), cause))?;
                     balloon.target = Some(target);
                 }
@@ -71,6 +65,16 @@ impl FromStr for BalloonConfig {
 }
 
 impl BalloonConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &[
+        "target=",
+        "id=",
+        "deflate-on-oom",
+        "free-page-reporting",
+        "free-page-hinting",
+        "stats-interval=",
+    ];
+
     /// How many queues the device has: inflate, deflate, statistics, then those of hints and reports by their
     /// numbers in the specification (VIRTIO 1.3, 5.5.2).
     #[must_use]

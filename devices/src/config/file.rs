@@ -5,11 +5,13 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, IntoDeserializer, MapAccess, Unexpected, Visitor};
+use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::text::in_words;
-use super::{BalloonConfig, BlkConfig, Limits, NetConfig, VsockConfig, limits, parse_size, ranges};
+use super::{
+    BalloonConfig, BlkConfig, Limits, NetConfig, VsockConfig, balloon, limits, parse_size, ranges,
+};
 
 /// What a plain number counts where it counts no bytes, as on the command line.
 const MIB: u32 = 20;
@@ -159,12 +161,12 @@ pub(super) fn mtu<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::
 pub struct Size(String);
 
 impl Size {
-    /// The size in bytes; `plain` is the power of two that a number counts.
+    /// The size in bytes; the rest as for [`parse_size`].
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub fn bytes(&self, plain: u32) -> Result<u64, String> {
-        parse_size(&self.0, plain).map_err(|cause| self.wrong(&cause))
+    pub fn bytes(&self, plain: u32, in_words: &str) -> Result<u64, String> {
+        parse_size(&self.0, plain, in_words).map_err(|cause| self.wrong(&cause))
     }
 
     fn wrong(&self, cause: &str) -> String {
@@ -205,10 +207,10 @@ pub(super) fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D
     size.map(amount).transpose().map_err(D::Error::custom)
 }
 
-/// `512` or `"512M"`.
+/// A balloon's target, `512` or `"512M"`.
 pub(super) fn mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let size: Option<Size> = Option::deserialize(from)?;
-    size.map(|size| size.bytes(MIB))
+    size.map(|size| size.bytes(MIB, balloon::TARGET))
         .transpose()
         .map_err(D::Error::custom)
 }
@@ -225,14 +227,6 @@ pub fn size_with_unit(size: u64) -> String {
         _ if size.is_multiple_of(1 << MIB) => format!("{}M", size >> MIB),
         _ => format!("{size}B"),
     }
-}
-
-/// One of the words that a type knows, as a text.
-///
-/// # Errors
-/// When there is another word, or anything else.
-pub fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    T::deserialize(String::deserialize(from)?.into_deserializer())
 }
 
 /// Limits as a table. What serde derives would take a list of values as well.

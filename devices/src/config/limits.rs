@@ -11,7 +11,7 @@ use super::{OptionError, file, parse_size};
 
 /// Beyond that, a bucket's level would not fit; no device is as fast.
 const RANGE: RangeInclusive<u64> = 1..=1 << 50;
-const IN_WORDS: &str = "it is 1 to 1024T";
+const IN_WORDS: &str = "1 to 1024T";
 
 /// How much of something a device may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +48,10 @@ pub(super) fn path(option: &str) -> Option<&'static str> {
     })
 }
 
-const LIMITS: &[&str] = &["bw=", "bw-burst=", "iops=", "iops-burst="];
+impl Limits {
+    /// The options that its text may have.
+    pub const OPTIONS: &'static [&'static str] = &["bw=", "bw-burst=", "iops=", "iops-burst="];
+}
 
 /// `bw=10M,iops=100`, with blanks instead of commas too; `none` for no limits.
 impl FromStr for Limits {
@@ -60,8 +63,15 @@ impl FromStr for Limits {
         if words == ["none"] {
             return Ok(limits);
         }
-        let text = words.join(",");
-        let found = options(&text, First::Option, LIMITS)?;
+        let mut text = String::new();
+        for word in words {
+            // The comma may be there already.
+            if !(text.is_empty() || text.ends_with(',')) {
+                text.push(',');
+            }
+            text.push_str(word);
+        }
+        let found = options(&text, First::Option, Self::OPTIONS)?;
         if found.is_empty() {
             return Err(OptionError::Missing(
                 "limit",
@@ -126,7 +136,7 @@ impl Limits {
             if let Some(amount) = amount
                 && !RANGE.contains(&amount)
             {
-                let cause = IN_WORDS.to_owned();
+                let cause = format!("it is {IN_WORDS}");
                 return Err(OptionError::Value(key, amount.to_string(), cause));
             }
         }
@@ -145,11 +155,10 @@ impl Limits {
 
 /// An amount as text; the message of any number that is none has the range.
 pub(super) fn amount(text: &str) -> Result<u64, String> {
-    match parse_size(text, 0) {
-        Ok(amount) if RANGE.contains(&amount) => Ok(amount),
-        Err(cause) if !cause.starts_with("it is") => Err(cause),
-        _ => Err(IN_WORDS.to_owned()),
-    }
+    parse_size(text, 0, IN_WORDS).and_then(|amount| match RANGE.contains(&amount) {
+        true => Ok(amount),
+        false => Err(format!("it is {IN_WORDS}")),
+    })
 }
 
 /// What [`file::bytes`] takes.
