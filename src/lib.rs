@@ -37,7 +37,7 @@ mod wake;
 
 pub use crate::devices::own::{Interrupt, OwnDevice};
 pub use ::devices::config::{
-    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
+    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig, words_of,
 };
 pub use ::devices::{
     BalloonStatistics, Bucket, Change, ChangeError, DeviceMetrics, GuestStatistics, Hinting,
@@ -51,7 +51,9 @@ pub use attachments::Attachments;
 pub use backend::hello_guest;
 #[cfg(feature = "host")]
 pub use backend::{ARCHITECTURES, HostPlatform, planner, planner_with_facts};
-pub use config::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig};
+pub use config::{
+    ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_plain_words,
+};
 pub use console::{Console, Consoles, EscapeKeys, in_background};
 pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use control::event::{Event, Happening, Subscription};
@@ -60,12 +62,12 @@ pub use control::metrics::{DeviceReport, Exits, Metrics, VcpuMetrics};
 #[cfg(feature = "schema")]
 pub use control::server::schema::control_schema;
 #[cfg(feature = "control")]
-pub use control::server::{ControlServer, ControlSocket, PROTOCOL};
+pub use control::server::{ControlServer, ControlSocket, PROTOCOL, Place};
 pub use error::Error;
 pub use host::{Check, Level, diagnose, probe};
 pub use kernel::inspect::{KernelReport, inspect};
 pub use memory::huge::transparent_size as transparent_page_bytes;
-pub use outputs::{NamedFile, refused_output};
+pub use outputs::{NamedFile, busy_output, refused_output};
 pub use timeline::{Milestone, Timeline};
 pub use vm::machine::Machine;
 pub use vm::planned_for::PlannedFor;

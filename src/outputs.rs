@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use arch::ConfigPath;
 use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
-use crate::config::whole;
 use crate::error::with_text;
 use crate::{ConsoleTarget, Error, VmConfig};
 
@@ -55,6 +55,59 @@ impl VmConfig {
     }
 }
 
+/// A path at which something is made, and what names it.
+#[derive(Debug, Clone, Copy)]
+struct Made<'a> {
+    name: &'static str,
+    path: &'a Path,
+    is_socket: bool,
+}
+
+impl Made<'_> {
+    /// Where a configuration has it.
+    fn field(&self) -> ConfigPath {
+        match self.name {
+            "vsock" => ConfigPath::from("vsock").key("path"),
+            name => name.into(),
+        }
+    }
+
+    /// As a text of the command line and of a file has it.
+    fn text(&self) -> String {
+        let key = if self.name == "vsock" { "path=" } else { "" };
+        format!("{}={key}{}", self.name, shown(self.name, self.path))
+    }
+}
+
+/// Refuses a path that two things are to be made at. What is there and neither a file nor a socket may have any
+/// number of writers.
+fn check_twice(all: &[Made<'_>]) -> Result<(), Error> {
+    let seen: Vec<_> = all
+        .iter()
+        .map(|made| (made, fs::metadata(made.path).ok()))
+        .collect();
+    for (place, (made, found)) in seen.iter().enumerate() {
+        let is_one = found
+            .as_ref()
+            .is_none_or(|found| found.is_file() || found.file_type().is_socket());
+        let same = |(_, other): &&(&Made<'_>, Option<Metadata>)| match (found, other) {
+            (Some(found), Some(other)) => is_same(found, other),
+            _ => false,
+        };
+        let mut before = seen.iter().take(place).filter(|_| is_one);
+        let twice = before.find(|other| same(other) || whole(made.path) == whole(other.0.path));
+        if let Some((other, _)) = twice {
+            return Err(Error::Config {
+                field: made.field(),
+                value: shown(made.name, made.path),
+                cause: format!("{} names the same path", other.text()),
+                cure: "name two paths".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The value as it was given.
 fn shown(field: &str, path: &Path) -> String {
     match field {
@@ -64,27 +117,102 @@ fn shown(field: &str, path: &Path) -> String {
 }
 
 fn refused_input(field: &'static str, path: &Path, what: &str) -> Error {
-    let what = match what {
-        "kernel" | "initrd" | "disk" => format!("the {what} of this VM"),
-        name => format!("the file of {name}"),
-    };
     Error::Config {
         field: field.into(),
         value: shown(field, path),
-        cause: format!("it is {what} as well, and would be overwritten"),
+        cause: format!("it is {} as well, and would be overwritten", named(what)),
         cure: "name another file".to_owned(),
+    }
+}
+
+/// What is read, in a sentence.
+fn named(what: &str) -> String {
+    match what {
+        "kernel" | "initrd" | "disk" => format!("the {what} of this VM"),
+        name => format!("the file of {name}"),
     }
 }
 
 impl VmConfig {
     /// What the VM reads.
     fn inputs(&self) -> impl Iterator<Item = NamedFile<'_>> {
-        let images = [("kernel", &self.kernel), ("initrd", &self.initrd)];
         let disks = self.blk.iter().map(|disk| ("disk", disk.path.as_path()));
+        self.images().chain(disks)
+    }
+
+    fn images(&self) -> impl Iterator<Item = NamedFile<'_>> {
+        let images = [("kernel", &self.kernel), ("initrd", &self.initrd)];
         images
             .into_iter()
             .filter_map(|(what, path)| Some((what, path.as_deref()?)))
-            .chain(disks)
+    }
+
+    /// What a VM makes, or writes to, beside its disks.
+    fn made(&self) -> Vec<Made<'_>> {
+        fn file<'a>(
+            name: &'static str,
+            target: Option<&'a ConsoleTarget>,
+        ) -> Option<(&'static str, &'a Path, bool)> {
+            match target {
+                Some(ConsoleTarget::File(path)) => Some((name, path, false)),
+                _ => None,
+            }
+        }
+        let vsock = self.vsock.as_ref().map(|vsock| vsock.path.as_path());
+        [
+            file("serial", Some(&self.serial)),
+            file("console", self.console.as_ref()),
+            vsock.map(|path| ("vsock", path, true)),
+            self.control.as_deref().map(|path| ("control", path, true)),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|(name, path, is_socket)| Made {
+            name,
+            path,
+            is_socket,
+        })
+        .collect()
+    }
+
+    /// Every path names something, and no two of the files and sockets that a VM makes have one.
+    pub(crate) fn check_paths(&self) -> Result<(), Error> {
+        let control = self.control.as_deref().map(|path| ("control", path));
+        let mut named = self.images().chain(control);
+        if let Some((name, _)) = named.find(|(_, path)| path.as_os_str().is_empty()) {
+            return Err(Error::Config {
+                field: name.into(),
+                value: String::new(),
+                cause: "it is an empty path".to_owned(),
+                cure: "give a path, or leave it away".to_owned(),
+            });
+        }
+        check_twice(&self.made())
+    }
+
+    /// A disk that the guest may write is nothing that the VM reads.
+    fn check_disks(&self, inputs: &[NamedFile<'_>]) -> Result<(), Error> {
+        for (place, disk) in self.blk.iter().enumerate() {
+            let found = fs::metadata(&disk.path);
+            let Some(found) = found.ok().filter(|_| !disk.read_only) else {
+                continue;
+            };
+            let read = self.images().chain(inputs.iter().copied());
+            for (what, input) in read {
+                if fs::metadata(input).is_ok_and(|input| is_same(&input, &found)) {
+                    return Err(Error::Config {
+                        field: ConfigPath::from("blk").item(place).key("path"),
+                        value: disk.path.display().to_string(),
+                        cause: format!(
+                            "it is {} as well, and the guest could write it",
+                            named(what)
+                        ),
+                        cure: "name another file, or add ,ro".to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Finds out whether the files that the consoles write to, and `outputs`, can be written, before any of
@@ -98,48 +226,64 @@ impl VmConfig {
         inputs: &[NamedFile<'_>],
         outputs: &[NamedFile<'_>],
     ) -> Result<(), Error> {
-        let consoles = [
-            ("serial", Some(&self.serial)),
-            ("console", self.console.as_ref()),
-        ];
-        let consoles = consoles
-            .into_iter()
-            .filter_map(|(field, target)| match target {
-                Some(ConsoleTarget::File(path)) => Some((field, path.as_path())),
-                _ => None,
-            });
-        let outputs: Vec<NamedFile<'_>> = consoles.chain(outputs.iter().copied()).collect();
-        for (place, &(field, path)) in outputs.iter().enumerate() {
-            let found = fs::metadata(path).ok();
-            if let Some(found) = &found {
+        self.check_disks(inputs)?;
+        let mut made = self.made();
+        made.extend(outputs.iter().map(|&(name, path)| Made {
+            name,
+            path,
+            is_socket: false,
+        }));
+        check_twice(&made)?;
+        // A socket has checks of its own.
+        for made in made.iter().filter(|made| !made.is_socket) {
+            let (field, path) = (made.name, made.path);
+            if let Ok(found) = &fs::metadata(path) {
                 for (what, input) in self.inputs().chain(inputs.iter().copied()) {
                     if fs::metadata(input).is_ok_and(|input| is_same(&input, found)) {
                         return Err(refused_input(field, path, what));
                     }
                 }
             }
-            // What is no regular file may have any number of writers.
-            let is_file = found.as_ref().is_none_or(Metadata::is_file);
-            let twice = outputs.iter().take(place).find(|(_, other)| {
-                is_file && {
-                    let other_found = fs::metadata(other).ok();
-                    match (&found, &other_found) {
-                        (Some(one), Some(other)) => is_same(one, other),
-                        _ => whole(path) == whole(other),
-                    }
-                }
-            });
-            if let Some((other, _)) = twice {
-                return Err(Error::Config {
-                    field: field.into(),
-                    value: shown(field, path),
-                    cause: format!("{other} writes to the same file"),
-                    cure: "name two files".to_owned(),
-                });
-            }
             can_be_written(path).map_err(|error| refused_output(field, path, error))?;
         }
         Ok(())
+    }
+}
+
+impl VmConfig {
+    /// Remarks on files of consoles that cannot be written now.
+    pub(crate) fn busy_consoles(&self) -> Vec<String> {
+        let consoles = [
+            ("serial", Some(&self.serial)),
+            ("console", self.console.as_ref()),
+        ];
+        let busy = |(field, target): (_, Option<&ConsoleTarget>)| match target {
+            Some(ConsoleTarget::File(path)) => busy_output(field, path),
+            _ => None,
+        };
+        consoles.into_iter().filter_map(busy).collect()
+    }
+}
+
+/// What may keep a file from being written, as long as it is so: a remark for a plan. `field` is what names the
+/// file. It is looked at and left as it is: a lock is let go at once, and a FIFO is not opened, since its reader
+/// would see that, and then its end.
+#[must_use]
+pub fn busy_output(field: &'static str, path: &Path) -> Option<String> {
+    let name = format!("{field}={}", shown(field, path));
+    let found = fs::metadata(path).ok()?;
+    if found.file_type().is_fifo() {
+        return Some(format!(
+            "{name} is a FIFO, and is refused unless somebody reads it then"
+        ));
+    }
+    let file = File::options().write(true).open(path).ok();
+    let locked = file.filter(|_| found.is_file()).map(|file| lock(&file));
+    match locked {
+        Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Some(format!(
+            "{name}: another VM writes it, or has it as a disk, and it is refused as long as that is so"
+        )),
+        _ => None,
     }
 }
 
@@ -168,6 +312,24 @@ fn can_be_written(path: &Path) -> io::Result<()> {
         return Err(Errno::NXIO.into());
     }
     Ok(access(path, Access::WRITE_OK)?)
+}
+
+/// A path by which the same file has the same name, whether it is there or not.
+fn whole(path: &Path) -> Option<PathBuf> {
+    if let Ok(found) = fs::canonicalize(path) {
+        return Some(found);
+    }
+    let path = target_of(path.to_owned());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    match (
+        fs::canonicalize(folder.unwrap_or(Path::new("."))),
+        path.file_name(),
+    ) {
+        (Ok(folder), Some(name)) => Some(folder.join(name)),
+        _ => std::path::absolute(path).ok(),
+    }
 }
 
 /// Where symbolic links lead that end at nothing: there a file would be made.
@@ -295,8 +457,8 @@ mod tests {
             ("kernel", "the kernel of this VM"),
             ("config", "the file of config"),
             ("link", "the file of config"),
-            ("log", "serial writes to the same file"),
-            ("./log", "serial writes to the same file"),
+            ("log", "log names the same path"),
+            ("./log", "log names the same path"),
             ("folder", "Is a directory"),
             ("nowhere/file", "the folder that it is in does not exist"),
             ("lost", "the folder that it is in does not exist"),

@@ -1,5 +1,6 @@
 //! When the start of a VM reached its milestones.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -52,6 +53,26 @@ impl Milestone {
     ];
 }
 
+/// In a log.
+impl fmt::Display for Milestone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Begun => "the beginning",
+            Self::Probed => "the host is known",
+            Self::Planned => "the machine is planned",
+            Self::Memory => "guest memory is there",
+            Self::Vcpus => "the vCPUs are there",
+            Self::Devices => "the devices are there",
+            Self::Loaded => "the kernel is loaded",
+            Self::Built => "the machine can run",
+            Self::Entered => "the guest runs",
+            Self::Output => "first output of the guest",
+            Self::DiskRequest => "first disk request",
+            Self::Init => "the guest starts its init",
+        })
+    }
+}
+
 /// The milestones of a VM and when each was first reached. A clone refers to the same VM.
 #[derive(Debug, Clone, Default)]
 pub struct Timeline(Arc<[OnceLock<Instant>; Milestone::ALL.len()]>);
@@ -73,7 +94,7 @@ impl Timeline {
             let begun = self.at(Milestone::Begun).unwrap_or(now);
             let micros = now.duration_since(begun).as_micros();
             let (ms, rest) = (micros / 1000, micros % 1000);
-            log::debug!("reached: {milestone:?} after {ms}.{rest:03} ms");
+            log::debug!("reached: {milestone}, after {ms}.{rest:03} ms");
             now
         });
     }

@@ -48,6 +48,10 @@ fn shells_and_man_know_the_options() {
         ("vmm-reference-plan.1", ["dump\\-dtb", "guest\\-memory"]),
         ("vmm-reference-inspect.1", ["KERNEL", "json"]),
         ("vmm-reference-doctor.1", ["WARN", "json"]),
+        (
+            "vmm-reference-ctl.1",
+            ["\\fBdevice ID limits LIMIT ...\\fR", "\\fBpause\\fR"],
+        ),
     ] {
         let text = std::fs::read_to_string(path.join(name)).unwrap();
         for expected in texts {
@@ -61,7 +65,7 @@ fn shells_and_man_know_the_options() {
 fn man_pages_have_values_references_and_no_empty_section() {
     let folder = tempfile::tempdir().unwrap();
     let path = generate(folder.path());
-    let pages = ["", "-plan", "-inspect", "-doctor"];
+    let pages = ["", "-plan", "-inspect", "-doctor", "-ctl"];
     for page in pages {
         let name = format!("vmm-reference{page}.1");
         let text = std::fs::read_to_string(path.join(&name)).unwrap();
@@ -92,6 +96,27 @@ fn man_pages_have_values_references_and_no_empty_section() {
     ] {
         assert!(main.contains(text), "{text}: {main}");
     }
+    // All that a VM can be asked for, with options and values.
+    let ctl = std::fs::read_to_string(path.join("vmm-reference-ctl.1")).unwrap();
+    for text in [
+        "pause",
+        "resume",
+        "status",
+        "stop",
+        "shutdown",
+        "reset",
+        "metrics",
+        "events",
+        "device ID link STATE",
+        "device ID target SIZE",
+        "device ID size SIZE",
+        "\\-\\-timeout SECONDS",
+        "\\-\\-prometheus",
+        "STATE",
+    ] {
+        assert!(ctl.contains(&format!("\\fB{text}\\fR")), "{text}: {ctl}");
+    }
+    assert!(ctl.contains("up or down"), "{ctl}");
     // The values of --lean and --rng stand beside their names.
     assert!(main.contains("auto|on|off") && main.contains("on|off"));
 }
@@ -115,6 +140,26 @@ fn what_names_no_folder_is_refused_and_writes_nothing() {
     let ended = finish(vmm(&["generate-files", "/dev/null/x"]).spawn().unwrap());
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.stderr.contains("/dev/null/x: ") && ended.stderr.contains("cure:"));
+}
+
+#[test]
+fn files_that_cannot_be_written_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<_> = std::fs::read_dir(generate(folder.path()))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(names.len() > 5);
+    for name in names {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let arguments = ["generate-files", folder.path().to_str().unwrap()];
+        let ended = finish(vmm(&arguments).spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let expected = format!("error: {}: No space left", path.display());
+        assert!(ended.stderr.starts_with(&expected), "{ended:?}");
+    }
 }
 
 /// A shell on a terminal, whose program `vmm-reference` prints its arguments.
@@ -271,6 +316,35 @@ fn bash_completes_options_values_and_files_after_subcommands_too() {
         "--vsock ci\t3,pa\tvml\t",
         &["--vsock", "cid=3,path=vmlinuz-x"],
     );
+    // A command's own commands stand behind its arguments.
+    bash.types("ctl vml\tpau\t", &["ctl", "vmlinuz-x", "pause"]);
+    bash.types("ctl pause sta\t", &["ctl", "pause", "status"]);
+    bash.types("ctl --js\tx ev\t", &["ctl", "--json", "x", "events"]);
+    bash.types(
+        "ctl x shu\t--tim\t5",
+        &["ctl", "x", "shutdown", "--timeout", "5"],
+    );
+    bash.types(
+        "ctl x metr\t--prom\t",
+        &["ctl", "x", "metrics", "--prometheus"],
+    );
+    bash.types(
+        "ctl x dev\tnet0 lin\tdo\t",
+        &["ctl", "x", "device", "net0", "link", "down"],
+    );
+    bash.types(
+        "ctl x dev\tblk0 lim\tbw=1M iops-\t5",
+        &[
+            "ctl",
+            "x",
+            "device",
+            "blk0",
+            "limits",
+            "bw=1M",
+            "iops-burst=5",
+        ],
+    );
+    bash.types("help ctl dev\tta\t", &["help", "ctl", "device", "target"]);
 }
 
 #[test]
@@ -311,4 +385,47 @@ fn zsh_completes_options_values_and_files_after_subcommands_too() {
         }
     }
     zsh.types("doctor --j\t", &["doctor", "--json"]);
+    for front in ["--blk=", "--blk "] {
+        let value = |text: &str| -> Vec<String> {
+            let words = format!("{front}{text}");
+            words.split(' ').map(str::to_owned).collect()
+        };
+        for (typed, given) in [
+            ("disk.\t,eng\tio\t,r\t", "disk.img,engine=io_uring,ro"),
+            ("path=disk.\t,disc\to\t", "path=disk.img,discard=off"),
+            ("x,queue-\t8,iops-\t9", "x,queue-size=8,iops-burst=9"),
+        ] {
+            let given = value(given);
+            let given: Vec<&str> = given.iter().map(String::as_str).collect();
+            zsh.types(&format!("{front}{typed}"), &given);
+        }
+    }
+    zsh.types("--net=ta\tvm0,mt\t9", &["--net=tap=vm0,mtu=9"]);
+    zsh.types(
+        "--vsock ci\t3,pa\tvml\t",
+        &["--vsock", "cid=3,path=vmlinuz-x"],
+    );
+    zsh.types(
+        "--balloon=def\t,tar\t5",
+        &["--balloon=deflate-on-oom,target=5"],
+    );
+    zsh.types("--serial=fi\tvml\t", &["--serial=file=vmlinuz-x"]);
+    zsh.types("--serial=nu\t", &["--serial=null"]);
+    zsh.types("ctl vml\tpau\t", &["ctl", "vmlinuz-x", "pause"]);
+    zsh.types(
+        "ctl x dev\tnet0 lin\tdo\t",
+        &["ctl", "x", "device", "net0", "link", "down"],
+    );
+    zsh.types(
+        "ctl x dev\tblk0 lim\tbw=1M iops-\t5",
+        &[
+            "ctl",
+            "x",
+            "device",
+            "blk0",
+            "limits",
+            "bw=1M",
+            "iops-burst=5",
+        ],
+    );
 }

@@ -138,12 +138,12 @@ fn what_is_wrong_is_named_with_its_line() {
         (
             "f2.toml",
             "guest-memory = -1",
-            "line 1, column 16: guest-memory: \"-1\": it is 0 to",
+            "line 1, column 16: guest-memory: \"-1\": it is 16M to 16777215T",
         ),
         (
             "f3.toml",
             "[balloon]\ntarget = -1",
-            "line 2, column 10: balloon.target: \"-1\": it is 0 to",
+            "line 2, column 10: balloon.target: \"-1\": it is 1B to the guest's memory",
         ),
         (
             "g.json",

@@ -84,7 +84,7 @@ fn messages_have_place_key_and_range() {
         (
             "k.toml",
             "vcpus = 1\nvcpus = 2",
-            "line 2, column 1: duplicate key",
+            "line 2, column 1: vcpus: duplicate key",
         ),
         (
             "l.json",
@@ -120,9 +120,13 @@ fn messages_have_place_key_and_range() {
         (
             "s.toml",
             "guest-memory = 99999999999999",
-            "guest-memory: \"99999999999999\": it is 0 to 16777215T",
+            "guest-memory: \"99999999999999\": it is 16M to 16777215T",
         ),
-        ("t.toml", "vsock = 2020-01-01", "it is no date"),
+        (
+            "t.toml",
+            "vsock = 2020-01-01",
+            "vsock: it is a date or a time",
+        ),
         (
             "u.toml",
             "memory-backing = \"file\"",
@@ -141,6 +145,171 @@ fn messages_have_place_key_and_range() {
         );
         assert!(said.contains("cure: "), "{said}");
     }
+}
+
+#[test]
+fn a_value_of_a_wrong_type_is_told_the_words_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    for (key, words) in [
+        ("memory-backing", "anonymous or shared"),
+        ("huge-pages", "off, transparent, 2M or 1G"),
+        ("serial", "stdio, null or file=PATH"),
+        ("console", "stdio, null or file=PATH"),
+        ("console-overflow", "wait or drop"),
+        ("on-reboot", "exit or restart"),
+        ("transport", "mmio or pci"),
+        ("lean", "auto, on or off"),
+        ("rng", "true or false"),
+    ] {
+        for value in ["3", "1.5", "[]", "{}"] {
+            let expected = format!("{key}: it is {words}, not ");
+            for (name, text) in [
+                ("x.toml", format!("{key} = {value}")),
+                ("x.json", format!("{{\"{key}\": {value}}}")),
+            ] {
+                let said = said(folder.path(), name, &text).unwrap_or_default();
+                assert!(said.contains(&expected), "`{expected}` not in {said}");
+            }
+        }
+    }
+    for (text, expected) in [
+        (
+            "[[blk]]\npath = \"a\"\nengine = 3",
+            "blk[0].engine: it is auto, io_uring or sync, not 3",
+        ),
+        (
+            "[[net]]\ntap = \"a\"\nmac = 3",
+            "net[0].mac: it is six hexadecimal numbers, 02:00",
+        ),
+    ] {
+        let said = said(folder.path(), "x.toml", text).unwrap_or_default();
+        assert!(said.contains(expected), "`{expected}` not in {said}");
+    }
+}
+
+#[test]
+fn what_is_no_toml_or_json_is_said_with_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text, expected) in [
+        (
+            "a.toml",
+            "vcpus = \n",
+            "line 1, column 9: vcpus: no value of TOML",
+        ),
+        ("b.toml", "kernel = \"k", "column 12: kernel: invalid"),
+        (
+            "c.toml",
+            "[[blk]]\npath = \"a\"\n[[blk]]\nqueues = ]",
+            "line 4, column 10: blk[1].queues: missing array opening",
+        ),
+        (
+            "d.toml",
+            "vcpus = 1\nkernel",
+            "line 2, column 7: key with no value",
+        ),
+        (
+            "e.json",
+            "{\"vcpus\": 1,}",
+            "line 1, column 13: trailing comma",
+        ),
+        (
+            "f.json",
+            "{vcpus: 1}",
+            "line 1, column 2: key must be a string",
+        ),
+        (
+            "g.json",
+            "{\"vcpus\": }",
+            "line 1, column 11: vcpus: expected value",
+        ),
+        (
+            "h.json",
+            "{\"blk\": [{\"path\": tru}]}",
+            "line 1, column 22: blk[0].path: expected ident",
+        ),
+    ] {
+        let said = said(folder.path(), name, text).unwrap_or_default();
+        assert!(said.contains(expected), "`{expected}` not in {said}");
+        assert!(!said.contains('?'), "{said}");
+    }
+}
+
+/// By the platform, by the host, by what else there is.
+#[test]
+fn what_is_wrong_with_a_value_of_a_file_is_said_with_its_place_whenever_it_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = common::file(&[0; 512]);
+    let disk = disk.path().display();
+    for (name, text, expected) in [
+        (
+            "a.toml",
+            "rng = false\nvcpus = 5000".to_owned(),
+            "line 2, column 9: vcpus=5000: this host offers 1 to ",
+        ),
+        (
+            "a.json",
+            "{\"rng\": false,\n \"vcpus\": 5000}".to_owned(),
+            "line 2, column 14: vcpus=5000: this host offers 1 to ",
+        ),
+        (
+            "b.toml",
+            "guest-memory = \"8M\"".to_owned(),
+            "line 1, column 16: guest-memory=8M: too little",
+        ),
+        (
+            "c.toml",
+            format!("[[blk]]\npath = \"{disk}\"\n\n[[blk]]\npath = \"/no/where\""),
+            "line 5, column 8: blk[1].path=/no/where: there is no folder /no",
+        ),
+        (
+            "d.toml",
+            format!("blk = [\"{disk}\",\n  \"/no/where,ro\"]"),
+            "line 2, column 3: blk[1].path=/no/where: there is no folder /no",
+        ),
+        (
+            "e.toml",
+            "kernel = \"/no/where\"".to_owned(),
+            "line 1, column 10: kernel=/no/where: ",
+        ),
+        (
+            "f.toml",
+            "serial = \"file=/no/where\"".to_owned(),
+            "line 1, column 10: serial=file=/no/where: ",
+        ),
+        (
+            "g.toml",
+            "[balloon]\ntarget = \"1G\"".to_owned(),
+            "line 2, column 10: balloon.target=1024M: the guest has 256M of memory",
+        ),
+        (
+            "h.toml",
+            format!("blk = [{{ id = \"x\", path = \"{disk}\" }}]\nballoon = {{ id = \"x\" }}"),
+            "line 2, column 18: balloon.id=x: the virtio block device before it has this id",
+        ),
+        (
+            "i.toml",
+            "net = [{ fd = 999 }]".to_owned(),
+            "line 1, column 15: net[0].fd=999: ",
+        ),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, &text).unwrap();
+        let file = option("config", &path);
+        let expected = format!("error: {file}: {expected}");
+        for command in [&["plan"][..], &[]] {
+            common::refused(&[command, &[&file]].concat(), &[&expected]);
+        }
+    }
+    // What the command line says instead is the command line's.
+    let file = option("config", folder.path().join("a.toml"));
+    common::refused(
+        &[&file, "--vcpus=6000"],
+        &["error: --vcpus=6000: this host"],
+    );
+    common::refused(
+        &["--vcpus=6000", &file],
+        &["error: --vcpus=6000: this host"],
+    );
 }
 
 /// Every key there is, with a value.

@@ -169,7 +169,6 @@ fn devices_are_changed_from_another_process() {
                 &["balloon0", "target", "1T"],
                 "the guest has 256M of memory",
             ),
-            (&["balloon0", "target", "0"], "no memory"),
             (&["root", "statistics"], "root has no statistics"),
             (&["blk0", "statistics"], "there are root"),
             (
@@ -196,6 +195,11 @@ fn devices_are_changed_from_another_process() {
             (&["root", "limits", "none", "bw=1"], "none"),
             (&["net0", "link", "sideways"], "up, down"),
             (&["balloon0", "target", "much"], "512M"),
+            (&["balloon0", "target", "0"], "no memory"),
+            (
+                &["balloon0", "target", "-1"],
+                "it is 1B to the guest's memory",
+            ),
             (
                 &["balloon0", "hinting", "more"],
                 "start, hold, stop, status",
@@ -333,12 +337,14 @@ fn events_tell_the_story_of_a_vm() {
 fn a_socket_of_another_vm_is_left_alone_and_a_stale_one_replaced() {
     let mut vm = start(&[]);
     let option = common::option("control", &vm.socket);
-    for arguments in [&[&*option][..], &["plan", &option]] {
-        refused(
-            arguments,
-            &["--control=", "another program listens there", "cure:"],
-        );
-    }
+    refused(
+        &[&option],
+        &["--control=", "another program listens there", "cure:"],
+    );
+    let plan = finish(vmm(&["plan", &option]).spawn().unwrap());
+    assert_eq!(plan.status.code(), Some(0), "{plan:?}");
+    let remark = format!("{option}: another program listens there");
+    assert!(plan.stdout.contains(&remark), "{plan:?}");
     assert_eq!(json(&vm.socket, &["status"])["state"], "running");
     // Killed, it leaves its socket behind.
     vm.child.kill().unwrap();
@@ -433,6 +439,71 @@ fn a_paused_guest_hears_of_sigterm_and_who_is_asked_to_power_off_does_not_start_
     assert!(ended.stderr.contains(text), "{ended:?}");
     said(&vm.socket, &["stop"]);
     assert_eq!(finish(vm.child).status.code(), Some(0));
+}
+
+#[test]
+fn errors_are_json_where_answers_are() {
+    let vm = start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let silent = std::os::unix::net::UnixListener::bind(path("silent")).unwrap();
+    std::fs::write(path("file"), "").unwrap();
+    let vm_says = path("vm");
+    std::os::unix::fs::symlink(&vm.socket, &vm_says).unwrap();
+    said(&vm.socket, &["pause"]);
+    for (socket, words, status, kind, text) in [
+        (
+            "vm",
+            &["reset"][..],
+            1,
+            "state",
+            "reset is not possible while",
+        ),
+        (
+            "vm",
+            &["device", "x", "link", "up"],
+            1,
+            "device",
+            "no device has the id",
+        ),
+        ("no", &["status"], 2, "usage", "No such file"),
+        ("file", &["status"], 2, "usage", "it is no socket"),
+        ("silent", &["status"], 1, "connection", "it says nothing"),
+        ("vm", &["fly"], 2, "usage", "fly"),
+        ("vm", &[], 2, "usage", "subcommand"),
+        (
+            "vm",
+            &["shutdown", "--timeout=-1"],
+            2,
+            "usage",
+            "it is 0 to",
+        ),
+        (
+            "vm",
+            &["device", "x", "limits", "bw=1", "bw=2"],
+            2,
+            "usage",
+            "bw is given twice",
+        ),
+    ] {
+        let plain = ctl(&path(socket), words);
+        let ended = ctl(&path(socket), &[words, &["--json"]].concat());
+        assert_eq!(ended.status.code(), Some(status), "{words:?}: {ended:?}");
+        assert_eq!(plain.status.code(), Some(status), "{words:?}: {plain:?}");
+        assert_eq!((&*ended.stderr, &*plain.stdout), ("", ""));
+        let answer: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let error = answer["error"].as_object().unwrap();
+        assert_eq!(error["kind"], kind, "{answer}");
+        assert!(
+            error["message"].as_str().unwrap().contains(text),
+            "{answer}"
+        );
+        assert_eq!(error.contains_key("cure"), kind == "usage", "{answer}");
+        assert_eq!(error.contains_key("state"), kind == "state", "{answer}");
+    }
+    drop(silent);
+    said(&vm.socket, &["stop"]);
+    finish(vm.child);
 }
 
 #[test]

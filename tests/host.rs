@@ -244,3 +244,70 @@ fn r72_the_thread_that_the_host_refuses_is_named() {
         }
     }
 }
+
+/// The names of checks that `doctor` found wrong, and their cures.
+fn failed(ended: &Ended) -> Vec<(String, String)> {
+    let found = json(ended);
+    let checks = found["checks"].as_object().unwrap().iter();
+    let failed: Vec<_> = checks
+        .filter(|(_, check)| check["level"] == "fail")
+        .map(|(name, check)| (name.clone(), check["cure"].as_str().unwrap().to_owned()))
+        .collect();
+    assert_eq!(found["can_run_vms"], failed.is_empty(), "{ended:?}");
+    let status = i32::from(!failed.is_empty());
+    assert_eq!(ended.status.code(), Some(status), "{ended:?}");
+    failed
+}
+
+#[test]
+fn r72_doctor_says_which_limit_keeps_vms_from_running() {
+    let doctor = ["doctor", "--json"];
+    // As for a VM, the soft limit is raised.
+    let soft = under("prlimit", &["--nofile=5:4096"], &doctor);
+    assert_eq!(failed(&soft), []);
+    for files in 4..40 {
+        let limit = format!("--nofile={files}");
+        let ended = under("prlimit", &[&limit], &doctor);
+        if ended.stderr.contains("loading shared libraries") {
+            continue;
+        }
+        let failed = failed(&ended);
+        let named = failed.iter().any(|(name, _)| name == "limit_open_files");
+        assert_eq!(named, files < 32, "{files}: {failed:?}");
+        for (name, cure) in &failed {
+            assert!(cure.contains("raise the limit"), "{files}: {name}: {cure}");
+        }
+        let io_uring = &json(&ended)["checks"]["io_uring"];
+        if io_uring["found"]
+            .as_str()
+            .is_some_and(|found| found.contains("open files"))
+        {
+            let cure = io_uring["cure"].as_str().unwrap();
+            assert!(cure.contains("raise the limit of open files"), "{cure}");
+        }
+    }
+    for mib in [24, 32, 40, 48, 56, 64] {
+        let limit = format!("--as={}", mib << 20);
+        let ended = under("prlimit", &[&limit], &doctor);
+        if ended.stderr.contains("loading shared libraries") {
+            continue;
+        }
+        for (name, cure) in failed(&ended) {
+            assert!(cure.contains("address space"), "{mib}: {name}: {cure}");
+        }
+    }
+    if !is_root() {
+        return;
+    }
+    let prepare = "mknod -m 666 /dev/kvm c 10 232";
+    for processes in [1, 2] {
+        let limit = format!("--nproc={processes}");
+        let ended = in_own_dev(prepare, USER, &limit, "doctor --json");
+        for (name, cure) in failed(&ended) {
+            assert!(cure.contains("ulimit -u"), "{processes}: {name}: {cure}");
+        }
+        // Of two threads, KVM may want the second for itself.
+        let failed = failed(&ended);
+        assert!(processes > 1 || failed.len() == 1, "{failed:?}");
+    }
+}

@@ -44,18 +44,26 @@ fn a_start_is_told_at_the_level_debug_and_not_at_warn() {
         ("plan: 16550A UART", ", GSI 4"),
         ("plan: virtio block device", ", interrupts by messages"),
         ("plan: command line: ", " a=b"),
-        ("reached: Planned after ", " ms"),
-        ("loaded: kernel at 0x", "protocol Linux64"),
+        ("reached: the machine is planned, after ", " ms"),
+        ("loaded: kernel at 0x", "protocol: 64-bit Linux"),
         ("loaded: initrd /", ", 5000 bytes"),
         ("written: ACPI tables at 0x", ""),
-        ("reached: Built after ", " ms"),
-        ("reached: Entered after ", " ms"),
-        ("end: Reset", ""),
+        ("reached: the machine can run, after ", " ms"),
+        ("reached: the guest runs, after ", " ms"),
+        ("end: the guest asked for a reset", ""),
     ] {
         let found = rest.any(|line| line.starts_with(start) && line.ends_with(end));
         assert!(found, "{start} … {end}: {told:#?}");
     }
     assert!(!ended.stderr.contains("WARN"), "{ended:?}");
+    // No name of the program's types: those have a capital letter behind a small one.
+    let text = told.join(" ").replace("MiB", "").replace("vCPU", "");
+    for word in text.split(' ').filter(|word| !word.contains(['/', '='])) {
+        let pairs = word.as_bytes().windows(2);
+        let humps =
+            pairs.filter(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase());
+        assert_eq!(humps.count(), 0, "{word}");
+    }
 }
 
 #[test]

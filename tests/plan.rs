@@ -61,13 +61,19 @@ fn plan_refuses_what_running_refuses_and_makes_nothing() {
         #[cfg(feature = "virtio-vsock")]
         vec![format!("--vsock=cid=3,path={}", path("file"))],
         #[cfg(feature = "virtio-vsock")]
-        vec![format!("--vsock=cid=3,path={}", path("socket"))],
-        #[cfg(feature = "virtio-vsock")]
         vec![format!("--vsock=cid=3,path={}", path("no/socket"))],
         #[cfg(feature = "virtio-vsock")]
         vec![format!("--vsock=cid=3,path={}", path(&"x".repeat(100)))],
         #[cfg(feature = "virtio-net")]
         vec!["--net=fd=999".to_owned()],
+        // The first number that a file of the program's own would get.
+        #[cfg(feature = "virtio-net")]
+        vec![
+            "--net=fd=3".to_owned(),
+            format!("--serial=file={}", path("made")),
+        ],
+        #[cfg(feature = "virtio-net")]
+        vec!["--net=fd=0".to_owned()],
         #[cfg(feature = "virtio-net")]
         vec!["--net=lo".to_owned()],
         #[cfg(feature = "virtio-net")]
@@ -109,6 +115,192 @@ fn plan_refuses_what_running_refuses_and_makes_nothing() {
 }
 
 #[test]
+#[cfg(all(
+    feature = "control",
+    feature = "virtio-vsock",
+    feature = "virtio-console"
+))]
+fn two_options_that_name_one_path_are_both_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::os::unix::fs::symlink(folder.path(), path("link")).unwrap();
+    let other_way = format!("{}/x.json", path("link"));
+    let x = path("x.json");
+    let options = |path: &str| {
+        [
+            format!("--serial=file={path}"),
+            format!("--console=file={path}"),
+            format!("--vsock=path={path}"),
+            format!("--control={path}"),
+            format!("--boot-timeline={path}"),
+        ]
+    };
+    let said = |option: &str| option.to_owned();
+    for (place, one) in options(&x).iter().enumerate() {
+        for (other_place, other) in options(&x).iter().enumerate().skip(place + 1) {
+            let given = |option: &str| option.replace("--vsock=path", "--vsock=cid=3,path");
+            let (a, b) = (given(one), given(other));
+            let text = format!("error: {}: {} names the same path", said(other), said(one));
+            for command in [&["plan"][..], &[]] {
+                refused(
+                    &[command, &[&a, &b]].concat(),
+                    &[&text, "cure: name two paths"],
+                );
+                refused(&[command, &[&b, &a]].concat(), &[&text]);
+            }
+            // By another way there.
+            let b = given(&options(&other_way)[other_place]);
+            refused(&["plan", &a, &b], &["names the same path"]);
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+#[cfg(feature = "virtio-blk")]
+fn a_disk_that_can_be_written_is_nothing_that_is_read() {
+    let kernel = common::kernel(&common::RESET);
+    let initrd = file(&[0; 4096]);
+    let disk = |path: &std::path::Path, more: &str| format!("--blk={}{more}", path.display());
+    let (kernel_option, initrd_option) = (
+        option("kernel", kernel.path()),
+        option("initrd", initrd.path()),
+    );
+    let all = [&*kernel_option, &*initrd_option];
+    for (path, what) in [(kernel.path(), "the kernel"), (initrd.path(), "the initrd")] {
+        let said = format!("it is {what} of this VM as well");
+        for command in [&["plan"][..], &[]] {
+            let wrong = disk(path, "");
+            refused(
+                &[command, &all, &[&wrong]].concat(),
+                &[&wrong, &said, "add ,ro"],
+            );
+        }
+        let right = disk(path, ",ro");
+        let planned = finish(
+            vmm(&[&["plan"], &all[..], &[&right]].concat())
+                .spawn()
+                .unwrap(),
+        );
+        assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+    }
+}
+
+#[test]
+#[cfg(feature = "virtio-net")]
+fn a_descriptor_is_looked_at_before_a_file_of_the_program_gets_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = format!("--serial=file={}", folder.path().join("made").display());
+    for command in [&["plan"][..], &[]] {
+        let arguments = [command, &["--net=fd=3", &made]].concat();
+        refused(&arguments, &["--net=fd=3: Bad file descriptor", "cure: "]);
+        let arguments = [command, &["--net=fd=0", &made]].concat();
+        refused(&arguments, &["--net=fd=0: it is no tap device", "cure: "]);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    // Those of another host are not known.
+    let planned = finish(
+        vmm(&["plan", "--arch=aarch64", "--net=fd=3"])
+            .spawn()
+            .unwrap(),
+    );
+    assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+}
+
+/// Each keeps a VM from starting now, and may not do so later.
+#[test]
+#[cfg(all(feature = "virtio-blk", feature = "virtio-vsock", feature = "control"))]
+fn what_another_program_has_is_a_remark_of_a_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut code = common::print("up\n");
+    code.extend([0xeb, 0xfe]);
+    let kernel = common::kernel(&code);
+    let kernel = option("kernel", kernel.path());
+    std::fs::write(path("disk"), [0; 4096]).unwrap();
+    let options = [
+        format!("--blk={}", path("disk")),
+        format!("--vsock=cid=3,path={}", path("vsock")),
+        format!("--control={}", path("control")),
+        format!("--serial=file={}", path("serial")),
+    ];
+    let all: Vec<&str> = options
+        .iter()
+        .map(String::as_str)
+        .chain([&*kernel])
+        .collect();
+    let vm = vmm(&all).spawn().unwrap();
+    while std::fs::read(path("serial")).unwrap_or_default() != b"up\n" {
+        std::thread::yield_now();
+    }
+    for (option, remark) in options.iter().zip([
+        "in use as a disk already by process ",
+        "another program listens there",
+        "another program listens there",
+        "another VM writes it",
+    ]) {
+        let planned = finish(vmm(&["plan", option]).spawn().unwrap());
+        assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+        let remarks = planned
+            .stdout
+            .split("\nremarks\n")
+            .nth(1)
+            .unwrap_or_default();
+        assert!(remarks.contains(remark), "{remark}: {planned:?}");
+        assert!(remarks.contains("refused as long as"), "{planned:?}");
+        refused(&[option, &kernel], &[remark]);
+    }
+    // The machine of a VM that runs can be looked at.
+    let planned = finish(vmm(&[&["plan", "--json"], &*all].concat()).spawn().unwrap());
+    let plan: serde_json::Value = serde_json::from_str(&planned.stdout).unwrap();
+    assert_eq!(plan["remarks"].as_array().unwrap().len(), 4, "{plan}");
+    common::signal(&vm, "INT");
+    assert_eq!(finish(vm).status.code(), Some(0));
+    let planned = finish(vmm(&[&["plan"], &*all].concat()).spawn().unwrap());
+    assert!(!planned.stdout.contains("remarks"), "{planned:?}");
+}
+
+#[test]
+fn a_fifo_is_remarked_and_its_reader_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+    let code = [common::print("up\n"), common::RESET.to_vec()].concat();
+    let kernel = common::kernel(&code);
+    let kernel = option("kernel", kernel.path());
+    let serial = format!("--serial=file={}", fifo.display());
+    let timeline = folder.path().join("fifo.json");
+    std::os::unix::fs::symlink(&fifo, &timeline).unwrap();
+    let timeline = option("boot-timeline", &timeline);
+    let remarked = |option: &str| {
+        let planned = finish(vmm(&["plan", option]).spawn().unwrap());
+        assert_eq!(planned.status.code(), Some(0), "{planned:?}");
+        let remark = format!("{option} is a FIFO, and is refused unless somebody reads it then");
+        assert!(planned.stdout.contains(&remark), "{planned:?}");
+    };
+    for option in [&serial, &timeline] {
+        remarked(option);
+        refused(&[option, &kernel], &["nobody reads"]);
+    }
+    let reader = std::process::Command::new("cat")
+        .arg(&fifo)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    remarked(&serial);
+    // It may not be there yet.
+    let ran = loop {
+        let ran = finish(vmm(&[&serial, &kernel]).spawn().unwrap());
+        if ran.status.code() != Some(2) {
+            break ran;
+        }
+    };
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    assert_eq!(finish(reader).stdout, "up\n");
+}
+
+#[test]
 fn r62_no_output_is_a_file_that_was_read() {
     let folder = tempfile::tempdir().unwrap();
     let facts = folder.path().join("facts.json");
@@ -127,7 +319,10 @@ fn r62_no_output_is_a_file_that_was_read() {
     );
     let both = folder.path().join("both.json");
     let (one, other) = (option("dump-facts", &both), option("dump-dtb", &both));
-    refused(&["plan", &one, &other], &["writes to the same file"]);
+    refused(
+        &["plan", &one, &other],
+        &[&other, &format!("{one} names the same path")],
+    );
     assert!(!both.exists());
     assert_eq!(std::fs::read(&facts).unwrap(), before);
 }
@@ -372,24 +567,18 @@ fn every_virtio_device_has_an_id_and_no_two_the_same() {
     for (devices, words) in [
         (
             [disk(&first, ",id=a"), disk(&second, ",id=a")],
-            [
-                "--blk=id=a",
-                "the virtio block device before it has this id",
-            ],
+            [": id=a: ", "the virtio block device before it has this id"],
         ),
         (
             [disk(&first, ",id=blk1"), disk(&second, "")],
             [
-                "--blk=id=blk1",
+                ": id=blk1: ",
                 "a virtio block device without an id= has this id",
             ],
         ),
         (
             [disk(&first, ",id=balloon0"), "--balloon".to_owned()],
-            [
-                "--blk=id=balloon0",
-                "a virtio memory balloon without an id=",
-            ],
+            [": id=balloon0: ", "a virtio memory balloon without an id="],
         ),
         (
             [disk(&first, ""), "--balloon=id=blk0".to_owned()],

@@ -24,9 +24,9 @@ pub use error::{BootError, KvmError, PlanError};
 pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
 pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{
-    AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan,
-    Messages, PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind, add_parameters,
-    has_word, kernel_parameters, size_text,
+    AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, LEAST_MEMORY, Limits, MachineConfig,
+    MachinePlan, Messages, PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind,
+    add_parameters, check_amounts, has_word, kernel_parameters, size_text,
 };
 pub use platform::{
     ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, KernelPlacement, Placed, Planner,

@@ -59,11 +59,12 @@ pub fn size_text(bytes: u64) -> String {
     }
 }
 
+/// The least RAM that a machine can have, in bytes, on every platform.
+pub const LEAST_MEMORY: u64 = 16 << 20;
+
 /// What a platform offers on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The least RAM in bytes.
-    pub min_memory: u64,
     /// The most RAM in bytes: what `address_bits` leave for it.
     pub max_memory: u64,
     /// Bits of a guest physical address.
@@ -81,35 +82,17 @@ impl Limits {
     /// # Errors
     /// [`PlanError::Config`] names the field, the value, the cause and the cure.
     pub fn check(&self, config: &MachineConfig) -> Result<(), PlanError> {
-        let memory = |cause: &str, cure: String| {
-            Err(PlanError::Config {
-                field: "guest-memory".into(),
-                value: size_text(config.memory),
-                cause: cause.to_owned(),
-                cure,
-            })
-        };
-        if config.memory < self.min_memory {
-            return memory(
-                "too little",
-                format!("give at least {} MiB", self.min_memory >> 20),
-            );
-        }
-        if !config.memory.is_multiple_of(PAGE) {
-            return memory(
-                "not whole pages",
-                format!("give a multiple of {PAGE} bytes"),
-            );
-        }
+        check_memory(config.memory)?;
         if config.memory > self.max_memory {
             let cause = format!(
                 "more than the host's {} address bits reach",
                 self.address_bits
             );
-            return memory(
+            return Err(refused_memory(
+                config.memory,
                 &cause,
                 format!("give at most {} MiB", self.max_memory >> 20),
-            );
+            ));
         }
         if config.vcpus == 0 || config.vcpus > self.max_vcpus {
             return Err(PlanError::Config {
@@ -120,6 +103,44 @@ impl Limits {
             });
         }
         Ok(())
+    }
+}
+
+/// Refuses bytes of RAM and numbers of vCPUs that no platform has.
+///
+/// # Errors
+/// As [`Limits::check`].
+pub fn check_amounts(memory: u64, vcpus: u32) -> Result<(), PlanError> {
+    check_memory(memory)?;
+    if vcpus == 0 {
+        return Err(PlanError::Config {
+            field: "vcpus".into(),
+            value: "0".to_owned(),
+            cause: "a machine has 1 vCPU at least".to_owned(),
+            cure: "give 1 or more".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn check_memory(memory: u64) -> Result<(), PlanError> {
+    if memory < LEAST_MEMORY {
+        let cure = format!("give at least {} MiB", LEAST_MEMORY >> 20);
+        return Err(refused_memory(memory, "too little", cure));
+    }
+    if !memory.is_multiple_of(PAGE) {
+        let cure = format!("give a multiple of {PAGE} bytes");
+        return Err(refused_memory(memory, "not whole pages", cure));
+    }
+    Ok(())
+}
+
+fn refused_memory(memory: u64, cause: &str, cure: String) -> PlanError {
+    PlanError::Config {
+        field: "guest-memory".into(),
+        value: size_text(memory),
+        cause: cause.to_owned(),
+        cure,
     }
 }
 

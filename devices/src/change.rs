@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::config::{Limits, OptionError, size_with_unit};
+use crate::config::{Limits, OptionError, size_with_unit, whole_number, word};
 
 /// A change of a device that is there, whether a driver uses it or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,15 +15,15 @@ pub enum Change {
     /// Of a disk or a network device: how much may pass. What is not named is not limited any more.
     Limits(#[serde(deserialize_with = "crate::config::limits_table")] Limits),
     /// Of a network device: whether its cable is plugged in. While it is not, frames are dropped.
-    Link(Link),
+    Link(#[serde(deserialize_with = "word")] Link),
     /// Of a balloon: bytes of RAM that the guest is left with.
-    Target(u64),
+    Target(#[serde(deserialize_with = "bytes")] u64),
     /// Of a console: the size of its terminal.
     Size(TerminalSize),
     /// Of a disk: another file behind it, which comes open beside the change.
     File(NewFile),
     /// Of a balloon: whether the guest names its free pages, which go back to the host.
-    Hinting(Hinting),
+    Hinting(#[serde(deserialize_with = "word")] Hinting),
 }
 
 /// A file that takes the place of a disk's.
@@ -68,9 +68,21 @@ pub enum Link {
 #[serde(deny_unknown_fields)]
 pub struct TerminalSize {
     /// Characters in a line.
+    #[serde(deserialize_with = "side")]
     pub columns: u16,
     /// Lines.
+    #[serde(deserialize_with = "side")]
     pub rows: u16,
+}
+
+/// Zero is refused by [`Change::check`], as in a program's change.
+fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    whole_number(from, &(0..=u64::MAX), "a number of bytes, 1 or more")
+}
+
+/// Likewise.
+fn side<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    whole_number(from, &(0..=u16::MAX), "1 to 65535")
 }
 
 impl Change {

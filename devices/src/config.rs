@@ -16,6 +16,7 @@ mod limits;
 mod mac;
 mod ranges;
 mod text;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -25,11 +26,12 @@ use self::text::{First, number, on_or_off, options, value, within};
 
 pub use self::balloon::BalloonConfig;
 pub use self::error::OptionError;
-pub use self::file::{Size, size_with_unit, whole_number, word};
+pub use self::file::{Size, size_with_unit, whole_number};
 pub use self::limits::Limits;
 pub(crate) use self::limits::table as limits_table;
 pub use self::mac::Mac;
 pub use self::text::parse_size;
+pub use self::words::{one_of, with_text, word, words_of};
 
 /// Checks the number of entries of a queue.
 fn queue_size(size: u16) -> Result<(), OptionError> {
@@ -64,15 +66,10 @@ pub enum BlkEngine {
 }
 
 impl FromStr for BlkEngine {
-    type Err = &'static str;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "io_uring" => Ok(Self::IoUring),
-            "sync" => Ok(Self::Sync),
-            _ => Err("it is auto, io_uring or sync"),
-        }
+    fn from_str(text: &str) -> Result<Self, String> {
+        words::parse_word(text)
     }
 }
 
@@ -103,7 +100,7 @@ pub struct BlkConfig {
     /// What the guest is told as serial number; 20 bytes at most.
     pub serial: String,
     /// How requests reach the host's kernel.
-    #[serde(deserialize_with = "file::word")]
+    #[serde(deserialize_with = "word")]
     pub engine: BlkEngine,
     /// Past the host's page cache.
     pub direct: bool,
@@ -141,6 +138,23 @@ impl Default for BlkConfig {
 const MAX_SERIAL: usize = 20;
 
 impl BlkConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &[
+        "path=",
+        "id=",
+        "ro",
+        "serial=",
+        "engine=",
+        "direct",
+        "queues=",
+        "queue-size=",
+        "discard=",
+        "bw=",
+        "bw-burst=",
+        "iops=",
+        "iops-burst=",
+    ];
+
     /// How many queues the device has.
     #[must_use]
     pub fn queue_count(&self) -> u32 {
@@ -166,28 +180,12 @@ impl BlkConfig {
     }
 }
 
-const BLK_OPTIONS: &[&str] = &[
-    "path=",
-    "id=",
-    "ro",
-    "serial=",
-    "engine=",
-    "direct",
-    "queues=",
-    "queue-size=",
-    "discard=",
-    "bw=",
-    "bw-burst=",
-    "iops=",
-    "iops-burst=",
-];
-
 impl FromStr for BlkConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut disk = Self::default();
-        for (key, text) in options(text, First::Path("path"), BLK_OPTIONS)? {
+        for (key, text) in options(text, First::Path("path"), Self::OPTIONS)? {
             let text = &*text;
             match key {
                 "path" => disk.path = text.into(),
@@ -260,6 +258,21 @@ impl Default for NetConfig {
 const MAX_TAP_NAME: usize = 15;
 
 impl NetConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &[
+        "tap=",
+        "fd=",
+        "id=",
+        "mac=",
+        "mtu=",
+        "queues=",
+        "queue-size=",
+        "bw=",
+        "bw-burst=",
+        "iops=",
+        "iops-burst=",
+    ];
+
     /// How many queues the device has: pairs, and one for control.
     #[must_use]
     pub fn queue_count(&self) -> u32 {
@@ -327,26 +340,12 @@ impl fmt::Display for NetConfig {
     }
 }
 
-const NET_OPTIONS: &[&str] = &[
-    "tap=",
-    "fd=",
-    "id=",
-    "mac=",
-    "mtu=",
-    "queues=",
-    "queue-size=",
-    "bw=",
-    "bw-burst=",
-    "iops=",
-    "iops-burst=",
-];
-
 impl FromStr for NetConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut net = Self::default();
-        for (key, text) in options(text, First::Name("tap"), NET_OPTIONS)? {
+        for (key, text) in options(text, First::Name("tap"), Self::OPTIONS)? {
             let text = &*text;
             match key {
                 "tap" => net.tap = Some(text.to_owned()).filter(|name| !name.is_empty()),
@@ -385,7 +384,7 @@ impl FromStr for VsockConfig {
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let (mut id, mut cid, mut path) = (None, None, None);
-        for (key, text) in options(text, First::Option, &["cid=", "id=", "path="])? {
+        for (key, text) in options(text, First::Option, Self::OPTIONS)? {
             match key {
                 "id" => id = Some(text.into_owned()),
                 "cid" => cid = Some(number(key, &text, &ranges::CID)?),
@@ -405,6 +404,9 @@ impl FromStr for VsockConfig {
 const VSOCK_FORM: &str = "cid=N,path=SOCKET";
 
 impl VsockConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &["cid=", "id=", "path="];
+
     /// Checks every value, whoever gave it.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! `ctl`: asks a VM that runs with --control, from another process.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -13,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use vmm_reference::{Command, Error, Event, Happening, PROTOCOL, Reply, Status};
 
+use super::errors::print_error;
 use super::part::Part;
-use super::{files::print, metrics, report, usage};
+use super::{FAILED, files::print, metrics, report, usage, values};
 
 /// The longest line of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -34,9 +38,9 @@ pub(super) struct Options {
     socket: PathBuf,
     #[command(subcommand)]
     what: What,
-    /// Prints the VM's answer as it is: one JSON object a line
+    /// Prints the VM's answer as it is, and errors likewise: one JSON object a line
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -52,7 +56,7 @@ enum What {
     /// Asks the guest to power itself off
     Shutdown {
         /// How long it may take, before the VM ends [default: what the VM was started with]
-        #[arg(long, value_name = "SECONDS")]
+        #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds())]
         timeout: Option<u32>,
     },
     /// The guest starts again, with fresh memory and the same devices
@@ -96,7 +100,10 @@ impl What {
 pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
     let command = match options.what.command() {
         Ok(command) => command,
-        Err(error) => return Ok(usage::end(&error, &[])),
+        Err(error) => {
+            let arguments: Vec<OsString> = env::args_os().collect();
+            return Ok(usage::end(&error, &arguments));
+        }
     };
     let file = match &options.what {
         What::Device { part, .. } => part.open()?,
@@ -107,33 +114,39 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
         Some(command) => {
             let asked = Instant::now();
             loop {
-                let answer = vm.ask(&json!(command), file.as_ref())?;
-                let reply = || serde_json::from_value(answer.clone());
-                if let Ok(Reply::Device(report)) = reply()
-                    && report::has_newer(&report, asked)
+                let answer = match vm.ask(&json!(command), file.as_ref())? {
+                    Ok(answer) => answer,
+                    Err(refusal) if options.json => {
+                        print_error(&refusal);
+                        return Ok(FAILED.into());
+                    }
+                    Err(refusal) => return Err(vm.refused(&refusal)),
+                };
+                let reply = Reply::deserialize(&answer);
+                if let Ok(Reply::Device(report)) = &reply
+                    && report::has_newer(report, asked)
                 {
                     thread::sleep(AGAIN);
                     continue;
                 }
-                if options.json {
-                    print(&answer.to_string())?;
-                } else {
-                    let reply = reply().map_err(|error| vm.strange(&error.to_string()))?;
-                    print(&text(&reply, &command, &options.what))?;
+                // What a later version answers besides is shown as it is.
+                match reply {
+                    Ok(reply) if !options.json => print(&text(&reply, &command, &options.what))?,
+                    _ => print(&answer.to_string())?,
                 }
                 break;
             }
         }
         None => {
-            vm.ask(&json!({ "subscribe": [] }), None)?;
+            if let Err(refusal) = vm.ask(&json!({ "subscribe": [] }), None)? {
+                return Err(vm.refused(&refusal));
+            }
             vm.wait_for_ever()?;
             while let Some(line) = vm.line()? {
-                if options.json {
-                    print(line.trim_end())?;
-                } else {
-                    let event = serde_json::from_str(&line);
-                    let event = event.map_err(|error| vm.strange(&error.to_string()))?;
-                    print(&event_text(&event))?;
+                // Events of kinds that are not known here, likewise.
+                match serde_json::from_str(&line) {
+                    Ok(event) if !options.json => print(&event_text(&event))?,
+                    _ => print(line.trim_end())?,
                 }
             }
         }
@@ -191,19 +204,24 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Asks, with a file that goes with the request; gives what the answer has under "ok".
-    fn ask(&mut self, request: &Value, file: Option<&File>) -> Result<Value, Error> {
+    /// Asks, with a file that goes with the request; gives what the answer has under "ok", or else under "error".
+    fn ask(&mut self, request: &Value, file: Option<&File>) -> Result<Result<Value, Value>, Error> {
         let sent = send(self.stream.get_mut(), &format!("{request}\n"), file);
         sent.map_err(|error| self.failed(error))?;
         let mut answer = self.value()?;
-        if let Some(error) = answer.get("error") {
-            let message = error.get("message").and_then(Value::as_str);
-            return Err(Error::Host {
-                what: format!("{}", self.path.display()),
-                source: std::io::Error::other(message.unwrap_or("it was refused").to_owned()),
-            });
+        Ok(match answer.get_mut("error") {
+            Some(error) => Err(error.take()),
+            None => Ok(answer.get_mut("ok").map(Value::take).unwrap_or_default()),
+        })
+    }
+
+    /// The error for what the VM says under "error".
+    fn refused(&self, refusal: &Value) -> Error {
+        let message = refusal.get("message").and_then(Value::as_str);
+        Error::Host {
+            what: format!("{}", self.path.display()),
+            source: std::io::Error::other(message.unwrap_or("it was refused").to_owned()),
         }
-        Ok(answer.get_mut("ok").map(Value::take).unwrap_or_default())
     }
 
     /// Events may be as far apart as they like.
@@ -216,7 +234,8 @@ impl<'a> Connection<'a> {
         let line = self
             .line()?
             .ok_or_else(|| self.strange("it says nothing"))?;
-        serde_json::from_str(&line).map_err(|error| self.strange(&error.to_string()))
+        serde_json::from_str(&line)
+            .map_err(|_| self.strange("what it says is no line of the protocol"))
     }
 
     /// The next line; `None` at the end.
@@ -274,8 +293,8 @@ fn text(reply: &Reply, command: &Command, what: &What) -> String {
             _ => state.to_string(),
         },
         Reply::Device(report) => report::text(report),
-        // What a later version answers besides.
-        other => format!("{other:?}"),
+        // None that this version can have read.
+        _ => String::new(),
     }
 }
 

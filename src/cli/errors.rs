@@ -4,9 +4,10 @@
 use std::error::Error as _;
 
 use clap::{ArgAction, CommandFactory};
+use serde_json::{Value, json};
 use vmm_reference::{ConfigPath, Error, VmConfig};
 
-use super::{Cli, doctor, say};
+use super::{Cli, doctor, files, say};
 
 /// An error, and what is said of it first.
 #[derive(Debug)]
@@ -16,9 +17,14 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// An error that a configuration led to, whose devices are named by their own texts.
-    pub(super) fn of(error: Error, config: &VmConfig) -> Self {
-        let line = first_line(&error, |field| device(field, config));
+    /// An error that a configuration led to, whose devices are named by their own texts. `place` says where the
+    /// configuration's file has a value, if it is from there.
+    pub(super) fn of(
+        error: Error,
+        config: &VmConfig,
+        place: impl Fn(&ConfigPath) -> Option<String>,
+    ) -> Self {
+        let line = first_line(&error, |field| device(field, config), place);
         Self {
             error: Box::new(error),
             line,
@@ -27,27 +33,56 @@ impl Failure {
 
     /// The chain of causes on one line, the cure on the next, then the report of a failed vCPU.
     pub(super) fn report(&self) {
-        let Self { error, line } = self;
-        let mut text = line.clone();
-        let mut source = error.source();
+        say(&format!("error: {}", self.message()));
+        if let Some(cure) = self.cure() {
+            say(&format!("  cure: {cure}"));
+        }
+        let report = self.error.report();
+        if let Some(report) = report.filter(|report| !report.is_empty()) {
+            say(report);
+        }
+    }
+
+    /// The same as JSON, for a command that was asked for it.
+    pub(super) fn report_as_json(&self, kind: &str) {
+        let mut object = json!({ "kind": kind, "message": self.message() });
+        if let (Some(cure), Some(object)) = (self.cure(), object.as_object_mut()) {
+            object.insert("cure".to_owned(), cure.into());
+        }
+        print_error(&object);
+    }
+
+    /// The chain of causes.
+    fn message(&self) -> String {
+        let mut text = self.line.clone();
+        let mut source = self.error.source();
         while let Some(cause) = source {
             text = format!("{text}: {cause}");
             source = cause.source();
         }
-        say(&format!("error: {text}"));
-        let of_this_host = error.is_failed_emulation().then(doctor::interprets);
-        if let Some(cure) = of_this_host.flatten().or(error.cure()) {
-            say(&format!("  cure: {}", with_options(cure)));
-        }
-        if let Some(report) = error.report().filter(|report| !report.is_empty()) {
-            say(report);
-        }
+        text
+    }
+
+    fn cure(&self) -> Option<String> {
+        let of_this_host = self.error.is_failed_emulation().then(doctor::interprets);
+        of_this_host
+            .flatten()
+            .or(self.error.cure())
+            .map(with_options)
+    }
+}
+
+/// An error of a command that was asked for JSON, where its answer would be.
+pub(super) fn print_error(error: &Value) {
+    let text = json!({ "error": error }).to_string();
+    if files::print(&text).is_err() {
+        say(&text);
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let line = first_line(&error, |_| None);
+        let line = first_line(&error, |_| None, |_| None);
         Self {
             error: Box::new(error),
             line,
@@ -73,13 +108,20 @@ fn device(field: &ConfigPath, config: &VmConfig) -> Option<String> {
     }
 }
 
-fn first_line(error: &Error, device: impl Fn(&ConfigPath) -> Option<String>) -> String {
+fn first_line(
+    error: &Error,
+    device: impl Fn(&ConfigPath) -> Option<String>,
+    place: impl Fn(&ConfigPath) -> Option<String>,
+) -> String {
     let Some((field, value)) = error.value() else {
         return error.to_string();
     };
-    let place = option(field, value, device(field).as_deref());
+    let place = match place(field) {
+        Some(place) => format!("{place}: {}", field.with_value(value)),
+        None => option(field, value, device(field).as_deref()),
+    };
     match error {
-        Error::Config { cause, .. } => format!("{place}: {cause}"),
+        Error::Config { cause, .. } => format!("{place}: {}", with_options(cause)),
         _ => place,
     }
 }
@@ -122,8 +164,11 @@ pub(super) fn with_options(text: &str) -> String {
         let start = word.find(|c| c != '(').unwrap_or(word.len());
         let (before, rest) = word.split_at(start);
         let found = rest.split_once('=').and_then(|(key, value)| {
+            let of_plan = command.find_subcommand("plan").into_iter();
+            let options = of_plan.flat_map(clap::Command::get_arguments);
             let option = command
                 .get_arguments()
+                .chain(options)
                 .find(|option| option.get_long() == Some(key))?;
             match option.get_action() {
                 ArgAction::SetTrue => {
@@ -159,7 +204,7 @@ mod tests {
             cause: "no".to_owned(),
             cure: String::new(),
         };
-        Failure::of(error, config).line
+        Failure::of(error, config, |_| None).line
     }
 
     #[test]

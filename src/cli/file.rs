@@ -1,33 +1,36 @@
 //! Configuration files: TOML and JSON, with the keys of `VmConfig`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde::de::{DeserializeOwned, IgnoredAny};
-use vmm_reference::{Error, VmConfig};
+use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny};
+use serde_path_to_error::{Path as Keys, Segment};
+use vmm_reference::{ConfigPath, Error, VmConfig, in_plain_words};
 
 use super::files::read_text;
+use super::locate::{Part, Seek, parts, toml_key};
 
 const CURE: &str = "see docs/configuration.md, or --dump-config for a file that is right";
 /// How alike a key has to be to what was written.
 const ALIKE: f64 = 0.7;
 
 /// A file's text and the parser that its name asks for.
-struct File<'a> {
-    path: &'a Path,
+#[derive(Debug)]
+pub(super) struct File {
+    path: PathBuf,
     text: String,
     format: Format,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Format {
     Toml,
     Json,
 }
 
-/// Reads a configuration; also says whether it names the serial console.
-pub(super) fn read(path: &Path) -> Result<(VmConfig, bool), Error> {
+/// Reads a configuration.
+pub(super) fn read(path: &Path) -> Result<(VmConfig, File), Error> {
     let format = match path.extension().and_then(|ending| ending.to_str()) {
         Some("toml") => Format::Toml,
         Some("json") => Format::Json,
@@ -40,11 +43,14 @@ pub(super) fn read(path: &Path) -> Result<(VmConfig, bool), Error> {
         }
     };
     let text = read_text("config", path)?;
+    let path = path.to_owned();
     let file = File { path, text, format };
-    // A table and nothing else.
-    let keys: BTreeMap<String, IgnoredAny> = file.parse()?;
-    let named = keys.contains_key("serial");
-    Ok((file.parse()?, named))
+    // A table and nothing else. What is none at all is said with its key by the second look.
+    let table: Result<BTreeMap<String, IgnoredAny>, Error> = file.parse();
+    if let (Err(error), true) = (table, file.is_well_formed()) {
+        return Err(error);
+    }
+    Ok((file.parse()?, file))
 }
 
 /// Prints a configuration that can be used, as TOML.
@@ -69,37 +75,80 @@ fn refuse(path: &Path, cause: impl Into<String>, cure: &str) -> Error {
     }
 }
 
-impl File<'_> {
+impl File {
+    /// The path and the place of a value, if the file has it: what an error of it begins with.
+    pub(super) fn place_of(&self, path: &ConfigPath) -> Option<String> {
+        let (line, column) = self.seek(&parts(path))?;
+        let file = self.path.display();
+        Some(format!("--config={file}: line {line}, column {column}"))
+    }
+
+    /// Whether the file has this key.
+    pub(super) fn has(&self, key: &'static str) -> bool {
+        self.seek(&parts(&key.into())).is_some()
+    }
+
+    /// The line and the column of a value.
+    fn seek(&self, path: &[Part]) -> Option<(usize, usize)> {
+        match self.format {
+            Format::Toml => {
+                let parser = toml::Deserializer::parse(&self.text).ok()?;
+                let found = Seek(path).deserialize(parser).err()?;
+                self.toml_place(&found)
+            }
+            Format::Json => {
+                let mut parser = serde_json::Deserializer::from_str(&self.text);
+                let found = Seek(path).deserialize(&mut parser).err()?;
+                Some(json_place(&found))
+            }
+        }
+    }
+
+    fn is_well_formed(&self) -> bool {
+        match self.format {
+            Format::Toml => toml::Deserializer::parse(&self.text).is_ok(),
+            Format::Json => serde_json::from_str::<IgnoredAny>(&self.text).is_ok(),
+        }
+    }
+
+    fn toml_place(&self, error: &toml::de::Error) -> Option<(usize, usize)> {
+        let before = self.text.get(..error.span()?.start)?;
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        Some((before.matches('\n').count() + 1, line.chars().count() + 1))
+    }
+
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
         match self.format {
             Format::Toml => {
-                let failed = |path: Option<String>, error: &toml::de::Error| {
-                    let start = error.span().map(|span| span.start);
-                    let before = start.and_then(|start| self.text.get(..start));
-                    let place = before.map(|text| {
-                        let line = text.rsplit('\n').next().unwrap_or_default();
-                        (text.matches('\n').count() + 1, line.chars().count() + 1)
-                    });
-                    self.failed(place, path, error.message())
+                let failed = |key: Option<String>, error: &toml::de::Error, words: &str| {
+                    self.failed(self.toml_place(error), key, words)
                 };
                 let parser = toml::Deserializer::parse(&self.text);
-                let parser = parser.map_err(|error| failed(None, &error))?;
-                serde_path_to_error::deserialize(parser)
-                    .map_err(|error| failed(Some(error.path().to_string()), error.inner()))
+                let parser = parser.map_err(|error| {
+                    let place = error.span().map(|span| span.start);
+                    let key = place.and_then(|place| toml_key(&self.text, place));
+                    failed(key, &error, in_toml(error.message()))
+                })?;
+                serde_path_to_error::deserialize(parser).map_err(|error| {
+                    failed(
+                        known(error.path()),
+                        error.inner(),
+                        &said(error.inner().message()),
+                    )
+                })
             }
             Format::Json => {
-                let failed = |path: Option<String>, error: &serde_json::Error| {
+                let failed = |key: Option<String>, error: &serde_json::Error| {
                     let text = error.to_string();
                     // The place, once more.
                     let message = text
                         .rsplit_once(" at line ")
                         .map_or(&*text, |(text, _)| text);
-                    // At the very beginning it counts no column.
-                    self.failed(Some((error.line(), error.column().max(1))), path, message)
+                    self.failed(Some(json_place(error)), key, &said(message))
                 };
                 let mut parser = serde_json::Deserializer::from_str(&self.text);
                 let found = serde_path_to_error::deserialize(&mut parser)
-                    .map_err(|error| failed(Some(error.path().to_string()), error.inner()))?;
+                    .map_err(|error| failed(known(error.path()), error.inner()))?;
                 parser.end().map_err(|error| failed(None, &error))?;
                 Ok(found)
             }
@@ -107,71 +156,59 @@ impl File<'_> {
     }
 
     /// `place` is a line and a column.
-    fn failed(&self, place: Option<(usize, usize)>, path: Option<String>, message: &str) -> Error {
+    fn failed(&self, place: Option<(usize, usize)>, key: Option<String>, said: &str) -> Error {
         let place = place
             .map(|(line, column)| format!("line {line}, column {column}: "))
             .unwrap_or_default();
-        let key = path
-            .filter(|path| path != ".")
-            .map(|path| format!("{path}: "))
-            .unwrap_or_default();
-        refuse(
-            self.path,
-            format!("{place}{key}{}", in_plain_words(message.trim())),
-            CURE,
-        )
+        let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
+        refuse(&self.path, format!("{place}{key}{said}"), CURE)
     }
 }
 
-/// What serde says, without the names of its types.
-fn in_plain_words(message: &str) -> String {
-    if message.contains("$__toml_private") {
-        return "it is no date".to_owned();
-    }
-    let names = || message.split('`').skip(1).step_by(2);
-    if message.starts_with("unknown field ") {
-        return with_nearest(names());
-    }
-    if message.starts_with("unknown variant ") {
-        let mut names = names();
-        let found = names.next().unwrap_or_default();
-        let known: Vec<&str> = names.collect();
-        return match known.split_last() {
-            Some((last, others)) => format!("it is {} or {last}, not {found:?}", others.join(", ")),
-            None => message.to_owned(),
-        };
-    }
-    if let (Some(name), Some(verb)) = (names().next(), message.split(' ').next()) {
-        match verb {
-            "missing" => return format!("the key `{name}` is missing"),
-            "duplicate" => return format!("the key `{name}` stands twice"),
-            _ => {}
+/// At the very beginning the parser counts no column.
+fn json_place(error: &serde_json::Error) -> (usize, usize) {
+    (error.line(), error.column().max(1))
+}
+
+/// The part of a value's path that is known, if there is one.
+fn known(keys: &Keys) -> Option<String> {
+    let mut path = String::new();
+    for segment in keys.iter() {
+        match segment {
+            // What a date is made of is no key.
+            Segment::Map { key } if key.starts_with("$__toml") => break,
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                if !path.is_empty() {
+                    path.push('.');
+                }
+                path.push_str(key);
+            }
+            Segment::Seq { index } => path += &format!("[{index}]"),
+            Segment::Unknown => break,
         }
     }
-    let rest = ["invalid type: ", "invalid value: "]
-        .iter()
-        .find_map(|start| message.strip_prefix(start));
-    let Some((found, expected)) = rest.and_then(|rest| rest.rsplit_once(", expected ")) else {
-        return message.to_owned();
-    };
-    let expected = match expected {
-        "a string" | "path string" => "a text in quotes",
-        "a boolean" => "true or false",
-        "a sequence" => "a list",
-        "a map" => "a table",
+    Some(path).filter(|path| !path.is_empty())
+}
+
+/// What the parser says of a text that is no TOML, where it could be misunderstood.
+fn in_toml(message: &str) -> &str {
+    match message.trim() {
+        "string values must be quoted, expected literal string" => {
+            "no value of TOML: a text stands in quotes, a number has digits only"
+        }
         other => other,
-    };
-    let found = match found {
-        "sequence" => "a list",
-        "map" => "a table",
-        "unit value" => "nothing",
-        other => ["integer `", "floating point `", "boolean `"]
-            .iter()
-            .find_map(|kind| other.strip_prefix(kind)?.strip_suffix('`'))
-            .or_else(|| other.strip_prefix("string "))
-            .unwrap_or(other),
-    };
-    format!("it is {expected}, not {found}")
+    }
+}
+
+/// What the parser says. Of all the keys there are, the one that was probably meant is enough.
+fn said(message: &str) -> String {
+    let message = message.trim();
+    match message.strip_prefix("unknown field ") {
+        Some(_) if !message.contains("$__toml") => {
+            with_nearest(message.split('`').skip(1).step_by(2))
+        }
+        _ => in_plain_words(message, "key"),
+    }
 }
 
 /// serde names every key there is, after the one that is none; the one that was probably meant is enough.

@@ -90,8 +90,12 @@ pub(super) fn read_text(field: &'static str, path: &Path) -> Result<String, Erro
 
 /// Prints a text and a line's end. A reader that has seen enough (`| head`) is no failure.
 pub(super) fn print(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
+    printed(writeln!(io::stdout(), "{}", text.trim_end()))
+}
+
+/// What came of writing to standard output, which may keep what it was given until it is flushed.
+pub(super) fn printed(written: io::Result<()>) -> Result<(), Error> {
+    match written.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Host {
             what: "cannot write to standard output".to_owned(),
             source: error,

@@ -2,6 +2,8 @@
 //! release hands out the files; the program that runs VMs has none of this.
 
 mod bash;
+mod parts;
+mod zsh;
 
 use std::env;
 use std::fs;
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use clap_complete::{Shell, generate_to};
+use clap_complete::{Generator, Shell};
 
 use super::{Cli, FAILED, USAGE, say};
 
@@ -43,8 +45,8 @@ pub(super) fn asked() -> Option<ExitCode> {
                 }
             }
         }
-        Err(error) => {
-            say(&format!("error: {}: {error}", folder.display()));
+        Err((path, error)) => {
+            say(&format!("error: {}: {error}", path.display()));
             say("  cure: name a folder that can be made or written to");
             FAILED.into()
         }
@@ -65,25 +67,31 @@ fn refuse(cause: &str) -> ExitCode {
     USAGE.into()
 }
 
-/// Gives what was written.
-fn write(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    fs::create_dir_all(folder)?;
+/// Gives what was written, or what cannot be and why.
+fn write(folder: &Path) -> Result<Vec<PathBuf>, (PathBuf, io::Error)> {
+    let refused = |error| (folder.to_owned(), error);
+    fs::create_dir_all(folder).map_err(refused)?;
     let mut command = Cli::command();
     let name = command.get_name().to_owned();
     // Of clap's own one, the part after a subcommand is never reached for a name with a hyphen, and it does
     // not complete `--option=value`.
-    let bash = folder.join(format!("{name}.bash"));
-    fs::write(&bash, bash::script(&mut Cli::command()))?;
-    let mut files = vec![bash];
-    for shell in [Shell::Zsh, Shell::Fish] {
-        files.push(generate_to(shell, &mut command, &name, folder)?);
-    }
-    for (file, page) in man_pages()? {
+    let bash = bash::script(&mut Cli::command()).into_bytes();
+    let mut files = vec![(format!("{name}.bash"), bash)];
+    let zsh = zsh::script(&mut Cli::command()).map_err(refused)?;
+    files.push((Shell::Zsh.file_name(&name), zsh.into_bytes()));
+    // Not into the file: what cannot be written there would be a panic.
+    let mut fish = Vec::new();
+    clap_complete::generate(Shell::Fish, &mut command, &name, &mut fish);
+    files.push((Shell::Fish.file_name(&name), fish));
+    files.extend(man_pages().map_err(refused)?);
+    let write = |(file, text): (String, Vec<u8>)| {
         let path = folder.join(file);
-        fs::write(&path, page)?;
-        files.push(path);
-    }
-    Ok(files)
+        match fs::write(&path, text) {
+            Ok(()) => Ok(path),
+            Err(error) => Err((path, error)),
+        }
+    };
+    files.into_iter().map(write).collect()
 }
 
 /// A page for the program and one for each subcommand, with their file names.
@@ -116,6 +124,7 @@ fn man_page(title: &str, command: clap::Command, others: &[String]) -> io::Resul
     let version = env!("CARGO_PKG_VERSION");
     let is_main = command.get_after_help().is_some();
     let described = command.get_display_name().unwrap_or(title).to_owned();
+    let subcommands: Vec<_> = command.get_subcommands().cloned().collect();
     let man = clap_mangen::Man::new(command.display_name(described))
         .title(title)
         .source(format!("vmm-reference {version}"));
@@ -128,6 +137,11 @@ fn man_page(title: &str, command: clap::Command, others: &[String]) -> io::Resul
     if is_main {
         man.render_subcommands_section(&mut page)?;
         section(&mut page, super::AFTER_HELP);
+    } else if subcommands.iter().any(|one| one.get_name() != "help") {
+        page.extend(b".SH COMMANDS\n");
+        for one in subcommands {
+            describe(&mut page, "", &one);
+        }
     }
     let references: Vec<_> = others
         .iter()
@@ -136,6 +150,64 @@ fn man_page(title: &str, command: clap::Command, others: &[String]) -> io::Resul
         .collect();
     page.extend(format!(".SH \"SEE ALSO\"\n{}\n", references.join(", ")).bytes());
     Ok(page)
+}
+
+/// What a subcommand does, with its arguments and its own options; those of its subcommands instead, if it has some.
+fn describe(page: &mut Vec<u8>, before: &str, command: &clap::Command) {
+    let name = format!("{before}{}", command.get_name());
+    if command.get_name() == "help" {
+        return;
+    }
+    let positionals: Vec<_> = command.get_positionals().collect();
+    let mut usage = name.clone();
+    for argument in &positionals {
+        let many = argument
+            .get_num_args()
+            .is_some_and(|count| count.max_values() > 1);
+        let names = argument.get_value_names().unwrap_or_default();
+        let value = names.first().map_or("", |name| name.as_str());
+        usage += &format!(" {value}{}", if many { " ..." } else { "" });
+    }
+    let about = command
+        .get_about()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    if command.has_subcommands() {
+        page.extend(format!(".PP\n{}:\n", roff(&about)).bytes());
+        for one in command.get_subcommands() {
+            describe(page, &format!("{usage} "), one);
+        }
+        return;
+    }
+    page.extend(format!(".TP\n\\fB{}\\fR\n{}\n", roff(&usage), roff(&about)).bytes());
+    // What every command has stands among the options of the page.
+    let own = command
+        .get_arguments()
+        .filter(|argument| !argument.is_global_set() && argument.get_long() != Some("help"));
+    for argument in own {
+        let words: Vec<_> = argument
+            .get_possible_values()
+            .iter()
+            .map(|value| value.get_name().to_owned())
+            .collect();
+        let help = argument
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let value = argument.get_value_names().unwrap_or_default().first();
+        let value = value.map_or("", |name| name.as_str());
+        let shown = match argument.get_long() {
+            Some(long) if argument.get_action().takes_values() => format!("--{long} {value}"),
+            Some(long) => format!("--{long}"),
+            None => value.to_owned(),
+        };
+        let text = if words.is_empty() {
+            help
+        } else {
+            words.join(" or ")
+        };
+        page.extend(format!(".br\n\\fB{}\\fR: {}\n", roff(&shown), roff(&text)).bytes());
+    }
 }
 
 /// The paragraphs of a text, each under its first line.

@@ -16,7 +16,7 @@ pub(super) struct Options {
     kernel: PathBuf,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) fn print(options: &Options) -> Result<ExitCode, Error> {

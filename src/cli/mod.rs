@@ -10,6 +10,8 @@ mod files;
 #[cfg(feature = "completions")]
 mod generate;
 mod inspect;
+#[cfg(feature = "config-file")]
+mod locate;
 #[cfg(feature = "control")]
 mod metrics;
 #[cfg(feature = "control")]
@@ -32,7 +34,8 @@ use std::process::ExitCode;
 use self::errors::Failure;
 #[cfg(feature = "virtio-rng")]
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 #[cfg(feature = "virtio-balloon")]
 use vmm_reference::BalloonConfig;
 #[cfg(feature = "virtio-blk")]
@@ -46,7 +49,8 @@ use vmm_reference::Transport;
 #[cfg(feature = "virtio-vsock")]
 use vmm_reference::VsockConfig;
 use vmm_reference::{
-    ConsoleTarget, Error, HugePages, Lean, MemoryBacking, MemorySize, NamedFile, OnReboot, VmConfig,
+    ConfigPath, ConsoleTarget, Error, HugePages, Lean, MemoryBacking, MemorySize, NamedFile,
+    OnReboot, VmConfig,
 };
 
 /// The VM could not be run: the host or KVM failed.
@@ -66,9 +70,8 @@ Exit status:
 Keys, when stdin is a terminal:
   Ctrl-a x  end the VM      Ctrl-a h  help      Ctrl-a Ctrl-a  send Ctrl-a";
 
-/// Runs a virtual machine with KVM. Without --kernel, a built-in guest says hello.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
+#[command(version, about = usage::about(), after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -131,12 +134,12 @@ struct VmArgs {
     guest_memory: Option<MemorySize>,
     /// Where guest RAM comes from: private memory, or a file in memory (memfd) that another process can
     /// share [default: anonymous]
-    #[arg(long, value_enum, value_name = "BACKING")]
-    memory_backing: Option<BackingArg>,
+    #[arg(long, value_name = "BACKING", value_parser = values::word::<MemoryBacking>())]
+    memory_backing: Option<MemoryBacking>,
     /// Large pages for guest RAM: those that the kernel makes when it can, or of 2 MiB or 1 GiB from the host's
     /// pools (vm.nr_hugepages), all reserved at the start [default: off, what the host does by itself]
-    #[arg(long, value_enum, value_name = "PAGES")]
-    huge_pages: Option<HugePagesArg>,
+    #[arg(long, value_name = "PAGES", value_parser = values::word::<HugePages>())]
+    huge_pages: Option<HugePages>,
     /// Lets the guest have more memory than the host's memory and swap: it will not use all of it
     #[arg(long)]
     overcommit: bool,
@@ -153,8 +156,8 @@ struct VmArgs {
     /// What becomes of the virtio console's output when its reader is too slow: the guest waits, or the
     /// oldest bytes are dropped, and counted [default: wait]
     #[cfg(feature = "virtio-console")]
-    #[arg(long, value_enum, value_name = "ACTION")]
-    console_overflow: Option<WhenFull>,
+    #[arg(long, value_name = "ACTION", value_parser = values::word::<Overflow>())]
+    console_overflow: Option<Overflow>,
     /// A disk: PATH or path=PATH[,id=TEXT][,ro][,serial=TEXT][,engine=auto|io_uring|sync][,direct][,queues=N]
     /// [,queue-size=N][,discard=off][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N], the limits
     /// per second; a value with a comma stands in double quotes; may be repeated
@@ -192,22 +195,22 @@ struct VmArgs {
     /// [default: auto]
     #[arg(
         long,
-        value_enum,
         value_name = "auto|on|off",
+        value_parser = values::word::<Lean>(),
         hide_possible_values = true
     )]
-    lean: Option<LeanArg>,
+    lean: Option<Lean>,
     /// What a guest's reset does: end the VM, or start it again with fresh memory and the same
     /// disks and devices [default: exit]
-    #[arg(long, value_enum, value_name = "ACTION")]
-    on_reboot: Option<Reboot>,
+    #[arg(long, value_name = "ACTION", value_parser = values::word::<OnReboot>())]
+    on_reboot: Option<OnReboot>,
     /// How long a guest that was asked to power off by SIGTERM may take; 0: SIGTERM ends the VM at
     /// once [default: 30]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds())]
     shutdown_timeout: Option<u32>,
     #[cfg(feature = "virtio")]
-    #[arg(long, value_enum, value_name = "TRANSPORT", help = usage::transport())]
-    transport: Option<Carrier>,
+    #[arg(long, value_name = "TRANSPORT", help = usage::transport(), value_parser = values::transport())]
+    transport: Option<Transport>,
     /// Takes commands on this Unix socket, which is made for this user only: `vmm-reference ctl PATH status`
     #[cfg(feature = "control")]
     #[arg(long, value_name = "PATH")]
@@ -216,50 +219,6 @@ struct VmArgs {
     /// numbers (.json)
     #[arg(long, value_name = "FILE")]
     boot_timeline: Option<PathBuf>,
-}
-
-#[cfg(feature = "virtio")]
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Carrier {
-    Mmio,
-    #[cfg(feature = "pci")]
-    Pci,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LeanArg {
-    Auto,
-    On,
-    Off,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum BackingArg {
-    Anonymous,
-    Shared,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum HugePagesArg {
-    Off,
-    Transparent,
-    #[value(name = "2M")]
-    Reserved2M,
-    #[value(name = "1G")]
-    Reserved1G,
-}
-
-#[cfg(feature = "virtio-console")]
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum WhenFull {
-    Wait,
-    Drop,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Reboot {
-    Exit,
-    Restart,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -272,38 +231,42 @@ enum LogLevel {
     Trace,
 }
 
+impl Command {
+    /// Whether what it prints is JSON.
+    fn json(&self) -> bool {
+        match self {
+            Self::Plan { what, .. } => what.json,
+            Self::Inspect(what) => what.json,
+            Self::Doctor(what) => what.json,
+            #[cfg(feature = "control")]
+            Self::Ctl(what) => what.json,
+        }
+    }
+}
+
 impl VmArgs {
-    /// What the file says, and over it what the command line says.
-    fn config(self) -> Result<VmConfig, Error> {
+    /// What the file says, and over it what the command line says; and the file.
+    fn config(self) -> Result<(VmConfig, Option<File>), Error> {
         #[cfg(feature = "config-file")]
-        let (mut config, serial_named) = match &self.config {
-            Some(path) => file::read(path)?,
-            None => (VmConfig::default(), false),
+        let (mut config, file) = match &self.config {
+            Some(path) => file::read(path).map(|(config, file)| (config, Some(file)))?,
+            None => (VmConfig::default(), None),
         };
         #[cfg(not(feature = "config-file"))]
-        let (mut config, serial_named) = (VmConfig::default(), false);
+        let (mut config, file): (_, Option<File>) = (VmConfig::default(), None);
         config.kernel = self.kernel.or(config.kernel);
         config.initrd = self.initrd.or(config.initrd);
         config.cmdline = self.cmdline.or(config.cmdline);
         config.append = self.append.or(config.append);
         config.guest_memory = self.guest_memory.unwrap_or(config.guest_memory);
-        config.memory_backing = match self.memory_backing {
-            Some(BackingArg::Anonymous) => MemoryBacking::Anonymous,
-            Some(BackingArg::Shared) => MemoryBacking::Shared,
-            None => config.memory_backing,
-        };
-        config.huge_pages = match self.huge_pages {
-            Some(HugePagesArg::Off) => HugePages::Off,
-            Some(HugePagesArg::Transparent) => HugePages::Transparent,
-            Some(HugePagesArg::Reserved2M) => HugePages::Reserved2M,
-            Some(HugePagesArg::Reserved1G) => HugePages::Reserved1G,
-            None => config.huge_pages,
-        };
+        config.memory_backing = self.memory_backing.unwrap_or(config.memory_backing);
+        config.huge_pages = self.huge_pages.unwrap_or(config.huge_pages);
         config.overcommit |= self.overcommit;
         config.vcpus = self.vcpus.unwrap_or(config.vcpus);
         #[cfg(feature = "virtio-console")]
         {
             config.console = self.console.or(config.console);
+            config.console_overflow = self.console_overflow.unwrap_or(config.console_overflow);
         }
         #[cfg(feature = "virtio-blk")]
         if !self.blk.is_empty() {
@@ -329,70 +292,87 @@ impl VmArgs {
         {
             config.control = self.control.or(config.control);
         }
-        config.lean = match self.lean {
-            Some(LeanArg::Auto) => Lean::Auto,
-            Some(LeanArg::On) => Lean::On,
-            Some(LeanArg::Off) => Lean::Off,
-            None => config.lean,
-        };
-        #[cfg(feature = "virtio-console")]
-        {
-            config.console_overflow = match self.console_overflow {
-                Some(WhenFull::Wait) => Overflow::Wait,
-                Some(WhenFull::Drop) => Overflow::Drop,
-                None => config.console_overflow,
-            };
-        }
-        config.on_reboot = match self.on_reboot {
-            Some(Reboot::Exit) => OnReboot::Exit,
-            Some(Reboot::Restart) => OnReboot::Restart,
-            None => config.on_reboot,
-        };
+        config.lean = self.lean.unwrap_or(config.lean);
+        config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);
         config.shutdown_timeout = self.shutdown_timeout.unwrap_or(config.shutdown_timeout);
         #[cfg(feature = "virtio")]
         {
-            config.transport = match self.transport {
-                Some(Carrier::Mmio) => Transport::Mmio,
-                #[cfg(feature = "pci")]
-                Some(Carrier::Pci) => Transport::Pci,
-                None => config.transport,
-            };
+            config.transport = self.transport.unwrap_or(config.transport);
         }
         #[cfg(feature = "serial")]
         let serial = self.serial;
         #[cfg(not(feature = "serial"))]
         let serial = None;
-        config.serial = match serial {
-            Some(target) => target,
-            None if serial_named => config.serial,
-            None if config.console == Some(ConsoleTarget::Stdio) => ConsoleTarget::Null,
-            None => ConsoleTarget::Stdio,
+        config.serial = match (serial, &file) {
+            (Some(target), _) => target,
+            (None, Some(file)) if file.has("serial") => config.serial,
+            _ if config.console == Some(ConsoleTarget::Stdio) => ConsoleTarget::Null,
+            _ => ConsoleTarget::Stdio,
         };
-        Ok(config)
+        Ok((config, file))
     }
 
     /// Does something with the configuration and the files it came from, unless it is only to be printed.
+    /// `given` are the options of the command line.
     fn then(
         self,
+        given: &[String],
         act: impl FnOnce(&VmConfig, &[NamedFile<'_>]) -> Result<ExitCode, Error>,
     ) -> Result<ExitCode, Failure> {
-        let act = |config: &VmConfig, inputs: &[NamedFile<'_>]| {
-            act(config, inputs).map_err(|error| Failure::of(error, config))
-        };
         #[cfg(feature = "config-file")]
-        {
-            let file = self.config.clone();
-            let dump = self.dump_config;
-            let config = self.config()?;
-            if dump {
-                return file::dump(&config).map_err(|error| Failure::of(error, &config));
-            }
-            let inputs = file.as_deref().map(|path| ("--config", path));
-            act(&config, inputs.as_slice())
-        }
+        let (path, dump) = (self.config.clone(), self.dump_config);
         #[cfg(not(feature = "config-file"))]
-        act(&self.config()?, &[])
+        let (path, dump): (Option<PathBuf>, _) = (None, false);
+        let (config, file) = self.config()?;
+        let place = |field: &ConfigPath| {
+            let of_file = !given.iter().any(|option| option == field.first());
+            file.as_ref()
+                .filter(|_| of_file)
+                .and_then(|file| file.place_of(field))
+        };
+        let result = if dump {
+            dump_config(&config)
+        } else {
+            let inputs = path.as_deref().map(|path| ("--config", path));
+            usage::check_build(&config, file.as_ref())
+                .and_then(|()| act(&config, inputs.as_slice()))
+        };
+        result.map_err(|error| Failure::of(error, &config, place))
     }
+}
+
+#[cfg(feature = "config-file")]
+use self::file::{File, dump as dump_config};
+
+/// A configuration file, of which this build reads none.
+#[cfg(not(feature = "config-file"))]
+enum File {}
+
+#[cfg(not(feature = "config-file"))]
+impl File {
+    fn place_of(&self, _: &ConfigPath) -> Option<String> {
+        match *self {}
+    }
+
+    fn has(&self, _: &'static str) -> bool {
+        match *self {}
+    }
+}
+
+#[cfg(not(feature = "config-file"))]
+fn dump_config(_: &VmConfig) -> Result<ExitCode, Error> {
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The options that stand on the command line, behind a command where there is one.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let of_command = matches.subcommand().map(|(_, matches)| matches);
+    let matches = of_command.unwrap_or(matches);
+    let names = matches.ids().map(|id| id.as_str());
+    names
+        .filter(|name| matches.value_source(name) == Some(ValueSource::CommandLine))
+        .map(|name| name.replace('_', "-"))
+        .collect()
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -402,8 +382,11 @@ pub(crate) fn main() -> ExitCode {
         return code;
     }
     let arguments: Vec<OsString> = env::args_os().collect();
-    let cli = match Cli::try_parse_from(&arguments) {
-        Ok(cli) => cli,
+    let parsed = Cli::command()
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, given(&matches))));
+    let (cli, given) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return usage::end(&error, &arguments),
     };
     env_logger::Builder::new()
@@ -424,16 +407,23 @@ pub(crate) fn main() -> ExitCode {
     if let Err(error) = run::ignore_file_size_signal() {
         log::warn!("{error}");
     }
+    let json = cli.command.as_ref().is_some_and(Command::json);
+    #[cfg(feature = "control")]
+    let asks_a_vm = matches!(cli.command, Some(Command::Ctl(_)));
+    #[cfg(not(feature = "control"))]
+    let asks_a_vm = false;
     let result = match cli.command {
         None => {
             let file = cli.vm.boot_timeline.clone();
             let timeline = file.as_deref().map(|path| (path, start));
             cli.vm
-                .then(|config, inputs| run::run(config, inputs, timeline))
+                .then(&given, |config, inputs| run::run(config, inputs, timeline))
         }
         Some(Command::Plan { vm, what }) => {
             let timeline = vm.boot_timeline.clone();
-            vm.then(|config, inputs| plan::print(config, &what, inputs, timeline.as_deref()))
+            vm.then(&given, |config, inputs| {
+                plan::print(config, &what, inputs, timeline.as_deref())
+            })
         }
         Some(Command::Inspect(what)) => inspect::print(&what).map_err(Failure::from),
         Some(Command::Doctor(what)) => doctor::check(&what).map_err(Failure::from),
@@ -441,13 +431,19 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Ctl(what)) => ctl::run(&what).map_err(Failure::from),
     };
     result.unwrap_or_else(|failure| {
-        failure.report();
-        match *failure.error {
+        let (status, kind) = match *failure.error {
             Error::Config { .. } | Error::Refused { .. } | Error::Plan(_) | Error::Boot { .. } => {
-                USAGE.into()
+                (USAGE, "usage")
             }
-            _ => FAILED.into(),
+            _ if asks_a_vm => (FAILED, "connection"),
+            _ => (FAILED, "host"),
+        };
+        if json {
+            failure.report_as_json(kind);
+        } else {
+            failure.report();
         }
+        status.into()
     })
 }
 

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Subcommand, ValueEnum};
-use vmm_reference::{
-    Change, Command, Error, Hinting, Limits, Link, MemorySize, NewFile, Query, TerminalSize,
-};
+use vmm_reference::{Change, Command, Error, Hinting, Limits, Link, NewFile, Query, TerminalSize};
 
 use super::values;
 
@@ -35,8 +33,8 @@ pub(super) enum Part {
     /// What a balloon leaves the guest with
     Target {
         /// MiB, or a number with K, M, G or T
-        #[arg(value_parser = values::text::<MemorySize>())]
-        size: MemorySize,
+        #[arg(allow_negative_numbers = true, value_parser = values::target())]
+        size: u64,
     },
     /// The size of a console's terminal
     Size {
@@ -95,7 +93,7 @@ impl Part {
             }
             Self::Link { state: Plug::Up } => Change::Link(Link::Up),
             Self::Link { state: Plug::Down } => Change::Link(Link::Down),
-            Self::Target { size } => Change::Target(size.bytes()),
+            Self::Target { size } => Change::Target(*size),
             Self::Size { size } => Change::Size(*size),
             Self::Hinting { what: Hints::Start } => Change::Hinting(Hinting::Start),
             Self::Hinting { what: Hints::Hold } => Change::Hinting(Hinting::Hold),

@@ -10,8 +10,11 @@ use serde::Serialize;
 use vmm_reference::arch::{AddressRange, LeanChoice, MachinePlan, Planner, Space};
 use vmm_reference::{
     ARCHITECTURES, Error, HostPlatform, HugePages, MemoryBacking, NamedFile, PlannedFor, VmConfig,
-    device_tree, planner, planner_with_facts, probe, rehearse, transparent_page_bytes,
+    busy_output, device_tree, in_plain_words, planner, planner_with_facts, probe, rehearse,
+    transparent_page_bytes,
 };
+#[cfg(feature = "control")]
+use vmm_reference::{ControlSocket, Place};
 
 use super::errors::with_options;
 use super::files::{OutputFile, print as print_text, read_text};
@@ -20,7 +23,7 @@ use super::files::{OutputFile, print as print_text, read_text};
 pub(super) struct Options {
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Plan for a typical host of this architecture instead of this host
     #[arg(long, value_parser = PossibleValuesParser::new(ARCHITECTURES.iter().copied()))]
     arch: Option<String>,
@@ -59,16 +62,14 @@ pub(super) fn print(
     if let Some(path) = boot_timeline {
         super::timeline::format(path)?;
     }
-    if options.arch.is_none()
-        && let Some(path) = &options.facts
-    {
-        return Err(Error::Config {
-            field: "facts".into(),
-            value: path.display().to_string(),
-            cause: "it does not say of which architecture the host is".to_owned(),
-            cure: format!("add --arch={}", ARCHITECTURES.join(", or --arch=")),
-        });
+    if options.arch.is_none() {
+        config.check_descriptors()?;
     }
+    let facts = options
+        .facts
+        .as_deref()
+        .map(|path| Facts::read(path, options.arch.as_deref()))
+        .transpose()?;
     let other = options.arch.is_some();
     let inputs: Vec<NamedFile<'_>> = inputs
         .iter()
@@ -76,17 +77,27 @@ pub(super) fn print(
         .chain(options.facts.as_deref().map(|path| ("--facts", path)))
         .collect();
     config.check_outputs(&inputs, &options.outputs(boot_timeline))?;
-    #[cfg(feature = "control")]
-    if let (Some(path), false) = (&config.control, other) {
-        vmm_reference::ControlSocket::check(path)?;
+    let mut busy = Vec::new();
+    if !other {
+        busy.extend(boot_timeline.and_then(|path| busy_output("boot-timeline", path)));
+        #[cfg(feature = "control")]
+        if let Some(path) = &config.control
+            && ControlSocket::check(path)? == Place::InUse
+        {
+            busy.push(format!(
+                "control={}: another program listens there, and it is refused as long as that is so",
+                path.display()
+            ));
+        }
     }
-    let planner = choose(options, config)?;
+    let planner = choose(options, facts, config)?;
     let planned_for = if other {
         PlannedFor::AnotherHost
     } else {
         PlannedFor::ThisHost
     };
-    let plan = rehearse(&*planner, config, planned_for)?;
+    let mut plan = rehearse(&*planner, config, planned_for)?;
+    plan.remarks.extend(busy);
     super::run::warn_consoles(config, &plan.cmdline);
     if let Some(path) = &options.dump_dtb {
         let tree = device_tree(&*planner, &plan, config)?;
@@ -151,9 +162,64 @@ pub(super) fn cannot_print(error: serde_json::Error) -> Error {
     }
 }
 
+/// A file with the facts of a host, which is of the architecture that was asked for.
+struct Facts<'a> {
+    path: &'a Path,
+    text: String,
+}
+
+impl<'a> Facts<'a> {
+    fn read(path: &'a Path, arch: Option<&str>) -> Result<Self, Error> {
+        let text = read_text("facts", path)?;
+        let facts = Self { path, text };
+        let fits = |arch: &&&str| matches!(facts.planner(arch), Ok(Some(_)));
+        let (found, asked) = (ARCHITECTURES.iter().find(fits), arch);
+        let (cause, cure) = match (found, asked) {
+            (Some(found), Some(asked)) if *found != asked => (
+                format!("it has the facts of a host of {found}, and --arch says {asked}"),
+                format!("write --arch={found}, or name the facts of another host"),
+            ),
+            (Some(found), None) => (
+                format!(
+                    "it has the facts of a host of {found}, and without --arch the plan is for this one, \
+                     of {}",
+                    std::env::consts::ARCH
+                ),
+                format!("add --arch={found}"),
+            ),
+            (None, None) => (
+                "it has the facts of no host that there is a backend for".to_owned(),
+                CURE.to_owned(),
+            ),
+            // What is wrong with them, the backend that was asked for says.
+            _ => return Ok(facts),
+        };
+        Err(facts.refuse(cause, cure))
+    }
+
+    fn planner(&self, arch: &str) -> Result<Option<Box<dyn Planner>>, serde_json::Error> {
+        planner_with_facts(arch, &mut serde_json::Deserializer::from_str(&self.text))
+    }
+
+    fn refuse(&self, cause: String, cure: String) -> Error {
+        Error::Config {
+            field: "facts".into(),
+            value: self.path.display().to_string(),
+            cause,
+            cure,
+        }
+    }
+}
+
+const CURE: &str = "give a file that `plan --dump-facts` wrote on a host of that architecture";
+
 /// The platform to plan for.
-fn choose(options: &Options, config: &VmConfig) -> Result<Box<dyn Planner>, Error> {
-    let found = match (&options.arch, &options.facts) {
+fn choose(
+    options: &Options,
+    facts: Option<Facts<'_>>,
+    config: &VmConfig,
+) -> Result<Box<dyn Planner>, Error> {
+    let found = match (&options.arch, facts) {
         (None, _) => {
             let platform = probe::<HostPlatform>()?;
             if let Some(path) = &options.dump_facts {
@@ -163,18 +229,19 @@ fn choose(options: &Options, config: &VmConfig) -> Result<Box<dyn Planner>, Erro
             Some(Box::new(platform) as Box<dyn Planner>)
         }
         (Some(arch), None) => planner(arch),
-        (Some(arch), Some(path)) => {
-            let refuse = |cause: String| Error::Config {
-                field: "facts".into(),
-                value: path.display().to_string(),
-                cause,
-                cure: "give a file that `plan --dump-facts` wrote on a host of that architecture"
-                    .to_owned(),
-            };
-            let text = read_text("facts", path)?;
-            planner_with_facts(arch, &mut serde_json::Deserializer::from_str(&text))
-                .map_err(|error| refuse(error.to_string()))?
-        }
+        (Some(arch), Some(facts)) => facts.planner(arch).map_err(|error| {
+            let text = error.to_string();
+            // The place, once more.
+            let text = text
+                .rsplit_once(" at line ")
+                .map_or(&*text, |(text, _)| text);
+            let said = in_plain_words(text, "key");
+            let (line, column) = (error.line(), error.column().max(1));
+            facts.refuse(
+                format!("line {line}, column {column}: {said}"),
+                CURE.to_owned(),
+            )
+        })?,
     };
     found.ok_or_else(|| Error::Config {
         field: "arch".into(),

@@ -29,6 +29,8 @@ pub(super) fn run(
     inputs: &[NamedFile<'_>],
     timeline: Option<(&Path, ProcessStart)>,
 ) -> Result<ExitCode, Error> {
+    // Before a file of this program gets the number of one that is not open.
+    config.check_descriptors()?;
     let file = timeline.map(|(path, _)| path);
     if let Some(path) = file {
         timeline::format(path)?;
@@ -141,7 +143,7 @@ fn console(field: &'static str, target: &ConsoleTarget) -> Result<Console, Error
 }
 
 /// A VM with many vCPUs has as many files open; the soft limit is for programs that use select.
-fn allow_many_files() {
+pub(super) fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,

@@ -4,47 +4,118 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use serde_json::json;
+use vmm_reference::{Error, VmConfig};
 
-use super::{FAILED, USAGE, say};
+use super::errors::{Failure, print_error};
+use super::files::printed;
+use super::{Cli, FAILED, File, USAGE, say};
 
-/// Options whose value may be left away, so that it has to stand after `=`.
-const EQUALS: [&str; 2] = ["--console", "--balloon"];
-
-const COMMANDS: [&str; 3] = ["plan", "inspect", "doctor"];
-
-/// An option, what it stands for, its feature, and whether this build has that.
+/// An option or a command, what it stands for, its feature, and whether this build has that.
 macro_rules! optional {
-    ($($option:literal $what:literal $feature:literal),+ $(,)?) => {
-        &[$(($option, $what, $feature, cfg!(feature = $feature))),+]
+    ($($word:literal $what:literal $feature:literal),+ $(,)?) => {
+        &[$(($word, $what, $feature, cfg!(feature = $feature))),+]
     };
 }
 
+/// All that a build may lack.
 const OPTIONAL: &[(&str, &str, &str, bool)] = optional![
     "--serial" "serial console" "serial",
     "--blk" "disks" "virtio-blk",
     "--net" "network devices" "virtio-net",
     "--vsock" "sockets to the host" "virtio-vsock",
     "--console" "virtio console" "virtio-console",
+    "--console-overflow" "virtio console" "virtio-console",
     "--balloon" "memory balloon" "virtio-balloon",
     "--rng" "random bytes for the guest" "virtio-rng",
     "--transport" "virtio devices" "virtio",
     "--config" "configuration files" "config-file",
     "--dump-config" "configuration files" "config-file",
+    "--control" "control socket" "control",
+    "ctl" "control socket" "control",
+    "generate-files" "completions and man pages" "completions",
 ];
+
+/// The names of the commands.
+fn commands() -> Vec<String> {
+    let cli = Cli::command();
+    let names = cli.get_subcommands().map(|command| command.get_name());
+    names.map(str::to_owned).collect()
+}
+
+/// Options whose value may be left away, so that it has to stand after `=`.
+fn needs_equals() -> Vec<String> {
+    let cli = Cli::command();
+    let options = cli
+        .get_arguments()
+        .filter(|option| option.is_require_equals_set());
+    let names = options.filter_map(|option| option.get_long());
+    names.map(|name| format!("--{name}")).collect()
+}
+
+/// What of a configuration file this build has not. Devices are refused by the library.
+pub(super) fn check_build(config: &VmConfig, file: Option<&File>) -> Result<(), Error> {
+    let serial = config.serial.to_string();
+    let control = config
+        .control
+        .as_ref()
+        .map(|path| path.display().to_string());
+    let has = |key: &'static str| file.is_some_and(|file| file.has(key));
+    for (key, value) in [
+        ("serial", Some(serial).filter(|value| value != "null")),
+        ("control", control),
+    ] {
+        let option = format!("--{key}");
+        let lacking = OPTIONAL
+            .iter()
+            .find(|(word, _, _, built)| *word == option && !built);
+        if let (Some((_, what, feature, _)), Some(value), true) = (lacking, value, has(key)) {
+            return Err(Error::Config {
+                field: key.into(),
+                value,
+                cause: format!("this build has no {what}"),
+                cure: format!("build with the feature {feature}"),
+            });
+        }
+    }
+    Ok(())
+}
 
 /// Prints what the parser has to say, help and version included; gives the exit status.
 pub(super) fn end(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
-    if let Some((cause, cure)) = explain(error, arguments) {
+    if !error.use_stderr() {
+        return match printed(error.print()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                Failure::from(error).report();
+                FAILED.into()
+            }
+        };
+    }
+    let explained = explain(error, arguments);
+    if wants_json(arguments) {
+        let text = error.render().to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(first);
+        let (cause, cure) =
+            explained.unwrap_or_else(|| (first.to_owned(), "see --help".to_owned()));
+        print_error(&json!({ "kind": "usage", "message": cause, "cure": cure }));
+    } else if let Some((cause, cure)) = explained {
         say(&format!("error: {cause}"));
         say(&format!("  cure: {cure}"));
-        return USAGE.into();
+    } else {
+        // Whether somebody reads it changes nothing.
+        let _ = error.print();
     }
-    let is_error = error.use_stderr();
-    match error.print() {
-        Err(_) if !is_error => FAILED.into(),
-        _ => u8::try_from(error.exit_code()).unwrap_or(USAGE).into(),
-    }
+    USAGE.into()
+}
+
+/// Whether a command was asked for JSON, in words that cannot be used as a whole.
+fn wants_json(arguments: &[OsString]) -> bool {
+    let has = |wanted: &str| arguments.iter().skip(1).any(|word| word == wanted);
+    has("--json") && commands().iter().any(|command| has(command))
 }
 
 /// Cause and cure of an error of which more is known here.
@@ -54,7 +125,11 @@ fn explain(error: &clap::Error, arguments: &[OsString]) -> Option<(String, Strin
         ErrorKind::ArgumentConflict => true,
         _ => return None,
     };
-    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) {
+    let unknown = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    for word in unknown.into_iter().filter_map(|kind| error.get(kind)) {
+        let ContextValue::String(word) = word else {
+            continue;
+        };
         let name = word.split('=').next().unwrap_or_default();
         let lacking = OPTIONAL
             .iter()
@@ -64,11 +139,13 @@ fn explain(error: &clap::Error, arguments: &[OsString]) -> Option<(String, Strin
             return Some((cause, format!("build with the feature {feature}")));
         }
     }
-    let is_command = |word: &str| COMMANDS.contains(&word);
+    let (commands, equals) = (commands(), needs_equals());
+    let is_command = |word: &str| commands.iter().any(|command| command == word);
+    let has_value_behind = |word: &str| equals.iter().any(|option| option == word);
     let value = arguments.windows(2).find_map(|pair| match pair {
         [option, word] => {
             let (option, word) = (option.to_str()?, word.to_str()?);
-            let is_value = EQUALS.contains(&option) && !word.starts_with('-') && !is_command(word);
+            let is_value = has_value_behind(option) && !word.starts_with('-') && !is_command(word);
             is_value.then_some((option, word))
         }
         _ => None,
@@ -91,6 +168,15 @@ fn explain(error: &clap::Error, arguments: &[OsString]) -> Option<(String, Strin
     };
     let cause = format!("{command}: options of a VM stand before it");
     Some((cause, cure.to_owned()))
+}
+
+/// What the program is for.
+pub(super) fn about() -> &'static str {
+    if cfg!(feature = "hello-guest") {
+        "Runs a virtual machine with KVM. Without --kernel, a built-in guest says hello"
+    } else {
+        "Runs a virtual machine with KVM"
+    }
 }
 
 /// The formats of kernels that this build boots.
@@ -153,4 +239,59 @@ pub(super) fn config() -> String {
         "A configuration in TOML or JSON, by the name's ending; options given here replace what it \
          says{lists}"
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// What the source of the options has for a feature only: a name, and the feature.
+    fn gated() -> Vec<(String, &'static str)> {
+        let text = include_str!("mod.rs");
+        let start = text.find("enum Command {").unwrap();
+        let end = text.find("enum LogLevel").unwrap();
+        let mut feature = None;
+        let mut found = Vec::new();
+        for line in text[start..end].lines().map(str::trim) {
+            if let Some(rest) = line.strip_prefix("#[cfg(feature = \"") {
+                feature = rest.split('"').next();
+                continue;
+            }
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let name = line.split(|c| !is_name(c)).next().unwrap();
+            let behind = &line[name.len()..];
+            if name.is_empty() || !behind.starts_with([':', '(']) {
+                continue;
+            }
+            if let Some(feature) = feature.take() {
+                let name = name.to_lowercase().replace('_', "-");
+                let dashes = if behind.starts_with(':') { "--" } else { "" };
+                found.push((format!("{dashes}{name}"), feature));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn what_builds_may_lack_is_all_on_one_list() {
+        let gated = gated();
+        assert!(gated.len() > 10, "{gated:?}");
+        for (word, feature) in &gated {
+            let found = OPTIONAL.iter().find(|(known, ..)| known == word);
+            let found = found.map(|(_, _, feature, _)| *feature);
+            assert_eq!(found, Some(*feature), "{word}");
+        }
+        let cli = Cli::command();
+        let options = cli.get_arguments().filter_map(|option| option.get_long());
+        let mut there: Vec<_> = options.map(|name| format!("--{name}")).collect();
+        there.extend(commands());
+        for (word, _, _, built) in OPTIONAL {
+            // No command of clap's.
+            if *word != "generate-files" {
+                assert!(gated.iter().any(|(known, _)| known == word), "{word}");
+                assert_eq!(there.iter().any(|known| known == word), *built, "{word}");
+            }
+        }
+    }
 }

@@ -4,9 +4,14 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use clap::builder::TypedValueParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Command};
+use serde::de::value::{Error, StringDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer};
+#[cfg(feature = "virtio")]
+use vmm_reference::Transport;
+use vmm_reference::words_of;
 
 /// Takes a value from text.
 #[derive(Debug, Clone)]
@@ -17,13 +22,57 @@ pub(super) fn text<T: FromStr<Err: Display>>() -> Text<T> {
     Text(|text| text.parse().map_err(|error: T::Err| error.to_string()))
 }
 
+/// One of the words of an enumeration.
+pub(super) fn word<T>() -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    words(words_of::<T>().to_vec())
+}
+
+fn words<T>(known: Vec<&'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(known).try_map(|word| {
+        let word: StringDeserializer<Error> = word.into_deserializer();
+        T::deserialize(word)
+    })
+}
+
+/// The transports of this build.
+#[cfg(feature = "virtio")]
+pub(super) fn transport() -> impl TypedValueParser<Value = Transport> {
+    let built = |word: &&str| *word != "pci" || cfg!(feature = "pci");
+    words(
+        words_of::<Transport>()
+            .iter()
+            .copied()
+            .filter(built)
+            .collect(),
+    )
+}
+
 /// A number of vCPUs; what the host offers is known later.
 pub(super) fn vcpus() -> Text<u32> {
-    Text(|text| number(text, "1 to as many as this host offers"))
+    Text(|text| number(text, 1, "1 to as many as this host offers"))
 }
 
 pub(super) fn seconds() -> Text<u32> {
-    Text(|text| number(text, "0 to 4294967295 seconds"))
+    Text(|text| number(text, 0, "0 to 4294967295 seconds"))
+}
+
+/// A balloon's target in bytes, as `--balloon=target=` takes it.
+#[cfg(feature = "control")]
+pub(super) fn target() -> Text<u64> {
+    Text(|text| {
+        let balloon = format!("target=\"{}\"", text.replace('"', "\"\""));
+        match balloon.parse::<vmm_reference::BalloonConfig>() {
+            Ok(balloon) => Ok(balloon.target.unwrap_or_default()),
+            Err(vmm_reference::OptionError::Value(_, _, cause)) => Err(cause),
+            Err(error) => Err(error.to_string()),
+        }
+    })
 }
 
 /// One of the limits of a device, or `none`; what they are together is known later.
@@ -59,8 +108,9 @@ pub(super) fn terminal_size() -> Text<vmm_reference::TerminalSize> {
     })
 }
 
-fn number(text: &str, range: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("it is {range}"))
+fn number(text: &str, least: u32, range: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| *number >= least);
+    number.ok_or_else(|| format!("it is {range}"))
 }
 
 impl<T: Clone + Send + Sync + 'static> TypedValueParser for Text<T> {

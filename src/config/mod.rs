@@ -4,9 +4,9 @@ mod builders;
 #[cfg(test)]
 mod tests;
 mod values;
+mod words;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use arch::{
     Cmdline, ConfigPath, DeviceKind, GuestKernel, Lean, MachineConfig, MachinePlan, Messages,
@@ -17,6 +17,7 @@ use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockCon
 use serde::{Deserialize, Serialize};
 
 pub use self::values::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot};
+pub use self::words::in_plain_words;
 use crate::Error;
 
 /// A VM, as the user describes it.
@@ -129,6 +130,7 @@ impl Default for VmConfig {
 impl VmConfig {
     /// Refuses values that no platform takes.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        arch::check_amounts(self.guest_memory.bytes(), self.vcpus)?;
         self.check_cmdline()?;
         self.check_devices()
     }
@@ -264,10 +266,15 @@ impl VmConfig {
                 (false, true) => Some(device.kind),
                 _ => None,
             };
-            let field = if device.by_default { other } else { device };
+            let named = if device.by_default { other } else { device };
+            let path = ConfigPath::from(named.kind.name());
+            let path = match named.kind {
+                VirtioKind::Block | VirtioKind::Net => path.item(named.place),
+                _ => path,
+            };
             return Err(Error::Config {
-                field: field.kind.name().into(),
-                value: format!("id={}", device.id),
+                field: path.key("id"),
+                value: device.id.clone(),
                 cause: match kind {
                     Some(kind) => format!("a {kind} without an id= has this id"),
                     None => format!("the {} before it has this id", other.kind),
@@ -369,19 +376,9 @@ impl VmConfig {
         self.check_ids()
     }
 
-    /// The two consoles share neither the terminal nor a file.
+    /// The two consoles share not the terminal, and no two things that are made a path.
     fn check_consoles(&self) -> Result<(), Error> {
-        if let (ConsoleTarget::File(serial), Some(ConsoleTarget::File(console))) =
-            (&self.serial, &self.console)
-            && whole(serial) == whole(console)
-        {
-            return Err(Error::Config {
-                field: "console".into(),
-                value: format!("file={}", console.display()),
-                cause: "the serial console writes to the same file".to_owned(),
-                cure: "name two files, or make one of them null".to_owned(),
-            });
-        }
+        self.check_paths()?;
         if self.serial == ConsoleTarget::Stdio && self.console == Some(ConsoleTarget::Stdio) {
             return Err(Error::Config {
                 field: "console".into(),
@@ -436,16 +433,8 @@ pub(crate) struct NamedDevice {
     by_default: bool,
     pub(crate) kind: VirtioKind,
     /// How many of its kind come before it.
-    #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
     pub(crate) place: usize,
 }
 
 /// As long as a container's tools wait before they kill, times three.
 pub(crate) const DEFAULT_SHUTDOWN_TIMEOUT: u32 = 30;
-
-/// A path by which the same file has the same name, whether it is there or not.
-pub(crate) fn whole(path: &Path) -> Option<PathBuf> {
-    fs::canonicalize(path)
-        .or_else(|_| std::path::absolute(path))
-        .ok()
-}

@@ -56,7 +56,7 @@ fn what_a_program_or_a_file_gives_is_checked_too() {
             serial: ConsoleTarget::File("/tmp/./out".into()),
             ..config().with_console(ConsoleTarget::File("/tmp/out".into()))
         };
-        refused(both, "the same file");
+        refused(both, "serial=file=/tmp/./out names the same path");
     }
 }
 

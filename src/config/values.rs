@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use devices::config::{Size, parse_size, size_with_unit, whole_number};
+use devices::config::{Size, parse_size, size_with_unit, whole_number, with_text};
 use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -22,12 +22,14 @@ pub struct MemorySize(u64);
 
 /// What a number without a unit counts.
 const MIB: u32 = 20;
+/// What a guest's memory may be, as far as no host is known.
+const SIZES: &str = "16M to 16777215T";
 
 /// `512` and `"512M"`.
 impl<'de> Deserialize<'de> for MemorySize {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let size = Size::deserialize(from)?;
-        size.bytes(MIB).map(Self).map_err(D::Error::custom)
+        size.bytes(MIB, SIZES).map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -56,7 +58,7 @@ impl FromStr for MemorySize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        parse_size(text, MIB).map(Self)
+        parse_size(text, MIB, SIZES).map(Self)
     }
 }
 
@@ -131,8 +133,7 @@ impl fmt::Display for HugePages {
 }
 
 /// Where a console of the guest goes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ConsoleTarget {
     /// stdin and stdout of the process.
     #[default]
@@ -143,6 +144,9 @@ pub enum ConsoleTarget {
     File(PathBuf),
 }
 
+/// Where a console may go, in a sentence.
+const CONSOLE_TARGETS: &str = "it is stdio, null or file=PATH";
+
 impl FromStr for ConsoleTarget {
     type Err = String;
 
@@ -151,16 +155,14 @@ impl FromStr for ConsoleTarget {
             None if text == "stdio" => Ok(Self::Stdio),
             None if text == "null" => Ok(Self::Null),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err("it is stdio, null or file=PATH".to_owned()),
+            _ => Err(CONSOLE_TARGETS.to_owned()),
         }
     }
 }
 
-impl TryFrom<String> for ConsoleTarget {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
+impl<'de> Deserialize<'de> for ConsoleTarget {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        with_text(from, CONSOLE_TARGETS.trim_start_matches("it is "))
     }
 }
 

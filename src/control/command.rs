@@ -7,6 +7,8 @@ use std::io;
 use devices::{Change, ChangeError, Query, Report};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "control")]
+use crate::control::fields;
 use crate::control::metrics::Metrics;
 
 /// Something to ask a machine for, by [`VmHandle::command`](crate::VmHandle::command).
@@ -26,6 +28,7 @@ pub enum Command {
     Shutdown {
         /// How long it may take, in seconds; without it, what the configuration says.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "control", serde(deserialize_with = "fields::timeout"))]
         timeout_s: Option<u32>,
     },
     /// The machine starts again, with fresh memory and the same devices, as after a reset by the guest.
@@ -37,15 +40,19 @@ pub enum Command {
     /// A device is changed while it is there; the change stays when the guest starts again.
     Device {
         /// The device's id, as [`Command::Status`] tells it.
+        #[cfg_attr(feature = "control", serde(deserialize_with = "fields::device"))]
         device: String,
         /// What is changed.
+        #[cfg_attr(feature = "control", serde(deserialize_with = "fields::change"))]
         change: Change,
     },
     /// A device tells something.
     Query {
         /// The device's id, as [`Command::Status`] tells it.
+        #[cfg_attr(feature = "control", serde(deserialize_with = "fields::device"))]
         device: String,
         /// What it tells.
+        #[cfg_attr(feature = "control", serde(deserialize_with = "fields::query"))]
         query: Query,
     },
 }
@@ -312,8 +319,19 @@ mod tests {
             for state in [Created, Running, Paused, Ended] {
                 let expected = states.contains(&state);
                 assert_eq!(command.is_legal(state), expected, "{command:?} {state}");
+                let value = serde_json::to_value(&command).unwrap();
+                assert_eq!(value["command"], command.name());
             }
         }
+    }
+
+    #[test]
+    fn every_command_is_on_the_list() {
+        // serde names those there are, in a message.
+        let error = serde_json::from_str::<Command>(r#"{"command":""}"#).unwrap_err();
+        let text = error.to_string();
+        let known: Vec<_> = text.split('`').skip(3).step_by(2).collect();
+        assert_eq!(known, Command::NAMES);
     }
 
     #[test]

@@ -315,6 +315,15 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_of_event_is_on_the_list() {
+        // serde names those there are, in a message.
+        let error = serde_json::from_str::<Happening>(r#"{"event":""}"#).unwrap_err();
+        let text = error.to_string();
+        let known: Vec<_> = text.split('`').skip(3).step_by(2).collect();
+        assert_eq!(known, Happening::NAMES);
+    }
+
+    #[test]
     fn every_event_is_listed_by_the_name_that_it_is_written_with() {
         let text = || String::from("x");
         let all = [

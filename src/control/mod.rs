@@ -3,6 +3,8 @@
 
 pub(crate) mod command;
 pub(crate) mod event;
+#[cfg(feature = "control")]
+mod fields;
 pub(crate) mod handle;
 pub(crate) mod metrics;
 pub(crate) mod requests;

@@ -116,7 +116,7 @@ impl MsiRoutes {
             };
         }
         let table = KvmIrqRouting::from_entries(&self.entries(&changed))
-            .map_err(|error| io::Error::other(format!("{error:?}")))?;
+            .map_err(|error| io::Error::other(error.to_string()))?;
         self.vm.set_gsi_routing(&table)?;
         *messages = changed;
         Ok(())

@@ -171,7 +171,7 @@ fn uart(planned: &DevicePlan, lines: &Lines<'_>) -> Result<(Arc<dyn BusDevice>, 
 fn uart(planned: &DevicePlan, _lines: &Lines<'_>) -> Result<(Arc<dyn BusDevice>, Port), Error> {
     Err(Error::Config {
         field: "serial".into(),
-        value: format!("{:?}", planned.kind),
+        value: planned.kind.to_string(),
         cause: "this build has no serial console".to_owned(),
         cure: "build with the feature serial".to_owned(),
     })

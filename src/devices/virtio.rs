@@ -96,11 +96,20 @@ fn console(overflow: Overflow) -> Result<(Lasting, Port), Error> {
     Ok((Box::new(device), port))
 }
 
-/// Finds out whether the files that a configuration names, and the devices of this host, can be opened.
-pub(crate) fn check(config: &VmConfig, planned_for: PlannedFor) -> Result<(), Error> {
+/// Finds out whether the files that a configuration names, and the devices of this host, can be opened. Gives
+/// remarks on what other programs have now.
+pub(crate) fn check(config: &VmConfig, planned_for: PlannedFor) -> Result<Vec<String>, Error> {
+    let here = planned_for == PlannedFor::ThisHost;
+    let mut busy: Vec<String> = Vec::new();
     #[cfg(feature = "virtio-blk")]
     for (place, disk) in config.blk.iter().enumerate() {
-        devices::virtio::Block::check(disk).map_err(refused_disk(place, disk))?;
+        let in_use = devices::virtio::Block::check(disk).map_err(refused_disk(place, disk))?;
+        busy.extend(in_use.filter(|_| here).map(|error| {
+            format!(
+                "the disk {}: {error}, and is refused as long as it is",
+                disk.path.display()
+            )
+        }));
         let mut before = config.blk.iter().take(place);
         let clash = |other: &BlkConfig| {
             let writes = !other.read_only || !disk.read_only;
@@ -117,19 +126,37 @@ pub(crate) fn check(config: &VmConfig, planned_for: PlannedFor) -> Result<(), Er
             ));
         }
     }
-    let here = planned_for == PlannedFor::ThisHost;
     #[cfg(feature = "virtio-net")]
     for (place, net) in config.net.iter().enumerate() {
-        let check = if here {
-            devices::virtio::Net::check
+        let in_use = if here {
+            devices::virtio::Net::check(net)
         } else {
-            devices::virtio::Net::check_values
+            devices::virtio::Net::check_values(net).map(|()| None)
         };
-        check(net).map_err(refused_net(place, net))?;
+        busy.extend(in_use.map_err(refused_net(place, net))?.map(|error| {
+            format!("the network device {net}: {error}, and is refused as long as it is")
+        }));
     }
     #[cfg(feature = "virtio-vsock")]
     if let (Some(vsock), true) = (&config.vsock, here) {
-        devices::virtio::Vsock::check(vsock).map_err(refused_vsock(vsock))?;
+        match devices::virtio::Vsock::check(vsock) {
+            Err(error @ devices::virtio::VsockError::InUse) => busy.push(format!(
+                "the socket {}: {error}, and it is refused as long as that is so",
+                vsock.path.display()
+            )),
+            checked => checked.map_err(refused_vsock(vsock))?,
+        }
+    }
+    Ok(busy)
+}
+
+/// Finds out whether descriptors that a configuration names are open ones of tap devices.
+#[cfg(feature = "virtio-net")]
+pub(crate) fn check_descriptors(config: &VmConfig) -> Result<(), Error> {
+    for (place, net) in config.net.iter().enumerate() {
+        if net.fd.is_some() {
+            devices::virtio::Net::check(net).map_err(refused_net(place, net))?;
+        }
     }
     Ok(())
 }

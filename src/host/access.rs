@@ -133,8 +133,8 @@ impl Access {
         if mode & 0o060 == 0o060 && *id != 0 {
             return if self.has_group {
                 format!(
-                    "{is}, which lets {user} in: look for an access control list (`getfacl {KVM}`) and for a \
-                     security module (`dmesg`)"
+                    "{is}, which lets {user} in: look for an access control list (a `+` behind the mode in \
+                     `ls -l {KVM}`) and for a security module (`dmesg`)"
                 )
             } else if self.is_member {
                 format!(
@@ -155,8 +155,9 @@ impl Access {
             )
         } else {
             format!(
-                "{is}, so only {owner} may, and there is no group {GROUP}: allow {user} alone \
-                 (`sudo setfacl -m u:{user}:rw {KVM}`), or run as {owner}"
+                "{is}, so only {owner} may, and there is no group {GROUP}: make one (`sudo groupadd --system \
+                 {GROUP}`), give it the file (`sudo chgrp {GROUP} {KVM} && sudo chmod 0660 {KVM}`), add {user} to it \
+                 (`sudo usermod -aG {GROUP} {user}`) and log in again; or run as {owner}"
             )
         }
     }
@@ -256,7 +257,11 @@ mod tests {
             kvm_group_exists: false,
             ..kvm((0, "root"), 0o600)
         };
-        says(&alone, &["setfacl -m u:ann:rw"], "usermod");
+        says(
+            &alone,
+            &["groupadd --system kvm", "usermod -aG kvm ann"],
+            "setfacl",
+        );
     }
 
     #[test]
@@ -265,7 +270,7 @@ mod tests {
             has_group: true,
             ..kvm((104, "kvm"), 0o660)
         };
-        says(&access, &["getfacl"], "usermod");
+        says(&access, &["a `+` behind the mode", "dmesg"], "usermod");
     }
 
     #[test]

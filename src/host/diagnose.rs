@@ -81,6 +81,11 @@ fn kernel_mode_check<P: KvmPlatform>(kvm: &Kvm, platform: &P, machine: Tried<P>)
         Ok(seen) => seen,
         Err(error) => return Some(Check::needed(NAME, WHAT, Err(&error))),
     };
+    // Short of threads or memory, and none of the program's doing.
+    if let Some(errno @ (libc::EAGAIN | libc::ENOMEM)) = seen.refused {
+        let error = KvmError::of("KVM_RUN")(kvm_ioctls::Error::new(errno));
+        return Some(Check::needed(NAME, WHAT, Err(&error.into())));
+    }
     let cure = "stock kernels need a host with hardware virtualization; if this host is a VM, enable nested \
                 virtualization for it";
     Some(match (seen.slower(), seen.finished) {

@@ -65,6 +65,8 @@ pub(super) struct Seen {
     pub(super) finished: bool,
     /// What ended it before.
     pub(super) end: Option<String>,
+    /// The number of KVM_RUN's error, if that ended it.
+    pub(super) refused: Option<i32>,
 }
 
 impl Seen {
@@ -184,6 +186,7 @@ fn watch<P: KvmPlatform>(mut vcpu: VcpuFd, run_size: usize, stop: &AtomicBool) -
                 io::ErrorKind::WouldBlock if refused < MAX_REFUSED => thread::yield_now(),
                 _ => {
                     seen.end = Some(format!("KVM_RUN: {error}"));
+                    seen.refused = error.raw_os_error();
                     break;
                 }
             }
@@ -206,7 +209,7 @@ fn watch<P: KvmPlatform>(mut vcpu: VcpuFd, run_size: usize, stop: &AtomicBool) -
             Flow::Continue => {}
             Flow::Fail(failure) => seen.end = Some(failure.cause),
             Flow::Crash(cause) => seen.end = Some(cause.to_string()),
-            Flow::End(reason) => seen.end = Some(format!("{reason:?}")),
+            Flow::End(reason) => seen.end = Some(reason.to_string()),
         }
         if seen.end.is_some() {
             break;

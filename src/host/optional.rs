@@ -6,11 +6,12 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::check::Check;
+use super::check::{Check, Level};
 use super::landlock;
 
-/// A VM with a few devices has so many files open.
+/// A VM with a few devices has so many files open, and one without any so many.
 const FEW_FILES: u64 = 256;
+const LEAST_FILES: u64 = 32;
 /// A VM with a few devices has so many threads.
 const FEW_THREADS: u64 = 64;
 
@@ -23,6 +24,12 @@ pub(crate) fn kernel_release() -> String {
 }
 
 pub(super) fn checks() -> Vec<Check> {
+    // What cannot be read would look like something that the host has not.
+    if let Err(error) = File::open("/dev/null")
+        && matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    {
+        return vec![open_files(), address_space(), processes(), locked_memory()];
+    }
     let mut checks = vec![tun()];
     checks.extend(huge_pages(Path::new("/sys/kernel/mm")));
     checks.push(user_namespaces(&Namespaces::of_this_host()));
@@ -47,6 +54,9 @@ fn tun() -> Check {
             let cure = match error.raw_os_error() {
                 Some(libc::ENOENT | libc::ENODEV) => {
                     "load the module (`modprobe tun`); in a container, start it with `--device /dev/net/tun`"
+                }
+                Some(errno @ (libc::EMFILE | libc::ENFILE)) => {
+                    crate::cures::of_host(errno).unwrap_or_default()
                 }
                 Some(libc::EPERM) => {
                     "start the container with `--device /dev/net/tun`, or allow the device in the service's \
@@ -182,12 +192,17 @@ fn text(limit: Option<u64>, unit: &str) -> String {
 fn open_files() -> Check {
     // The program raises the soft limit itself.
     let (_, hard) = limits(Resource::Nofile);
+    const NAME: &str = "limit_open_files";
+    const WHAT: &str = "open files";
     let found = format!("at most {}", text(hard, ""));
-    if hard.is_some_and(|hard| hard < FEW_FILES) {
-        let cure = "raise the limit (`ulimit -Hn`, LimitNOFILE= of systemd): each vCPU takes one, each queue two";
-        Check::warn("limit_open_files", "open files", found, cure)
-    } else {
-        Check::ok("limit_open_files", "open files", found)
+    let cure = "raise the limit (`ulimit -Hn`, LimitNOFILE= of systemd): each vCPU takes one, each queue two";
+    match hard {
+        Some(0..LEAST_FILES) => Check {
+            level: Level::Fail,
+            ..Check::warn(NAME, WHAT, format!("{found}, too few for any VM"), cure)
+        },
+        Some(LEAST_FILES..FEW_FILES) => Check::warn(NAME, WHAT, found, cure),
+        _ => Check::ok(NAME, WHAT, found),
     }
 }
 
@@ -247,6 +262,9 @@ fn io_uring(made: io::Result<()>) -> Check {
             let cure = match error.raw_os_error() {
                 Some(libc::ENOSYS) => "use a kernel from 5.10 on with CONFIG_IO_URING",
                 Some(libc::ENOMEM) => "raise the limit of locked memory (`ulimit -l`)",
+                Some(errno @ (libc::EMFILE | libc::ENFILE)) => {
+                    crate::cures::of_host(errno).unwrap_or_default()
+                }
                 _ => {
                     "allow it: sysctl kernel.io_uring_disabled=0, and the seccomp profile of a container \
                      (`--security-opt seccomp=FILE`)"
@@ -264,7 +282,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::Level;
 
     #[test]
     fn pools_of_huge_pages_come_by_size_whatever_sizes_there_are() {
@@ -322,6 +339,7 @@ mod tests {
             (libc::EPERM, "seccomp"),
             (libc::ENOSYS, "CONFIG_IO_URING"),
             (libc::ENOMEM, "ulimit -l"),
+            (libc::EMFILE, "ulimit -n"),
         ] {
             let check = io_uring(refused(errno));
             assert_eq!(check.level, Level::Warn);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use arch::kernel::{BANNER, KernelHeader, KernelImage, Protocol};
+use arch::kernel::{BANNER, KernelHeader, KernelImage};
 use arch::{BootError, GuestKernel};
 use serde::Serialize;
 
@@ -107,7 +107,7 @@ fn look(file: KernelImage) -> Result<KernelReport, BootError> {
         notes: Vec::new(),
     };
     for (protocol, address) in header.entries() {
-        report.entries.push((name(protocol), address));
+        report.entries.push((protocol.name(), address));
     }
     // The part that holds the kernel itself, and the kernel as it runs.
     let mut kernel = Vec::new();
@@ -187,14 +187,6 @@ fn look(file: KernelImage) -> Result<KernelReport, BootError> {
         report.notes.push(note);
     }
     Ok(report)
-}
-
-fn name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Linux64 => "64-bit Linux",
-        Protocol::Pvh => "PVH",
-        Protocol::DeviceTree => "device tree",
-    }
 }
 
 fn read(image: &KernelImage, offset: u64, len: u64) -> Result<Vec<u8>, BootError> {

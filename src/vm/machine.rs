@@ -90,6 +90,7 @@ impl<P: KvmPlatform> Machine<P> {
     ) -> Result<Self, Error> {
         let timeline = Timeline::default();
         timeline.reach(Milestone::Begun);
+        config.check_descriptors()?;
         crate::memory::host::check(config)?;
         let kvm = crate::host::open_kvm()?;
         let platform = P::probe(&kvm)?;
@@ -285,9 +286,9 @@ impl<P: KvmPlatform> Machine<P> {
             if !handle.restart(may_restart) {
                 let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
                 match &end {
-                    // Its report stands there already.
-                    Ok(ExitReason::Crashed(crash)) => log::debug!("end: Crashed: {crash}"),
-                    Ok(reason) => log::debug!("end: {reason:?}"),
+                    // It stands there already, with its report.
+                    Ok(ExitReason::Crashed(_)) => log::debug!("end: by that crash"),
+                    Ok(reason) => log::debug!("end: {reason}"),
                     Err(error) => log::debug!("end: {error}"),
                 }
                 return end;

@@ -8,8 +8,10 @@ use crate::memory::host as host_memory;
 use crate::{Error, PlannedFor, VmConfig, memory};
 
 /// Plans the machine that a configuration gives, and finds what would keep it from being built: files that
-/// cannot be read or written, a kernel or initrd that does not fit, devices that the host refuses. What
-/// others may have given up by then (a disk that another VM has locked, a tap that is busy) does not count.
+/// cannot be read or written, a kernel or initrd that does not fit, devices that the host refuses. What other
+/// programs have now and may have given up by then (a disk, a tap, a socket, a file that is written) is a remark of
+/// the plan, so that a VM which runs can be planned as well; so is a FIFO, whose readers cannot be looked for without
+/// disturbing them.
 ///
 /// # Errors
 /// Those that [`Machine::with_hello`](crate::Machine::with_hello) would give.
@@ -32,13 +34,16 @@ pub fn rehearse(
     let mut plan = planner.plan(&config.machine_for(guest)?)?;
     config.name_devices(&mut plan);
     if here {
+        config.check_descriptors()?;
         config.check_outputs(&[], &[])?;
+        plan.remarks.extend(config.busy_consoles());
         host_memory::check(config)?;
     }
     let remark = memory::check(&plan, Backing::of(config), planned_for)?;
     plan.remarks.extend(remark);
     #[cfg(feature = "virtio")]
-    crate::devices::virtio::check(config, planned_for)?;
+    plan.remarks
+        .extend(crate::devices::virtio::check(config, planned_for)?);
     let initrd = image::Initrd::of(config)?;
     plan.remarks
         .extend(initrd.as_ref().and_then(image::Initrd::remark));
@@ -78,6 +83,19 @@ fn load(
 }
 
 impl VmConfig {
+    /// Checks every value as far as no platform is asked, and the descriptors that the configuration names: they are
+    /// open, and of tap devices. Whoever opens files of its own does this before, since one of those might get the
+    /// number.
+    ///
+    /// # Errors
+    /// Names the value or the descriptor and what is wrong with it.
+    pub fn check_descriptors(&self) -> Result<(), Error> {
+        self.check()?;
+        #[cfg(feature = "virtio-net")]
+        crate::devices::virtio::check_descriptors(self)?;
+        Ok(())
+    }
+
     /// Checks that the kernel, the initrd and the disks can be opened and that the kernel is one,
     /// without loading anything.
     ///

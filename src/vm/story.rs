@@ -113,10 +113,10 @@ impl Story {
             return;
         }
         log::debug!(
-            "loaded: kernel at {}, entry {:#x}, protocol {:?}",
+            "loaded: kernel at {}, entry {:#x}, protocol: {}",
             range(&kernel.range),
             kernel.entry,
-            kernel.protocol
+            kernel.protocol.name()
         );
         if let Some((path, place)) = initrd {
             log::debug!(

@@ -32,8 +32,8 @@ pub(crate) fn plan(facts: &Riscv64, config: &MachineConfig) -> Result<MachinePla
 
 #[cfg(test)]
 mod tests {
-    use arch::device_tree::board::{DEVICE_TREE, MIN_MEMORY, MMIO_WINDOW, PCI_ECAM, RAM_BASE};
-    use arch::{Cmdline, GuestKernel, Lean, Platform, Transport};
+    use arch::device_tree::board::{DEVICE_TREE, MMIO_WINDOW, PCI_ECAM, RAM_BASE};
+    use arch::{Cmdline, GuestKernel, LEAST_MEMORY, Lean, Platform, Transport};
 
     use super::*;
 
@@ -69,11 +69,11 @@ mod tests {
     #[test]
     fn the_controllers_of_all_vcpus_fit_their_windows() {
         let facts = Riscv64::typical();
-        let plan = plan(&facts, &config(MIN_MEMORY, MAX_VCPUS)).unwrap();
+        let plan = plan(&facts, &config(LEAST_MEMORY, MAX_VCPUS)).unwrap();
         let aia = crate::Aia::new(plan.vcpus, facts.identities);
         assert!(APLIC_WINDOW.contains(&aia.aplic));
         assert!(IMSICS.contains(&aia.imsics));
-        assert!(super::plan(&facts, &config(MIN_MEMORY, MAX_VCPUS + 1)).is_err());
+        assert!(super::plan(&facts, &config(LEAST_MEMORY, MAX_VCPUS + 1)).is_err());
     }
 
     #[test]

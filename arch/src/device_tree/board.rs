@@ -11,8 +11,6 @@ use crate::{
     PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
 };
 
-/// The least RAM a machine can have, in bytes.
-pub const MIN_MEMORY: u64 = 16 << 20;
 /// The configuration space of the PCI bus.
 pub const PCI_ECAM: AddressRange = AddressRange::new(0x3000_0000, PciPlan::ECAM_LEN);
 /// Where virtio devices get their addresses: all of it is the window of 32-bit BARs on a machine
@@ -60,7 +58,6 @@ impl Board<'_> {
         let bits = self.address_bits;
         let address_space = 1u64.checked_shl(bits.into()).unwrap_or(u64::MAX);
         let limits = Limits {
-            min_memory: MIN_MEMORY,
             max_memory: address_space.saturating_sub(RAM_BASE),
             address_bits: bits,
             max_vcpus: self.max_vcpus,

@@ -13,6 +13,18 @@ pub enum Protocol {
     DeviceTree,
 }
 
+impl Protocol {
+    /// Its name, for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linux64 => "64-bit Linux",
+            Self::Pvh => "PVH",
+            Self::DeviceTree => "device tree",
+        }
+    }
+}
+
 /// One loadable piece of an ELF kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {

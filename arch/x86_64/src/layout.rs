@@ -9,8 +9,8 @@ use crate::facts::X86_64;
 use crate::map::{
     ACPI_POWER_IRQ, ACPI_POWER_PORTS, ACPI_TABLES, CMOS, COM1, COM1_IRQ, EBDA, FIRST_VIRTIO_GSI,
     FOUR_GIB, HIGH_MEMORY, HOLE, I8042, IOAPIC, ISA_INTERRUPTS, KVM_IDENTITY_MAP, KVM_TSS, LAPIC,
-    MAX_VCPUS, MIN_MEMORY, MMIO_WINDOW, MP_TABLE, NARROW_VCPUS, PCI_ECAM, PCI_PORTS, PCI_WINDOW,
-    PORT_WINDOW, RSDP_AREA, VIDEO, pins,
+    MAX_VCPUS, MMIO_WINDOW, MP_TABLE, NARROW_VCPUS, PCI_ECAM, PCI_PORTS, PCI_WINDOW, PORT_WINDOW,
+    RSDP_AREA, VIDEO, pins,
 };
 use crate::{announce, lean};
 
@@ -44,7 +44,6 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         .checked_shl(facts.address_bits.into())
         .unwrap_or(u64::MAX);
     let limits = Limits {
-        min_memory: MIN_MEMORY,
         max_memory: HOLE
             .base
             .saturating_add(address_space.saturating_sub(FOUR_GIB)),

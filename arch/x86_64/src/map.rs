@@ -8,8 +8,6 @@ use arch::{AddressRange, Gsi, PciPlan};
 
 /// The page size that memory is counted in.
 pub const PAGE_SIZE: u64 = 0x1000;
-/// The least RAM a machine can have, in bytes.
-pub const MIN_MEMORY: u64 = 16 << 20;
 /// The most vCPUs a machine can have, whatever KVM offers.
 pub const MAX_VCPUS: u32 = 1024;
 /// The most vCPUs of a machine that is not lean. An interrupt of KVM's I/O APIC has a destination of 8 bits,

@@ -2,11 +2,12 @@
 
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::id::check_id;
 use super::text::{First, number, on_or_off, options, parse_size, within};
-use super::{OptionError, file, id, ranges};
+use super::{OptionError, Size, file, id, ranges};
 
 /// A memory balloon:
 /// `[target=SIZE][,deflate-on-oom][,free-page-reporting][,free-page-hinting][,stats-interval=SECONDS]`.
@@ -23,7 +24,7 @@ pub struct BalloonConfig {
     #[serde(deserialize_with = "id::in_file")]
     pub id: Option<String>,
     /// Bytes of RAM that the guest is left with; without it, all.
-    #[serde(deserialize_with = "file::mib", serialize_with = "file::with_unit")]
+    #[serde(deserialize_with = "target", serialize_with = "file::with_unit")]
     pub target: Option<u64>,
     /// The guest may take memory back before it runs out.
     pub deflate_on_oom: bool,
@@ -36,25 +37,29 @@ pub struct BalloonConfig {
     pub stats_interval: u32,
 }
 
-const BALLOON_OPTIONS: &[&str] = &[
-    "target=",
-    "id=",
-    "deflate-on-oom",
-    "free-page-reporting",
-    "free-page-hinting",
-    "stats-interval=",
-];
+/// What a target may be, as far as no guest is known.
+const TARGET: &str = "1B to the guest's memory";
+
+/// What a plain number counts.
+const MIB: u32 = 20;
+
+/// The target in a file, `512` or `"512M"`.
+fn target<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let size: Option<Size> = Option::deserialize(from)?;
+    size.map(|size| size.bytes(MIB, TARGET))
+        .transpose()
+        .map_err(D::Error::custom)
+}
 
 impl FromStr for BalloonConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        const MIB: u32 = 20;
         let mut balloon = Self::default();
-        for (key, text) in options(text, First::Option, BALLOON_OPTIONS)? {
+        for (key, text) in options(text, First::Option, Self::OPTIONS)? {
             match key {
                 "target" => {
-                    let target = parse_size(&text, MIB)
+                    let target = parse_size(&text, MIB, TARGET)
                         .map_err(|cause| OptionError::Value(key, text.into_owned(), cause))?;
                     balloon.target = Some(target);
                 }
@@ -71,6 +76,16 @@ impl FromStr for BalloonConfig {
 }
 
 impl BalloonConfig {
+    /// The options that its text may have, with `=` behind those that take a value.
+    pub const OPTIONS: &'static [&'static str] = &[
+        "target=",
+        "id=",
+        "deflate-on-oom",
+        "free-page-reporting",
+        "free-page-hinting",
+        "stats-interval=",
+    ];
+
     /// How many queues the device has: inflate, deflate, statistics, then those of hints and reports by their
     /// numbers in the specification (VIRTIO 1.3, 5.5.2).
     #[must_use]

@@ -10,6 +10,9 @@ pub enum OptionError {
     /// An option that there is not.
     #[error("unknown option {0:?}; there are {1}")]
     Unknown(String, String),
+    /// Nothing where an option has to be.
+    #[error("nothing stands between two commas, or at one end; leave the comma away")]
+    Empty,
     /// An option that is there already.
     #[error("{0} is given twice; write it once")]
     Twice(&'static str),

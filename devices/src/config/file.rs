@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde::de::{Error, IntoDeserializer, Unexpected, Visitor};
+use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::text::in_words;
@@ -120,12 +120,12 @@ pub(super) fn mtu<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::
 pub struct Size(pub(super) String);
 
 impl Size {
-    /// The size in bytes; `plain` is the power of two that a number counts.
+    /// The size in bytes; the rest as for [`parse_size`].
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub fn bytes(&self, plain: u32) -> Result<u64, String> {
-        parse_size(&self.0, plain).map_err(|cause| self.wrong(&cause))
+    pub fn bytes(&self, plain: u32, in_words: &str) -> Result<u64, String> {
+        parse_size(&self.0, plain, in_words).map_err(|cause| self.wrong(&cause))
     }
 
     pub(super) fn wrong(&self, cause: &str) -> String {
@@ -159,14 +159,6 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// `512` or `"512M"`.
-pub(super) fn mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    let size: Option<Size> = Option::deserialize(from)?;
-    size.map(|size| size.bytes(MIB))
-        .transpose()
-        .map_err(D::Error::custom)
-}
-
 /// Always with a unit.
 pub(super) fn with_unit<S: Serializer>(size: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
     size.map(size_with_unit).serialize(to)
@@ -179,12 +171,4 @@ pub fn size_with_unit(size: u64) -> String {
         _ if size.is_multiple_of(1 << MIB) => format!("{}M", size >> MIB),
         _ => format!("{size}B"),
     }
-}
-
-/// One of the words that a type knows, as a text.
-///
-/// # Errors
-/// When there is another word, or anything else.
-pub fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    T::deserialize(String::deserialize(from)?.into_deserializer())
 }

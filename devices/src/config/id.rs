@@ -51,8 +51,13 @@ mod tests {
             ("a/b", false),
             ("ä", false),
         ] {
+            let cause = if id.is_empty() {
+                "it is empty"
+            } else {
+                "1 to 32 of A-Z"
+            };
             let refused = |result: Result<(), OptionError>| {
-                result.is_err_and(|error| error.to_string().contains("1 to 32 of A-Z"))
+                result.is_err_and(|error| error.to_string().contains(cause))
             };
             let all = [
                 format!("x.img,id={id}").parse::<BlkConfig>().map(drop),

@@ -13,7 +13,7 @@ use super::{OptionError, Size, parse_size};
 
 /// Beyond that, a bucket's level would not fit; no device is as fast.
 const RANGE: RangeInclusive<u64> = 1..=1 << 50;
-const IN_WORDS: &str = "it is 1 to 1024T";
+const IN_WORDS: &str = "1 to 1024T";
 
 /// How much of something a device may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,10 @@ pub struct Limits {
     pub iops_burst: Option<u64>,
 }
 
-const LIMITS: &[&str] = &["bw=", "bw-burst=", "iops=", "iops-burst="];
+impl Limits {
+    /// The options that its text may have.
+    pub const OPTIONS: &'static [&'static str] = &["bw=", "bw-burst=", "iops=", "iops-burst="];
+}
 
 /// `bw=10M,iops=100`, with blanks instead of commas too; `none` for no limits.
 impl FromStr for Limits {
@@ -51,8 +54,15 @@ impl FromStr for Limits {
         if words == ["none"] {
             return Ok(limits);
         }
-        let text = words.join(",");
-        let found = options(&text, First::Option, LIMITS)?;
+        let mut text = String::new();
+        for word in words {
+            // The comma may be there already.
+            if !(text.is_empty() || text.ends_with(',')) {
+                text.push(',');
+            }
+            text.push_str(word);
+        }
+        let found = options(&text, First::Option, Self::OPTIONS)?;
         if found.is_empty() {
             return Err(OptionError::Missing(
                 "limit",
@@ -117,7 +127,7 @@ impl Limits {
             if let Some(amount) = amount
                 && !RANGE.contains(&amount)
             {
-                let cause = IN_WORDS.to_owned();
+                let cause = format!("it is {IN_WORDS}");
                 return Err(OptionError::Value(key, amount.to_string(), cause));
             }
         }
@@ -136,11 +146,10 @@ impl Limits {
 
 /// An amount as text; the message of any number that is none has the range.
 fn amount(text: &str) -> Result<u64, String> {
-    match parse_size(text, 0) {
-        Ok(amount) if RANGE.contains(&amount) => Ok(amount),
-        Err(cause) if !cause.starts_with("it is") => Err(cause),
-        _ => Err(IN_WORDS.to_owned()),
-    }
+    parse_size(text, 0, IN_WORDS).and_then(|amount| match RANGE.contains(&amount) {
+        true => Ok(amount),
+        false => Err(format!("it is {IN_WORDS}")),
+    })
 }
 
 /// `10485760` or `"10M"`, as a limit.

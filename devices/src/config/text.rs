@@ -20,8 +20,8 @@ pub(super) enum First {
 }
 
 /// Splits a text into keys and values. `known` are the keys, with `=` behind those that take a value.
-/// A value in double quotes may hold commas; two double quotes in it stand for one. A comma too many
-/// is no option.
+/// A value in double quotes may hold commas; two double quotes in it stand for one. Nothing between two
+/// commas, or behind `=`, is a mistake.
 pub(super) fn options<'a>(
     text: &'a str,
     first: First,
@@ -34,15 +34,14 @@ pub(super) fn options<'a>(
     let unknown = |key: &str| Err(OptionError::Unknown(key.to_owned(), list(known, first)));
     let mut found: Vec<(&'static str, Cow<'a, str>)> = Vec::new();
     let mut bare = None;
-    let mut rest = Some(text);
+    // No text at all is no option.
+    let mut rest = Some(text).filter(|text| !text.is_empty());
     let mut at_start = true;
     while let Some(here) = rest {
         let head = here.split(',').next().unwrap_or_default();
         let key = head.split_once('=').map(|(key, _)| key);
         if head.is_empty() {
-            rest = here.get(1..);
-            at_start = false;
-            continue;
+            return Err(OptionError::Empty);
         }
         let (key, value) = match (key.map(|key| (key, find(key))), first) {
             (Some((name, Some(key))), _) => (key, here.get(name.len() + 1..).unwrap_or_default()),
@@ -58,7 +57,16 @@ pub(super) fn options<'a>(
                 None => return unknown(head),
             },
         };
+        let is_bare = bare == Some(head) && at_start;
+        let has_value = !is_bare && head.len() > key.len();
         let (value, behind) = value_of(value, key)?;
+        if has_value && value.is_empty() {
+            let cause = match known.contains(&key) {
+                true => format!("it is empty; {key} alone means on"),
+                false => "it is empty; give a value, or leave it away".to_owned(),
+            };
+            return Err(OptionError::Value(key, String::new(), cause));
+        }
         rest = behind;
         at_start = false;
         if found.iter().any(|(other, _)| *other == key) {
@@ -173,15 +181,13 @@ pub(super) fn on_or_off(key: &'static str, text: &str) -> Result<bool, OptionErr
     }
 }
 
-/// The largest size that a text can say.
-const MAX_SIZE: &str = "16777215T";
-
-/// A number with an optional unit `B`, `K`, `M`, `G` or `T` (powers of 1024; `KiB` and `KB` are `K`);
-/// `plain` is the power of two that a number without one counts.
+/// A number with an optional unit `B`, `K`, `M`, `G` or `T` (powers of 1024; `KiB` and `KB` are `K`), up to
+/// `16777215T`; `plain` is the power of two that a number without one counts. `in_words` says in a message what
+/// the size may be, after "it is".
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn parse_size(text: &str, plain: u32) -> Result<u64, String> {
+pub fn parse_size(text: &str, plain: u32, in_words: &str) -> Result<u64, String> {
     let upper = text.trim().to_ascii_uppercase();
     let units = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
     let long = upper
@@ -204,5 +210,5 @@ pub fn parse_size(text: &str, plain: u32) -> Result<u64, String> {
         .parse::<u64>()
         .ok()
         .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| format!("it is 0 to {MAX_SIZE}"))
+        .ok_or_else(|| format!("it is {in_words}"))
 }

@@ -6,6 +6,7 @@
 //! Reads, writes and flushes go to the host's kernel straight on the guest's buffers, through
 //! io_uring or one by one; what is rare (discard, zeroes) is done at once.
 
+mod acl;
 mod bounds;
 mod counts;
 mod erase;
@@ -104,12 +105,13 @@ pub struct Block {
 }
 
 impl Block {
-    /// Finds out whether a disk can be opened, without locking it.
+    /// Finds out whether a disk can be opened, without locking it for longer than a look takes. Gives what
+    /// somebody else who has it keeps this one from, as long as that is so.
     ///
     /// # Errors
     /// See [`BlockError`].
-    pub fn check(config: &BlkConfig) -> Result<(), BlockError> {
-        Opened::new(config).map(drop)
+    pub fn check(config: &BlkConfig) -> Result<Option<BlockError>, BlockError> {
+        Opened::new(config)?.in_use(config)
     }
 
     /// Opens a disk and locks it: one writer, or any number of readers.

@@ -95,22 +95,24 @@ const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
 impl Net {
-    /// Finds out whether a device can be opened, without opening it.
+    /// Finds out whether a device can be opened, without opening it. Gives what a process that has the tap device
+    /// keeps this one from, as long as that is so.
     ///
     /// # Errors
     /// When the descriptor is none of a tap device, or the MTU does not fit the queues.
-    pub fn check(config: &NetConfig) -> Result<(), NetError> {
+    pub fn check(config: &NetConfig) -> Result<Option<NetError>, NetError> {
         Self::check_values(config)?;
-        match &config.tap {
-            Some(name) if config.fd.is_none() => foresee::tap(name, config.queues),
-            _ => Ok(()),
+        match (config.fd, &config.tap) {
+            (Some(fd), _) => Tap::inherit(fd).map(|_| None),
+            (None, Some(name)) => foresee::tap(name, config.queues),
+            (None, None) => Ok(None),
         }
     }
 
-    /// The same, but for a tap device of this name, which another host may have.
+    /// The same, but for a tap device of this name and for a descriptor, which another host may have.
     ///
     /// # Errors
-    /// As there.
+    /// When the MTU does not fit the queues.
     pub fn check_values(config: &NetConfig) -> Result<(), NetError> {
         // A queue of two entries has room for a usual frame.
         let room = BUFFER * u64::from(config.queue_size / 2);
@@ -118,7 +120,7 @@ impl Net {
         if config.queue_size < LARGE_QUEUE && u64::from(mtu) + AROUND > room {
             return Err(NetError::Mtu(mtu, config.queue_size));
         }
-        config.fd.map_or(Ok(()), |fd| Tap::inherit(fd).map(drop))
+        Ok(())
     }
 
     /// Opens the tap device, or creates it.

@@ -7,130 +7,101 @@ use std::fmt::Write as _;
 
 use clap::{Arg, Command, ValueHint};
 
-/// The options whose values have parts, with the parts' keys and the values that these may have.
-const PARTS: [(&str, &[(&str, &str)]); 4] = [
-    (
-        "blk",
-        &[
-            ("path=", "files"),
-            ("id=", ""),
-            ("ro", ""),
-            ("serial=", ""),
-            ("engine=", "auto io_uring sync"),
-            ("direct", ""),
-            ("queues=", ""),
-            ("queue-size=", ""),
-            ("discard=", "off"),
-            ("bw=", ""),
-            ("bw-burst=", ""),
-            ("iops=", ""),
-            ("iops-burst=", ""),
-        ],
-    ),
-    (
-        "net",
-        &[
-            ("tap=", ""),
-            ("fd=", ""),
-            ("id=", ""),
-            ("mac=", ""),
-            ("mtu=", ""),
-            ("queues=", ""),
-            ("queue-size=", ""),
-            ("bw=", ""),
-            ("bw-burst=", ""),
-            ("iops=", ""),
-            ("iops-burst=", ""),
-        ],
-    ),
-    ("vsock", &[("cid=", ""), ("id=", ""), ("path=", "files")]),
-    (
-        "balloon",
-        &[
-            ("target=", ""),
-            ("id=", ""),
-            ("deflate-on-oom", ""),
-            ("free-page-reporting", ""),
-            ("free-page-hinting", ""),
-            ("stats-interval=", ""),
-        ],
-    ),
-];
-/// The options that say where a console goes.
-const TARGETS: [&str; 2] = ["serial", "console"];
+use super::parts::{LIMIT, PARTS, TARGET_WORDS, TARGETS, Value, value_of};
 
 const FUNCTIONS: &str = include_str!("completion.bash");
 
 /// The script.
 pub(super) fn script(command: &mut Command) -> String {
     command.build();
-    let mut kinds = String::new();
-    let mut words = String::new();
-    let subcommands: Vec<_> = command
-        .get_subcommands()
-        .map(|one| one.get_name().to_owned())
-        .collect();
-    let commands = std::iter::once(("", &*command))
-        .chain(command.get_subcommands().map(|one| (one.get_name(), one)));
-    for (name, command) in commands {
+    let mut tables = Tables::default();
+    tables.add("", command);
+    let mut parts = String::new();
+    for (option, keys) in PARTS {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            parts,
+            "        {option},) kind='words:{}' ;;",
+            keys.join(" ")
+        );
+        for key in keys.iter().filter(|key| key.ends_with('=')) {
+            let kind = match value_of(key) {
+                Value::Files => "files".to_owned(),
+                Value::Words(words) => format!("words:{words}"),
+                Value::Other => continue,
+            };
+            let _ = writeln!(parts, "        {option},{key}) kind='{kind}' ;;");
+        }
+    }
+    FUNCTIONS
+        .replace("        @KINDS@\n", &tables.kinds)
+        .replace("        @COMMANDS@\n", &tables.commands)
+        .replace("        @ARGUMENTS@\n", &tables.arguments)
+        .replace("        @PARTS@\n", &parts)
+        .replace("@TARGETS@", TARGET_WORDS)
+}
+
+/// The cases of what depends on the command, which is named by all words that lead to it.
+#[derive(Default)]
+struct Tables {
+    /// What kind of value an option takes.
+    kinds: String,
+    /// The options of a command, its subcommands, and how many arguments come before these.
+    commands: String,
+    /// What an argument is, by its place.
+    arguments: String,
+}
+
+impl Tables {
+    fn add(&mut self, path: &str, command: &Command) {
         let mut options = Vec::new();
         for argument in command.get_arguments() {
             let names = names(argument);
-            if names.is_empty() {
-                continue;
-            }
             options.extend(names.iter().cloned());
-            if let Some((kind, apart)) = kind(argument) {
+            if let (Some((kind, apart)), false) = (kind(argument), names.is_empty()) {
                 let names: Vec<_> = names
                     .iter()
-                    .map(|option| format!("{name},{option}"))
+                    .map(|option| format!("'{path},{option}'"))
                     .collect();
                 // Writing to a String cannot fail.
                 let _ = writeln!(
-                    kinds,
+                    self.kinds,
                     "        {}) kind='{kind}' apart={} ;;",
                     names.join("|"),
                     u8::from(apart)
                 );
             }
         }
-        let positional = command
-            .get_positionals()
-            .find_map(|argument| kind(argument).map(|(kind, _)| kind));
-        let free = match (name, positional) {
-            ("", _) => format!("words:{}", subcommands.join(" ")),
-            ("help", _) => format!("words:{}", subcommands.join(" ")),
-            (_, Some(kind)) => kind,
-            (_, None) => String::new(),
-        };
-        let _ = writeln!(
-            words,
-            "        '{name}') options='{}' free='{free}' ;;",
-            options.join(" ")
-        );
-    }
-    let mut parts = String::new();
-    for (option, keys) in PARTS {
-        let all: Vec<_> = keys.iter().map(|(key, _)| *key).collect();
-        let _ = writeln!(
-            parts,
-            "        {option},) kind='words:{}' ;;",
-            all.join(" ")
-        );
-        for (key, values) in keys.iter().filter(|(_, values)| !values.is_empty()) {
-            let kind = if *values == "files" {
-                "files".to_owned()
+        let mut after = 0;
+        for (place, argument) in command.get_positionals().enumerate() {
+            let many = argument
+                .get_num_args()
+                .is_some_and(|count| count.max_values() > 1);
+            let place = if many {
+                "*".to_owned()
             } else {
-                format!("words:{values}")
+                format!("'{place}'")
             };
-            let _ = writeln!(parts, "        {option},{key}) kind='{kind}' ;;");
+            if let Some((kind, _)) = kind(argument) {
+                let _ = writeln!(self.arguments, "        '{path},'{place}) free='{kind}' ;;");
+            }
+            after += 1;
+        }
+        let subcommands: Vec<_> = command.get_subcommands().map(Command::get_name).collect();
+        let _ = writeln!(
+            self.commands,
+            "        '{path}') options='{}' subcommands='{}' after={after} ;;",
+            options.join(" "),
+            subcommands.join(" ")
+        );
+        for subcommand in command.get_subcommands() {
+            let name = subcommand.get_name();
+            match path {
+                "" => self.add(name, subcommand),
+                path => self.add(&format!("{path} {name}"), subcommand),
+            }
         }
     }
-    FUNCTIONS
-        .replace("        @KINDS@\n", &kinds)
-        .replace("        @COMMANDS@\n", &words)
-        .replace("        @PARTS@\n", &parts)
-        .replace("@SUBCOMMANDS@", &subcommands.join(" | "))
 }
 
 fn names(argument: &Arg) -> Vec<String> {
@@ -150,8 +121,13 @@ fn kind(argument: &Arg) -> Option<(String, bool)> {
         .iter()
         .map(|value| value.get_name().to_owned())
         .collect();
+    let is_limit = argument
+        .get_value_names()
+        .is_some_and(|names| names.iter().any(|name| name == LIMIT));
     let kind = if !values.is_empty() {
         format!("words:{}", values.join(" "))
+    } else if is_limit {
+        format!("parts:{LIMIT}")
     } else if PARTS.iter().any(|(option, _)| *option == name) {
         format!("parts:{name}")
     } else if TARGETS.contains(&name) {

@@ -8,11 +8,20 @@ _vmm_reference_kind() {
     esac
 }
 
-# Sets `options` to those of a command, `free` to what its other words are.
+# Sets `options` and `subcommands` to those of a command, `after` to how many arguments come before its subcommands.
+# A command is named by all words that lead to it.
 _vmm_reference_command() {
-    options= free=
+    options= subcommands= after=0
     case "$1" in
         @COMMANDS@
+    esac
+}
+
+# Sets `free` to what the argument $2, from 0, of a command is.
+_vmm_reference_argument() {
+    free=
+    case "$1,$2" in
+        @ARGUMENTS@
     esac
 }
 
@@ -42,7 +51,7 @@ _vmm_reference_find() {
         target)
             case $value in
                 file=*) _vmm_reference_find files "${front}file=" "${value#file=}" ;;
-                *) _vmm_reference_find "words:stdio null file=" "$front" "$value" ;;
+                *) _vmm_reference_find "words:@TARGETS@" "$front" "$value" ;;
             esac
             ;;
         parts:*)
@@ -72,7 +81,7 @@ _vmm_reference() {
     local word=${line##*[[:space:]]}
     local -a words found=()
     read -ra words <<<"${line%"$word"}"
-    local command= kind= apart=0 options= free= i
+    local command= count=0 kind= apart=0 options= subcommands= after=0 free= i
     for ((i = 1; i < ${#words[@]}; i++)); do
         case ${words[i]} in
             -*=*) ;;
@@ -80,7 +89,14 @@ _vmm_reference() {
                 _vmm_reference_kind "$command" "${words[i]}"
                 ((apart)) && ((i++))
                 ;;
-            @SUBCOMMANDS@) [[ $command ]] || command=${words[i]} ;;
+            *)
+                _vmm_reference_command "$command"
+                if ((count >= after)) && [[ " $subcommands " == *" ${words[i]} "* ]]; then
+                    command="${command:+$command }${words[i]}" count=0
+                else
+                    ((count++))
+                fi
+                ;;
         esac
     done
     if ((i > ${#words[@]})); then
@@ -91,6 +107,8 @@ _vmm_reference() {
         _vmm_reference_find "$kind" "${word%%=*}=" "${word#*=}"
     else
         _vmm_reference_command "$command"
+        _vmm_reference_argument "$command" "$count"
+        [[ -z $free ]] && ((count >= after)) && free="words:$subcommands"
         case $word in
             -*) free="words:$options" ;;
         esac

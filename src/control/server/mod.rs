@@ -46,6 +46,16 @@ const AT_ONCE: Timespec = Timespec {
 #[derive(Debug)]
 pub struct ControlSocket(SocketFile);
 
+/// What is at the path of a control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// Nothing, or a socket whose process is gone.
+    Free,
+    /// A socket on which another program listens.
+    InUse,
+}
+
 fn refused(path: &Path, error: SocketError) -> Error {
     let cure = match &error {
         SocketError::InUse => "name another path, or end the other VM first",
@@ -75,11 +85,13 @@ impl ControlSocket {
     /// Finds out whether a socket can be made at a path, without making it.
     ///
     /// # Errors
-    /// When there is something else, or somebody listens there.
-    pub fn check(path: &Path) -> Result<(), Error> {
-        SocketFile::check(path, LONGEST)
-            .map(drop)
-            .map_err(|error| refused(path, error))
+    /// When there is something else, or no socket can be made there.
+    pub fn check(path: &Path) -> Result<Place, Error> {
+        match SocketFile::check(path, LONGEST) {
+            Ok(_) => Ok(Place::Free),
+            Err(SocketError::InUse) => Ok(Place::InUse),
+            Err(error) => Err(refused(path, error)),
+        }
     }
 
     /// Serves clients until the server is dropped.

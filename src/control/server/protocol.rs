@@ -11,6 +11,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::config::in_plain_words;
 use crate::control::command::{Command, CommandError, Reply};
 use crate::control::event::{Event, Happening};
 
@@ -72,7 +73,7 @@ pub(crate) fn parse(line: &[u8]) -> Line {
     };
     let Object(mut object) = match serde_json::from_slice(line) {
         Ok(object) => object,
-        Err(error) => return wrong(None, format!("this is no request: {error}")),
+        Err(error) => return wrong(None, format!("this is no request: {}", in_json(&error))),
     };
     let id = match object.remove("id") {
         Some(id @ (Value::Number(_) | Value::String(_))) => Some(id),
@@ -90,12 +91,26 @@ pub(crate) fn parse(line: &[u8]) -> Line {
 
 fn command(object: Map<String, Value>) -> Result<Wish, String> {
     let name = object.get("command").and_then(Value::as_str);
-    if !name.is_some_and(|name| Command::NAMES.contains(&name)) {
+    let Some(name) = Command::NAMES.into_iter().find(|known| name == Some(known)) else {
         return Err(format!("command is one of {}", Command::NAMES.join(", ")));
-    }
+    };
     serde_json::from_value(Value::Object(object))
         .map(Wish::Command)
-        .map_err(|error| error.to_string())
+        .map_err(|error| format!("{name}: {}", in_plain_words(&error.to_string(), "field")))
+}
+
+/// What is wrong with a line that is no object.
+fn in_json(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    // The place, once more, at the end of it.
+    let text = text
+        .rsplit_once(" at line ")
+        .map_or(&*text, |(text, _)| text);
+    let said = in_plain_words(text, "field");
+    match error.classify() {
+        serde_json::error::Category::Data => said,
+        _ => format!("column {}: {said}", error.column()),
+    }
 }
 
 fn subscription(kinds: &Value) -> Result<Wish, String> {
@@ -214,8 +229,14 @@ mod tests {
             (r#"{"id":{},"command":"pause"}"#, "id"),
             (r#"{"id":1}"#, "command"),
             (r#"{"command":"fly"}"#, "pause"),
-            (r#"{"command":"pause","hard":true}"#, "hard"),
-            (r#"{"command":"shutdown","timeout_s":-1}"#, "-1"),
+            (
+                r#"{"command":"pause","hard":true}"#,
+                "pause: there is no field `hard`; there are none",
+            ),
+            (
+                r#"{"command":"shutdown","timeout_s":-1}"#,
+                "shutdown: timeout_s: it is 0 to 4294967295 seconds, not -1",
+            ),
             (r#"{"subscribe":"all"}"#, "list"),
             (r#"{"subscribe":["weather"]}"#, "shutdown-asked"),
             (r#"{"subscribe":[],"command":"pause"}"#, "no other field"),
@@ -225,6 +246,108 @@ mod tests {
         }
         // Depth is bounded.
         assert!(parse(&[b'['; MAX_LINE]).wish.is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_field_is_said_in_words_of_the_protocol() {
+        for (fields, said) in [
+            (r#""device":"d""#, "the field `change` is missing"),
+            (r#""change":{"target":1}"#, "the field `device` is missing"),
+            (
+                r#""device":7,"change":{"target":1}"#,
+                "device: it is the id of a device, as a text, not 7",
+            ),
+            (
+                r#""device":"d","change":{"link":"sideways"}"#,
+                "change.link: it is up or down, not \"sideways\"",
+            ),
+            (
+                r#""device":"d","change":{"link":true}"#,
+                "change.link: it is up or down, not true",
+            ),
+            (
+                r#""device":"d","change":{"target":-1}"#,
+                "change.target: it is a number of bytes, 1 or more, not -1",
+            ),
+            (
+                r#""device":"d","change":{"target":"1M"}"#,
+                "change.target: it is a number of bytes, 1 or more, not \"1M\"",
+            ),
+            (
+                r#""device":"d","change":{"size":{"columns":70000,"rows":1}}"#,
+                "change.size.columns: it is 1 to 65535, not 70000",
+            ),
+            (
+                r#""device":"d","change":{"size":{"columns":80}}"#,
+                "change.size: the field `rows` is missing",
+            ),
+            (
+                r#""device":"d","change":{"limits":{"bw":0}}"#,
+                "change.limits.bw: \"0\": it is 1 to 1024T",
+            ),
+            (
+                r#""device":"d","change":{"limits":{"speed":1}}"#,
+                "there is no field `speed`; there are bw, bw-burst, iops, iops-burst",
+            ),
+            (
+                r#""device":"d","change":{"hinting":true}"#,
+                "change.hinting: it is start, hold or stop, not true",
+            ),
+            (
+                r#""device":"d","change":{"colour":1}"#,
+                "change: it is limits, link, target, size, file or hinting, not \"colour\"",
+            ),
+            (
+                r#""device":"d","change":{}"#,
+                "change: it is an object with one field: limits, link, target, size, file or hinting",
+            ),
+            (
+                r#""device":"d","change":[1]"#,
+                "change: it is an object with one field: limits, link, target, size, file or hinting",
+            ),
+            (
+                r#""device":"d","change":{"target":1},"now":1"#,
+                "there is no field `now`; there are device, change",
+            ),
+        ] {
+            let text = format!(r#"{{"command":"device",{fields}}}"#);
+            let error = parse(text.as_bytes()).wish.unwrap_err();
+            assert!(error.starts_with("device: "), "{error}");
+            assert!(error.contains(said), "{text}: `{said}` not in: {error}");
+            for word in [
+                "unknown", "invalid", "variant", "expected", "u32", "map", "sequence",
+            ] {
+                assert!(!error.contains(word), "`{word}` in: {error}");
+            }
+        }
+        for (fields, said) in [
+            (r#""device":"d""#, "query: the field `query` is missing"),
+            (
+                r#""device":"d","query":3"#,
+                "query: query: it is statistics or hinting, not 3",
+            ),
+            (
+                r#""device":"d","query":"news""#,
+                "query: query: it is statistics or hinting, not \"news\"",
+            ),
+            (
+                r#""device":[],"query":"hinting""#,
+                "query: device: it is the id of a device, as a text, not a list",
+            ),
+        ] {
+            let text = format!(r#"{{"command":"query",{fields}}}"#);
+            assert_eq!(parse(text.as_bytes()).wish.unwrap_err(), said);
+        }
+        let no_object = parse(b"[]").wish.unwrap_err();
+        assert_eq!(
+            no_object,
+            "this is no request: it is a JSON object, not a list"
+        );
+        let cut = parse(br#"{"command":"#).wish.unwrap_err();
+        assert!(
+            cut.starts_with("this is no request: column 11: EOF"),
+            "{cut}"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-use arch::device_tree::board::{DEVICE_TREE, MIN_MEMORY, MMIO_WINDOW, PCI_ECAM, RAM_BASE};
-use arch::{Cmdline, GuestKernel, Lean, Transport};
+use arch::device_tree::board::{DEVICE_TREE, MMIO_WINDOW, PCI_ECAM, RAM_BASE};
+use arch::{Cmdline, GuestKernel, LEAST_MEMORY, Lean, Transport};
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn ram_is_one_region_as_far_as_the_address_bits_reach() {
     );
     for (memory, text) in [
         (0, "at least 16 MiB"),
-        (MIN_MEMORY + 1, "multiple of 4096"),
+        (LEAST_MEMORY + 1, "multiple of 4096"),
         (most + 4096, "at most 16775168 MiB"),
     ] {
         let Err(PlanError::Config { field, cure, .. }) = plan_of(memory) else {
@@ -60,8 +60,8 @@ fn ram_is_one_region_as_far_as_the_address_bits_reach() {
 #[test]
 fn every_vcpu_has_a_redistributor() {
     let facts = Aarch64::typical();
-    assert!(plan(&facts, &config(MIN_MEMORY, MAX_VCPUS)).is_ok());
-    assert!(plan(&facts, &config(MIN_MEMORY, MAX_VCPUS + 1)).is_err());
+    assert!(plan(&facts, &config(LEAST_MEMORY, MAX_VCPUS)).is_ok());
+    assert!(plan(&facts, &config(LEAST_MEMORY, MAX_VCPUS + 1)).is_err());
     let gic = crate::gic::GicV3::new(MAX_VCPUS);
     assert_eq!(gic.redistributors, GIC_REDISTRIBUTORS);
 }

@@ -1,4 +1,4 @@
-use arch::{Cmdline, ConfigPath, GuestKernel, Lean, Transport};
+use arch::{Cmdline, ConfigPath, GuestKernel, LEAST_MEMORY, Lean, Transport};
 use proptest::prelude::*;
 
 use super::*;
@@ -50,7 +50,7 @@ fn check_ram(memory: u64) {
 #[test]
 fn ram_totals_are_right_around_every_border() {
     for border in [
-        MIN_MEMORY,
+        LEAST_MEMORY,
         HOLE.base,
         FOUR_GIB,
         1 << 40,
@@ -59,7 +59,7 @@ fn ram_totals_are_right_around_every_border() {
     ] {
         for memory in [border - PAGE_SIZE, border, border + PAGE_SIZE] {
             let most = (1 << 46) - HOLE.len;
-            if (MIN_MEMORY..=most).contains(&memory) {
+            if (LEAST_MEMORY..=most).contains(&memory) {
                 check_ram(memory);
             } else {
                 assert!(plan_of(memory).is_err(), "{memory:#x}");
@@ -86,8 +86,8 @@ fn one_more_page_continues_at_4_gib() {
 fn wrong_memory_sizes_are_refused_with_the_cure() {
     for (memory, cure) in [
         (0, "at least 16 MiB"),
-        (MIN_MEMORY - PAGE_SIZE, "at least 16 MiB"),
-        (MIN_MEMORY + 1, "multiple of 4096"),
+        (LEAST_MEMORY - PAGE_SIZE, "at least 16 MiB"),
+        (LEAST_MEMORY + 1, "multiple of 4096"),
         (1 << 46, "at most 67107840 MiB"),
         (!(PAGE_SIZE - 1), "at most 67107840 MiB"),
     ] {

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::acl;
 use super::lock::Access;
 use crate::config::BlkConfig;
 
@@ -287,12 +288,19 @@ fn denied(config: &BlkConfig, error: io::Error) -> BlockError {
             "give yourself the right: `chmod u+{rights} {}`",
             shell(path)
         )
-    } else if mode & needed == needed {
+    } else if mode & needed == needed && found.gid() != 0 {
+        // Whoever is in root's group may more than this.
         format!("join its group (`sudo usermod -aG {group} $USER`, then log in again)")
-    } else {
+    } else if acl::usable(path) {
         format!(
             "give yourself the right: `sudo setfacl -m u:$USER:{rights} {}`",
             shell(path)
+        )
+    } else {
+        format!(
+            "give this VM a copy of your own: `sudo install -m 0600 -o $USER {} COPY.img`, or ask {} for the right",
+            shell(path),
+            name("/etc/passwd", found.uid())
         )
     };
     if !config.read_only && fs::File::open(path).is_ok() {
@@ -323,10 +331,17 @@ fn closed_folder(path: &Path, user: u32) -> Option<BlockError> {
             found.mode() & 0o7777,
             name("/etc/passwd", user),
         ),
-        cure: format!(
-            "let yourself in: `sudo setfacl -m u:$USER:x {}`, or move the image",
-            shell(folder)
-        ),
+        cure: if acl::usable(folder) {
+            format!(
+                "let yourself in: `sudo setfacl -m u:$USER:x {}`, or move the image",
+                shell(folder)
+            )
+        } else {
+            format!(
+                "move the image to a folder that this user may enter, or let everybody through: `sudo chmod o+x {}`",
+                shell(folder)
+            )
+        },
     })
 }
 

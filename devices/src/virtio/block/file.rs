@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, ioctl_blksszget, statx};
 
 use super::error::{BlockError, READ_ONLY_DEVICE, check_kind, in_use};
-use super::lock::{Access, Outcome, try_lock};
+use super::lock::{Access, Outcome, look, try_lock};
 use super::request::{SECTOR, SECTOR_BYTES};
 use super::sys::is_read_only_device;
 use crate::config::BlkConfig;
@@ -95,13 +95,19 @@ impl Opened {
         })
     }
 
+    /// Whether somebody else has the disk in a way that contradicts.
+    pub(super) fn in_use(self, config: &BlkConfig) -> Result<Option<BlockError>, BlockError> {
+        let access = Access::of(config);
+        let file = self.buffered.as_ref().unwrap_or(&self.file);
+        Ok(match look(file, access)? {
+            Outcome::Refused => Some(in_use(file, config, access)),
+            Outcome::Locked | Outcome::Unknown => None,
+        })
+    }
+
     /// One writer, or any number of readers.
     pub(super) fn lock(self, config: &BlkConfig) -> Result<Self, BlockError> {
-        let access = if config.read_only {
-            Access::Read
-        } else {
-            Access::Write
-        };
+        let access = Access::of(config);
         let file = self.buffered.as_ref().unwrap_or(&self.file);
         let end = Instant::now() + PATIENCE;
         loop {

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::sys::{self, Byte};
+use crate::config::BlkConfig;
 
 /// The byte of the first permission that is used, and of the first that is not shared.
 const USED: i64 = 100;
@@ -31,6 +32,14 @@ pub(super) enum Access {
 }
 
 impl Access {
+    pub(super) fn of(config: &BlkConfig) -> Self {
+        if config.read_only {
+            Self::Read
+        } else {
+            Self::Write
+        }
+    }
+
     fn permissions(self) -> &'static [i64] {
         match self {
             Self::Read => &[CONSISTENT_READ],
@@ -60,15 +69,9 @@ pub(super) enum Outcome {
 
 /// Locks a disk's file for this access, at once or not at all.
 pub(super) fn try_lock(file: &File, access: Access) -> io::Result<Outcome> {
-    let operation = match access {
-        Access::Read => FlockOperation::NonBlockingLockShared,
-        Access::Write => FlockOperation::NonBlockingLockExclusive,
-    };
-    let whole = match retry_on_intr(|| flock(file, operation)) {
-        Ok(()) => Outcome::Locked,
-        Err(Errno::WOULDBLOCK) => return Ok(Outcome::Refused),
-        Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => Outcome::Unknown,
-        Err(error) => return Err(error.into()),
+    let whole = match lock_whole(file, access)? {
+        Outcome::Refused => return Ok(Outcome::Refused),
+        whole => whole,
     };
     match lock_bytes(file, access)? {
         Outcome::Refused => {
@@ -77,6 +80,36 @@ pub(super) fn try_lock(file: &File, access: Access) -> io::Result<Outcome> {
         }
         Outcome::Locked => Ok(whole),
         Outcome::Unknown => Ok(Outcome::Unknown),
+    }
+}
+
+/// What [`try_lock`] would say. Bytes are only looked at; the whole file, which cannot be, is locked and let go:
+/// who wants it just then waits longer than that takes.
+pub(super) fn look(file: &File, access: Access) -> io::Result<Outcome> {
+    let whole = lock_whole(file, access)?;
+    if whole == Outcome::Locked {
+        let _ = flock(file, FlockOperation::Unlock);
+    }
+    match whole {
+        Outcome::Refused => Ok(Outcome::Refused),
+        whole => match are_bytes_refused(file, access) {
+            Ok(true) => Ok(Outcome::Refused),
+            Ok(false) => Ok(whole),
+            Err(_) => Ok(Outcome::Unknown),
+        },
+    }
+}
+
+fn lock_whole(file: &File, access: Access) -> io::Result<Outcome> {
+    let operation = match access {
+        Access::Read => FlockOperation::NonBlockingLockShared,
+        Access::Write => FlockOperation::NonBlockingLockExclusive,
+    };
+    match retry_on_intr(|| flock(file, operation)) {
+        Ok(()) => Ok(Outcome::Locked),
+        Err(Errno::WOULDBLOCK) => Ok(Outcome::Refused),
+        Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Outcome::Unknown),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -102,15 +135,23 @@ fn lock_bytes(file: &File, access: Access) -> io::Result<Outcome> {
             };
         }
     }
+    Ok(match are_bytes_refused(file, access)? {
+        true => Outcome::Refused,
+        false => Outcome::Locked,
+    })
+}
+
+/// Whether somebody else has bytes that contradict.
+fn are_bytes_refused(file: &File, access: Access) -> io::Result<bool> {
     let used_by_others = EXCLUDED.iter().map(|permission| USED + permission);
     let refused_by_others = access.permissions().iter();
     let refused_by_others = refused_by_others.map(|permission| NOT_SHARED + permission);
     for byte in used_by_others.chain(refused_by_others) {
         if sys::look(file, byte)? == Byte::Locked {
-            return Ok(Outcome::Refused);
+            return Ok(true);
         }
     }
-    Ok(Outcome::Locked)
+    Ok(false)
 }
 
 #[cfg(test)]

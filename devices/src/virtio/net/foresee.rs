@@ -11,13 +11,13 @@ use rustix::process::geteuid;
 
 use super::NetError;
 use super::interface::{self, Kind};
-use super::tap::{open_tun, refused};
+use super::tap::{busy, open_tun, refused};
 
 /// The bit of CAP_NET_ADMIN (capability.h).
 const NET_ADMIN: u32 = 12;
 
-/// Refuses a tap device that could not be opened with this many queues.
-pub(super) fn tap(name: &str, queues: u16) -> Result<(), NetError> {
+/// Refuses a tap device that could not be opened with this many queues; gives what keeps it busy.
+pub(super) fn tap(name: &str, queues: u16) -> Result<Option<NetError>, NetError> {
     interface::request(name).map_err(|_| NetError::Name)?;
     let index = interface::index(name)?;
     // A descriptor without a device: nothing has happened when it is closed.
@@ -28,7 +28,7 @@ pub(super) fn tap(name: &str, queues: u16) -> Result<(), NetError> {
     };
     let Some(index) = index else {
         return if may_administer() {
-            Ok(())
+            Ok(None)
         } else {
             errno(libc::EPERM)
         };
@@ -40,7 +40,7 @@ pub(super) fn tap(name: &str, queues: u16) -> Result<(), NetError> {
     let read = |file| fs::read_to_string(network.join(file)).ok();
     let number = |file| read(file).and_then(|text| text.trim().parse::<u32>().ok());
     if number("ifindex") != Some(index) {
-        return Ok(());
+        return Ok(None);
     }
     let flags = read("tun_flags");
     let flags =
@@ -50,7 +50,9 @@ pub(super) fn tap(name: &str, queues: u16) -> Result<(), NetError> {
     }
     match number("owner") {
         Some(owner) if owner != geteuid().as_raw() && !may_administer() => errno(libc::EPERM),
-        _ => Ok(()),
+        // One with several queues has room for others.
+        _ if queues > 1 => Ok(None),
+        _ => Ok(busy(name)),
     }
 }
 

@@ -170,21 +170,31 @@ pub(super) fn open_tun() -> io::Result<File> {
         .open("/dev/net/tun")
 }
 
+/// Processes that have a tap device.
+fn holders(name: &str) -> Vec<holder::Holder> {
+    let key = format!("iff:\t{name}");
+    holder::processes(|_, info| info.lines().any(|line| line.trim_end() == key))
+}
+
+/// That somebody has a tap device, as far as that can be seen.
+pub(super) fn busy(name: &str) -> Option<NetError> {
+    let holders = holders(name);
+    (!holders.is_empty()).then(|| NetError::Busy {
+        name: name.to_owned(),
+        by: holder::by(&holders),
+    })
+}
+
 /// Why a tap device was refused. `is_new`: there was no network interface of this name.
 pub(super) fn refused(name: &str, count: u16, is_new: bool, error: io::Error) -> NetError {
     let (name, many) = (name.to_owned(), count > 1);
     match error.raw_os_error() {
         Some(libc::EPERM) if is_new => NetError::NoRights { name, many },
         Some(libc::EPERM) => NetError::Owner { name, many },
-        Some(libc::EBUSY) => {
-            let key = format!("iff:\t{name}");
-            let holders =
-                holder::processes(|_, info| info.lines().any(|line| line.trim_end() == key));
-            NetError::Busy {
-                by: holder::by(&holders),
-                name,
-            }
-        }
+        Some(libc::EBUSY) => NetError::Busy {
+            by: holder::by(&holders(&name)),
+            name,
+        },
         Some(libc::E2BIG) => NetError::NoQueueLeft,
         Some(libc::EINVAL) if !is_new => match interface::kind(&name) {
             Kind::Tap => NetError::Queues {

@@ -42,7 +42,12 @@ fn r61_one_writer_or_many_readers_in_whatever_order() {
     ];
     for (first, second, expected) in cases {
         let [a, b] = [open(file.path()), open(file.path())];
+        assert_eq!(look(&a, first).unwrap(), Outcome::Locked, "nobody has it");
         assert_eq!(try_lock(&a, first).unwrap(), Outcome::Locked);
+        // A look sees the same, and takes nothing.
+        assert_eq!(look(&b, second).unwrap(), expected);
+        let c = open(file.path());
+        assert_eq!(look(&c, second).unwrap(), expected);
         assert_eq!(
             try_lock(&b, second).unwrap(),
             expected,
@@ -56,6 +61,9 @@ fn r61_one_writer_or_many_readers_in_whatever_order() {
             expected,
             "bytes: {first:?}, {second:?}"
         );
+        unlock(&b, second);
+        assert_eq!(look(&c, second).unwrap(), expected, "bytes alone are seen");
+        close(c);
         close((a, b));
         let c = open(file.path());
         assert_eq!(try_lock(&c, Write).unwrap(), Outcome::Locked, "all is gone");
