@@ -374,11 +374,6 @@ fn an_independent_driver_reads_random_bytes_that_differ() {
     feature = "virtio-vsock"
 ))]
 fn every_descriptor_of_a_vm_with_all_devices_is_close_on_exec() {
-    if std::env::consts::ARCH == "riscv64" {
-        // The guest waits for ever for its console there (docs/architecture.md, known limits).
-        eprintln!("skipped: the guest with all devices does not come up on riscv64");
-        return;
-    }
     let (first, second) = (disk(&[0; 8 * SECTOR]), disk(&[0; 8 * SECTOR]));
     let folder = tempfile::tempdir().unwrap();
     for transport in TRANSPORTS {
