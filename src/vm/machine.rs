@@ -295,7 +295,8 @@ impl<P: KvmPlatform> Machine<P> {
             if !handle.restart(may_restart) {
                 let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
                 match &end {
-                    // Its report stands there already.
+                    // Its line stands there already.
+                    Ok(ExitReason::Crashed(crash)) => log::debug!("end: {crash}"),
                     Ok(reason) => log::debug!("end: {reason}"),
                     Err(error) => log::debug!("end: {error}"),
                 }
