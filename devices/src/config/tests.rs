@@ -161,11 +161,7 @@ fn a_balloon_may_say_nothing() {
     let balloon = parse("free-page-hinting,stats-interval=5,deflate-on-oom=off").unwrap();
     assert!(balloon.free_page_hinting && !balloon.free_page_reporting && !balloon.deflate_on_oom);
     assert_eq!(balloon.stats_interval, 5);
-    for interval in [
-        "stats-interval=",
-        "stats-interval=-1",
-        "stats-interval=86401",
-    ] {
+    for interval in ["stats-interval=-1", "stats-interval=86401"] {
         let error = parse(interval).unwrap_err().to_string();
         assert!(error.contains("0 to 86400"), "{error}");
     }
