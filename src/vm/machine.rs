@@ -298,7 +298,6 @@ impl<P: KvmPlatform> Machine<P> {
                     // Its line stands there already.
                     Ok(ExitReason::Crashed(crash)) => log::debug!("end: {crash}"),
                     Ok(reason) => log::debug!("end: {reason}"),
-                    Ok(reason) => log::debug!("end: {reason}"),
                     Err(error) => log::debug!("end: {error}"),
                 }
                 return end;
