@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use arch::ConfigPath;
+use devices::descriptor;
 use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
@@ -190,6 +191,33 @@ impl VmConfig {
         check_twice(&self.made())
     }
 
+    /// What paths like /dev/fd/3 stand for is open.
+    pub(crate) fn check_descriptor_paths(&self) -> Result<(), Error> {
+        let disks = self.blk.iter().enumerate();
+        let disks = disks.map(|(place, disk)| {
+            let field = ConfigPath::from("blk").item(place).key("path");
+            (field, disk.path.as_path(), disk.path.display().to_string())
+        });
+        let images = self
+            .images()
+            .map(|(name, path)| (name.into(), path, shown(name, path)));
+        let made = self.made().into_iter();
+        let made = made.map(|made| (made.field(), made.path, shown(made.name, made.path)));
+        for (field, path, value) in disks.chain(images).chain(made) {
+            let number = descriptor::of_path(path);
+            if let Some(Err(source)) = number.map(descriptor::duplicate) {
+                return Err(Error::Refused {
+                    field,
+                    value,
+                    source,
+                    cure: "give the number of a descriptor that this program is started with"
+                        .to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// A disk that the guest may write is nothing that the VM reads.
     fn check_disks(&self, inputs: &[NamedFile<'_>]) -> Result<(), Error> {
         for (place, disk) in self.blk.iter().enumerate() {
@@ -270,6 +298,10 @@ impl VmConfig {
 /// would see that, and then its end.
 #[must_use]
 pub fn busy_output(field: &'static str, path: &Path) -> Option<String> {
+    // Whoever passed an open descriptor on may have locked what it is open for.
+    if descriptor::of_path(path).is_some() {
+        return None;
+    }
     let name = format!("{field}={}", shown(field, path));
     let found = fs::metadata(path).ok()?;
     if found.file_type().is_fifo() {

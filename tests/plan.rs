@@ -198,6 +198,27 @@ fn a_descriptor_is_looked_at_before_a_file_of_the_program_gets_its_number() {
         refused(&arguments, &["--net=fd=0: it is no tap device", "cure: "]);
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    // So is what a path stands for.
+    for (option, field) in [
+        ("--kernel=/dev/fd/3", "--kernel"),
+        ("--initrd=/dev/fd/3", "--initrd"),
+        ("--serial=file=/dev/fd/3", "--serial=file"),
+        #[cfg(feature = "virtio-blk")]
+        ("--blk=/proc/self/fd/3", "--blk"),
+        #[cfg(feature = "virtio-vsock")]
+        ("--vsock=cid=3,path=/dev/fd/3", "--vsock=path"),
+        #[cfg(feature = "control")]
+        ("--control=/dev/fd/3", "--control"),
+    ] {
+        for command in [&["plan"][..], &[]] {
+            let arguments = [command, &[option]].concat();
+            let said = format!("error: {field}=");
+            refused(
+                &arguments,
+                &[&said, "fd/3: Bad file descriptor", "cure: give the number"],
+            );
+        }
+    }
     // Those of another host are not known.
     let planned = finish(
         vmm(&["plan", "--arch=aarch64", "--net=fd=3"])

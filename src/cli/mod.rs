@@ -189,13 +189,10 @@ struct VmArgs {
         hide_possible_values = true
     )]
     rng: Option<bool>,
-    /// Leaves out what current kernels can do without, for a shorter life: on x86_64 the interval timer
-    /// (PIT) and the PICs; the I/O APIC is the VMM's, not KVM's. auto: for the built-in guest, and for a
-    /// Linux that is new enough unless its command line needs them; `plan` says which and why
-    /// [default: auto]
     #[arg(
         long,
         value_name = "auto|on|off",
+        help = usage::lean(),
         value_parser = values::word::<Lean>(),
         hide_possible_values = true
     )]

@@ -179,6 +179,19 @@ pub(super) fn about() -> &'static str {
     }
 }
 
+pub(super) fn lean() -> String {
+    let guests = if cfg!(feature = "hello-guest") {
+        "for the built-in guest, and for a Linux"
+    } else {
+        "for a Linux"
+    };
+    format!(
+        "Leaves out what current kernels can do without, for a shorter life: on a PC the \
+         interval timer (PIT) and the PICs; the I/O APIC is the VMM's, not KVM's. auto: {guests} that is new enough \
+         unless its command line needs them; `plan` says which and why [default: auto]"
+    )
+}
+
 /// The formats of kernels that this build boots.
 pub(super) fn kernel() -> String {
     let formats: Vec<&str> = [

@@ -286,8 +286,8 @@ impl<P: KvmPlatform> Machine<P> {
             if !handle.restart(may_restart) {
                 let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
                 match &end {
-                    // It stands there already, with its report.
-                    Ok(ExitReason::Crashed(_)) => log::debug!("end: by that crash"),
+                    // Its line stands there already.
+                    Ok(ExitReason::Crashed(crash)) => log::debug!("end: {crash}"),
                     Ok(reason) => log::debug!("end: {reason}"),
                     Err(error) => log::debug!("end: {error}"),
                 }

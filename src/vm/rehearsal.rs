@@ -84,13 +84,14 @@ fn load(
 
 impl VmConfig {
     /// Checks every value as far as no platform is asked, and the descriptors that the configuration names: they are
-    /// open, and of tap devices. Whoever opens files of its own does this before, since one of those might get the
-    /// number.
+    /// open, as a tap's number or as a path like `/dev/fd/3`, and those of taps are of tap devices. Whoever opens files
+    /// of its own does this before, since one of those might get the number.
     ///
     /// # Errors
     /// Names the value or the descriptor and what is wrong with it.
     pub fn check_descriptors(&self) -> Result<(), Error> {
         self.check()?;
+        self.check_descriptor_paths()?;
         #[cfg(feature = "virtio-net")]
         crate::devices::virtio::check_descriptors(self)?;
         Ok(())
