@@ -20,6 +20,7 @@
 //! architecture: the core is written against [`arch::Platform`] and [`arch::KvmPlatform`].
 
 mod attachments;
+mod backend;
 mod config;
 mod console;
 mod control;
@@ -32,6 +33,7 @@ mod memory;
 mod outputs;
 mod timeline;
 mod vm;
+mod wake;
 
 pub use crate::devices::own::{Interrupt, OwnDevice};
 pub use ::devices::config::{
@@ -46,6 +48,9 @@ pub use ::devices::{BusDevice, Outcome};
 pub use arch;
 pub use arch::{ConfigPath, Lean, Transport};
 pub use attachments::Attachments;
+pub use backend::hello_guest;
+#[cfg(feature = "host")]
+pub use backend::{ARCHITECTURES, HostPlatform, planner, planner_with_facts};
 pub use config::{
     ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_plain_words,
 };
@@ -65,22 +70,10 @@ pub use memory::huge::transparent_size as transparent_page_bytes;
 pub use outputs::{NamedFile, busy_output, refused_output};
 pub use timeline::{Milestone, Timeline};
 pub use vm::machine::Machine;
+pub use vm::planned_for::PlannedFor;
 pub use vm::planning::{device_tree, plan};
-pub use vm::rehearsal::{PlannedFor, rehearse};
-
-/// The backend of the host this library is built for, and the pure halves of all of them.
-#[cfg(feature = "host")]
-pub use arch_host::{ARCHITECTURES, HostPlatform, planner, planner_with_facts};
+pub use vm::rehearsal::rehearse;
 
 /// A VM on the host's own architecture.
 #[cfg(feature = "host")]
 pub type Vm = Machine<HostPlatform>;
-
-/// The guest that is part of the library, when it was built in.
-#[must_use]
-pub fn hello_guest() -> Option<&'static [u8]> {
-    #[cfg(all(feature = "host", feature = "hello-guest"))]
-    return arch_host::hello::HELLO;
-    #[cfg(not(all(feature = "host", feature = "hello-guest")))]
-    None
-}

@@ -34,9 +34,21 @@ const KVM_BINDINGS: [&str; 5] = [
 ];
 /// The one place of the core that names the host facade, and the build script that passes its
 /// findings on.
-const FACADE: [&str; 1] = ["src/lib.rs"];
-/// Crates whose files import each other in no circle, besides the backends.
-const WITHOUT_CIRCLES: [&str; 1] = ["arch/host"];
+const FACADE: [&str; 1] = ["src/backend.rs"];
+/// Folders of crates whose files import each other in no circle, besides the backends.
+const WITHOUT_CIRCLES: [&str; 8] = [
+    "arch/src/",
+    "arch/host/src/",
+    "devices/src/",
+    "src/",
+    "xtask/src/",
+    "benches/block/",
+    "benches/net/",
+    "benches/startup/",
+];
+/// Files that still do, with the reason:
+/// the command line, whose parts import its root for statuses and messages: a rework of it is under way.
+const IN_CIRCLES: [&str; 1] = ["src/cli/"];
 /// What the command line alone knows: its options that are no keys of a configuration, whose keys are options too.
 const OTHER_OPTIONS: [&str; 9] = [
     "help",
@@ -49,8 +61,13 @@ const OTHER_OPTIONS: [&str; 9] = [
     "dump-facts",
     "dump-dtb",
 ];
-/// Lines of one file.
-const MAX_LINES: usize = 600;
+/// Lines of code of one file, without its tests.
+const MAX_CODE: usize = 400;
+/// Lines of code of one file, with its tests; and of a file that is nothing but tests.
+const MAX_LINES: usize = 500;
+/// Files that are cut later, since others work on them; they have a limit of their own.
+const CUT_LATER: [&str; 1] = ["tests/plan.rs"];
+const MAX_LATER: usize = 600;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -242,25 +259,47 @@ fn no_file_is_too_long_to_read() {
         "src", "arch", "devices", "tests", "xtask", "benches", "examples",
     ] {
         for (name, text) in sources(folder) {
+            let later = CUT_LATER.iter().any(|known| name.starts_with(known));
+            let (most, most_code) = if later {
+                (MAX_LATER, MAX_LATER)
+            } else {
+                (MAX_LINES, MAX_CODE)
+            };
             let lines = code(&text).count();
-            assert!(lines <= MAX_LINES, "{name} has {lines} lines of code");
+            assert!(lines <= most, "{name} has {lines} lines of code");
+            let is_tests = name.starts_with("tests/")
+                || name
+                    .split('/')
+                    .any(|part| matches!(part, "tests" | "tests.rs"));
+            let lines = code(&imports::without_tests(&text).0).count();
+            assert!(
+                is_tests || lines <= most_code,
+                "{name} has {lines} lines of code without its tests"
+            );
         }
     }
 }
 
 #[test]
 fn no_files_import_each_other_in_a_circle() {
-    let backends = backends().into_iter().map(|name| format!("arch/{name}"));
-    for name in backends.chain(WITHOUT_CIRCLES.map(str::to_owned)) {
-        let folder = format!("{name}/src/");
+    let backends = backends()
+        .into_iter()
+        .map(|name| format!("arch/{name}/src/"));
+    for folder in backends.chain(WITHOUT_CIRCLES.map(str::to_owned)) {
         let files = sources(&folder);
+        // The binary is a crate of its own.
+        let is_library = files
+            .iter()
+            .any(|(name, _)| *name == format!("{folder}lib.rs"));
         let files = files
             .iter()
-            .map(|(name, text)| (&name[folder.len()..], &text[..]));
+            .filter(|(name, _)| !IN_CIRCLES.iter().any(|known| name.starts_with(known)))
+            .map(|(name, text)| (&name[folder.len()..], &text[..]))
+            .filter(|(name, _)| !(is_library && *name == "main.rs"));
         let circle = imports::Modules::new(files).circle();
         assert_eq!(
             circle, None,
-            "in {name}: move what they share to a file of its own"
+            "in {folder}: move what they share to a file of its own"
         );
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use crate::kernel::KernelHeader;
 use crate::{Cap, ConfigPath, Errno, Kvm, MemoryError};
 
 /// What Linux answers when there is no such device, on every architecture.
@@ -112,17 +111,6 @@ pub enum KvmError {
         /// Which host, or which kernel, has it.
         cure: &'static str,
     },
-}
-
-impl BootError {
-    /// The kernel's format is left out of this program; `feature` is the cargo feature that has it.
-    #[must_use]
-    pub fn not_built_in(kernel: &KernelHeader, feature: &str) -> Self {
-        Self::Kernel(format!(
-            "{}: this program was built without the cargo feature {feature:?}",
-            kernel.describe()
-        ))
-    }
 }
 
 impl KvmError {

@@ -1,10 +1,10 @@
 //! Runs the cases in turn and prints how they compare.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use crate::case::{Case, Places, Sample};
 use crate::common::guest_image;
 use crate::floor;
 use crate::guest::{Vmm, Watch};
@@ -15,25 +15,6 @@ const MIB: u64 = 1 << 20;
 const FILE_LEN: u64 = 256 * MIB;
 /// Each block of the file begins with its number.
 const BLOCK: u64 = 4096;
-
-/// How a case reads.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Places {
-    Random,
-    Sequential,
-}
-
-/// What is measured.
-#[derive(Debug)]
-pub(crate) struct Case {
-    /// The guest's name of it.
-    pub(crate) bench: &'static str,
-    pub(crate) places: Places,
-    /// Bytes of a request.
-    pub(crate) len: u32,
-    pub(crate) depth: u32,
-    pub(crate) count: u32,
-}
 
 const fn read4k(bench: &'static str, depth: u32, count: u32) -> Case {
     Case {
@@ -59,18 +40,6 @@ const CASES: [Case; 5] = [
     },
     read4k("latency", 1, 50_000),
 ];
-
-/// What a run took.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Sample {
-    pub(crate) seconds: f64,
-    /// Seconds of the measured thread.
-    pub(crate) cpu: f64,
-    /// Seconds that it was kept from a processor.
-    pub(crate) waited: f64,
-    /// What the guest said besides.
-    pub(crate) said: BTreeMap<String, f64>,
-}
 
 /// A file with numbered blocks; writing it has brought it into the page cache.
 fn disk(path: &Path) -> Result<()> {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use io_uring::types::Fixed;
 use io_uring::{IoUring, opcode};
 
-use crate::compare::{Case, Places, Sample};
+use crate::case::{Case, Places, Sample};
 use crate::measure::{Cpu, Result};
 
 /// The places that the guest reads too.

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::case::{Case, Sample};
 use crate::common::binary;
-use crate::compare::{Case, Sample};
 use crate::measure::{Calls, Measured, Result, Run};
 
 /// What is counted while the guest runs.

@@ -19,6 +19,8 @@ mod common;
 use std::process::ExitCode;
 
 #[cfg(target_arch = "x86_64")]
+mod case;
+#[cfg(target_arch = "x86_64")]
 mod compare;
 #[cfg(target_arch = "x86_64")]
 mod floor;

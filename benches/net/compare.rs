@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::case::{Case, Sample, Way};
 use crate::common::{binary, guest_image};
 use crate::measure::{Calls, Result, Run, ticks_per_second};
 use crate::namespace::{self, Namespace};
@@ -10,22 +11,6 @@ use crate::tap;
 
 const ROUNDS: usize = 5;
 const TAP: &str = "bench";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    Send,
-    Receive,
-}
-
-/// What is measured.
-#[derive(Debug)]
-pub(crate) struct Case {
-    pub(crate) way: Way,
-    /// Bytes of a frame.
-    pub(crate) frame: usize,
-    depth: u32,
-    pub(crate) count: u32,
-}
 
 const fn case(way: Way, frame: usize, depth: u32, count: u32) -> Case {
     Case {
@@ -46,15 +31,6 @@ const CASES: [Case; 8] = [
     case(Way::Receive, 64, 128, 30_000),
     case(Way::Receive, 1500, 128, 30_000),
 ];
-
-/// What a run took.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Sample {
-    pub(crate) seconds: f64,
-    pub(crate) cpu: f64,
-    pub(crate) waited: f64,
-    pub(crate) notifications: f64,
-}
 
 /// Compares, in a network namespace of its own.
 pub(crate) fn in_namespace() -> Result<()> {

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::compare::{Case, Sample, Way};
+use crate::case::{Case, Sample, Way};
 use crate::measure::{Cpu, Result};
 use crate::namespace::ip;
 

@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 
 mod balloon;
 mod builders;
+mod error;
 mod file;
+mod form;
 mod id;
 mod limits;
 mod mac;
+mod ranges;
 mod text;
 mod words;
 
@@ -22,62 +25,13 @@ use self::id::check_id;
 use self::text::{First, number, on_or_off, options, value, within};
 
 pub use self::balloon::BalloonConfig;
-pub(crate) use self::file::limits as limits_table;
+pub use self::error::OptionError;
 pub use self::file::{Size, size_with_unit, whole_number};
 pub use self::limits::Limits;
+pub(crate) use self::limits::table as limits_table;
 pub use self::mac::Mac;
 pub use self::text::parse_size;
 pub use self::words::{one_of, with_text, word, words_of};
-
-/// What a number may be, for a text, a file and a program.
-mod ranges {
-    use std::ops::RangeInclusive;
-
-    pub(super) const BLK_QUEUES: RangeInclusive<u16> = 1..=16;
-    pub(super) const NET_QUEUES: RangeInclusive<u16> = 1..=8;
-    /// Entries of a queue, a power of two.
-    pub(super) const QUEUE_SIZE: RangeInclusive<u16> = 2..=1024;
-    /// The numbers below are those of the hypervisor and the host, the last one of anybody.
-    pub(super) const CID: RangeInclusive<u32> = 3..=u32::MAX - 1;
-    pub(super) const FD: RangeInclusive<i32> = 0..=i32::MAX;
-    /// From what IPv4 asks for at least (RFC 791).
-    pub(super) const MTU: RangeInclusive<u16> = 68..=u16::MAX;
-    /// Seconds; 0 is never, a day is the most.
-    pub(super) const STATS_INTERVAL: RangeInclusive<u32> = 0..=24 * 60 * 60;
-}
-
-/// Why a text does not describe a device.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OptionError {
-    /// What has to be there is not.
-    #[error("no {0}; write {1}")]
-    Missing(&'static str, &'static str),
-    /// An option that there is not.
-    #[error("unknown option {0:?}; there are {1}")]
-    Unknown(String, String),
-    /// Nothing where an option has to be.
-    #[error("nothing stands between two commas, or at one end; leave the comma away")]
-    Empty,
-    /// An option that is there already.
-    #[error("{0} is given twice; write it once")]
-    Twice(&'static str),
-    /// A value that an option does not take.
-    #[error("{0}={1:?}: {2}")]
-    Value(&'static str, String, String),
-}
-
-impl OptionError {
-    /// Which value of a device's configuration is wrong: its keys with dots between them, as in a file
-    /// (`limits.bw` where a text has `bw`). `None` when it is no value that is wrong.
-    #[must_use]
-    pub fn path(&self) -> Option<&'static str> {
-        match self {
-            Self::Value(key, ..) => Some(limits::path(key).unwrap_or(key)),
-            _ => None,
-        }
-    }
-}
 
 /// Checks the number of entries of a queue.
 fn queue_size(size: u16) -> Result<(), OptionError> {
@@ -159,7 +113,7 @@ pub struct BlkConfig {
     /// The guest may give parts of the file back.
     pub discard: bool,
     /// How much the guest may read and write.
-    #[serde(deserialize_with = "file::limits")]
+    #[serde(deserialize_with = "limits::table")]
     pub limits: Limits,
 }
 
@@ -281,7 +235,7 @@ pub struct NetConfig {
     #[serde(deserialize_with = "file::queue_size")]
     pub queue_size: u16,
     /// How much may pass in each direction.
-    #[serde(deserialize_with = "file::limits")]
+    #[serde(deserialize_with = "limits::table")]
     pub limits: Limits,
 }
 

@@ -128,47 +128,6 @@ impl Default for VmConfig {
 }
 
 impl VmConfig {
-    /// Checks every value as far as no platform is asked, and the descriptors that the configuration names: they are
-    /// open, as a tap's number or as a path like `/dev/fd/3`, and those of taps are of tap devices. Whoever opens files of its own does this before, since one of those might get the
-    /// number.
-    ///
-    /// # Errors
-    /// Names the value or the descriptor and what is wrong with it.
-    pub fn check_descriptors(&self) -> Result<(), Error> {
-        self.check()?;
-        self.check_descriptor_paths()?;
-        #[cfg(feature = "virtio-net")]
-        crate::devices::virtio::check_descriptors(self)?;
-        Ok(())
-    }
-
-    /// Checks that the kernel, the initrd and the disks can be opened and that the kernel is one,
-    /// without loading anything.
-    ///
-    /// # Errors
-    /// Names the file and what is wrong with it.
-    pub fn check_images(&self) -> Result<(), Error> {
-        if let Some(path) = &self.kernel {
-            crate::kernel::image::check_kernel(path, self.guest_memory.bytes())?;
-        }
-        let initrd = crate::kernel::image::Initrd::of(self)?;
-        if let Some(remark) = initrd.and_then(|initrd| initrd.remark()) {
-            log::warn!("{remark}");
-        }
-        #[cfg(feature = "virtio")]
-        crate::devices::virtio::check(self, crate::PlannedFor::AnotherHost)?;
-        Ok(())
-    }
-
-    /// The part of the configuration that shapes the machine. Looks into the kernel's file, if there is
-    /// one, for the little that matters.
-    ///
-    /// # Errors
-    /// When a value is refused whatever the platform.
-    pub fn machine(&self) -> Result<MachineConfig, Error> {
-        self.machine_for(crate::kernel::image::guest_kernel(self))
-    }
-
     /// Refuses values that no platform takes.
     pub(crate) fn check(&self) -> Result<(), Error> {
         arch::check_amounts(self.guest_memory.bytes(), self.vcpus)?;

@@ -235,7 +235,7 @@ const OUTPUT_RING: usize = 64 << 10;
 #[cfg(any(feature = "serial", feature = "virtio-console"))]
 impl Output {
     pub(crate) fn new() -> Result<Self, crate::Error> {
-        let wake = crate::devices::eventfd()?;
+        let wake = crate::wake::eventfd()?;
         let for_ring = wake
             .try_clone()
             .map_err(crate::Error::host("cannot clone an eventfd"))?;

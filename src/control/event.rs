@@ -9,7 +9,7 @@ use devices::micros;
 
 use crate::Error;
 use crate::control::command::State;
-use crate::control::wake::Wake;
+use crate::wake::Wake;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 

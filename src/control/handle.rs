@@ -15,12 +15,12 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
 use crate::control::command::{Command, CommandError, Reply, State, Status};
 use crate::control::event::{Happening, Publisher, Subscription, millis};
 use crate::control::metrics::Resident;
+use crate::wake::Wake;
 
 /// Why a VM ended without a failure of the VMM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,9 +175,9 @@ const TOGETHER: Duration = Duration::from_secs(1);
 struct Shared {
     life: Mutex<Life>,
     ended: AtomicBool,
-    event: EventFd,
+    event: Wake,
     /// Written when there is a request.
-    requested: EventFd,
+    requested: Wake,
     publisher: Publisher,
     resident: Resident,
     /// Runs out when a guest that was asked to power itself off has had its time.
@@ -193,8 +193,8 @@ impl VmHandle {
         Ok(Self(Arc::new(Shared {
             life: Mutex::default(),
             ended: AtomicBool::new(false),
-            event: crate::devices::eventfd()?,
-            requested: crate::devices::eventfd()?,
+            event: Wake::new()?,
+            requested: Wake::new()?,
             publisher: Publisher::default(),
             resident: Resident::open(),
             deadline: timerfd_create(
@@ -253,8 +253,7 @@ impl VmHandle {
                     files,
                     answer,
                 });
-                // A full counter means that it wakes anyway.
-                let _ = self.0.requested.write(1);
+                self.0.requested.set();
                 drop(life);
                 answered.recv().unwrap_or(Err(CommandError::Ended(name)))
             }
@@ -289,7 +288,7 @@ impl VmHandle {
         self.publish(Happening::State { state });
         // What came before a restart waits still.
         if !life.requests.is_empty() {
-            let _ = self.0.requested.write(1);
+            self.0.requested.set();
         }
         paused
     }
@@ -302,7 +301,7 @@ impl VmHandle {
     }
 
     /// Becomes readable when there are commands.
-    pub(crate) fn requested(&self) -> &EventFd {
+    pub(crate) fn requested(&self) -> &Wake {
         &self.0.requested
     }
 
@@ -466,8 +465,7 @@ impl VmHandle {
         let mut life = self.life();
         if !self.0.ended.swap(true, Ordering::AcqRel) {
             life.outcome = Some(outcome);
-            // The counter cannot overflow: this is its only write.
-            let _ = self.0.event.write(1);
+            self.0.event.set();
         }
     }
 
@@ -488,8 +486,7 @@ impl VmHandle {
                 life.restarts += 1;
                 let restarts = life.restarts;
                 self.publish(Happening::Restart { restarts });
-                // Reading only resets the counter.
-                let _ = self.0.event.read();
+                self.0.event.clear();
                 self.0.ended.store(false, Ordering::Release);
                 true
             }
@@ -501,7 +498,7 @@ impl VmHandle {
         self.0.ended.load(Ordering::Acquire)
     }
 
-    pub(crate) fn event(&self) -> &EventFd {
+    pub(crate) fn event(&self) -> &Wake {
         &self.0.event
     }
 

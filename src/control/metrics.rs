@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use devices::{Counter, DeviceMetrics};
 use serde::{Deserialize, Serialize};
@@ -100,7 +101,7 @@ pub struct DeviceReport {
 
 impl Metrics {
     /// Adds what the vCPUs of a run have counted, by their ids.
-    pub(crate) fn add_vcpus(&mut self, vcpus: &[VcpuCounters]) {
+    pub(crate) fn add_vcpus(&mut self, vcpus: &[Arc<VcpuCounters>]) {
         for (id, counters) in (0..).zip(vcpus) {
             let exits = counters.exits();
             self.exits.add(&exits);
@@ -192,7 +193,7 @@ mod tests {
 
     #[test]
     fn vcpus_are_added_by_their_ids_over_restarts() {
-        let run = [VcpuCounters::default(), VcpuCounters::default()];
+        let run = [Arc::<VcpuCounters>::default(), Arc::default()];
         run[1].count(&Exit::PortIn {
             port: 0,
             data: &mut [],

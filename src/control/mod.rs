@@ -10,4 +10,3 @@ pub(crate) mod metrics;
 pub(crate) mod requests;
 #[cfg(feature = "control")]
 pub(crate) mod server;
-pub(crate) mod wake;

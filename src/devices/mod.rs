@@ -1,6 +1,8 @@
 //! Makes the planned devices and puts them on the bus.
 
 pub(crate) mod gsi;
+pub(crate) mod lines;
+pub(crate) mod opened;
 pub(crate) mod own;
 #[cfg(feature = "pci")]
 pub(crate) mod pci;
@@ -8,74 +10,21 @@ pub(crate) mod registry;
 #[cfg(feature = "virtio")]
 pub(crate) mod virtio;
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use arch::{DeviceKind, DevicePlan, Gsi, GuestRam, KvmError, MachinePlan, Space};
+use arch::{DeviceKind, DevicePlan, GuestRam, MachinePlan, Space};
 use devices::{
     AcpiPower, Bus, BusDevice, BusEntry, Cmos, GoldfishRtc, I8042, IoApic, OutputRing, Pl031,
     Pl061, PowerButton, Pvpanic,
 };
 use kvm_ioctls::VmFd;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::Error;
 use crate::console::Port;
-use crate::devices::gsi::MsiRoutes;
+use crate::devices::lines::{Lines, interrupt};
+use crate::devices::opened::HostDevices;
 use crate::devices::registry::Registry;
 use crate::vm::dispatch::IoSpaces;
-use crate::{Error, OwnDevice};
-
-/// A device that the guest's restart leaves as it is on the host's side: disks stay locked, taps and
-/// sockets open.
-#[cfg(feature = "virtio")]
-pub(crate) type Lasting = Box<dyn ::devices::virtio::VirtioDevice>;
-/// There are none without virtio.
-#[cfg(not(feature = "virtio"))]
-pub(crate) type Lasting = std::convert::Infallible;
-
-/// The host's side of the virtio devices, open: the devices themselves, which know nothing of the machine that they
-/// will be in. A restart has the same.
-#[derive(Debug, Default)]
-pub(crate) struct HostDevices {
-    /// By their ids.
-    #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
-    pub(crate) devices: Vec<(String, Lasting)>,
-    /// The host's end of the virtio console.
-    pub(crate) console: Option<Port>,
-    /// Those of the embedder's own.
-    pub(crate) own: Vec<OwnDevice>,
-}
-
-#[cfg(feature = "virtio")]
-impl HostDevices {
-    /// The device with this id.
-    fn take(&mut self, id: &str) -> Result<Lasting, Error> {
-        let place = self.devices.iter().position(|(other, _)| other == id);
-        let device = place.map(|place| self.devices.swap_remove(place).1);
-        device.ok_or_else(|| {
-            Error::host(format!("the device {id} is lost, by a fault of the VMM"))(
-                std::io::ErrorKind::NotFound.into(),
-            )
-        })
-    }
-}
-
-#[cfg(not(feature = "virtio"))]
-impl HostDevices {
-    pub(crate) fn open(_: &crate::VmConfig, _: &crate::timeline::Timeline) -> Result<Self, Error> {
-        Ok(Self::default())
-    }
-}
-
-/// The lines of the interrupt chip.
-pub(crate) struct Lines<'a> {
-    /// Which there are.
-    pub(crate) range: Range<Gsi>,
-    /// How KVM routes them, and the messages beside them.
-    pub(crate) routes: Arc<MsiRoutes>,
-    /// Makes each write to an eventfd an edge on one.
-    pub(crate) connect: &'a dyn Fn(&EventFd, Gsi) -> Result<(), KvmError>,
-}
 
 /// The devices of a VM.
 pub(crate) struct Devices {
@@ -190,22 +139,9 @@ pub(crate) fn create(
     })
 }
 
-/// An eventfd that raises the planned interrupt of a device.
-pub(crate) fn interrupt(planned: &DevicePlan, lines: &Lines<'_>) -> Result<EventFd, Error> {
-    let event = eventfd()?;
-    if let Some(gsi) = planned.irq {
-        (lines.connect)(&event, gsi)?;
-    }
-    Ok(event)
-}
-
-pub(crate) fn eventfd() -> Result<EventFd, Error> {
-    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::host("cannot create an eventfd"))
-}
-
 #[cfg(feature = "serial")]
 fn uart(planned: &DevicePlan, lines: &Lines<'_>) -> Result<(Arc<dyn BusDevice>, Port), Error> {
-    let room = eventfd()?;
+    let room = crate::wake::eventfd()?;
     let guest_side = room
         .try_clone()
         .map_err(Error::host("cannot clone an eventfd"))?;

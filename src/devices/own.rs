@@ -12,7 +12,8 @@ use devices::{BusDevice, BusEntry};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
-use crate::devices::{Lines, eventfd};
+use crate::devices::lines::Lines;
+use crate::wake::eventfd;
 
 /// The first number that is no port.
 const PORTS: u64 = 1 << 16;

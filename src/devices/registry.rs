@@ -19,7 +19,7 @@ use crate::control::command::{CommandError, DeviceStatus};
 use crate::control::event::Happening;
 use crate::control::handle::VmHandle;
 use crate::control::metrics::DeviceReport;
-use crate::devices::Lasting;
+use crate::devices::opened::Lasting;
 
 /// A device and its name.
 #[cfg(feature = "virtio")]

@@ -26,7 +26,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::NamedDevice;
 use crate::console::Port;
-use crate::devices::{HostDevices, Lasting, Lines};
+use crate::devices::lines::{Lines, interrupt};
+use crate::devices::opened::{HostDevices, Lasting};
 use crate::timeline::{Milestone, Timeline};
 use crate::{Error, PlannedFor, VmConfig};
 
@@ -79,7 +80,7 @@ impl HostDevices {
 #[cfg(feature = "virtio-console")]
 fn console(overflow: Overflow) -> Result<(Lasting, Port), Error> {
     let failed = || Error::host("cannot make a virtio console");
-    let room = crate::devices::eventfd()?;
+    let room = crate::wake::eventfd()?;
     let for_device = room.try_clone().map_err(failed())?;
     let output = crate::console::Output::new()?;
     let sink = output.ring.clone();
@@ -247,7 +248,7 @@ pub(crate) fn carry(
     vm: &Arc<VmFd>,
     ram: &GuestRam,
 ) -> Result<Arc<VirtioMmio>, Error> {
-    let line = crate::devices::interrupt(planned, lines)?;
+    let line = interrupt(planned, lines)?;
     let address = IoEventAddress::Mmio(planned.range.base + VirtioMmio::NOTIFY);
     let vm = Arc::clone(vm);
     let connect = Box::new(move |queue: u16, event: &EventFd, on| {

@@ -12,17 +12,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arch::{
-    AddressRange, BootRequest, GuestRam, KernelPlacement, KvmError, KvmPlatform, MachinePlan,
-    ProbeProgram, ProbeStep, SEED,
+    AddressRange, BootRequest, KernelPlacement, KvmError, KvmPlatform, MachinePlan, ProbeProgram,
+    ProbeStep, SEED,
 };
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::signal::{Killable, unblock_signal};
 
+use crate::memory::Backing;
+use crate::timeline::Timeline;
+use crate::vm::bare::Bare;
 use crate::vm::dispatch::{Flow, IoSpaces, dispatch};
 use crate::vm::exit::{Exit, decode};
 use crate::vm::kick::{Kicker, install_handler, kick_signal};
-use crate::{Error, VmConfig, memory};
+use crate::{Error, VmConfig};
 
 /// RAM of the guest, in MiB.
 const RAM: u32 = 32;
@@ -36,39 +39,18 @@ const MAX_REFUSED: u32 = 1000;
 
 /// A VM that can be created on this host, with all that a machine has but devices.
 pub(super) struct Tried<P: KvmPlatform> {
-    // Fields drop in this order.
-    vcpu: VcpuFd,
-    chip: P::Chip,
-    vm: VmFd,
-    irq_chip: P::IrqChip,
+    made: Bare<P>,
     plan: MachinePlan,
-    ram: GuestRam,
 }
 
 impl<P: KvmPlatform> Tried<P> {
     /// Makes what no capability tells of: a VM, its interrupt chip and a vCPU.
     pub(super) fn new(kvm: &Kvm, platform: &P) -> Result<Self, Error> {
-        use arch::KvmIrqChip;
         let config = VmConfig::default().with_memory_mib(RAM);
         let plan = crate::plan(platform, &config)?;
-        let vm = kvm
-            .create_vm_with_type(platform.vm_type(&plan))
-            .map_err(KvmError::of("KVM_CREATE_VM"))?;
-        let ram = memory::map_ram(&plan, memory::Backing::default())?;
-        memory::set_memslots(&vm, &ram)?;
-        platform.prepare_vm(&vm)?;
-        let irq_chip = platform.irq_chip(&plan)?;
-        let chip = platform.create_irq_chip(&vm, &irq_chip)?;
-        let vcpu = vm.create_vcpu(0).map_err(KvmError::of("KVM_CREATE_VCPU"))?;
-        chip.activate(&vm)?;
-        Ok(Self {
-            vcpu,
-            chip,
-            vm,
-            irq_chip,
-            plan,
-            ram,
-        })
+        let (backing, unread) = (Backing::default(), Timeline::default());
+        let made = Bare::new(kvm, platform, &plan, backing, &unread)?;
+        Ok(Self { made, plan })
     }
 }
 
@@ -105,15 +87,12 @@ pub(super) fn run<P: KvmPlatform>(
     machine: Tried<P>,
     program: &ProbeProgram,
 ) -> Result<Seen, Error> {
-    let Tried {
-        vcpu,
-        chip,
-        vm,
-        irq_chip,
-        plan,
-        ram,
-    } = machine;
-    boot(platform, program, (&vm, &vcpu, &irq_chip, &plan, &ram))?;
+    let Tried { mut made, plan } = machine;
+    boot(platform, program, &made, &plan)?;
+    // The default machine has one vCPU.
+    let Some(vcpu) = made.vcpus.pop() else {
+        return Ok(Seen::default());
+    };
     let run_size = kvm
         .get_vcpu_mmap_size()
         .map_err(KvmError::of("KVM_GET_VCPU_MMAP_SIZE"))?;
@@ -141,7 +120,7 @@ pub(super) fn run<P: KvmPlatform>(
     });
     // A panic in it shows as a program that was not seen.
     let _ = thread.join();
-    drop((kicker, chip, vm, ram));
+    drop((kicker, made));
     let mut seen = seen.unwrap_or_default();
     seen.own = own_loop(program.iterations);
     Ok(seen)
@@ -151,7 +130,8 @@ pub(super) fn run<P: KvmPlatform>(
 fn boot<P: KvmPlatform>(
     platform: &P,
     program: &ProbeProgram,
-    (vm, vcpu, irq_chip, plan, ram): (&VmFd, &VcpuFd, &P::IrqChip, &MachinePlan, &GuestRam),
+    made: &Bare<P>,
+    plan: &MachinePlan,
 ) -> Result<(), Error> {
     let refused = |source| Error::Boot {
         field: "kernel".into(),
@@ -159,7 +139,8 @@ fn boot<P: KvmPlatform>(
         source,
     };
     let base = plan.kernel_window.base;
-    ram.write_slice(program.code, GuestAddress(base))
+    made.ram
+        .write_slice(program.code, GuestAddress(base))
         .map_err(|source| {
             refused(arch::BootError::Memory {
                 what: "a program",
@@ -175,14 +156,18 @@ fn boot<P: KvmPlatform>(
     };
     let request = BootRequest {
         plan,
-        irq_chip,
+        irq_chip: &made.irq_chip,
         kernel: &kernel,
         initrd: None,
         seed: &[0; SEED],
     };
-    let info = platform.build_boot_info(&request, ram).map_err(refused)?;
+    let info = platform
+        .build_boot_info(&request, &made.ram)
+        .map_err(refused)?;
     let setup = platform.configure_vcpu(0, plan, Some(&info))?;
-    platform.apply_vcpu(vm, vcpu, &setup)?;
+    for vcpu in &made.vcpus {
+        platform.apply_vcpu(&made.vm, vcpu, &setup)?;
+    }
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
+use super::check::{Check, Level};
 use super::landlock;
-use super::{Check, Level};
 
 /// A VM with a few devices has so many files open, and one without any so many.
 const FEW_FILES: u64 = 256;

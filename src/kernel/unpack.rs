@@ -1,24 +1,22 @@
 //! Kernels as distributions pack them: gzip, zstd, xz, lzma, lz4, and EFI zboot images around one of these.
 //!
 //! Works on content, serves every architecture, and trusts nothing: the unpacked kernel may be neither
-//! larger than guest RAM nor than [`MAX_UNPACKED`], what a decoder keeps of it is bounded by [`MAX_WINDOW`],
-//! and a packed file in a packed file ends after [`MAX_LAYERS`].
+//! larger than guest RAM nor than [`MAX_UNPACKED`](bounds::MAX_UNPACKED), what a decoder keeps of it is bounded
+//! by [`MAX_WINDOW`], and a packed file in a packed file ends after [`MAX_LAYERS`].
 
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor};
 
 use arch::BootError;
 use arch::kernel::KernelImage;
 
+mod bounds;
 mod lz4;
 mod zstd;
 
+use self::bounds::{Limit, MAX_WINDOW, Part};
+
 /// A packed zboot image in a packed file is more than anybody makes.
 const MAX_LAYERS: usize = 3;
-/// No kernel is larger, unpacked, in bytes: only what debuggers need is.
-pub(crate) const MAX_UNPACKED: u64 = 512 << 20;
-/// How far back packed data may refer, in bytes. Linux packs kernels with 128 MiB at most (scripts/xz_wrap.sh,
-/// and ZSTD_WINDOWLOG_MAX in lib/decompress_unzstd.c).
-const MAX_WINDOW: u64 = 128 << 20;
 /// What an xz or lzma decoder may take besides, in KiB.
 const DECODER_KIB: u64 = 4 << 10;
 
@@ -275,71 +273,6 @@ const COPY_AGAIN: &str = "copy, download or build the kernel again";
 
 fn decoder_kib() -> u32 {
     u32::try_from((MAX_WINDOW >> 10) + DECODER_KIB).unwrap_or(u32::MAX)
-}
-
-/// The most bytes that something may have, unpacked.
-#[derive(Debug, Clone, Copy)]
-struct Limit(u64);
-
-impl Limit {
-    fn new(asked: u64) -> Self {
-        Self(asked.min(MAX_UNPACKED))
-    }
-
-    fn exceeded(self) -> BootError {
-        if self.0 == MAX_UNPACKED {
-            return BootError::WrongFile {
-                cause: format!(
-                    "unpacked, it is larger than {} MiB, which no kernel is",
-                    MAX_UNPACKED >> 20
-                ),
-                cure: "give a kernel without what is for debuggers (objcopy --strip-debug)"
-                    .to_owned(),
-            };
-        }
-        BootError::TooLarge {
-            what: "the unpacked kernel",
-            size: self.0.saturating_add(1),
-            cause: "it is larger than guest RAM".to_owned(),
-        }
-    }
-
-    /// All that a decoder gives, or one byte more than allowed, which tells "too large" from "just right".
-    fn read(self, decoder: impl Read) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        decoder
-            .take(self.0.saturating_add(1))
-            .read_to_end(&mut bytes)?;
-        Ok(bytes)
-    }
-}
-
-/// A part of an image as a stream.
-struct Part<'a> {
-    image: &'a KernelImage,
-    offset: u64,
-    left: u64,
-    /// Whether more was asked for than there is.
-    starved: bool,
-    /// Why the image could not be read.
-    failed: Option<io::Error>,
-}
-
-impl Read for Part<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let len = len.min(buffer.len());
-        self.starved |= len == 0 && !buffer.is_empty();
-        let (part, _) = buffer.split_at_mut(len);
-        if let Err(error) = self.image.read_exact_at(part, self.offset) {
-            let kind = error.kind();
-            self.failed = Some(error);
-            return Err(kind.into());
-        }
-        self.offset += len as u64;
-        self.left -= len as u64;
-        Ok(len)
-    }
 }
 
 #[cfg(test)]

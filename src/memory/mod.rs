@@ -3,6 +3,7 @@
 pub(crate) mod backing;
 pub(crate) mod host;
 pub(crate) mod huge;
+mod mapping;
 
 use std::io;
 

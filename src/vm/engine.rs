@@ -11,8 +11,8 @@ use devices::micros;
 
 use crate::control::command::{Command, CommandError, Reply, State, Status};
 use crate::control::event::Happening;
-use crate::control::metrics::Metrics;
-use crate::devices::Lasting;
+use crate::control::metrics::{Metrics, VcpuCounters};
+use crate::devices::opened::Lasting;
 use crate::devices::registry::Registry;
 use crate::vm::main_loop::Engine;
 use crate::vm::vcpu::{Shared, VcpuThreads};
@@ -23,7 +23,9 @@ pub(crate) struct Running<P: KvmPlatform> {
     pub(crate) registry: Registry,
     pub(crate) plan: MachinePlan,
     pub(crate) shared: Arc<Shared<P>>,
-    /// But for what the vCPUs of this run count.
+    /// Of the vCPUs of this run.
+    pub(crate) counters: Vec<Arc<VcpuCounters>>,
+    /// But for these.
     pub(crate) metrics: Metrics,
     pub(crate) paused_since: Option<Instant>,
     /// How long a guest may take that is asked to power itself off, unless whoever asks says so.
@@ -110,7 +112,7 @@ impl<P: KvmPlatform> Running<P> {
 
     fn metrics(&self) -> Metrics {
         let mut metrics = self.metrics.clone();
-        metrics.add_vcpus(&self.shared.counters);
+        metrics.add_vcpus(&self.counters);
         metrics.resident_bytes = self.shared.handle.resident_bytes();
         metrics.devices = self.registry.metrics();
         metrics
@@ -159,7 +161,7 @@ impl<P: KvmPlatform> Engine for Running<P> {
 
     fn end(mut self) -> Rest {
         let metrics = {
-            self.metrics.add_vcpus(&self.shared.counters);
+            self.metrics.add_vcpus(&self.counters);
             self.metrics
         };
         let devices = self.registry.take();

@@ -14,14 +14,16 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::config::OnReboot;
 use crate::console::{Console, Port};
 use crate::control::handle::{ExitReason, VmHandle};
-use crate::control::metrics::{Metrics, VcpuCounters};
+use crate::control::metrics::Metrics;
 use crate::control::requests::Requests;
 use crate::devices::gsi::MsiRoutes;
+use crate::devices::lines::Lines;
+use crate::devices::opened::HostDevices;
 use crate::devices::registry::Registry;
-use crate::devices::{HostDevices, Lines};
 use crate::kernel::image;
 use crate::memory::Backing;
 use crate::timeline::{Milestone, Timeline};
+use crate::vm::bare::Bare;
 use crate::vm::engine::Running;
 use crate::vm::gate::Gate;
 use crate::vm::main_loop::main_loop;
@@ -150,23 +152,13 @@ impl<P: KvmPlatform> Machine<P> {
         };
         timeline.reach(Milestone::Planned);
 
-        // All memslots come straight after the VM: a later one waits for a grace period.
-        let vm = Arc::new(create_vm(&kvm, platform.vm_type(&plan))?);
-        let ram = memory::map_ram(&plan, backing)?;
-        memory::set_memslots(&vm, &ram)?;
-        platform.prepare_vm(&vm)?;
-        timeline.reach(Milestone::Memory);
-
-        let irq_chip = platform.irq_chip(&plan)?;
-        let chip = platform.create_irq_chip(&vm, &irq_chip)?;
-        let vcpus = (0..plan.vcpus)
-            .map(|id| {
-                vm.create_vcpu(id.into())
-                    .map_err(KvmError::of("KVM_CREATE_VCPU"))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        chip.activate(&vm)?;
-        timeline.reach(Milestone::Vcpus);
+        let Bare {
+            vm,
+            ram,
+            irq_chip,
+            chip,
+            vcpus,
+        } = Bare::new(&kvm, &*platform, &plan, backing, &timeline)?;
 
         let lines = Lines {
             range: irq_chip.lines(),
@@ -215,7 +207,6 @@ impl<P: KvmPlatform> Machine<P> {
             output,
             handle: outside.handle,
             gate: Gate::default(),
-            counters: vcpus.iter().map(|_| VcpuCounters::default()).collect(),
             timeline,
             run_size,
             ram,
@@ -337,6 +328,7 @@ impl<P: KvmPlatform> Machine<P> {
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);
         let engine = Running {
+            counters: threads.counters(),
             threads: Some(threads),
             registry,
             plan,
@@ -409,16 +401,6 @@ fn seed() -> Result<[u8; SEED], Error> {
     // getrandom fills up to 256 bytes at once, or fails.
     debug_assert_eq!(filled, SEED);
     Ok(seed)
-}
-
-/// A signal of the embedding program may interrupt this ioctl, which the kernel does not restart.
-fn create_vm(kvm: &Kvm, vm_type: u64) -> Result<VmFd, KvmError> {
-    loop {
-        match kvm.create_vm_with_type(vm_type) {
-            Err(error) if error.errno() == libc::EINTR => {}
-            result => return result.map_err(KvmError::of("KVM_CREATE_VM")),
-        }
-    }
 }
 
 #[cfg(feature = "host")]

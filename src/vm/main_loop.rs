@@ -196,8 +196,7 @@ impl<E: Engine> MutEventSubscriber for MainLoop<E> {
                 return;
             }
             REQUESTED => {
-                // Reading only resets the counter.
-                let _ = self.handle.requested().read();
+                self.handle.requested().clear();
                 return self.engine.serve();
             }
             // The loop itself looks at the handle.

@@ -1,6 +1,7 @@
 //! The machine: the start-up line, and what runs afterwards. vCPU threads serve exits, the main loop's thread owns
 //! the rest.
 
+pub(crate) mod bare;
 pub(crate) mod cpu_time;
 pub(crate) mod dispatch;
 pub(crate) mod engine;
@@ -10,6 +11,7 @@ pub(crate) mod kick;
 pub(crate) mod machine;
 pub(crate) mod main_loop;
 pub(crate) mod opening;
+pub(crate) mod planned_for;
 pub(crate) mod planning;
 pub(crate) mod rehearsal;
 pub(crate) mod story;

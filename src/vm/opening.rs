@@ -5,7 +5,7 @@
 
 use kvm_ioctls::Kvm;
 
-use crate::devices::HostDevices;
+use crate::devices::opened::HostDevices;
 use crate::kernel::image::{Initrd, KernelSource};
 use crate::timeline::Timeline;
 use crate::{Attachments, Consoles, Error, VmConfig};

@@ -1,7 +1,9 @@
 //! Plans that need no KVM.
 
 use arch::kernel::Protocol;
-use arch::{AddressRange, BootError, KernelPlacement, MachinePlan, Planner, Platform};
+use arch::{
+    AddressRange, BootError, KernelPlacement, MachineConfig, MachinePlan, Planner, Platform,
+};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::kernel::image;
@@ -62,4 +64,15 @@ pub fn device_tree(
             })
         })?;
     Ok(bytes)
+}
+
+impl VmConfig {
+    /// The part of the configuration that shapes the machine. Looks into the kernel's file, if there is
+    /// one, for the little that matters.
+    ///
+    /// # Errors
+    /// When a value is refused whatever the platform.
+    pub fn machine(&self) -> Result<MachineConfig, Error> {
+        self.machine_for(image::guest_kernel(self))
+    }
 }

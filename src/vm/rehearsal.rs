@@ -5,16 +5,7 @@ use arch::{MachinePlan, Planner};
 use crate::kernel::image;
 use crate::memory::Backing;
 use crate::memory::host as host_memory;
-use crate::{Error, VmConfig, memory};
-
-/// Whose machine is planned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PlannedFor {
-    /// This host: what it has counts.
-    ThisHost,
-    /// Another one: its memory, network devices and the files that a VM would write are not known here.
-    AnotherHost,
-}
+use crate::{Error, PlannedFor, VmConfig, memory};
 
 /// Plans the machine that a configuration gives, and finds what would keep it from being built: files that
 /// cannot be read or written, a kernel or initrd that does not fit, devices that the host refuses. What other
@@ -89,4 +80,38 @@ fn load(
         .boot_info(plan, &placed, initrd, &ram)
         .map_err(boot)?;
     Ok(())
+}
+
+impl VmConfig {
+    /// Checks every value as far as no platform is asked, and the descriptors that the configuration names: they are
+    /// open, and of tap devices. Whoever opens files of its own does this before, since one of those might get the
+    /// number.
+    ///
+    /// # Errors
+    /// Names the value or the descriptor and what is wrong with it.
+    pub fn check_descriptors(&self) -> Result<(), Error> {
+        self.check()?;
+        self.check_descriptor_paths()?;
+        #[cfg(feature = "virtio-net")]
+        crate::devices::virtio::check_descriptors(self)?;
+        Ok(())
+    }
+
+    /// Checks that the kernel, the initrd and the disks can be opened and that the kernel is one,
+    /// without loading anything.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn check_images(&self) -> Result<(), Error> {
+        if let Some(path) = &self.kernel {
+            crate::kernel::image::check_kernel(path, self.guest_memory.bytes())?;
+        }
+        let initrd = crate::kernel::image::Initrd::of(self)?;
+        if let Some(remark) = initrd.and_then(|initrd| initrd.remark()) {
+            log::warn!("{remark}");
+        }
+        #[cfg(feature = "virtio")]
+        crate::devices::virtio::check(self, crate::PlannedFor::AnotherHost)?;
+        Ok(())
+    }
 }

@@ -33,8 +33,6 @@ pub(crate) struct Shared<P> {
     pub(crate) output: Vec<OutputRing>,
     pub(crate) handle: VmHandle,
     pub(crate) gate: Gate,
-    /// By vCPU.
-    pub(crate) counters: Vec<VcpuCounters>,
     pub(crate) timeline: Timeline,
     /// KVM_GET_VCPU_MMAP_SIZE.
     pub(crate) run_size: usize,
@@ -46,6 +44,8 @@ pub(crate) struct Shared<P> {
 #[derive(Debug)]
 pub(crate) struct VcpuThreads<P: KvmPlatform> {
     threads: Vec<(Arc<Kicker>, JoinHandle<()>)>,
+    /// What each counts, in the order of the vCPUs.
+    counters: Vec<Arc<VcpuCounters>>,
     shared: Arc<Shared<P>>,
 }
 
@@ -56,6 +56,7 @@ impl<P: KvmPlatform> VcpuThreads<P> {
             .map_err(Error::host("cannot install a signal handler"))?;
         let mut threads = Self {
             threads: Vec::with_capacity(vcpus.len()),
+            counters: Vec::with_capacity(vcpus.len()),
             shared: Arc::clone(shared),
         };
         for (id, vcpu) in (0..).zip(vcpus) {
@@ -63,10 +64,12 @@ impl<P: KvmPlatform> VcpuThreads<P> {
                 .map_err(Error::host(format!("cannot map the state of vCPU {id}")))?;
             let kicker = Arc::new(kicker);
             let (for_thread, shared) = (Arc::clone(&kicker), Arc::clone(shared));
+            let counters = Arc::<VcpuCounters>::default();
+            threads.counters.push(Arc::clone(&counters));
             shared.gate.expect_one();
             let thread = thread::Builder::new()
                 .name(format!("vcpu{id}"))
-                .spawn(move || run(id, vcpu, &for_thread, &shared));
+                .spawn(move || run(id, vcpu, &for_thread, &counters, &shared));
             let thread = thread.map_err(|error| {
                 drop(threads.shared.gate.passer());
                 Error::host(format!("cannot start the thread of vCPU {id}"))(error)
@@ -81,6 +84,11 @@ impl<P: KvmPlatform> VcpuThreads<P> {
         self.shared.gate.close();
         self.kick();
         self.shared.gate.wait_for_all();
+    }
+
+    /// What the vCPUs count, in their order; it stays when the threads are gone.
+    pub(crate) fn counters(&self) -> Vec<Arc<VcpuCounters>> {
+        self.counters.clone()
     }
 
     /// Lets the vCPUs go on.
@@ -128,10 +136,14 @@ impl Drop for EndOnPanic<'_> {
     }
 }
 
-fn run<P: KvmPlatform>(id: u32, mut vcpu: VcpuFd, kicker: &Kicker, shared: &Shared<P>) {
+fn run<P: KvmPlatform>(
+    id: u32,
+    mut vcpu: VcpuFd,
+    kicker: &Kicker,
+    counters: &VcpuCounters,
+    shared: &Shared<P>,
+) {
     let gate = shared.gate.passer();
-    let unread = VcpuCounters::default();
-    let counters = shared.counters.get(id as usize).unwrap_or(&unread);
     let _guard = EndOnPanic(id, &shared.handle);
     let _time = counters.time.begin();
     // The mask is inherited from whoever built the VM. Without the signal, a kick would wait for

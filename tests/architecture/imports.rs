@@ -22,9 +22,19 @@ enum Token {
 impl Modules {
     /// From files, by their names below the crate's `src/`.
     pub(crate) fn new<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
-        let files = files.filter(|(name, _)| !name.ends_with("tests.rs"));
-        let modules = files.map(|(name, text)| (module_of(name), tokens(&without_tests(text))));
-        Self(modules.collect())
+        let (mut modules, mut tests) = (BTreeMap::new(), Vec::new());
+        for (name, text) in files {
+            let path = module_of(name);
+            let (code, for_tests) = without_tests(text);
+            tests.extend(
+                for_tests
+                    .into_iter()
+                    .map(|child| [&path[..], &[child]].concat()),
+            );
+            modules.insert(path, tokens(&code));
+        }
+        modules.retain(|path: &Path, _| !tests.iter().any(|test| path.starts_with(test)));
+        Self(modules)
     }
 
     /// A circle of modules that import each other, the first one again at its end; `None` when there is
@@ -77,12 +87,24 @@ impl Modules {
             }
             (place, rest) = (next, further);
         }
-        let passed_on = rest.first().and_then(|name| {
-            let uses = paths(&self.0[&place]).into_iter();
-            let mut public = uses.filter(|path| path.public && path.last() == Some(name));
-            public.find_map(|path| self.resolve(&place, &path.names, depth.checked_sub(1)?))
-        });
-        Some(passed_on.unwrap_or(place))
+        let Some(name) = rest.first() else {
+            return Some(place);
+        };
+        let tokens = self.0.get(&place)?;
+        // A module that `#[path]` has from elsewhere.
+        let elsewhere = ["mod", name].map(|word| Token::Word(word.to_owned()));
+        let elsewhere = [&elsewhere[..], &[Token::Mark(';')]].concat();
+        if tokens.windows(3).any(|three| three == elsewhere) {
+            return None;
+        }
+        let mut uses = paths(tokens);
+        uses.retain(|path| path.public && path.last() == Some(name));
+        if uses.is_empty() {
+            return Some(place);
+        }
+        // From another module, or from another crate.
+        uses.iter()
+            .find_map(|path| self.resolve(&place, &path.names, depth.checked_sub(1)?))
     }
 }
 
@@ -124,22 +146,38 @@ fn module_of(file: &str) -> Path {
     path
 }
 
-/// A text without what is compiled for tests only: modules, in this file or others.
-fn without_tests(text: &str) -> String {
-    let mut kept = String::new();
+/// A text without what is compiled for tests only: modules in this file, and the names of those in others.
+pub(crate) fn without_tests(text: &str) -> (String, Vec<String>) {
+    let (mut kept, mut modules) = (String::new(), Vec::new());
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
-        if line != "#[cfg(test)]" {
+        let mut attribute = String::new();
+        if line.starts_with("#[cfg(") {
+            attribute.push_str(line);
+            while !attribute.ends_with(")]") {
+                let Some(further) = lines.next() else { break };
+                attribute.push_str(further.trim());
+            }
+        }
+        let for_tests = ["#[cfg(test)", "#[cfg(all(test,"];
+        if !for_tests.iter().any(|start| attribute.starts_with(start)) {
             kept.push_str(line.split("//").next().unwrap_or_default());
             kept.push('\n');
             continue;
         }
-        let mut item = lines.by_ref().skip_while(|line| line.starts_with("#["));
-        if item.next().is_some_and(|item| item.ends_with('{')) {
+        let item = lines.by_ref().find(|line| !line.starts_with("#["));
+        let item = item.unwrap_or_default();
+        if item.ends_with('{') {
             let _ = lines.by_ref().find(|line| *line == "}");
         }
+        let module = item.trim_start_matches("pub(crate) ").strip_prefix("mod ");
+        modules.extend(
+            module
+                .and_then(|name| name.strip_suffix(';'))
+                .map(str::to_owned),
+        );
     }
-    kept
+    (kept, modules)
 }
 
 fn tokens(text: &str) -> Vec<Token> {
@@ -184,11 +222,24 @@ fn paths(tokens: &[Token]) -> Vec<Named> {
         match &tokens[at] {
             Token::Word(word) if word == "use" => public = is_public(&tokens[..at]),
             Token::Mark(';') => public = false,
+            // `pub(in …)` says who may see an item, and imports nothing.
+            Token::Word(word) if word == "in" && at > 1 && is_public(&tokens[..at - 1]) => {
+                at += tokens[at..]
+                    .iter()
+                    .take_while(|token| **token != Token::Mark(')'))
+                    .count();
+            }
             Token::Word(_) => {
                 let before = found.len();
+                let colons = [Token::Mark(':'), Token::Mark(':')];
+                let is_foreign = tokens[..at].ends_with(&colons);
                 at = path(tokens, at, &mut Vec::new(), &mut found);
                 for named in &mut found[before..] {
                     named.public = public;
+                    // `::name` is another crate, whatever module has that name here: one without a name.
+                    if is_foreign {
+                        named.names.insert(0, String::new());
+                    }
                 }
                 continue;
             }
@@ -341,11 +392,51 @@ mod tests {
         let a = "fn f() {}\n#[cfg(test)]\n#[allow(x)]\nmod tests {\n    use crate::b::B;\n}\n";
         let files = [
             ("a.rs", a),
-            ("b.rs", "use crate::a::f;"),
-            ("b/tests.rs", "use super::*;"),
+            ("b.rs", "use crate::a::f;\n#[cfg(test)]\nmod tests;"),
+            ("b/tests.rs", "use super::*;\nuse crate::a::f;"),
         ];
         assert_eq!(circle(&files), None);
-        let a = "#[cfg(test)]\nmod tests;\n// use crate::b::B;\nfn f() {}";
-        assert_eq!(circle(&[("a.rs", a), ("b.rs", "use crate::a::f;")]), None);
+        for a in [
+            "#[cfg(test)]\nmod tests;\n// use crate::b::B;\nfn f() {}",
+            "#[cfg(all(test, feature = \"x\"))]\nmod tests {\n    use crate::b::B;\n}\n",
+            "#[cfg(all(\n    test,\n    feature = \"x\",\n))]\nmod tests {\n    use crate::b::B;\n}\n",
+        ] {
+            let files = [("a.rs", a), ("b.rs", "use crate::a::f;")];
+            assert_eq!(circle(&files), None, "{a}");
+        }
+        let files = [
+            ("a.rs", "#[cfg(test)]\n#[allow(x)]\nmod testing;\nfn f() {}"),
+            ("a/testing.rs", "use crate::b::B;"),
+            ("a/testing/more.rs", "use crate::b::B;"),
+            ("b.rs", "use crate::a::{f, testing::more};"),
+        ];
+        assert_eq!(circle(&files), None);
+        let a = "#[cfg(feature = \"x\")]\nmod tests {\n    use crate::b::B;\n}\n";
+        let found = circle(&[("a.rs", a), ("b.rs", "use crate::a::f;")]);
+        assert_eq!(found.as_deref(), Some("crate::a crate::b crate::a"));
+    }
+
+    #[test]
+    fn what_comes_from_another_crate_or_who_may_see_an_item_is_no_import() {
+        let root = "mod a;\npub use other::Thing;\npub use ::a::Other;\nuse a::A;";
+        assert_eq!(
+            circle(&[("lib.rs", root), ("a.rs", "use crate::{Other, Thing};")]),
+            None
+        );
+        let files = [
+            (
+                "main.rs",
+                "mod a;\n#[path = \"../b.rs\"]\nmod b;\nfn f() { a::g() }",
+            ),
+            ("a.rs", "use crate::b::B;"),
+        ];
+        assert_eq!(circle(&files), None);
+        let child = "pub(in super::super) fn f() {}\npub(in crate::a) struct S;";
+        let files = [
+            ("lib.rs", "mod a;\nfn g() { a::f() }"),
+            ("a.rs", "mod b;\nuse b::S;"),
+            ("a/b.rs", child),
+        ];
+        assert_eq!(circle(&files), None);
     }
 }

@@ -1,6 +1,7 @@
 //! bzImage setup headers (Linux Documentation/arch/x86/boot.rst).
 
-use super::{BzImage, KernelHeader, Reader, fail, u16_at, u32_at, u64_at};
+use super::header::{BzImage, KernelHeader};
+use super::reader::{Reader, fail, u16_at, u32_at, u64_at};
 use crate::BootError;
 
 /// Where the setup header starts, in the image and in the zero page.

@@ -1,6 +1,7 @@
 //! ELF kernels (System V ABI, chapters 4 and 5; Xen's `elfnote.h` for the PVH entry).
 
-use super::{Elf, KernelHeader, Reader, Segment, fail, u16_at, u32_at, u64_at};
+use super::header::{Elf, KernelHeader, Segment};
+use super::reader::{PREFIX, Reader, fail, u16_at, u32_at, u64_at};
 use crate::BootError;
 
 const CLASS_64: u8 = 2;
@@ -89,7 +90,7 @@ fn parse_header(image: &Reader<'_>, start: &[u8]) -> Option<Result<KernelHeader,
 
 /// Where a section with this name lies in the image, and its size in bytes.
 pub(super) fn section(image: &Reader<'_>, name: &[u8]) -> Option<(u64, u64)> {
-    let start = image.prefix(super::PREFIX).ok()?;
+    let start = image.prefix(PREFIX).ok()?;
     let offset = u64_at(&start, 40)?;
     let field = |at| u16_at(&start, at);
     let (size, count, names) = (field(58)?, field(60)?, field(62)?);

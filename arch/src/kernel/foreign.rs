@@ -2,7 +2,7 @@
 //!
 //! The cures name `FILE` for the file that was given; none of them changes it.
 
-use super::{KernelImage, PREFIX, Reader};
+use super::reader::{KernelImage, PREFIX, Reader};
 use crate::BootError;
 
 /// A kind of file that is no kernel.

@@ -5,62 +5,9 @@ use std::io::Seek;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{FlatImage, KernelHeader, KernelImage, Protocol, Reader, fail, u64_at};
+use super::header::{FlatImage, ImageMachine, KernelHeader, Protocol};
+use super::reader::{KernelImage, Reader, fail, u64_at};
 use crate::{AddressRange, BootError, GuestRam, KernelPlacement};
-
-/// The machine a flat image is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageMachine {
-    /// 64-bit Arm.
-    Arm64,
-    /// 64-bit RISC-V.
-    Riscv64,
-}
-
-/// What is known of a machine with flat images.
-struct Machine {
-    /// Its name in Linux' own sources.
-    name: &'static str,
-    /// Its name as `uname -m` gives it.
-    architecture: &'static str,
-    /// The magic number at offset 56.
-    magic: &'static [u8; 4],
-}
-
-impl ImageMachine {
-    /// All of them.
-    pub const ALL: &'static [Self] = &[Self::Arm64, Self::Riscv64];
-
-    fn facts(self) -> Machine {
-        let (name, architecture, magic) = match self {
-            Self::Arm64 => ("arm64", "aarch64", b"ARM\x64"),
-            Self::Riscv64 => ("riscv64", "riscv64", b"RSC\x05"),
-        };
-        Machine {
-            name,
-            architecture,
-            magic,
-        }
-    }
-
-    /// The name that Linux' own sources use.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        self.facts().name
-    }
-
-    /// The number by which the header names the machine, at offset 56.
-    #[must_use]
-    pub fn magic(self) -> &'static [u8; 4] {
-        self.facts().magic
-    }
-
-    /// The architecture, as `uname -m` names it.
-    #[must_use]
-    pub fn architecture(self) -> &'static str {
-        self.facts().architecture
-    }
-}
 
 /// Size of the header.
 const HEADER: u64 = 64;
@@ -140,7 +87,7 @@ impl FlatImage {
 pub(super) fn machine(start: &[u8]) -> Option<ImageMachine> {
     let magic = start.get(56..60)?;
     let mut all = ImageMachine::ALL.iter().copied();
-    all.find(|machine| machine.facts().magic == magic)
+    all.find(|machine| machine.magic() == magic)
 }
 
 pub(super) fn parse(

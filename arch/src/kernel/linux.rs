@@ -5,7 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{KernelHeader, KernelImage, Reader, elf};
+use super::elf;
+use super::header::KernelHeader;
+use super::reader::{KernelImage, Reader};
 
 /// No version text is longer, in bytes.
 const MAX_TEXT: u64 = 256;

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::io::Cursor;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,6 +1,7 @@
 //! The host half: reads the host's facts and applies plans through KVM.
 
-use std::fmt::Write;
+mod convert;
+mod report;
 
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform, ProbeProgram};
@@ -8,20 +9,16 @@ use kvm_bindings::{
     CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
     KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, Msrs, kvm_cpuid_entry2,
-    kvm_dtable, kvm_enable_cap, kvm_fpu, kvm_irqchip, kvm_lapic_state, kvm_msr_entry,
-    kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs,
+    kvm_enable_cap, kvm_irqchip, kvm_lapic_state, kvm_msr_entry, kvm_pit_config, kvm_regs,
+    kvm_segment,
 };
 use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
-use vm_memory::{Bytes, GuestAddress};
 
 use crate::cpuid::CpuidEntry;
 use crate::facts::X86_64;
 use crate::irqchip::{IO_APIC, IoApic, Keeper, PIC_MASK, PIC_MASTER, PIC_SLAVE};
 use crate::map;
-use crate::paging::{PagingState, translate};
-use crate::registers::{
-    BootRegisters, DeliveryMode, DescriptorTable, Fpu, Msr, Segment, SegmentMode, VcpuSetup,
-};
+use crate::registers::{BootRegisters, DeliveryMode, Msr, VcpuSetup};
 
 // The numbers of the pure half are KVM's.
 const _: () = assert!(
@@ -178,7 +175,7 @@ impl KvmPlatform for X86_64 {
 
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {
         match (vcpu.get_regs(), vcpu.get_sregs()) {
-            (Ok(regs), Ok(sregs)) => describe(&regs, &sregs, ram),
+            (Ok(regs), Ok(sregs)) => report::describe(&regs, &sregs, ram),
             (Err(error), _) => format!("registers unavailable: KVM_GET_REGS: {error}"),
             (_, Err(error)) => format!("registers unavailable: KVM_GET_SREGS: {error}"),
         }
@@ -196,7 +193,7 @@ fn copy_bzimage(
     ram: &GuestRam,
 ) -> Result<(), BootError> {
     use linux_loader::loader::{KernelLoader, bzimage::BzImage};
-    let base = Some(GuestAddress(kernel.range.base));
+    let base = Some(vm_memory::GuestAddress(kernel.range.base));
     match image {
         KernelImage::File(file) => BzImage::load(ram, base, file, None),
         KernelImage::Bytes(bytes) => BzImage::load(ram, base, bytes, None),
@@ -289,197 +286,6 @@ fn set_boot_registers(vcpu: &VcpuFd, boot: &BootRegisters) -> Result<(), KvmErro
         ..kvm_regs::default()
     };
     vcpu.set_regs(&regs).map_err(KvmError::of("KVM_SET_REGS"))
-}
-
-/// Instruction pointer and code base after a reset.
-const RESET_VECTOR: (u64, u64) = (0xfff0, 0xffff_0000);
-/// Bytes shown at the instruction pointer; the longest instruction has 15.
-const INSTRUCTION_BYTES: u64 = 16;
-
-fn describe(regs: &kvm_regs, sregs: &kvm_sregs, ram: &GuestRam) -> String {
-    let mut text = String::new();
-    if (regs.rip, sregs.cs.base) == RESET_VECTOR {
-        // What a VMCB holds after a shutdown is undefined (AMD APM volume 2, 15.14.3).
-        text.push_str("reset state: on AMD hosts KVM resets a vCPU that shut down\n");
-    }
-    let general = [
-        [
-            ("rax", regs.rax),
-            ("rbx", regs.rbx),
-            ("rcx", regs.rcx),
-            ("rdx", regs.rdx),
-        ],
-        [
-            ("rsi", regs.rsi),
-            ("rdi", regs.rdi),
-            ("rsp", regs.rsp),
-            ("rbp", regs.rbp),
-        ],
-        [
-            ("r8 ", regs.r8),
-            ("r9 ", regs.r9),
-            ("r10", regs.r10),
-            ("r11", regs.r11),
-        ],
-        [
-            ("r12", regs.r12),
-            ("r13", regs.r13),
-            ("r14", regs.r14),
-            ("r15", regs.r15),
-        ],
-        [
-            ("rip", regs.rip),
-            ("flg", regs.rflags),
-            ("cr0", sregs.cr0),
-            ("cr2", sregs.cr2),
-        ],
-        [
-            ("cr3", sregs.cr3),
-            ("cr4", sregs.cr4),
-            ("efr", sregs.efer),
-            ("apc", sregs.apic_base),
-        ],
-    ];
-    // Writing to a String cannot fail.
-    for row in general {
-        for (name, value) in row {
-            let _ = write!(text, "{name} {value:016x}  ");
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    for (name, segment) in [
-        ("cs", sregs.cs),
-        ("ss", sregs.ss),
-        ("ds", sregs.ds),
-        ("tr", sregs.tr),
-    ] {
-        let _ = writeln!(
-            text,
-            "{name} {:04x} base {:016x} limit {:08x} type {:x} dpl {} db {} l {}",
-            segment.selector,
-            segment.base,
-            segment.limit,
-            segment.type_,
-            segment.dpl,
-            segment.db,
-            segment.l,
-        );
-    }
-    for (name, table) in [("gdt", sregs.gdt), ("idt", sregs.idt)] {
-        let _ = writeln!(
-            text,
-            "{name} base {:016x} limit {:04x}",
-            table.base, table.limit
-        );
-    }
-    text.push_str("code");
-    let code = instruction_bytes(regs, sregs, ram);
-    if code.is_empty() {
-        text.push_str(" unreadable");
-    }
-    for byte in code {
-        let _ = write!(text, " {byte:02x}");
-    }
-    text
-}
-
-/// The bytes at the instruction pointer, up to the first one that is not mapped to RAM.
-fn instruction_bytes(regs: &kvm_regs, sregs: &kvm_sregs, ram: &GuestRam) -> Vec<u8> {
-    let state = PagingState {
-        cr0: sregs.cr0,
-        cr3: sregs.cr3,
-        cr4: sregs.cr4,
-        efer: sregs.efer,
-    };
-    let start = if sregs.cs.l == 0 {
-        regs.rip.wrapping_add(sregs.cs.base)
-    } else {
-        regs.rip
-    };
-    (0..INSTRUCTION_BYTES)
-        .map_while(|i| {
-            let address = translate(ram, state, start.wrapping_add(i))?;
-            ram.read_obj(GuestAddress(address)).ok()
-        })
-        .collect()
-}
-
-impl From<&kvm_cpuid_entry2> for CpuidEntry {
-    fn from(entry: &kvm_cpuid_entry2) -> Self {
-        Self {
-            function: entry.function,
-            index: entry.index,
-            flags: entry.flags,
-            eax: entry.eax,
-            ebx: entry.ebx,
-            ecx: entry.ecx,
-            edx: entry.edx,
-        }
-    }
-}
-
-impl From<&CpuidEntry> for kvm_cpuid_entry2 {
-    fn from(entry: &CpuidEntry) -> Self {
-        Self {
-            function: entry.function,
-            index: entry.index,
-            flags: entry.flags,
-            eax: entry.eax,
-            ebx: entry.ebx,
-            ecx: entry.ecx,
-            edx: entry.edx,
-            ..Self::default()
-        }
-    }
-}
-
-impl From<Msr> for kvm_msr_entry {
-    fn from(msr: Msr) -> Self {
-        Self {
-            index: msr.index,
-            data: msr.data,
-            ..Self::default()
-        }
-    }
-}
-
-impl From<Fpu> for kvm_fpu {
-    fn from(fpu: Fpu) -> Self {
-        Self {
-            fcw: fpu.fcw,
-            mxcsr: fpu.mxcsr,
-            ..Self::default()
-        }
-    }
-}
-
-impl From<DescriptorTable> for kvm_dtable {
-    fn from(table: DescriptorTable) -> Self {
-        Self {
-            base: table.base,
-            limit: table.limit,
-            ..Self::default()
-        }
-    }
-}
-
-impl From<Segment> for kvm_segment {
-    fn from(segment: Segment) -> Self {
-        Self {
-            base: segment.base.into(),
-            limit: segment.limit,
-            selector: segment.selector,
-            type_: segment.kind,
-            present: 1,
-            dpl: 0,
-            db: (segment.mode == SegmentMode::Bits32).into(),
-            s: segment.code_or_data.into(),
-            l: (segment.mode == SegmentMode::Bits64).into(),
-            g: segment.granular().into(),
-            ..Self::default()
-        }
-    }
 }
 
 #[cfg(test)]

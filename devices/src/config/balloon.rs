@@ -2,11 +2,12 @@
 
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::id::check_id;
 use super::text::{First, number, on_or_off, options, parse_size, within};
-use super::{OptionError, file, id, ranges};
+use super::{OptionError, Size, file, id, ranges};
 
 /// A memory balloon:
 /// `[target=SIZE][,deflate-on-oom][,free-page-reporting][,free-page-hinting][,stats-interval=SECONDS]`.
@@ -23,7 +24,7 @@ pub struct BalloonConfig {
     #[serde(deserialize_with = "id::in_file")]
     pub id: Option<String>,
     /// Bytes of RAM that the guest is left with; without it, all.
-    #[serde(deserialize_with = "file::mib", serialize_with = "file::with_unit")]
+    #[serde(deserialize_with = "target", serialize_with = "file::with_unit")]
     pub target: Option<u64>,
     /// The guest may take memory back before it runs out.
     pub deflate_on_oom: bool,
@@ -37,13 +38,23 @@ pub struct BalloonConfig {
 }
 
 /// What a target may be, as far as no guest is known.
-pub(super) const TARGET: &str = "1B to the guest's memory";
+const TARGET: &str = "1B to the guest's memory";
+
+/// What a plain number counts.
+const MIB: u32 = 20;
+
+/// The target in a file, `512` or `"512M"`.
+fn target<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let size: Option<Size> = Option::deserialize(from)?;
+    size.map(|size| size.bytes(MIB, TARGET))
+        .transpose()
+        .map_err(D::Error::custom)
+}
 
 impl FromStr for BalloonConfig {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        const MIB: u32 = 20;
         let mut balloon = Self::default();
         for (key, text) in options(text, First::Option, Self::OPTIONS)? {
             match key {

@@ -1,57 +1,16 @@
-//! How devices stand in a file: as a table, or in the short text of the command line. Messages name what a
-//! value may be in plain words.
+//! How the values of devices stand in a file. Messages name what a value may be in plain words.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Unexpected, Visitor};
+use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::text::in_words;
-use super::{
-    BalloonConfig, BlkConfig, Limits, NetConfig, VsockConfig, balloon, limits, parse_size, ranges,
-};
+use super::{parse_size, ranges};
 
 /// What a plain number counts where it counts no bytes, as on the command line.
 const MIB: u32 = 20;
-
-/// Both forms of each type; the derived functions that `remote = "Self"` makes take the table.
-macro_rules! text_or_table {
-    ($($name:ident)*) => {$(
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Form;
-                impl<'de> Visitor<'de> for Form {
-                    type Value = $name;
-
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str("a table or a text as on the command line")
-                    }
-
-                    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                        text.parse().map_err(E::custom)
-                    }
-
-                    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                        let found = $name::deserialize(MapAccessDeserializer::new(map))?;
-                        found.check().map_err(A::Error::custom)?;
-                        Ok(found)
-                    }
-                }
-                deserializer.deserialize_any(Form)
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                $name::serialize(self, serializer)
-            }
-        }
-    )*};
-}
-
-text_or_table!(BalloonConfig BlkConfig NetConfig VsockConfig);
 
 /// A whole number. Whatever else stands there, the message says which ones are right.
 struct Whole<'a, T> {
@@ -158,7 +117,7 @@ pub(super) fn mtu<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::
 
 /// A size as it stands in a file: a number whose unit the key knows, or a text with its unit.
 #[derive(Debug)]
-pub struct Size(String);
+pub struct Size(pub(super) String);
 
 impl Size {
     /// The size in bytes; the rest as for [`parse_size`].
@@ -169,7 +128,7 @@ impl Size {
         parse_size(&self.0, plain, in_words).map_err(|cause| self.wrong(&cause))
     }
 
-    fn wrong(&self, cause: &str) -> String {
+    pub(super) fn wrong(&self, cause: &str) -> String {
         format!("{:?}: {cause}", self.0)
     }
 }
@@ -200,21 +159,6 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// `10485760` or `"10M"`, as a limit.
-pub(super) fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    let size: Option<Size> = Option::deserialize(from)?;
-    let amount = |size: Size| limits::amount(&size.0).map_err(|cause| size.wrong(&cause));
-    size.map(amount).transpose().map_err(D::Error::custom)
-}
-
-/// A balloon's target, `512` or `"512M"`.
-pub(super) fn mib<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    let size: Option<Size> = Option::deserialize(from)?;
-    size.map(|size| size.bytes(MIB, balloon::TARGET))
-        .transpose()
-        .map_err(D::Error::custom)
-}
-
 /// Always with a unit.
 pub(super) fn with_unit<S: Serializer>(size: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
     size.map(size_with_unit).serialize(to)
@@ -227,21 +171,4 @@ pub fn size_with_unit(size: u64) -> String {
         _ if size.is_multiple_of(1 << MIB) => format!("{}M", size >> MIB),
         _ => format!("{size}B"),
     }
-}
-
-/// Limits as a table. What serde derives would take a list of values as well.
-pub(crate) fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
-    struct Table;
-    impl<'de> Visitor<'de> for Table {
-        type Value = Limits;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a table with bw, bw-burst, iops or iops-burst")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Limits, A::Error> {
-            Limits::deserialize(MapAccessDeserializer::new(map))
-        }
-    }
-    from.deserialize_any(Table)
 }

@@ -4,10 +4,12 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::text::{First, options};
-use super::{OptionError, file, parse_size};
+use super::{OptionError, Size, parse_size};
 
 /// Beyond that, a bucket's level would not fit; no device is as fast.
 const RANGE: RangeInclusive<u64> = 1..=1 << 50;
@@ -20,32 +22,21 @@ const IN_WORDS: &str = "1 to 1024T";
 #[non_exhaustive]
 pub struct Limits {
     /// Bytes per second.
-    #[serde(deserialize_with = "file::bytes")]
+    #[serde(deserialize_with = "bytes")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub bw: Option<u64>,
     /// Bytes that may go at once after a pause; without it, those of a second.
-    #[serde(deserialize_with = "file::bytes")]
+    #[serde(deserialize_with = "bytes")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub bw_burst: Option<u64>,
     /// Requests (or packets) per second.
-    #[serde(deserialize_with = "file::bytes")]
+    #[serde(deserialize_with = "bytes")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub iops: Option<u64>,
     /// Requests that may go at once after a pause; without it, those of a second.
-    #[serde(deserialize_with = "file::bytes")]
+    #[serde(deserialize_with = "bytes")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub iops_burst: Option<u64>,
-}
-
-/// Where a file has the option of this name, if it is one of these.
-pub(super) fn path(option: &str) -> Option<&'static str> {
-    Some(match option {
-        "bw" => "limits.bw",
-        "bw-burst" => "limits.bw-burst",
-        "iops" => "limits.iops",
-        "iops-burst" => "limits.iops-burst",
-        _ => return None,
-    })
 }
 
 impl Limits {
@@ -154,14 +145,38 @@ impl Limits {
 }
 
 /// An amount as text; the message of any number that is none has the range.
-pub(super) fn amount(text: &str) -> Result<u64, String> {
+fn amount(text: &str) -> Result<u64, String> {
     parse_size(text, 0, IN_WORDS).and_then(|amount| match RANGE.contains(&amount) {
         true => Ok(amount),
         false => Err(format!("it is {IN_WORDS}")),
     })
 }
 
-/// What [`file::bytes`] takes.
+/// `10485760` or `"10M"`, as a limit.
+fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let size: Option<Size> = Option::deserialize(from)?;
+    let amount = |size: Size| amount(&size.0).map_err(|cause| size.wrong(&cause));
+    size.map(amount).transpose().map_err(D::Error::custom)
+}
+
+/// Limits as a table. What serde derives would take a list of values as well.
+pub(crate) fn table<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
+    struct Table;
+    impl<'de> Visitor<'de> for Table {
+        type Value = Limits;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table with bw, bw-burst, iops or iops-burst")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Limits, A::Error> {
+            Limits::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    from.deserialize_any(Table)
+}
+
+/// What [`bytes`] takes.
 #[cfg(feature = "schema")]
 fn amount_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({

@@ -7,6 +7,7 @@
 //! io_uring or one by one; what is rare (discard, zeroes) is done at once.
 
 mod acl;
+mod bounds;
 mod counts;
 mod erase;
 mod error;
@@ -16,44 +17,36 @@ mod lock;
 mod parse;
 mod replace;
 mod request;
+mod serve;
+mod shape;
 mod sys;
 mod uring;
 
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::fdatasync;
-use rustix::io::retry_on_intr;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
     VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
-    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
-use vm_memory::Bytes;
 
-use self::counts::{Answer, Clock, Counts, Kind};
-use self::erase::Erase;
+use self::bounds::MAX_IN_FLIGHT;
+use self::counts::{Clock, Counts, Kind};
 pub use self::error::BlockError;
-use self::file::{Opened, Shape};
-use self::request::{Job, Parsed, Refusal, Request};
+use self::file::Opened;
 use self::uring::Uring;
-use super::iovec::{Direction, Vectors};
+use super::iovec::Vectors;
 use super::limit::Limiter;
-use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, Ring, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
 use crate::config::{BlkConfig, BlkEngine};
 use crate::{Change, ChangeError, Rare};
 
 /// Disks for which there was no io_uring.
 static FELL_BACK: Rare = Rare::new();
-
-/// The unit of every size and place in a request.
-const SECTOR_BYTES: u32 = 512;
-const SECTOR: u64 = SECTOR_BYTES as u64;
 
 struct Tell(Box<dyn FnOnce() + Send>);
 
@@ -132,7 +125,7 @@ impl Block {
             alignment,
             shape,
         } = Opened::new(config)?.lock(config)?;
-        let zeros = zeros(&shape)?;
+        let zeros = shape.zeros()?;
         let queues = config.queues.max(1);
         let queue_size = config.queue_size.max(2);
         let capacity = usize::from(queues) * usize::from(queue_size);
@@ -192,249 +185,11 @@ impl Block {
         Ok(block)
     }
 
-    /// `struct virtio_blk_config` (5.2.4) up to write_zeroes_may_unmap.
-    fn describe(&self, shape: &Shape) -> Vec<u8> {
-        // Header and status have buffers of their own.
-        let segments = u32::from(self.queue_size.saturating_sub(2).max(1));
-        let mut config = self.sectors.to_le_bytes().to_vec();
-        let word = |config: &mut Vec<u8>, values: &[u32]| {
-            config.extend(values.iter().copied().flat_map(u32::to_le_bytes));
-        };
-        // size_max, seg_max, geometry, blk_size.
-        word(&mut config, &[0, segments, 0, shape.block]);
-        // Topology: logical blocks in a physical one (a power of two), its offset, the least and the
-        // best size of I/O in logical blocks.
-        let blocks = (shape.best / shape.block).max(1);
-        let exponent = u8::try_from(blocks.ilog2()).unwrap_or(0);
-        let least = u16::try_from(blocks).unwrap_or(1).to_le_bytes();
-        config.extend([exponent, 0, least[0], least[1], 0, 0, 0, 0]);
-        // writeback, unused, num_queues.
-        let queues = self.queues.to_le_bytes();
-        config.extend([0, 0, queues[0], queues[1]]);
-        // Discard: most sectors, most ranges, alignment. Zeroes: most sectors, most ranges, holes.
-        let (sectors, ranges) = Erase::Discard.limits();
-        word(&mut config, &[sectors, ranges, shape.block / SECTOR_BYTES]);
-        let (sectors, ranges) = Erase::Zero.limits();
-        word(&mut config, &[sectors, ranges, self.discard.into()]);
-        config
-    }
-
     /// Calls `tell` when the first request comes.
     pub fn on_first_request(&mut self, tell: impl FnOnce() + Send + 'static) {
         self.first_request = Some(Tell(Box::new(tell)));
     }
-
-    /// Begins what a queue has, as far as there is room and the limits allow it. Says whether there
-    /// may be more.
-    fn pull(&mut self, queue: usize, queues: &mut Queues) -> Result<bool, QueueError> {
-        let Some(ring) = queues.ring(queue) else {
-            return Ok(false);
-        };
-        let moved = self.moved;
-        for _ in 0..ring.size() {
-            if self.moved.wrapping_sub(moved) > MOST_MOVED {
-                return Ok(true);
-            }
-            let uring = self.uring.as_ref();
-            let room = uring.is_none_or(|uring| uring.has_room() && uring.bytes() < MOST_IN_FLIGHT);
-            let allowed = self.limiter.allows();
-            if !(room && allowed) {
-                match ring.has_more()? {
-                    true if allowed => self.counts.monitor.stalls.add(1),
-                    true => self.limiter.hold(),
-                    false => {}
-                }
-                return Ok(false);
-            }
-            if !ring.pop(&mut self.chain)? {
-                return Ok(false);
-            }
-            self.begin(queue, ring)?;
-            self.turn = queue + 1;
-        }
-        Ok(true)
-    }
-
-    /// Begins the request in `chain`, and ends it if it is not one for io_uring.
-    fn begin(&mut self, queue: usize, ring: &mut Ring) -> Result<(), QueueError> {
-        if let Some(Tell(tell)) = self.first_request.take() {
-            tell();
-        }
-        let head = self.chain.head();
-        let begun = self.clock.now();
-        // The last byte that the device may write is the status. Without one there is no answer.
-        let Some(status) = self.chain.take_last_byte() else {
-            self.counts.of(Kind::Other).fail();
-            return ring.complete(head, 0);
-        };
-        (self.zeroed, self.erased, self.kind) = (0, 0, Kind::Other);
-        let parsed = self.parse(ring);
-        let answer = Answer {
-            head,
-            status,
-            kind: self.kind,
-            begun,
-        };
-        self.limiter.charge(match parsed {
-            Ok(Parsed::Job(_, len)) => len.into(),
-            _ => self.zeroed,
-        });
-        let mut bytes = self.erased;
-        let result = match parsed {
-            Ok(Parsed::Done(written)) => Ok(written),
-            Ok(Parsed::Job(job, len)) => {
-                bytes = len.into();
-                let request = Request {
-                    queue,
-                    answer,
-                    len,
-                    job,
-                };
-                let file = match (&job, &self.buffered) {
-                    (
-                        Job::Transfer {
-                            unaligned: true, ..
-                        },
-                        Some(buffered),
-                    ) => buffered,
-                    _ => &self.file,
-                };
-                if let Some(uring) = &mut self.uring
-                    && uring.push(request, file, ring.ram(), &mut self.vectors)
-                {
-                    return Ok(());
-                }
-                self.perform(&request, 0)
-            }
-            Err(refusal) => Err(refusal),
-        };
-        // Whatever it was, it was done now.
-        self.clock.turn();
-        self.end(ring, &answer, bytes, result)
-    }
-
-    /// Does a request's I/O, but for the first bytes, and waits for it.
-    fn perform(&mut self, request: &Request, done: usize) -> Result<u32, Refusal> {
-        self.clock.turn();
-        match request.job {
-            Job::Flush => self.sync()?,
-            Job::Transfer {
-                direction,
-                offset,
-                unaligned,
-                durable,
-            } => {
-                self.moved = self.moved.wrapping_add(request.len.into());
-                let file = match &self.buffered {
-                    Some(buffered) if unaligned => buffered,
-                    _ => &self.file,
-                };
-                let moved = self.vectors.transfer(file, offset, done, direction)?;
-                if moved < request.len as usize {
-                    self.fill(offset + moved as u64, direction)?;
-                }
-                if durable {
-                    self.sync()?;
-                }
-            }
-        }
-        Ok(request.written())
-    }
-
-    /// The file has ended at a place: what is left in the vectors, of its last sector, reads as zeros.
-    fn fill(&mut self, end: u64, direction: Direction) -> io::Result<()> {
-        match &self.zeros {
-            Some(zeros) if direction == Direction::Read && end >= self.size => {
-                self.vectors.transfer(zeros, 0, 0, direction).map(drop)
-            }
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-
-    /// Brings everything to the disk.
-    fn sync(&mut self) -> io::Result<()> {
-        self.moved = self.moved.wrapping_add(STEP);
-        Ok(retry_on_intr(|| fdatasync(&self.file))?)
-    }
-
-    /// Answers a request that has moved so many bytes, if it did not fail.
-    fn end(
-        &mut self,
-        ring: &mut Ring,
-        answer: &Answer,
-        bytes: u64,
-        result: Result<u32, Refusal>,
-    ) -> Result<(), QueueError> {
-        let bytes = result.is_ok().then_some(bytes);
-        self.counts.answered(answer, bytes, self.clock.now());
-        let (code, written) = match result {
-            Ok(written) => (VIRTIO_BLK_S_OK, written),
-            Err(Refusal::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
-            Err(Refusal::Io(error)) => {
-                if is_the_host_s(&error) {
-                    self.counts.monitor.notices.host_error(&error);
-                }
-                if let Some(times) = self.errors.again() {
-                    let path = self.path.display();
-                    log::warn!("the disk {path} failed, {times} times so far: {error}");
-                }
-                (VIRTIO_BLK_S_IOERR, 0)
-            }
-        };
-        let code = u8::try_from(code).unwrap_or(u8::MAX);
-        ring.ram().write_obj(code, answer.status)?;
-        ring.complete(answer.head, written.saturating_add(1))
-    }
-
-    /// Answers what io_uring has ended.
-    fn reap(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
-        while let Some((request, result)) = self
-            .uring
-            .as_mut()
-            .and_then(|uring| uring.take_ended(&mut self.vectors))
-        {
-            let result = match result {
-                Ok(moved) if moved == request.len as usize => Ok(request.written()),
-                // Cut short, by a signal or at the end of the file: the rest will tell.
-                Ok(moved) => self.perform(&request, moved),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                    ) =>
-                {
-                    self.perform(&request, 0)
-                }
-                Err(error) => Err(error.into()),
-            };
-            if let Some(ring) = queues.ring(request.queue) {
-                self.end(ring, &request.answer, request.len.into(), result)?;
-            }
-        }
-        Ok(())
-    }
 }
-
-/// For the rest of a last sector that the file has only a part of.
-fn zeros(shape: &Shape) -> io::Result<Option<File>> {
-    (shape.sectors * SECTOR > shape.size)
-        .then(|| File::open("/dev/zero"))
-        .transpose()
-}
-
-/// Whether an error comes from the host's kernel, and not from what the driver asks for.
-fn is_the_host_s(error: &io::Error) -> bool {
-    error.raw_os_error().is_some() || error.kind() != io::ErrorKind::Other
-}
-
-/// Most requests at once.
-const MAX_IN_FLIGHT: usize = 1024;
-/// With so many bytes in flight no request begins: a reset waits for them.
-const MOST_IN_FLIGHT: u64 = 256 << 20;
-/// What a call that moves no data may take of the host's time, in bytes that could have been moved.
-const STEP: u64 = 8 << 20;
-/// After so many bytes without io_uring other events have their turn, the end among them.
-const MOST_MOVED: u64 = 64 << 20;
 
 impl VirtioDevice for Block {
     fn id(&self) -> u32 {

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::transport::{Connect, Part, Transport, set_address, set_size};
+use super::transport::set_up::{Part, set_address, set_size};
+use super::transport::{Connect, Transport};
 use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::bus::{BusDevice, Outcome};
 use crate::{Change, ChangeError, Query, Report, lock};

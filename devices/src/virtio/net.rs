@@ -9,7 +9,9 @@ mod control;
 mod counts;
 mod error;
 mod foresee;
+mod frame;
 mod interface;
+mod offloads;
 mod plug;
 mod tap;
 mod waiting;
@@ -21,16 +23,14 @@ use std::sync::Arc;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
-    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_UFO,
-    VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_HOST_USO,
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
-    VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
 
 use self::counts::Counts;
 pub use self::error::NetError;
+use self::frame::{AROUND, BUFFER, DEFAULT_MTU, HEADER, LARGE_QUEUE, LARGEST};
+use self::offloads::{DEPENDENCIES, host_offload, negotiate, uncut};
 use self::tap::{Tap, offload};
 use self::waiting::Waiting;
 use super::iovec::{Frame, Vectors};
@@ -39,19 +39,6 @@ use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice
 use crate::config::{Mac, NetConfig};
 use crate::{Change, ChangeError, Rare};
 
-/// `struct virtio_net_hdr_v1`, in front of every frame.
-const HEADER: usize = 12;
-/// Its last field: the number of buffers of a received frame.
-const NUM_BUFFERS: u64 = 10;
-/// The largest frame: a packet of 64 KiB that the receiver cuts, its Ethernet header, ours.
-const LARGEST: u64 = 65535 + 14 + HEADER as u64;
-/// What a frame has besides its packet: ours, the Ethernet header with a VLAN tag.
-const AROUND: u64 = HEADER as u64 + 18;
-/// Entries of a queue that holds the largest frame in any case. Linux gives a buffer for each entry,
-/// of [`BUFFER`] bytes at least, and new ones when half of them are used.
-const LARGE_QUEUE: u16 = 128;
-/// What a usual frame takes.
-const BUFFER: u64 = DEFAULT_MTU as u64 + AROUND;
 /// Where the configuration has its parts (5.1.4).
 const STATUS_AT: usize = 6;
 
@@ -215,21 +202,6 @@ impl Net {
         })
     }
 
-    /// Which kinds of frames the tap may leave uncut, as the driver agreed.
-    fn negotiate_offload(features: u64) -> u32 {
-        let uso = offload::USO4 | offload::USO6;
-        let agreed = GUEST_OFFLOADS
-            .iter()
-            .filter(|(bit, _)| features & 1 << bit != 0)
-            .fold(0, |all, (_, offload)| all | offload);
-        // A tap has both or none.
-        if agreed & uso == uso {
-            agreed
-        } else {
-            agreed & !uso
-        }
-    }
-
     /// Moves frames from the tap to the driver. `came`: some have just come. Says whether there may be more.
     fn receive(
         &mut self,
@@ -366,30 +338,6 @@ impl Net {
     }
 }
 
-const DEFAULT_MTU: u16 = 1500;
-
-/// Feature bits of a driver that takes frames as they are, and what each means for the tap.
-const GUEST_OFFLOADS: [(u32, u32); 7] = [
-    (VIRTIO_NET_F_GUEST_CSUM, offload::CSUM),
-    (VIRTIO_NET_F_GUEST_TSO4, offload::TSO4),
-    (VIRTIO_NET_F_GUEST_TSO6, offload::TSO6),
-    (VIRTIO_NET_F_GUEST_ECN, offload::ECN),
-    (VIRTIO_NET_F_GUEST_UFO, offload::UFO),
-    (VIRTIO_NET_F_GUEST_USO4, offload::USO4),
-    (VIRTIO_NET_F_GUEST_USO6, offload::USO6),
-];
-
-/// The most that this host can leave to a receiver.
-fn host_offload(tap: &Tap) -> u32 {
-    use offload::{CSUM, ECN, TSO4, TSO6, UFO, USO4, USO6};
-    let tso = CSUM | TSO4 | TSO6 | ECN;
-    // USO is new in Linux 6.2; the tap of a macvtap may have less still.
-    let best = [tso | UFO | USO4 | USO6, tso | UFO, tso, CSUM];
-    best.into_iter()
-        .find(|offload| tap.set_offload(*offload).is_ok())
-        .unwrap_or(0)
-}
-
 /// The status field of the configuration.
 fn link(up: bool) -> [u8; 2] {
     let status = if up { VIRTIO_NET_S_LINK_UP } else { 0 };
@@ -425,26 +373,7 @@ impl VirtioDevice for Net {
         if self.pairs.len() > 1 {
             features |= 1 << VIRTIO_NET_F_MQ;
         }
-        for (bit, offload) in GUEST_OFFLOADS {
-            // What comes uncut needs room.
-            let has_room = offload == offload::CSUM || self.queue_size >= LARGE_QUEUE;
-            if self.offload & offload != 0 && has_room {
-                features |= 1 << bit;
-            }
-        }
-        // A tap takes from the driver what it can leave to it.
-        for (bit, offload) in [
-            (VIRTIO_NET_F_HOST_TSO4, offload::TSO4),
-            (VIRTIO_NET_F_HOST_TSO6, offload::TSO6),
-            (VIRTIO_NET_F_HOST_ECN, offload::ECN),
-            (VIRTIO_NET_F_HOST_UFO, offload::UFO),
-            (VIRTIO_NET_F_HOST_USO, offload::USO4),
-        ] {
-            if self.offload & offload != 0 {
-                features |= 1 << bit;
-            }
-        }
-        features
+        features | uncut(self.offload, self.queue_size)
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -467,7 +396,7 @@ impl VirtioDevice for Net {
     }
 
     fn start(&mut self, features: u64) {
-        let offload = Self::negotiate_offload(features);
+        let offload = negotiate(features);
         self.has_status = features & 1 << VIRTIO_NET_F_STATUS != 0;
         self.mergeable = features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0;
         self.need = if offload & !offload::CSUM == 0 {
@@ -497,28 +426,7 @@ impl VirtioDevice for Net {
 
     /// 5.1.3.1.
     fn dependencies(&self) -> &'static [(u32, &'static [u32])] {
-        const GUEST_CSUM: &[u32] = &[VIRTIO_NET_F_GUEST_CSUM];
-        const CSUM: &[u32] = &[VIRTIO_NET_F_CSUM];
-        &[
-            (VIRTIO_NET_F_GUEST_TSO4, GUEST_CSUM),
-            (VIRTIO_NET_F_GUEST_TSO6, GUEST_CSUM),
-            (
-                VIRTIO_NET_F_GUEST_ECN,
-                &[VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6],
-            ),
-            (VIRTIO_NET_F_GUEST_UFO, GUEST_CSUM),
-            (VIRTIO_NET_F_GUEST_USO4, GUEST_CSUM),
-            (VIRTIO_NET_F_GUEST_USO6, GUEST_CSUM),
-            (VIRTIO_NET_F_HOST_TSO4, CSUM),
-            (VIRTIO_NET_F_HOST_TSO6, CSUM),
-            (
-                VIRTIO_NET_F_HOST_ECN,
-                &[VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6],
-            ),
-            (VIRTIO_NET_F_HOST_UFO, CSUM),
-            (VIRTIO_NET_F_HOST_USO, CSUM),
-            (VIRTIO_NET_F_MQ, &[VIRTIO_NET_F_CTRL_VQ]),
-        ]
+        DEPENDENCIES
     }
 
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {

@@ -4,8 +4,10 @@
 //! A transport decodes registers and says where notifications come from; which changes are allowed
 //! when is decided here, once for all.
 
+mod life;
+pub(crate) mod set_up;
+
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -18,12 +20,10 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use vm_memory::GuestAddress;
-
 use super::queues::MOST_EVENTS;
 use super::worker::{Activated, Worker};
-use super::{ConfigSpace, DeviceState, GuestRam, Interrupt, Monitor, Queues, Ring, VirtioDevice};
-use crate::{Change, ChangeError, Query, Rare, Report};
+use super::{ConfigSpace, GuestRam, Interrupt, Monitor, VirtioDevice};
+use crate::Rare;
 
 /// Features of queues and transport.
 const COMMON_FEATURES: u64 =
@@ -44,11 +44,6 @@ enum Stage {
     /// Its worker panicked, or it was taken away: nothing is left to run.
     Lost,
 }
-
-/// Types of devices that there may be: a number below.
-const TYPES: usize = 64;
-/// So many drivers of a type are worth a line each: more devices of it a machine does not have.
-const FEW: u64 = 32;
 
 pub(crate) struct Transport {
     ram: GuestRam,
@@ -244,156 +239,6 @@ impl Transport {
             && self.dependencies.iter().all(complete)
     }
 
-    /// The driver is ready: the device and the queues that are set up go to a worker.
-    fn activate(&mut self) {
-        let event_idx = self.accepted & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
-        let (mut rings, mut doorbells) = (Vec::new(), Vec::new());
-        for (queue, doorbell) in self.queues.iter_mut().zip(&self.doorbells) {
-            queue.set_event_idx(event_idx);
-            let captured = if queue.ready() {
-                Ring::new(queue, self.ram.clone())
-                    .map_err(|error| error.to_string())
-                    .and_then(|ring| {
-                        let doorbell = doorbell.try_clone().map_err(|error| error.to_string())?;
-                        Ok((Some(ring), Some(doorbell)))
-                    })
-            } else {
-                Ok((None, None))
-            };
-            match captured {
-                Ok((ring, doorbell)) => {
-                    rings.push(ring);
-                    doorbells.push(doorbell);
-                }
-                Err(error) => return self.fail(&error),
-            }
-        }
-        let Stage::Idle(device) = std::mem::replace(&mut self.stage, Stage::Lost) else {
-            return self.fail("its thread is gone");
-        };
-        let queues = Queues::new(rings, Arc::clone(&self.interrupt));
-        let mut activated = Activated::new(device, queues, doorbells);
-        activated.device.start(self.accepted);
-        if self.run(activated) {
-            self.connect_doorbells(true);
-            self.interrupt.monitor.notices.driver_ready();
-            self.tell_of_driver();
-        }
-    }
-
-    /// Has the worker serve the device; says whether there still is one.
-    fn run(&mut self, activated: Activated) -> bool {
-        let is_there = self.worker.start(activated);
-        if is_there {
-            self.stage = Stage::Running;
-        } else {
-            self.fail("its thread is gone");
-        }
-        is_there
-    }
-
-    /// Stops the worker, and ends and answers what is in flight. No vCPU runs meanwhile, and until
-    /// [`Self::resume`].
-    pub(crate) fn pause(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Lost) {
-            Stage::Running => {
-                if let Some(mut activated) = self.worker.stop() {
-                    let Activated { device, queues, .. } = &mut activated;
-                    if let Err(error) = device.quiesce(queues) {
-                        self.fail(&error.to_string());
-                    }
-                    self.stage = Stage::Paused(activated);
-                }
-            }
-            stage => self.stage = stage,
-        }
-    }
-
-    /// Changes a part of the device, on its thread if it has one.
-    pub(crate) fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
-        change.check()?;
-        match &mut self.stage {
-            Stage::Idle(device) => device.change(change, None),
-            Stage::Paused(Activated { device, queues, .. }) => device.change(change, Some(queues)),
-            Stage::Running => {
-                let change = change.clone();
-                let changed = self
-                    .worker
-                    .call(move |device, queues| Ok(device.change(&change, Some(queues))));
-                changed.unwrap_or(Err(ChangeError::Lost))
-            }
-            Stage::Lost => Err(ChangeError::Lost),
-        }
-    }
-
-    /// Puts another file behind the device, on its thread if it has one.
-    pub(crate) fn replace_file(&mut self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
-        match &mut self.stage {
-            Stage::Idle(device) => device.replace_file(file, name, None),
-            Stage::Paused(Activated { device, queues, .. }) => {
-                device.replace_file(file, name, Some(queues))
-            }
-            Stage::Running => {
-                let name = name.to_owned();
-                let replaced = self
-                    .worker
-                    .call(move |device, queues| Ok(device.replace_file(file, &name, Some(queues))));
-                replaced.unwrap_or(Err(ChangeError::Lost))
-            }
-            Stage::Lost => Err(ChangeError::Lost),
-        }
-    }
-
-    /// Has the device tell something, on its thread if it has one.
-    pub(crate) fn query(&mut self, query: Query) -> Result<Report, ChangeError> {
-        match &mut self.stage {
-            Stage::Idle(device) => device.query(query, None),
-            // Nothing changes the memory of a guest that stands still.
-            Stage::Paused(Activated { device, .. }) => device.query(query, None),
-            Stage::Running => {
-                let told = self
-                    .worker
-                    .call(move |device, queues| Ok(device.query(query, Some(queues))));
-                told.unwrap_or(Err(ChangeError::Lost))
-            }
-            Stage::Lost => Err(ChangeError::Lost),
-        }
-    }
-
-    /// The machine goes on.
-    pub(crate) fn resume(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Lost) {
-            Stage::Paused(activated) => drop(self.run(activated)),
-            stage => self.stage = stage,
-        }
-    }
-
-    /// Drivers may come again and again, also with a guest that starts again, which makes all anew but this
-    /// count.
-    fn tell_of_driver(&self) {
-        static DRIVERS: [Rare; TYPES] = [const { Rare::new() }; TYPES];
-        if !log::log_enabled!(log::Level::Debug) {
-            return;
-        }
-        let drivers = DRIVERS.get(self.id as usize);
-        if let Some(times) = drivers.and_then(|drivers| drivers.again_after(FEW)) {
-            let ready = self
-                .queues
-                .iter()
-                .enumerate()
-                .filter(|(_, queue)| queue.ready());
-            let queues: Vec<_> = ready
-                .map(|(number, queue)| format!("{number} of {}", queue.size()))
-                .collect();
-            log::debug!(
-                "virtio {}: DRIVER_OK, {times} of this kind so far; features {:#x}, queues {}",
-                self.name,
-                self.accepted,
-                queues.join(", ")
-            );
-        }
-    }
-
     /// The device cannot start: its driver has to reset it, and may try again.
     fn fail(&self, cause: &str) {
         self.interrupt.fail(&format!("{}: {cause}", self.name));
@@ -432,36 +277,6 @@ impl Transport {
         }
     }
 
-    /// Stops the worker, if there is one; returns when the device is back.
-    fn stop(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Lost) {
-            Stage::Running => {
-                self.connect_doorbells(false);
-                if let Some(activated) = self.worker.stop() {
-                    self.stage = Stage::Idle(activated.stop());
-                }
-            }
-            Stage::Paused(activated) => {
-                self.connect_doorbells(false);
-                self.stage = Stage::Idle(activated.stop());
-            }
-            stage => self.stage = stage,
-        }
-    }
-
-    /// The device may not access the guest's memory from now on: it ends what it has begun, and goes
-    /// on after a reset only. (A driver that never said it may is let do without.)
-    #[cfg(feature = "pci")]
-    pub(crate) fn cut_off(&mut self) {
-        if self.is_running() {
-            self.stop();
-            // Without an interrupt: a message would be an access, too.
-            self.interrupt.needs_reset.store(true, Ordering::SeqCst);
-            let cause = "the driver has taken bus mastering away";
-            self.interrupt.monitor.notices.needs_reset(cause);
-        }
-    }
-
     fn reset(&mut self) {
         self.stop();
         (self.status, self.accepted) = (0, 0);
@@ -476,62 +291,9 @@ impl Transport {
         self.interrupt.needs_reset.store(false, Ordering::SeqCst);
     }
 
-    /// Where the device is in its life.
-    pub(crate) fn state(&self) -> DeviceState {
-        match self.stage {
-            Stage::Lost => DeviceState::Lost,
-            _ if self.interrupt.lost.load(Ordering::SeqCst) => DeviceState::Lost,
-            _ if self.interrupt.needs_reset.load(Ordering::SeqCst) => DeviceState::NeedsReset,
-            Stage::Idle(_) => DeviceState::Idle,
-            Stage::Running | Stage::Paused(_) => DeviceState::Running,
-        }
-    }
-
-    /// Resets the device and gives it back; `None` when it is lost.
-    pub(crate) fn take_device(&mut self) -> Option<Box<dyn VirtioDevice>> {
-        self.reset();
-        match std::mem::replace(&mut self.stage, Stage::Lost) {
-            Stage::Idle(device) => Some(device),
-            Stage::Running | Stage::Paused(_) | Stage::Lost => None,
-        }
-    }
-
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.stage, Stage::Running)
     }
-}
-
-/// A part of a queue.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Part {
-    Descriptors,
-    /// The available ring.
-    Driver,
-    /// The used ring.
-    Device,
-}
-
-/// Changes halves of a part's address. What is not aligned as it has to be stays as it was: that is between
-/// the driver and its queue, and not worth the line in the log that virtio-queue's own setters write.
-pub(crate) fn set_address(queue: &mut Queue, part: Part, low: Option<u32>, high: Option<u32>) {
-    let old = match part {
-        Part::Descriptors => queue.desc_table(),
-        Part::Driver => queue.avail_ring(),
-        Part::Device => queue.used_ring(),
-    };
-    let low = low.map_or(old & u64::from(u32::MAX), u64::from);
-    let high = high.map_or(old >> 32, u64::from);
-    let address = GuestAddress(high << 32 | low);
-    let _ = match part {
-        Part::Descriptors => queue.try_set_desc_table_address(address),
-        Part::Driver => queue.try_set_avail_ring_address(address),
-        Part::Device => queue.try_set_used_ring_address(address),
-    };
-}
-
-/// Changes a queue's size, likewise.
-pub(crate) fn set_size(queue: &mut Queue, size: u16) {
-    let _ = queue.try_set_size(size);
 }
 
 impl Drop for Transport {

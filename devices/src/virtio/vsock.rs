@@ -8,7 +8,9 @@
 //! end, so that nothing spins. They take turns with the room that the guest has. The data passes
 //! through one buffer of ours: a packet's header lies in front of it.
 
+mod clients;
 mod counts;
+mod from_guest;
 mod listener;
 mod packet;
 mod stream;
@@ -26,8 +28,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
 use self::counts::Counts;
 pub use self::listener::VsockError;
-use self::listener::connect_to;
-use self::packet::{HEADER, HOST, Header, STREAM, op};
+use self::packet::{HEADER, Header, op};
 use self::stream::{BUFFER, Broken, Ports, Stream};
 use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
 use crate::Rare;
@@ -43,8 +44,6 @@ const MAX_STREAMS: usize = 1023;
 const MAX_CLIENTS: usize = 64;
 /// Resets that wait for the driver before its packets do too; those of streams that break come on top.
 const MAX_RESETS: usize = 256;
-/// The longest line of a client: `CONNECT 4294967295` and some blanks.
-const MAX_LINE: usize = 32;
 /// Events of one look: all that there can be, so that the order of turns is ours.
 const EVENTS: usize = MAX_STREAMS + MAX_CLIENTS + 1;
 /// Packets of a stream before it is the next one's turn.
@@ -165,118 +164,6 @@ impl Vsock {
         }
     }
 
-    // From the guest.
-
-    /// Serves the packets of the guest. Says whether there may be more, or room has to come first.
-    fn transmit(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
-        let Some(ring) = queues.ring(TRANSMIT) else {
-            return Ok(false);
-        };
-        for _ in 0..ring.size() {
-            // Answers have to have a place first: the guest sends faster than it takes them.
-            if self.resets.len() >= MAX_RESETS {
-                return Ok(true);
-            }
-            if !ring.pop(&mut self.chain)? {
-                return Ok(false);
-            }
-            let mut bytes = [0; HEADER];
-            let whole = self.chain.read(ring.ram(), &mut bytes)?;
-            let header = Header::parse(&bytes);
-            // The chain says how much data there is, not the header.
-            let there = self.chain.readable_len() >= header.len.into();
-            let len = header.len.min(BUFFER) as usize;
-            self.buffer.resize(BUFFER as usize, 0);
-            let data = self.buffer.get_mut(..len).unwrap_or_default();
-            let read = there && self.chain.read(ring.ram(), data)?;
-            ring.complete(self.chain.head(), 0)?;
-            let len = (read && header.len <= BUFFER).then_some(len);
-            let served = whole && self.packet(&header, len);
-            self.counts.transmitted(len, served);
-        }
-        Ok(true)
-    }
-
-    /// A packet of the guest with so many bytes of data in `buffer`; `None` if they are not all
-    /// there. Says whether it made sense.
-    fn packet(&mut self, header: &Header, len: Option<usize>) -> bool {
-        if header.src_cid != self.cid {
-            // Nobody it could be answered to.
-            return false;
-        }
-        let ports = Ports {
-            host: header.dst_port,
-            guest: header.src_port,
-        };
-        let fits = header.dst_cid == HOST && header.kind == STREAM;
-        let number = self.by_ports.get(&ports).filter(|_| fits);
-        let Some((&number, stream)) = number.and_then(|number| {
-            let stream = self.streams.get_mut(number)?;
-            Some((number, stream))
-        }) else {
-            let answered = match header.op {
-                op::RST => true,
-                op::REQUEST if fits && len.is_some() => {
-                    let connected = self.connect(ports, header).is_ok();
-                    self.counts.connected(connected);
-                    connected
-                }
-                _ => false,
-            };
-            if !answered {
-                self.resets.push_back(header.refusal());
-            }
-            return answered;
-        };
-        if header.op == op::RST {
-            if !stream.outlives_guest() {
-                self.remove(number);
-                return true;
-            }
-            // The guest may use its port again.
-            self.by_ports.remove(&ports);
-            self.settle(number, Ok(()));
-            return true;
-        }
-        let Some(len) = len else {
-            self.settle(number, Err(Broken));
-            return false;
-        };
-        stream.update_credit(header);
-        let data = self.buffer.get(..len).unwrap_or_default();
-        let result = match header.op {
-            op::RESPONSE if stream.connecting => {
-                stream.open();
-                Ok(())
-            }
-            op::RW => stream.forward(data),
-            op::SHUTDOWN => stream.shut_down(header.flags),
-            op::CREDIT_UPDATE => Ok(()),
-            op::CREDIT_REQUEST => {
-                stream.ask_for_update();
-                Ok(())
-            }
-            _ => Err(Broken),
-        };
-        self.settle(number, result);
-        // A shutdown of both sides is an end, too.
-        result.is_ok() || header.op == op::SHUTDOWN
-    }
-
-    /// The guest connects to a program of the host.
-    fn connect(&mut self, ports: Ports, request: &Header) -> io::Result<()> {
-        if !self.has_place() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let mut path = self.listener.path().as_os_str().to_owned();
-        path.push(format!("_{}", ports.host));
-        let socket = connect_to(path.as_encoded_bytes())?;
-        self.add(Stream::new(socket, ports, op::RESPONSE, Some(request)));
-        Ok(())
-    }
-
-    // From the host.
-
     /// Looks at the sockets. Says whether there may be more to do now.
     fn look(&mut self, queues: &mut Queues) -> Result<bool, QueueError> {
         let mut space = [std::mem::MaybeUninit::uninit(); EVENTS];
@@ -305,72 +192,6 @@ impl Vsock {
         Ok(more)
     }
 
-    /// Takes new clients. Says whether there may be more.
-    fn accept(&mut self) -> bool {
-        for _ in 0..MAX_CLIENTS {
-            // None left, or none for want of descriptors: the next event tries again.
-            let Ok((socket, _)) = self.listener.listener().accept() else {
-                return false;
-            };
-            if self.clients.len() >= MAX_CLIENTS
-                && let Some(oldest) = self.clients.keys().next().copied()
-            {
-                // Unless it has spoken meanwhile, it has been silent for longest.
-                self.hear(oldest);
-                self.clients.remove(&oldest);
-            }
-            let number = self.number();
-            let data = EventData::new_u64(number);
-            if socket.set_nonblocking(true).is_ok()
-                && epoll::add(&self.epoll, &socket, data, EventFlags::IN).is_ok()
-            {
-                let line = Vec::new();
-                self.clients.insert(number, Client { socket, line });
-            }
-        }
-        true
-    }
-
-    /// A client says where to connect. Not a byte beyond its line is read.
-    fn hear(&mut self, number: u64) {
-        let Some(client) = self.clients.get_mut(&number) else {
-            return;
-        };
-        let mut space = [0; MAX_LINE];
-        let room = space.get_mut(client.line.len()..).unwrap_or_default();
-        let ready = match recv(&client.socket, &mut *room, RecvFlags::PEEK) {
-            Ok((len @ 1.., _)) => room.get(..len).unwrap_or_default(),
-            Err(error) if io::Error::from(error).kind() == io::ErrorKind::WouldBlock => return,
-            // Gone, or its line is too long.
-            _ => {
-                self.clients.remove(&number);
-                return;
-            }
-        };
-        let end = ready.iter().position(|byte| *byte == b'\n');
-        let taken = end.map_or(ready.len(), |end| end + 1);
-        client.line.extend(ready.iter().take(taken));
-        let mut rest = [0; MAX_LINE];
-        let rest = rest.get_mut(..taken).unwrap_or_default();
-        let is_read = recv(&client.socket, rest, RecvFlags::empty()).is_ok();
-        if end.is_none() && is_read && client.line.len() < MAX_LINE {
-            return;
-        }
-        if let Some(Client { socket, line }) = self.clients.remove(&number)
-            && let Some(guest) = parse_connect(&line)
-            && is_read
-            && self.has_place()
-            && epoll::delete(&self.epoll, &socket).is_ok()
-        {
-            let ports = Ports {
-                host: self.free_port(guest),
-                guest,
-            };
-            self.counts.accepted();
-            self.add(Stream::new(socket, ports, op::REQUEST, None));
-        }
-    }
-
     /// Whether there may be one more stream. One whose program is gone and that no guest has answered
     /// yet makes way.
     fn has_place(&mut self) -> bool {
@@ -383,19 +204,6 @@ impl Vsock {
             self.settle(number, Err(Broken));
         }
         self.streams.len() < MAX_STREAMS
-    }
-
-    /// A port of the host that has no stream with this one of the guest.
-    fn free_port(&mut self, guest: u32) -> u32 {
-        // There are far more ports than streams.
-        for _ in 0..=MAX_STREAMS {
-            let host = self.next_port;
-            self.next_port = FIRST_PORT | self.next_port.wrapping_add(1) & (FIRST_PORT - 1);
-            if !self.by_ports.contains_key(&Ports { host, guest }) {
-                return host;
-            }
-        }
-        self.next_port
     }
 
     /// A stream's socket has something, or room, or is gone. Says whether there may be more to read.
@@ -537,14 +345,6 @@ fn watch(epoll: &OwnedFd, number: u64, stream: &mut Stream) -> Result<(), Broken
     stream.watched = now;
     // Out of the kernel's memory.
     changed.map_err(|_| Broken)
-}
-
-/// The port of `CONNECT port`.
-fn parse_connect(line: &[u8]) -> Option<u32> {
-    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
-    let (word, port) = line.trim_end().split_once(' ')?;
-    let port = port.trim().parse().ok()?;
-    word.eq_ignore_ascii_case("connect").then_some(port)
 }
 
 impl VirtioDevice for Vsock {

@@ -24,7 +24,7 @@ use rustix::net::sockopt::socket_peercred;
 use self::client::Client;
 use crate::Error;
 use crate::control::handle::VmHandle;
-use crate::control::wake::Wake;
+use crate::wake::Wake;
 
 pub use self::protocol::PROTOCOL;
 

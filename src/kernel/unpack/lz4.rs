@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use lz4_flex::block::{DecompressError, decompress_into};
 use lz4_flex::frame::FrameDecoder;
 
-use super::{Limit, Part};
+use super::bounds::{Limit, Part};
 
 /// The magic number of the older format.
 pub(super) const MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];

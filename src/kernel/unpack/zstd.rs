@@ -4,7 +4,7 @@ use std::io;
 
 use ruzstd::decoding::StreamingDecoder;
 
-use super::{Limit, MAX_WINDOW, Part};
+use super::bounds::{Limit, MAX_WINDOW, Part};
 
 /// The longest header of a frame, in bytes.
 const MAX_HEADER: usize = 18;

@@ -43,7 +43,7 @@ impl Bench {
         let console = Console::from_fds(Some(input), Some(theirs.into()), keys);
         let output = Output::new().unwrap();
         let ring = output.ring.clone();
-        let room = crate::devices::eventfd().unwrap();
+        let room = crate::wake::eventfd().unwrap();
         let port = Port {
             receive: Box::new(receive),
             room: room.try_clone().unwrap(),

@@ -1,60 +1,14 @@
 //! The virtio devices, with the drivers of stock kernels.
 
+mod guest;
 mod memory;
 
+use self::guest::Guest;
 use self::memory::memory;
-use super::Scope;
-use super::architectures::Architecture;
+use super::architecture::Architecture;
 use super::case::{Case, expect, expect_all};
+use super::scope::Scope;
 use crate::step::Result;
-
-/// How the guest is started, and the start of its cases' names.
-struct Guest {
-    command: String,
-    prefix: String,
-    transport: &'static str,
-}
-
-impl Guest {
-    fn new(arch: &Architecture, transport: &'static str) -> Result<Self> {
-        let (kernel, _) = arch.guest_kernels.first().ok_or("no kernel")?;
-        Ok(Self {
-            command: format!(
-                "/vmm-reference --kernel=/{kernel} --initrd=/initrd --append=quiet \
-                 --transport={transport}"
-            ),
-            prefix: String::new(),
-            transport,
-        })
-    }
-
-    /// A case that finds nothing of those before, least of all its own on the other transport.
-    fn case(
-        &self,
-        name: &str,
-        command: &str,
-        dialogue: &[(&str, &str)],
-        judge: impl Fn(&str) -> Result<()> + Send + 'static,
-    ) -> Case {
-        let name = self.named(name);
-        Case::new(name, format!("rm -rf /tmp/*; {command}"), dialogue, judge)
-    }
-
-    /// A case that needs the one before it.
-    fn after(
-        &self,
-        name: &str,
-        command: &str,
-        dialogue: &[(&str, &str)],
-        judge: impl Fn(&str) -> Result<()> + Send + 'static,
-    ) -> Case {
-        Case::new(self.named(name), command, dialogue, judge).follows()
-    }
-
-    fn named(&self, name: &str) -> String {
-        format!("{}{}: {name}", self.prefix, self.transport)
-    }
-}
 
 /// On PCI the devices that stock drivers use most, each by itself on one architecture only. The full lab has all, on
 /// both transports.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use fs_err as fs;
 
-use super::architectures::Architecture;
+use super::architecture::Architecture;
 use crate::apt::Archive;
 use crate::build::{cargo, cargo_command, guests_command, guests_target, target};
 use crate::step::{Result, output, step, text};

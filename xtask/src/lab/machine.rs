@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::architectures::Architecture;
+use super::architecture::Architecture;
 use super::images::Images;
 use crate::step::Result;
 

@@ -4,6 +4,7 @@
 //! What is done there is data ([`Case`]), grouped by the machine it is done in ([`Session`]), so that it
 //! can be listed and chosen from without a machine.
 
+mod architecture;
 mod architectures;
 mod bochs;
 mod case;
@@ -11,12 +12,15 @@ mod devices;
 mod images;
 mod machine;
 mod plain;
+mod scope;
 mod system;
 
-pub(crate) use architectures::{ARCHITECTURES, Architecture};
+pub(crate) use architecture::Architecture;
+pub(crate) use architectures::ARCHITECTURES;
 use case::Case;
 use images::Images;
 use machine::Machine;
+pub(crate) use scope::Scope;
 
 use std::path::PathBuf;
 
@@ -24,15 +28,6 @@ use crate::build::target;
 use crate::needs::Needs;
 use crate::step::{Result, go_on, timed};
 use crate::system::System;
-
-/// How much is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// What a change has to pass.
-    Smoke,
-    /// Every combination there is.
-    Full,
-}
 
 /// What a first-level machine is emulated by.
 #[derive(Debug, Clone, Copy)]

@@ -3,9 +3,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::architectures::{Architecture, Lesser};
+use super::architecture::{Architecture, Lesser};
 use super::case::{Case, expect};
-use super::{Scope, devices};
+use super::devices;
+use super::scope::Scope;
 use crate::step::Result;
 
 /// How a guest is ended.

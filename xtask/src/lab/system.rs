@@ -1,9 +1,9 @@
 //! Stock Debian systems: Debian's own kernels, initrds and systemd; a login on the serial console,
 //! network and disk; the system's own way to power off and to reboot.
 
-use super::Scope;
-use super::architectures::Architecture;
+use super::architecture::Architecture;
 use super::case::{Case, expect, expect_all};
+use super::scope::Scope;
 use crate::step::Result;
 
 /// A login on the serial console, with what it ends in.

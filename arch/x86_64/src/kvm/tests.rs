@@ -5,6 +5,10 @@ use arch::kernel::BzImage;
 use arch::kernel::{Elf, Protocol};
 use arch::{BootInfo, Cmdline, GuestKernel, Lean, MachineConfig, Platform, Transport};
 
+use kvm_bindings::kvm_sregs;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::report::describe;
 use super::*;
 
 fn config() -> MachineConfig {

@@ -6,31 +6,15 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::request::{Refusal, failed, words};
-use super::{Block, SECTOR, STEP};
+use super::Block;
+use super::bounds::STEP;
+use super::request::{Erase, Refusal, SECTOR, failed, words};
 use crate::virtio::Ring;
 
 /// A range to discard or to zero: sector, number of sectors, flags.
 const RANGE: usize = 16;
 /// Flag of a range to zero: it may become a hole.
 pub(super) const UNMAP: u32 = 1;
-
-/// How ranges lose their content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Erase {
-    Discard,
-    Zero,
-}
-
-impl Erase {
-    /// The most sectors of a range, and the most ranges of a request: zeroes may have to be written.
-    pub(super) fn limits(self) -> (u32, u32) {
-        match self {
-            Self::Discard => (1 << 22, 32),
-            Self::Zero => (1 << 15, 1),
-        }
-    }
-}
 
 impl Block {
     /// Discards or zeroes ranges of the disk.

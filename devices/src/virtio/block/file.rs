@@ -11,8 +11,8 @@ use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, ioctl_bl
 
 use super::error::{BlockError, READ_ONLY_DEVICE, check_kind, in_use};
 use super::lock::{Access, Outcome, look, try_lock};
+use super::request::{SECTOR, SECTOR_BYTES};
 use super::sys::is_read_only_device;
-use super::{SECTOR, SECTOR_BYTES};
 use crate::config::BlkConfig;
 use crate::descriptor;
 
@@ -27,6 +27,15 @@ pub(super) struct Shape {
     pub(super) block: u32,
     /// Bytes of the blocks that are best for I/O.
     pub(super) best: u32,
+}
+
+impl Shape {
+    /// For the rest of a last sector that the file has only a part of.
+    pub(super) fn zeros(&self) -> io::Result<Option<File>> {
+        (self.sectors * SECTOR > self.size)
+            .then(|| File::open("/dev/zero"))
+            .transpose()
+    }
 }
 
 /// The files of a disk, opened by its path once.

@@ -5,10 +5,9 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
+use super::Block;
 use super::counts::Kind;
-use super::erase::Erase;
-use super::request::{Job, Parsed, Refusal, failed, words};
-use super::{Block, SECTOR};
+use super::request::{Erase, Job, Parsed, Refusal, SECTOR, failed, words};
 use crate::virtio::iovec::Direction;
 use crate::virtio::{Buffer, GuestRam, Ring};
 

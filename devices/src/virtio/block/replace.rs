@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use super::file::Opened;
-use super::{Block, BlockError, zeros};
+use super::{Block, BlockError};
 use crate::ChangeError;
 use crate::config::BlkConfig;
 use crate::virtio::{Queues, VirtioDevice};
@@ -32,7 +32,10 @@ impl Block {
                 opened.shape.block, self.block
             )));
         }
-        let zeros = zeros(&opened.shape).map_err(|error| refused(error.into()))?;
+        let zeros = opened
+            .shape
+            .zeros()
+            .map_err(|error| refused(error.into()))?;
         let Opened {
             file,
             buffered,

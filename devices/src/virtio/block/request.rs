@@ -6,6 +6,10 @@ use super::counts::Answer;
 use crate::virtio::QueueError;
 use crate::virtio::iovec::Direction;
 
+/// The unit of every size and place in a request.
+pub(super) const SECTOR_BYTES: u32 = 512;
+pub(super) const SECTOR: u64 = SECTOR_BYTES as u64;
+
 /// What the host's kernel has to do for a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Job {
@@ -78,4 +82,21 @@ pub(super) fn words(bytes: [u8; 16]) -> [u32; 4] {
     let (words, _) = bytes.as_chunks::<4>();
     let mut all = words.iter().map(|word| u32::from_le_bytes(*word));
     std::array::from_fn(|_| all.next().unwrap_or_default())
+}
+
+/// How ranges lose their content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Erase {
+    Discard,
+    Zero,
+}
+
+impl Erase {
+    /// The most sectors of a range, and the most ranges of a request: zeroes may have to be written.
+    pub(super) fn limits(self) -> (u32, u32) {
+        match self {
+            Self::Discard => (1 << 22, 32),
+            Self::Zero => (1 << 15, 1),
+        }
+    }
 }

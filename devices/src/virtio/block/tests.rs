@@ -8,14 +8,17 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
-use vm_memory::GuestAddress;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::erase::UNMAP;
+use super::request::SECTOR;
 use super::*;
 use crate::virtio::testing::{DATA, Driver, INDIRECT, NEXT, WRITE, close, queues, ram};
 
 mod bounds;
 mod counted;
+mod in_flight;
+mod limits;
 mod replace;
 mod resets;
 mod shape;
@@ -406,169 +409,12 @@ fn r41_a_flush_and_every_write_without_flushes_reach_the_disk() {
     }
 }
 
-#[test]
-fn a_full_queue_goes_through_in_one_batch_and_any_order() {
-    for engine in engines() {
-        let mut bench = bench(engine, false);
-        // Descriptors 2n and 2n + 1: header, then data with the status behind it.
-        for number in 0..8u16 {
-            let header = HEADER_AT + 16 * u64::from(number);
-            let data = DATA_AT + 0x400 * u64::from(number);
-            bench.driver.put(header, [0u32, 0, number.into(), 0]);
-            bench
-                .driver
-                .descriptor(2 * number, header, 16, NEXT, 2 * number + 1);
-            bench.driver.descriptor(2 * number + 1, data, 513, WRITE, 0);
-            bench.driver.offer(2 * number);
-        }
-        let mut used = Vec::new();
-        while used.len() < 8 {
-            used.extend(bench.driver.serve(&mut bench.disk, &mut bench.queues));
-        }
-        used.sort_unstable();
-        let expected: Vec<_> = (0..8).map(|number| (2 * number, 513)).collect();
-        assert_eq!(used, expected);
-        for number in 0..8u8 {
-            let data = DATA_AT + 0x400 * u64::from(number);
-            assert_eq!(bench.driver.get::<u8>(data), number);
-            assert_eq!(bench.driver.get::<u8>(data + 512), OK);
-        }
-    }
-}
-
-#[test]
-fn r11_a_head_that_is_in_flight_twice_is_answered_twice() {
-    for engine in engines() {
-        let mut bench = bench(engine, false);
-        bench.header(VIRTIO_BLK_T_IN, 5);
-        bench
-            .driver
-            .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
-        for _ in 0..5 {
-            bench.driver.offer(0);
-        }
-        let mut used = Vec::new();
-        while used.len() < 6 {
-            used.extend(bench.driver.serve(&mut bench.disk, &mut bench.queues));
-        }
-        assert_eq!(used, [(0, 513); 6]);
-    }
-}
-
-#[test]
-fn r12_what_is_in_flight_of_a_queue_that_is_taken_back_is_answered_first() {
-    for engine in engines() {
-        let mut bench = bench(engine, false);
-        bench.header(VIRTIO_BLK_T_IN, 5);
-        for _ in 0..3 {
-            bench
-                .driver
-                .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
-            bench.disk.pull(0, &mut bench.queues).unwrap();
-        }
-        bench.disk.quiesce(&mut bench.queues).unwrap();
-        assert_eq!(bench.driver.used().len(), 3);
-    }
-}
-
-#[test]
-fn r12_nothing_is_in_flight_when_the_device_has_stopped() {
-    if !engines().contains(&BlkEngine::IoUring) {
-        return;
-    }
-    let mut bench = bench(BlkEngine::IoUring, false);
-    bench.header(VIRTIO_BLK_T_IN, 5);
-    for _ in 0..3 {
-        bench
-            .driver
-            .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
-        bench.disk.pull(0, &mut bench.queues).unwrap();
-    }
-    bench.disk.stop();
-    let uring = bench.disk.uring.as_mut().unwrap();
-    assert!(uring.take_ended(&mut Vectors::default()).is_none());
-    assert!(!uring.is_behind());
-    assert_eq!(
-        bench.driver.used(),
-        [],
-        "what the driver gave up is not answered"
-    );
-    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
-}
-
-#[test]
-fn a_limit_delays_requests_and_the_timer_continues_them() {
-    for engine in engines() {
-        let mut bench = bench_with(|config| BlkConfig {
-            engine,
-            limits: crate::config::Limits {
-                iops: Some(100),
-                iops_burst: Some(1),
-                ..Default::default()
-            },
-            ..config
-        });
-        for _ in 0..3 {
-            assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
-        }
-    }
-}
-
 const ONE_BYTE_A_SECOND: crate::config::Limits = crate::config::Limits {
     bw: Some(1),
     bw_burst: Some(1),
     iops: None,
     iops_burst: None,
 };
-
-#[test]
-fn what_goes_beyond_a_limit_waits() {
-    for engine in engines() {
-        let mut bench = bench_with(|config| BlkConfig {
-            engine,
-            // The first request costs eight minutes, however slow this machine is.
-            limits: ONE_BYTE_A_SECOND,
-            ..config
-        });
-        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 5, 512, true), (OK, 513));
-        bench.header(VIRTIO_BLK_T_IN, 5);
-        bench
-            .driver
-            .request(&[(HEADER_AT, 16, false), (DATA_AT, 513, true)]);
-        bench
-            .disk
-            .serve(Event::Queue(0), &mut bench.queues)
-            .unwrap();
-        assert_eq!(bench.driver.used(), [], "its time has not come");
-    }
-}
-
-#[test]
-fn r56_zeroes_that_are_written_count_against_a_limit() {
-    // Where they cannot be made.
-    let Ok(mut file) = tempfile::NamedTempFile::new_in("/dev/shm") else {
-        eprintln!("skipped: no /dev/shm");
-        return;
-    };
-    file.write_all(&[1; 8192]).unwrap();
-    for engine in engines() {
-        let mut bench = bench_with(|config| BlkConfig {
-            path: file.path().to_owned(),
-            engine,
-            limits: ONE_BYTE_A_SECOND,
-            ..config
-        });
-        bench.driver.put(DATA_AT, [0u32, 0, 8, 0]);
-        let zeroes = VIRTIO_BLK_T_WRITE_ZEROES;
-        assert_eq!(bench.request(zeroes, 0, 16, false), (OK, 1));
-        bench.header(VIRTIO_BLK_T_IN, 5);
-        let read = [(HEADER_AT, 16, false), (DATA_AT, 513, true)];
-        bench.driver.request(&read);
-        let served = bench.disk.serve(Event::Queue(0), &mut bench.queues);
-        assert!(!served.unwrap());
-        assert_eq!(bench.driver.used(), [], "4096 bytes cost an hour");
-    }
-}
 
 #[test]
 fn direct_io_takes_any_buffer() {

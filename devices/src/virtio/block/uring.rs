@@ -12,7 +12,7 @@ use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Job, Request};
+use super::request::{Job, Request};
 use crate::virtio::GuestRam;
 use crate::virtio::iovec::{Direction, Vectors};
 

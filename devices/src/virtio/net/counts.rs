@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::HEADER;
+use super::frame::HEADER;
 use crate::metrics::Operation;
 use crate::virtio::Monitor;
 

@@ -8,8 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::NetError;
+use super::frame::HEADER;
 use super::interface::{self, Kind, check, flags, request};
-use super::{HEADER, NetError};
 use crate::descriptor;
 use crate::virtio::holder;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};

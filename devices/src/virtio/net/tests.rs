@@ -4,6 +4,9 @@ use std::fs;
 use super::*;
 use std::os::fd::AsRawFd;
 
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
+};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::config::Limits;
@@ -369,10 +372,10 @@ fn packets_larger_than_small_queues_hold_are_refused() {
 #[test]
 fn a_tap_leaves_datagrams_uncut_for_both_protocols_or_none() {
     let (v4, v6) = (1 << VIRTIO_NET_F_GUEST_USO4, 1 << VIRTIO_NET_F_GUEST_USO6);
-    assert_eq!(Net::negotiate_offload(v4), 0);
-    assert_eq!(Net::negotiate_offload(v6), 0);
+    assert_eq!(negotiate(v4), 0);
+    assert_eq!(negotiate(v6), 0);
     let both = offload::USO4 | offload::USO6;
-    assert_eq!(Net::negotiate_offload(v4 | v6), both);
+    assert_eq!(negotiate(v4 | v6), both);
 }
 
 /// A driver that never gives more chains than half of a ring before it has some back, as Linux: every

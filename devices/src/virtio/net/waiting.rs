@@ -2,7 +2,7 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::NUM_BUFFERS;
+use super::frame::NUM_BUFFERS;
 use crate::virtio::iovec::{BATCH, Vectors};
 use crate::virtio::{Chain, QueueError, Ring};
 

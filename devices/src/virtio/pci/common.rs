@@ -7,7 +7,8 @@ use virtio_queue::{Queue, QueueT};
 
 use super::State;
 use super::choice::NO_VECTOR;
-use crate::virtio::transport::{Part, set_address, set_size};
+use super::layout::COMMON_LEN;
+use crate::virtio::transport::set_up::{Part, set_address, set_size};
 
 /// Fields of the common configuration (4.1.4.3).
 pub(super) const DEVICE_FEATURE_SELECT: u64 = 0x00;
@@ -22,7 +23,6 @@ pub(super) const QUEUE_ENABLE: u64 = 0x1c;
 pub(super) const QUEUE_DESC: u64 = 0x20;
 pub(super) const QUEUE_DRIVER: u64 = 0x28;
 pub(super) const QUEUE_DEVICE: u64 = 0x30;
-pub(super) const COMMON_LEN: usize = 0x38;
 
 impl State {
     /// The common configuration as it reads now.

@@ -4,7 +4,6 @@ use virtio_bindings::virtio_ids::{
     VIRTIO_ID_BLOCK, VIRTIO_ID_CONSOLE, VIRTIO_ID_NET, VIRTIO_ID_VSOCK,
 };
 
-use super::common::COMMON_LEN;
 use crate::pci::Config;
 
 /// Every virtio device, and the number that its type is added to (4.1.2).
@@ -24,6 +23,8 @@ pub(super) const PAGE: u64 = 0x1000;
 pub(super) const PAGE_LEN: u32 = 0x1000;
 /// Bytes of the BAR.
 pub(super) const BAR: u32 = 0x8000;
+/// Bytes of the common configuration (4.1.4.3).
+pub(super) const COMMON_LEN: usize = 0x38;
 /// Bytes from one queue's notification to the next.
 pub(super) const NOTIFY_STEP: u32 = 4;
 

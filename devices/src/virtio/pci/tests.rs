@@ -10,6 +10,8 @@ use crate::Message;
 use crate::virtio::testing::{DATA, Driver, FEATURE, SIZE, Sink, ram, wait_for};
 use std::os::fd::AsRawFd;
 
+mod lost;
+
 const BASE: u32 = 0xc000_0000;
 const UP_TO_DRIVER: u8 = 3;
 const UP_TO_FEATURES: u8 = 11;
@@ -301,50 +303,6 @@ fn a_driver_without_messages_polls_and_reads_the_status() {
 }
 
 #[test]
-fn r12_a_function_that_may_not_access_memory_stops_and_works_again_after_a_reset() {
-    const COMMAND: usize = 4;
-    let mut bench = bench();
-    let command = |bench: &Bench, value: u16| {
-        bench.device.write_config(COMMAND, &value.to_le_bytes());
-    };
-    let (memory, with_master) = (1 << 1, 1 << 1 | 1 << 2);
-    bench.choose_messages();
-    command(&bench, with_master);
-    bench.start();
-    bench.works();
-    bench.calls();
-    command(&bench, memory);
-    assert_eq!(bench.status(), UP_TO_RUNNING | NEEDS_RESET);
-    let doorbell = u64::from(BASE) + NOTIFY;
-    assert_eq!(bench.calls(), [Call::Connect(doorbell, false)]);
-    // Nobody is there to see it.
-    bench.request();
-    assert!((0..3).all(|vector| bench.is_quiet(vector)));
-    command(&bench, with_master);
-    assert_eq!(bench.status(), UP_TO_RUNNING | NEEDS_RESET);
-    assert!(bench.driver.used().is_empty());
-    bench.set_status(0);
-    assert_eq!(bench.status(), 0);
-    bench.choose_messages();
-    bench.start();
-    bench.works();
-}
-
-#[test]
-fn a_driver_s_reset_of_a_device_that_is_gone_ends_and_the_device_never_runs_again() {
-    let mut bench = bench();
-    bench.start();
-    assert!(bench.device.take_device().is_some());
-    bench.set_status(0);
-    assert_eq!(bench.status(), 0, "a driver waits for this");
-    bench.negotiate();
-    bench.set_up_queue(0x3000);
-    bench.set_status(UP_TO_RUNNING);
-    assert_eq!(bench.status(), UP_TO_RUNNING | NEEDS_RESET);
-    assert!(bench.device.take_device().is_none());
-}
-
-#[test]
 fn what_is_raised_while_masked_comes_when_it_is_unmasked() {
     let mut bench = bench();
     bench.choose_messages();
@@ -486,18 +444,6 @@ fn the_bar_can_be_reached_through_the_configuration_space() {
     aim(0x14, 1);
     bench.device.write_config(data, &[0; 4]);
     assert_eq!(bench.status(), UP_TO_DRIVER);
-}
-
-#[test]
-fn a_device_that_is_taken_away_leaves_nothing_behind() {
-    let mut bench = bench();
-    bench.choose_messages();
-    bench.start();
-    assert_eq!(bench.device.take_device().unwrap().id(), 42);
-    assert!(bench.device.take_device().is_none());
-    bench.set_status(UP_TO_DRIVER);
-    bench.request();
-    assert_eq!(bench.driver.used(), []);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What devices count and tell, whatever their drivers do.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::changes::{Disk, STATUS};

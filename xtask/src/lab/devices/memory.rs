@@ -1,7 +1,7 @@
 //! The balloon, and random bytes.
 
-use super::super::case::{Case, expect, expect_all};
-use super::Guest;
+use super::guest::Guest;
+use crate::lab::case::{Case, expect, expect_all};
 use crate::step::Result;
 
 /// The balloon takes what is above its target, what the guest frees goes back to the host, the guest tells of its memory

@@ -1,10 +1,12 @@
 //! Drivers that have little, take odd features, or come after another one; and hosts that go away.
 
+use super::super::offloads::GUEST_OFFLOADS;
 use super::*;
 use crate::bus::BusDevice;
 use crate::virtio::VirtioMmio;
 use crate::virtio::iovec::BATCH;
 use std::os::unix::net::UnixDatagram;
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_HOST_TSO4};
 
 /// A device on sockets in place of taps, with the host's ends of them.
 fn on_sockets(pairs: usize) -> (Net, Vec<UnixDatagram>) {

@@ -1,0 +1,60 @@
+//! A device behind its transport, as the VMM sees it: whichever transport that is, and whatever state the device is in.
+
+use std::fmt::Debug;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::{Monitor, VirtioDevice};
+use crate::{Change, ChangeError, Query, Report};
+
+/// Where a device is in its life, as the VMM sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceState {
+    /// No driver uses it.
+    Idle,
+    /// A driver uses it.
+    Running,
+    /// The driver broke a rule, or a fault of the VMM stopped it: it waits for the driver's reset.
+    NeedsReset,
+    /// A fault of the VMM has lost it.
+    Lost,
+}
+
+/// A device behind its transport, as the VMM sees it.
+pub trait VirtioTransport: Debug + Send + Sync {
+    /// Where the device is in its life.
+    fn state(&self) -> DeviceState;
+
+    /// What the device counts and tells, in whatever state it is.
+    fn monitor(&self) -> Arc<Monitor>;
+
+    /// Stops a device that runs, and answers what is in flight. What the driver has queued stays queued. No
+    /// vCPU may run from before this until [`Self::resume`].
+    fn pause(&self);
+
+    /// A device that was paused goes on.
+    fn resume(&self);
+
+    /// Changes a part of the device, in whatever state it is.
+    ///
+    /// # Errors
+    /// When a value is wrong, the device has no such part or is lost, or this cannot be now.
+    fn change(&self, change: &Change) -> Result<(), ChangeError>;
+
+    /// Puts another open file behind the device, in whatever state it is.
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError>;
+
+    /// Has a device tell something, in whatever state it is.
+    ///
+    /// # Errors
+    /// When the device has no such thing to tell, or is lost.
+    fn query(&self, query: Query) -> Result<Report, ChangeError>;
+
+    /// Resets the device and gives it back, for another transport: nothing is behind this one any more.
+    /// `None` when the device is lost.
+    fn take_device(&self) -> Option<Box<dyn VirtioDevice>>;
+}

@@ -1,0 +1,221 @@
+//! The way of a device to its worker and back: from DRIVER_OK to a reset, with pauses between, and what is asked of it
+//! on the way, wherever it is then.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::QueueT;
+
+use super::{Stage, Transport};
+use crate::virtio::worker::Activated;
+use crate::virtio::{DeviceState, Queues, Ring, VirtioDevice};
+use crate::{Change, ChangeError, Query, Rare, Report};
+
+/// Types of devices that there may be: a number below.
+const TYPES: usize = 64;
+/// So many drivers of a type are worth a line each: more devices of it a machine does not have.
+const FEW: u64 = 32;
+
+impl Transport {
+    /// The driver is ready: the device and the queues that are set up go to a worker.
+    pub(super) fn activate(&mut self) {
+        let event_idx = self.accepted & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let (mut rings, mut doorbells) = (Vec::new(), Vec::new());
+        for (queue, doorbell) in self.queues.iter_mut().zip(&self.doorbells) {
+            queue.set_event_idx(event_idx);
+            let captured = if queue.ready() {
+                Ring::new(queue, self.ram.clone())
+                    .map_err(|error| error.to_string())
+                    .and_then(|ring| {
+                        let doorbell = doorbell.try_clone().map_err(|error| error.to_string())?;
+                        Ok((Some(ring), Some(doorbell)))
+                    })
+            } else {
+                Ok((None, None))
+            };
+            match captured {
+                Ok((ring, doorbell)) => {
+                    rings.push(ring);
+                    doorbells.push(doorbell);
+                }
+                Err(error) => return self.fail(&error),
+            }
+        }
+        let Stage::Idle(device) = std::mem::replace(&mut self.stage, Stage::Lost) else {
+            return self.fail("its thread is gone");
+        };
+        let queues = Queues::new(rings, Arc::clone(&self.interrupt));
+        let mut activated = Activated::new(device, queues, doorbells);
+        activated.device.start(self.accepted);
+        if self.run(activated) {
+            self.connect_doorbells(true);
+            self.interrupt.monitor.notices.driver_ready();
+            self.tell_of_driver();
+        }
+    }
+
+    /// Has the worker serve the device; says whether there still is one.
+    fn run(&mut self, activated: Activated) -> bool {
+        let is_there = self.worker.start(activated);
+        if is_there {
+            self.stage = Stage::Running;
+        } else {
+            self.fail("its thread is gone");
+        }
+        is_there
+    }
+
+    /// Stops the worker, and ends and answers what is in flight. No vCPU runs meanwhile, and until
+    /// [`Self::resume`].
+    pub(crate) fn pause(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Running => {
+                if let Some(mut activated) = self.worker.stop() {
+                    let Activated { device, queues, .. } = &mut activated;
+                    if let Err(error) = device.quiesce(queues) {
+                        self.fail(&error.to_string());
+                    }
+                    self.stage = Stage::Paused(activated);
+                }
+            }
+            stage => self.stage = stage,
+        }
+    }
+
+    /// Changes a part of the device, on its thread if it has one.
+    pub(crate) fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
+        change.check()?;
+        match &mut self.stage {
+            Stage::Idle(device) => device.change(change, None),
+            Stage::Paused(Activated { device, queues, .. }) => device.change(change, Some(queues)),
+            Stage::Running => {
+                let change = change.clone();
+                let changed = self
+                    .worker
+                    .call(move |device, queues| Ok(device.change(&change, Some(queues))));
+                changed.unwrap_or(Err(ChangeError::Lost))
+            }
+            Stage::Lost => Err(ChangeError::Lost),
+        }
+    }
+
+    /// Puts another file behind the device, on its thread if it has one.
+    pub(crate) fn replace_file(&mut self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
+        match &mut self.stage {
+            Stage::Idle(device) => device.replace_file(file, name, None),
+            Stage::Paused(Activated { device, queues, .. }) => {
+                device.replace_file(file, name, Some(queues))
+            }
+            Stage::Running => {
+                let name = name.to_owned();
+                let replaced = self
+                    .worker
+                    .call(move |device, queues| Ok(device.replace_file(file, &name, Some(queues))));
+                replaced.unwrap_or(Err(ChangeError::Lost))
+            }
+            Stage::Lost => Err(ChangeError::Lost),
+        }
+    }
+
+    /// Has the device tell something, on its thread if it has one.
+    pub(crate) fn query(&mut self, query: Query) -> Result<Report, ChangeError> {
+        match &mut self.stage {
+            Stage::Idle(device) => device.query(query, None),
+            // Nothing changes the memory of a guest that stands still.
+            Stage::Paused(Activated { device, .. }) => device.query(query, None),
+            Stage::Running => {
+                let told = self
+                    .worker
+                    .call(move |device, queues| Ok(device.query(query, Some(queues))));
+                told.unwrap_or(Err(ChangeError::Lost))
+            }
+            Stage::Lost => Err(ChangeError::Lost),
+        }
+    }
+
+    /// The machine goes on.
+    pub(crate) fn resume(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Paused(activated) => drop(self.run(activated)),
+            stage => self.stage = stage,
+        }
+    }
+
+    /// Drivers may come again and again, also with a guest that starts again, which makes all anew but this
+    /// count.
+    fn tell_of_driver(&self) {
+        static DRIVERS: [Rare; TYPES] = [const { Rare::new() }; TYPES];
+        if !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let drivers = DRIVERS.get(self.id as usize);
+        if let Some(times) = drivers.and_then(|drivers| drivers.again_after(FEW)) {
+            let ready = self
+                .queues
+                .iter()
+                .enumerate()
+                .filter(|(_, queue)| queue.ready());
+            let queues: Vec<_> = ready
+                .map(|(number, queue)| format!("{number} of {}", queue.size()))
+                .collect();
+            log::debug!(
+                "virtio {}: DRIVER_OK, {times} of this kind so far; features {:#x}, queues {}",
+                self.name,
+                self.accepted,
+                queues.join(", ")
+            );
+        }
+    }
+
+    /// Stops the worker, if there is one; returns when the device is back.
+    pub(super) fn stop(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Running => {
+                self.connect_doorbells(false);
+                if let Some(activated) = self.worker.stop() {
+                    self.stage = Stage::Idle(activated.stop());
+                }
+            }
+            Stage::Paused(activated) => {
+                self.connect_doorbells(false);
+                self.stage = Stage::Idle(activated.stop());
+            }
+            stage => self.stage = stage,
+        }
+    }
+
+    /// The device may not access the guest's memory from now on: it ends what it has begun, and goes
+    /// on after a reset only. (A driver that never said it may is let do without.)
+    #[cfg(feature = "pci")]
+    pub(crate) fn cut_off(&mut self) {
+        if self.is_running() {
+            self.stop();
+            // Without an interrupt: a message would be an access, too.
+            self.interrupt.needs_reset.store(true, Ordering::SeqCst);
+            let cause = "the driver has taken bus mastering away";
+            self.interrupt.monitor.notices.needs_reset(cause);
+        }
+    }
+
+    /// Where the device is in its life.
+    pub(crate) fn state(&self) -> DeviceState {
+        match self.stage {
+            Stage::Lost => DeviceState::Lost,
+            _ if self.interrupt.lost.load(Ordering::SeqCst) => DeviceState::Lost,
+            _ if self.interrupt.needs_reset.load(Ordering::SeqCst) => DeviceState::NeedsReset,
+            Stage::Idle(_) => DeviceState::Idle,
+            Stage::Running | Stage::Paused(_) => DeviceState::Running,
+        }
+    }
+
+    /// Resets the device and gives it back; `None` when it is lost.
+    pub(crate) fn take_device(&mut self) -> Option<Box<dyn VirtioDevice>> {
+        self.reset();
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Idle(device) => Some(device),
+            Stage::Running | Stage::Paused(_) | Stage::Lost => None,
+        }
+    }
+}
