@@ -49,3 +49,16 @@ impl HostDevices {
         Ok(Self::default())
     }
 }
+
+#[cfg(all(test, feature = "virtio"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_not_built_without_a_device_that_was_lost() {
+        let error = HostDevices::default().take("blk0").unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("the device blk0 is lost"), "{said}");
+    }
+}

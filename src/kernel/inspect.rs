@@ -8,10 +8,8 @@ use arch::{BootError, GuestKernel};
 use serde::Serialize;
 
 use crate::Error;
-use crate::kernel::image;
+use crate::kernel::{MAX_UNPACKED, image};
 
-/// No kernel is larger, unpacked, in bytes.
-const MAX_UNPACKED: u64 = 512 << 20;
 /// No version text is longer.
 const MAX_VERSION: usize = 256;
 /// The configuration that is built in with CONFIG_IKCONFIG (Linux kernel/configs.c).

@@ -1,7 +1,7 @@
 //! Kernels as distributions pack them: gzip, zstd, xz, lzma, lz4, and EFI zboot images around one of these.
 //!
 //! Works on content, serves every architecture, and trusts nothing: the unpacked kernel may be neither
-//! larger than guest RAM nor than [`MAX_UNPACKED`](bounds::MAX_UNPACKED), what a decoder keeps of it is bounded
+//! larger than guest RAM nor than [`MAX_UNPACKED`](super::MAX_UNPACKED), what a decoder keeps of it is bounded
 //! by [`MAX_WINDOW`], and a packed file in a packed file ends after [`MAX_LAYERS`].
 
 use std::io::{self, Cursor};

@@ -263,8 +263,8 @@ impl<P: KvmPlatform> Machine<P> {
         self.stop.shutdown = Some((File::from(fd), patience));
     }
 
-    /// Runs the VM to its end on this thread (plus one thread per vCPU and per device that the guest
-    /// uses, all joined on return). With [`OnReboot::Restart`] a reset is not the end: the machine is
+    /// Runs the VM to its end on this thread, plus one thread per vCPU and one per virtio device, which are
+    /// all joined on return. With [`OnReboot::Restart`] a reset is not the end: the machine is
     /// built again, from the kernel's file on, with fresh memory, and keeps all that is open: that file and
     /// the initrd, disks, network devices, sockets and consoles.
     ///

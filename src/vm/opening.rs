@@ -27,7 +27,7 @@ pub(crate) struct Images {
 }
 
 impl Opened {
-    /// Opens what `config` names. The consoles are open already, and are checked not to write to what is read.
+    /// Opens what `config` names, whose values were checked. The consoles are open already, and are checked not to write to what is read.
     ///
     /// # Errors
     /// Names the field, the value and the cause.
@@ -42,7 +42,6 @@ impl Opened {
             kernel: KernelSource::open(config, hello)?,
             initrd: Initrd::of(config)?,
         };
-        config.check()?;
         let Attachments {
             consoles,
             devices: own,

@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use arch::BootError;
 use arch::kernel::KernelImage;
 
-/// No kernel is larger, unpacked, in bytes: only what debuggers need is.
-pub(super) const MAX_UNPACKED: u64 = 512 << 20;
+use crate::kernel::MAX_UNPACKED;
+
 /// How far back packed data may refer, in bytes. Linux packs kernels with 128 MiB at most (scripts/xz_wrap.sh,
 /// and ZSTD_WINDOWLOG_MAX in lib/decompress_unzstd.c).
 pub(super) const MAX_WINDOW: u64 = 128 << 20;

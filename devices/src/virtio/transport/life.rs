@@ -84,52 +84,41 @@ impl Transport {
         }
     }
 
-    /// Changes a part of the device, on its thread if it has one.
+    /// Changes a part of the device.
     pub(crate) fn change(&mut self, change: &Change) -> Result<(), ChangeError> {
         change.check()?;
-        match &mut self.stage {
-            Stage::Idle(device) => device.change(change, None),
-            Stage::Paused(Activated { device, queues, .. }) => device.change(change, Some(queues)),
-            Stage::Running => {
-                let change = change.clone();
-                let changed = self
-                    .worker
-                    .call(move |device, queues| Ok(device.change(&change, Some(queues))));
-                changed.unwrap_or(Err(ChangeError::Lost))
-            }
-            Stage::Lost => Err(ChangeError::Lost),
-        }
+        let change = change.clone();
+        self.ask(move |device, queues| device.change(&change, queues.map(|queues| &*queues)))
     }
 
-    /// Puts another file behind the device, on its thread if it has one.
+    /// Puts another file behind the device.
     pub(crate) fn replace_file(&mut self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
-        match &mut self.stage {
-            Stage::Idle(device) => device.replace_file(file, name, None),
-            Stage::Paused(Activated { device, queues, .. }) => {
-                device.replace_file(file, name, Some(queues))
-            }
-            Stage::Running => {
-                let name = name.to_owned();
-                let replaced = self
-                    .worker
-                    .call(move |device, queues| Ok(device.replace_file(file, &name, Some(queues))));
-                replaced.unwrap_or(Err(ChangeError::Lost))
-            }
-            Stage::Lost => Err(ChangeError::Lost),
-        }
+        let name = name.to_owned();
+        self.ask(move |device, queues| device.replace_file(file, &name, queues))
     }
 
-    /// Has the device tell something, on its thread if it has one.
+    /// Has the device tell something.
     pub(crate) fn query(&mut self, query: Query) -> Result<Report, ChangeError> {
+        // Nothing changes the memory of a guest that stands still.
+        let runs = self.is_running();
+        self.ask(move |device, queues| device.query(query, queues.filter(|_| runs)))
+    }
+
+    /// Has the device do something, on its thread if it has one. Its queues are there while a driver uses it.
+    fn ask<T: Send + 'static>(
+        &mut self,
+        call: impl FnOnce(&mut dyn VirtioDevice, Option<&mut Queues>) -> Result<T, ChangeError>
+        + Send
+        + 'static,
+    ) -> Result<T, ChangeError> {
         match &mut self.stage {
-            Stage::Idle(device) => device.query(query, None),
-            // Nothing changes the memory of a guest that stands still.
-            Stage::Paused(Activated { device, .. }) => device.query(query, None),
+            Stage::Idle(device) => call(device.as_mut(), None),
+            Stage::Paused(Activated { device, queues, .. }) => call(device.as_mut(), Some(queues)),
             Stage::Running => {
-                let told = self
+                let answer = self
                     .worker
-                    .call(move |device, queues| Ok(device.query(query, Some(queues))));
-                told.unwrap_or(Err(ChangeError::Lost))
+                    .call(move |device, queues| Ok(call(device, Some(queues))));
+                answer.unwrap_or(Err(ChangeError::Lost))
             }
             Stage::Lost => Err(ChangeError::Lost),
         }
@@ -187,7 +176,7 @@ impl Transport {
     }
 
     /// The device may not access the guest's memory from now on: it ends what it has begun, and goes
-    /// on after a reset only. (A driver that never said it may is let do without.)
+    /// on after a reset only. (A driver that never set the bit works without it.)
     #[cfg(feature = "pci")]
     pub(crate) fn cut_off(&mut self) {
         if self.is_running() {
