@@ -37,7 +37,8 @@ mod wake;
 
 pub use crate::devices::own::{Interrupt, OwnDevice};
 pub use ::devices::config::{
-    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig, words_of,
+    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
+    with_text, words_of,
 };
 pub use ::devices::{
     BalloonStatistics, Bucket, Change, ChangeError, DeviceMetrics, GuestStatistics, Hinting,
@@ -51,10 +52,10 @@ pub use attachments::Attachments;
 pub use backend::hello_guest;
 #[cfg(feature = "host")]
 pub use backend::{ARCHITECTURES, HostPlatform, planner, planner_with_facts};
-pub use config::{
-    ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_plain_words,
-};
-pub use console::{Console, Consoles, EscapeKeys, in_background};
+pub use config::{HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_plain_words};
+#[cfg(any(feature = "config-file", feature = "control"))]
+pub use config::{ReadError, Step, ValuePath, read_unique, read_value};
+pub use console::{Console, Consoles, EscapeKeys, MainConsole, in_background};
 pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};
 pub use control::event::{Event, Happening, Subscription};
 pub use control::handle::{Crash, CrashCause, ExitReason, VmHandle};
@@ -67,7 +68,7 @@ pub use error::Error;
 pub use host::{Check, Level, diagnose, probe};
 pub use kernel::inspect::{KernelReport, inspect};
 pub use memory::huge::transparent_size as transparent_page_bytes;
-pub use outputs::{NamedFile, busy_output, refused_output};
+pub use outputs::{NamedFile, NamedFiles, busy_output, check_descriptor_path, refused_output};
 pub use timeline::{Milestone, Timeline};
 pub use vm::machine::Machine;
 pub use vm::planned_for::PlannedFor;

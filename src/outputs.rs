@@ -11,10 +11,22 @@ use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
 use crate::error::with_text;
-use crate::{ConsoleTarget, Error, VmConfig};
+use crate::{Error, VmConfig};
 
 /// A file, and what names it: a key of the configuration, or a word of the caller's.
 pub type NamedFile<'a> = (&'static str, &'a Path);
+
+/// Files beside those that a [`VmConfig`] names: the caller's own.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct NamedFiles<'a> {
+    /// What is read.
+    pub inputs: Vec<NamedFile<'a>>,
+    /// What is written.
+    pub outputs: Vec<NamedFile<'a>>,
+    /// Sockets that are made.
+    pub sockets: Vec<NamedFile<'a>>,
+}
 
 /// How many symbolic links may lead to a file (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -148,38 +160,29 @@ impl VmConfig {
             .filter_map(|(what, path)| Some((what, path.as_deref()?)))
     }
 
-    /// What a VM makes, or writes to, beside its disks.
-    fn made(&self) -> Vec<Made<'_>> {
-        fn file<'a>(
-            name: &'static str,
-            target: Option<&'a ConsoleTarget>,
-        ) -> Option<(&'static str, &'a Path, bool)> {
-            match target {
-                Some(ConsoleTarget::File(path)) => Some((name, path, false)),
-                _ => None,
+    /// What is made or written to, beside disks.
+    fn made<'a>(&'a self, files: &NamedFiles<'a>) -> Vec<Made<'a>> {
+        let made = |is_socket| {
+            move |&(name, path): &NamedFile<'a>| Made {
+                name,
+                path,
+                is_socket,
             }
-        }
-        let vsock = self.vsock.as_ref().map(|vsock| vsock.path.as_path());
-        [
-            file("serial", Some(&self.serial)),
-            file("console", self.console.as_ref()),
-            vsock.map(|path| ("vsock", path, true)),
-            self.control.as_deref().map(|path| ("control", path, true)),
-        ]
-        .into_iter()
-        .flatten()
-        .map(|(name, path, is_socket)| Made {
-            name,
-            path,
-            is_socket,
-        })
-        .collect()
+        };
+        let vsock = self.vsock.as_ref();
+        let vsock = vsock.map(|vsock| ("vsock", vsock.path.as_path()));
+        let sockets = vsock.iter().chain(&files.sockets).map(made(true));
+        sockets
+            .chain(files.outputs.iter().map(made(false)))
+            .collect()
     }
 
-    /// Every path names something, and no two of the files and sockets that a VM makes have one.
-    pub(crate) fn check_paths(&self) -> Result<(), Error> {
-        let control = self.control.as_deref().map(|path| ("control", path));
-        let mut named = self.images().chain(control);
+    /// Every path names something, and no two of the files and sockets that are made have one.
+    ///
+    /// # Errors
+    /// Names the field, the path, and what speaks against it.
+    pub fn check_paths(&self, files: &NamedFiles<'_>) -> Result<(), Error> {
+        let mut named = self.images().chain(files.sockets.iter().copied());
         if let Some((name, _)) = named.find(|(_, path)| path.as_os_str().is_empty()) {
             return Err(Error::Config {
                 field: name.into(),
@@ -188,7 +191,12 @@ impl VmConfig {
                 cure: "give a path, or leave it away".to_owned(),
             });
         }
-        check_twice(&self.made())
+        check_twice(&self.made(files))
+    }
+
+    /// The same for what the configuration names itself.
+    pub(crate) fn check_own_paths(&self) -> Result<(), Error> {
+        self.check_paths(&NamedFiles::default())
     }
 
     /// What paths like /dev/fd/3 stand for is open.
@@ -201,21 +209,12 @@ impl VmConfig {
         let images = self
             .images()
             .map(|(name, path)| (name.into(), path, shown(name, path)));
-        let made = self.made().into_iter();
+        let made = self.made(&NamedFiles::default()).into_iter();
         let made = made.map(|made| (made.field(), made.path, shown(made.name, made.path)));
-        for (field, path, value) in disks.chain(images).chain(made) {
-            let number = descriptor::of_path(path);
-            if let Some(Err(source)) = number.map(descriptor::duplicate) {
-                return Err(Error::Refused {
-                    field,
-                    value,
-                    source,
-                    cure: "give the number of a descriptor that this program is started with"
-                        .to_owned(),
-                });
-            }
-        }
-        Ok(())
+        disks
+            .chain(images)
+            .chain(made)
+            .try_for_each(|(field, path, value)| check_descriptor(field, path, value))
     }
 
     /// A disk that the guest may write is nothing that the VM reads.
@@ -243,25 +242,16 @@ impl VmConfig {
         Ok(())
     }
 
-    /// Finds out whether the files that the consoles write to, and `outputs`, can be written, before any of
-    /// them is opened or created: each is there or can be made, none is one that the VM reads or one of
-    /// `inputs`, and none is named twice.
+    /// Finds out whether the outputs of `files` can be written, before any of them is opened or created: each is
+    /// there or can be made, none is one that the VM reads or one of the inputs, and none is named twice.
     ///
     /// # Errors
     /// Names the field, the file, and what speaks against it.
-    pub fn check_outputs(
-        &self,
-        inputs: &[NamedFile<'_>],
-        outputs: &[NamedFile<'_>],
-    ) -> Result<(), Error> {
+    pub fn check_outputs(&self, files: &NamedFiles<'_>) -> Result<(), Error> {
+        let inputs = &*files.inputs;
         self.check_disks(inputs)?;
-        let mut made = self.made();
-        made.extend(outputs.iter().map(|&(name, path)| Made {
-            name,
-            path,
-            is_socket: false,
-        }));
-        check_twice(&made)?;
+        self.check_paths(files)?;
+        let made = self.made(files);
         // A socket has checks of its own.
         for made in made.iter().filter(|made| !made.is_socket) {
             let (field, path) = (made.name, made.path);
@@ -278,18 +268,23 @@ impl VmConfig {
     }
 }
 
-impl VmConfig {
-    /// Remarks on files of consoles that cannot be written now.
-    pub(crate) fn busy_consoles(&self) -> Vec<String> {
-        let consoles = [
-            ("serial", Some(&self.serial)),
-            ("console", self.console.as_ref()),
-        ];
-        let busy = |(field, target): (_, Option<&ConsoleTarget>)| match target {
-            Some(ConsoleTarget::File(path)) => busy_output(field, path),
-            _ => None,
-        };
-        consoles.into_iter().filter_map(busy).collect()
+/// Checks that what a path like /dev/fd/3 stands for is open; any other path is fine. `field` names the path.
+///
+/// # Errors
+/// When it is not open.
+pub fn check_descriptor_path(field: &'static str, path: &Path) -> Result<(), Error> {
+    check_descriptor(field.into(), path, shown(field, path))
+}
+
+fn check_descriptor(field: ConfigPath, path: &Path, value: String) -> Result<(), Error> {
+    match descriptor::of_path(path).map(descriptor::duplicate) {
+        Some(Err(source)) => Err(Error::Refused {
+            field,
+            value,
+            source,
+            cure: "give the number of a descriptor that this program is started with".to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -474,15 +469,17 @@ mod tests {
         link("config", "link");
         link("nowhere/file", "lost");
         link("made", "new-link");
-        let config = VmConfig {
-            serial: ConsoleTarget::File(path("log")),
-            ..VmConfig::default().with_kernel(path("kernel"))
-        };
+        let config = VmConfig::default().with_kernel(path("kernel"));
+        let log = path("log");
         let input = path("config");
         let check = |name: &str| {
             let output = path(name);
-            let inputs: [NamedFile<'_>; 1] = [("config", &input)];
-            let result = config.check_outputs(&inputs, &[("boot-timeline", &output)]);
+            let files = NamedFiles {
+                inputs: vec![("config", &input)],
+                outputs: vec![("serial", &log), ("boot-timeline", &output)],
+                ..NamedFiles::default()
+            };
+            let result = config.check_outputs(&files);
             result.err().map(|error| error.chain())
         };
         for (name, said) in [
@@ -503,8 +500,12 @@ mod tests {
             assert_eq!(check(name), None, "{name}");
         }
         let null = Path::new("/dev/null");
-        let outputs: [NamedFile<'_>; 2] = [("serial", null), ("boot-timeline", null)];
-        config.check_outputs(&[], &outputs).unwrap();
+        let outputs: Vec<NamedFile<'_>> = vec![("serial", null), ("boot-timeline", null)];
+        let files = NamedFiles {
+            outputs,
+            ..NamedFiles::default()
+        };
+        config.check_outputs(&files).unwrap();
         let left = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(left, 7, "nothing was made");
     }

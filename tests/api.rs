@@ -43,8 +43,6 @@ fn every_field_of_a_configuration_has_a_builder() {
         assert!(fields.len() > 2, "{fields:?}");
         for field in fields {
             let builder = match (name, field.as_str()) {
-                // The command line's.
-                ("VmConfig", "serial" | "control") => continue,
                 ("VmConfig", "blk") => "with_disk(".to_owned(),
                 ("VmConfig", "rng") => "without_rng(".to_owned(),
                 ("BlkConfig", "discard") => "without_discard(".to_owned(),

@@ -21,10 +21,24 @@ fn run(arguments: &[&str]) -> Ended {
 
 /// The configuration that these options give, by way of `--dump-config`.
 fn dumped(arguments: &[&str]) -> VmConfig {
+    let (config, _) = dumped_with_consoles(arguments);
+    config
+}
+
+/// The same, and where the consoles go: `serial`, then `console`.
+fn dumped_with_consoles(arguments: &[&str]) -> (VmConfig, Consoles) {
     let ended = run(&[arguments, &["--dump-config"]].concat());
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    toml::from_str(&ended.stdout).unwrap()
+    let mut table: toml::Table = toml::from_str(&ended.stdout).unwrap();
+    let consoles = ["serial", "console"].map(|key| {
+        let target = table.remove(key)?;
+        Some(target.as_str().unwrap().to_owned())
+    });
+    table.remove("control");
+    (table.try_into().unwrap(), consoles)
 }
+
+type Consoles = [Option<String>; 2];
 
 const FULL: &str = r#"
 append = "quiet"
@@ -65,7 +79,8 @@ fn a_file_says_what_the_command_line_could() {
     assert!(ended.stdout.ends_with('\n'));
     let again = write(folder.path(), "again.toml", &ended.stdout);
     assert_eq!(dumped(&[&again]), config);
-    let json = serde_json::to_string_pretty(&config).unwrap();
+    let table: serde_json::Value = toml::from_str(&ended.stdout).unwrap();
+    let json = serde_json::to_string_pretty(&table).unwrap();
     let json = write(folder.path(), "vm.json", &json);
     assert_eq!(dumped(&[&json]), config);
 }
@@ -74,7 +89,7 @@ fn a_file_says_what_the_command_line_could() {
 fn the_command_line_replaces_what_the_file_says() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), "vm.toml", FULL);
-    let config = dumped(&[
+    let (config, consoles) = dumped_with_consoles(&[
         &file,
         "--vcpus=1",
         "--blk=c.img",
@@ -85,8 +100,10 @@ fn the_command_line_replaces_what_the_file_says() {
     assert_eq!(config.blk.len(), 1);
     assert!(config.blk[0].path.ends_with("c.img"));
     assert_eq!(config.net.len(), 1, "what is not given stays");
-    assert_eq!(config.serial.to_string(), "file=s");
-    assert_eq!(dumped(&[&file]).serial.to_string(), "null");
+    let expected = ["file=s", "stdio"].map(|target| Some(target.to_owned()));
+    assert_eq!(consoles, expected);
+    let (_, [serial, _]) = dumped_with_consoles(&[&file]);
+    assert_eq!(serial.as_deref(), Some("null"));
 }
 
 #[test]

@@ -9,9 +9,7 @@ use std::path::Path;
 use common::{finish, option, vmm};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use vmm_reference::{
-    BalloonConfig, BlkConfig, ConsoleTarget, Limits, NetConfig, VmConfig, VsockConfig,
-};
+use vmm_reference::{BalloonConfig, BlkConfig, Limits, NetConfig, VmConfig, VsockConfig};
 
 /// What is said about a file with this text.
 fn said(folder: &Path, name: &str, text: &str) -> Option<String> {
@@ -313,7 +311,7 @@ fn what_is_wrong_with_a_value_of_a_file_is_said_with_its_place_whenever_it_is_fo
 }
 
 /// Every key there is, with a value.
-fn full() -> VmConfig {
+fn full() -> Value {
     let limits = Limits::default()
         .with_bw(1)
         .with_bw_burst(1)
@@ -338,7 +336,7 @@ fn full() -> VmConfig {
         .with_deflate_on_oom()
         .with_free_page_reporting()
         .with_free_page_hinting();
-    let mut config = VmConfig::default()
+    let config = VmConfig::default()
         .with_kernel("k")
         .with_initrd("i")
         .with_cmdline("c")
@@ -349,11 +347,14 @@ fn full() -> VmConfig {
         .with_disk(disk)
         .with_net(net)
         .with_vsock(VsockConfig::new(3, "v").with_id("s"))
-        .with_console(ConsoleTarget::Null)
+        .with_console()
         .with_balloon(balloon)
         .with_overcommit();
-    config.control = Some("c".into());
-    config
+    let mut full = serde_json::to_value(config).unwrap();
+    for (key, value) in [("serial", "stdio"), ("console", "null"), ("control", "c")] {
+        full[key] = value.into(); // The program's own.
+    }
+    full
 }
 
 /// The keys that a file's table may have, as the error for one that there is not lists them.
@@ -369,7 +370,7 @@ fn keys<T: DeserializeOwned>() -> Vec<String> {
 /// A new key has to be added to [`full`], and to the documentation.
 #[test]
 fn the_full_configuration_is_full() {
-    let full = serde_json::to_value(full()).unwrap();
+    let full = full();
     for (table, keys) in [
         (&full, keys::<VmConfig>()),
         (&full["blk"][0], keys::<BlkConfig>()),
@@ -427,7 +428,7 @@ fn named(pointer: &str) -> String {
 
 #[test]
 fn no_message_names_a_type_of_the_program() {
-    let full = serde_json::to_value(full()).unwrap();
+    let full = full();
     let folder = tempfile::tempdir().unwrap();
     let paths = paths(&full);
     assert!(paths.len() > 45, "{paths:?}");
@@ -512,7 +513,7 @@ fn no_message_names_a_type_of_the_program() {
 fn the_documentation_has_every_key() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
-    let full = serde_json::to_value(full()).unwrap();
+    let full = full();
     for path in paths(&full) {
         let name = named(&path).replace("[0]", "");
         if name.ends_with(']') || path.ends_with("/0") {

@@ -128,10 +128,10 @@ fn two_options_that_name_one_path_are_both_named() {
     let x = path("x.json");
     let options = |path: &str| {
         [
-            format!("--serial=file={path}"),
-            format!("--console=file={path}"),
             format!("--vsock=path={path}"),
             format!("--control={path}"),
+            format!("--serial=file={path}"),
+            format!("--console=file={path}"),
             format!("--boot-timeline={path}"),
         ]
     };

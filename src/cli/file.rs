@@ -1,19 +1,24 @@
 //! Configuration files: TOML and JSON, with the keys of `VmConfig`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny};
-use serde_path_to_error::{Path as Keys, Segment};
-use vmm_reference::{ConfigPath, Error, VmConfig, in_plain_words};
+use serde::de::{DeserializeOwned, DeserializeSeed};
+use serde_json::{Map, Value};
+use vmm_reference::{
+    ConfigPath, Error, ReadError, Step, ValuePath, in_plain_words, read_unique, read_value,
+};
 
+use super::config::{Config, ConsoleTarget};
 use super::files::read_text;
-use super::locate::{Part, Seek, parts, toml_key};
+use super::locate::{Seek, steps, toml_key};
 
 const CURE: &str = "see docs/configuration.md, or --dump-config for a file that is right";
 /// How alike a key has to be to what was written.
 const ALIKE: f64 = 0.7;
+
+/// The keys of a file that are not those of the VM.
+const OWN_KEYS: [&str; 3] = ["serial", "console", "control"];
 
 /// A file's text and the parser that its name asks for.
 #[derive(Debug)]
@@ -30,7 +35,7 @@ enum Format {
 }
 
 /// Reads a configuration.
-pub(super) fn read(path: &Path) -> Result<(VmConfig, File), Error> {
+pub(super) fn read(path: &Path) -> Result<(Config, File), Error> {
     let format = match path.extension().and_then(|ending| ending.to_str()) {
         Some("toml") => Format::Toml,
         Some("json") => Format::Json,
@@ -45,25 +50,65 @@ pub(super) fn read(path: &Path) -> Result<(VmConfig, File), Error> {
     let text = read_text("config", path)?;
     let path = path.to_owned();
     let file = File { path, text, format };
-    // A table and nothing else. What is none at all is said with its key by the second look.
-    let table: Result<BTreeMap<String, IgnoredAny>, Error> = file.parse();
-    if let (Err(error), true) = (table, file.is_well_formed()) {
-        return Err(error);
-    }
-    Ok((file.parse()?, file))
+    let config = file.config()?;
+    Ok((config, file))
 }
 
 /// Prints a configuration that can be used, as TOML.
-pub(super) fn dump(config: &VmConfig) -> Result<ExitCode, Error> {
-    config.machine()?;
-    let text = toml::to_string(config).map_err(|error| Error::Config {
+pub(super) fn dump(config: &Config) -> Result<ExitCode, Error> {
+    config.check()?;
+    config.vm.machine()?;
+    let text = table(config).and_then(|table| {
+        let text = toml::to_string(&table);
+        text.map_err(|error| error.to_string())
+    });
+    let text = text.map_err(|cause| Error::Config {
         field: "dump-config".into(),
         value: "true".to_owned(),
-        cause: error.to_string(),
+        cause,
         cure: "TOML holds paths in UTF-8 only; give others on the command line".to_owned(),
     })?;
     super::files::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The table that a file has.
+fn table(config: &Config) -> Result<Value, String> {
+    let mut table = serde_json::to_value(&config.vm).map_err(|error| error.to_string())?;
+    if let Some(table) = table.as_object_mut() {
+        for key in OWN_KEYS {
+            table.remove(key);
+        }
+        for (key, target) in config.consoles() {
+            let text = match target {
+                ConsoleTarget::File(path) => format!("file={}", text_of(path)?),
+                other => other.to_string(),
+            };
+            table.insert(key.to_owned(), text.into());
+        }
+        if let Some(path) = &config.control {
+            table.insert("control".to_owned(), text_of(path)?.into());
+        }
+    }
+    without_nulls(&mut table);
+    Ok(table)
+}
+
+fn text_of(path: &Path) -> Result<&str, String> {
+    let text = path.to_str();
+    text.ok_or_else(|| "path contains invalid UTF-8 characters".to_owned())
+}
+
+/// What is not said does not stand in a file.
+fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(entries) => {
+            entries.retain(|_, value| !value.is_null());
+            entries.values_mut().for_each(without_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
 }
 
 fn refuse(path: &Path, cause: impl Into<String>, cure: &str) -> Error {
@@ -78,36 +123,81 @@ fn refuse(path: &Path, cause: impl Into<String>, cure: &str) -> Error {
 impl File {
     /// The path and the place of a value, if the file has it: what an error of it begins with.
     pub(super) fn place_of(&self, path: &ConfigPath) -> Option<String> {
-        let (line, column) = self.seek(&parts(path))?;
+        let (line, column) = self.seek(Seek::value(&steps(path.as_str())))?;
         let file = self.path.display();
         Some(format!("--config={file}: line {line}, column {column}"))
     }
 
-    /// Whether the file has this key.
-    pub(super) fn has(&self, key: &'static str) -> bool {
-        self.seek(&parts(&key.into())).is_some()
+    fn config(&self) -> Result<Config, Error> {
+        let mut table = match self.parse()? {
+            Value::Object(table) => table,
+            other => {
+                let found = match other {
+                    Value::Array(_) => "a list".to_owned(),
+                    other => other.to_string(),
+                };
+                let said = format!("it is a table, not {found}");
+                return Err(self.failed(Some((1, 1)), &ValuePath::default(), &said));
+            }
+        };
+        Ok(Config {
+            serial: self.take(&mut table, "serial")?,
+            console: self.take(&mut table, "console")?,
+            control: self.take(&mut table, "control")?,
+            vm: self.read(table.into(), None)?,
+        })
     }
 
-    /// The line and the column of a value.
-    fn seek(&self, path: &[Part]) -> Option<(usize, usize)> {
+    /// The value of one of this program's own keys.
+    fn take<T: DeserializeOwned>(
+        &self,
+        table: &mut Map<String, Value>,
+        key: &'static str,
+    ) -> Result<Option<T>, Error> {
+        let value = table.remove(key).filter(|value| !value.is_null());
+        let read = |value| self.read(value, Some(key));
+        value.map(read).transpose()
+    }
+
+    /// Reads a value, which stands behind `key`.
+    fn read<T: DeserializeOwned>(
+        &self,
+        value: Value,
+        key: Option<&'static str>,
+    ) -> Result<T, Error> {
+        read_value(value).map_err(
+            |ReadError {
+                 path: ValuePath(rest),
+                 message,
+                 ..
+             }| {
+                let key = key.map(|key| Step::Key(key.to_owned()));
+                let path = ValuePath(key.into_iter().chain(rest).collect());
+                let is_key = message.starts_with("unknown field ");
+                let seek = if is_key {
+                    Seek::key(&path.0)
+                } else {
+                    Seek::value(&path.0)
+                };
+                let place = self.seek(seek);
+                self.failed(place, &path, &said(&message, path.0.len() == 1))
+            },
+        )
+    }
+
+    /// The line and the column of what is looked for.
+    fn seek(&self, seek: Seek<'_>) -> Option<(usize, usize)> {
         match self.format {
             Format::Toml => {
                 let parser = toml::Deserializer::parse(&self.text).ok()?;
-                let found = Seek(path).deserialize(parser).err()?;
+                let found = seek.deserialize(parser).err()?;
                 self.toml_place(&found)
             }
             Format::Json => {
                 let mut parser = serde_json::Deserializer::from_str(&self.text);
-                let found = Seek(path).deserialize(&mut parser).err()?;
+                let found = seek.deserialize(&mut parser).err()?;
                 Some(json_place(&found))
             }
-        }
-    }
-
-    fn is_well_formed(&self) -> bool {
-        match self.format {
-            Format::Toml => toml::Deserializer::parse(&self.text).is_ok(),
-            Format::Json => serde_json::from_str::<IgnoredAny>(&self.text).is_ok(),
         }
     }
 
@@ -117,50 +207,50 @@ impl File {
         Some((before.matches('\n').count() + 1, line.chars().count() + 1))
     }
 
-    fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
+    /// The text as values.
+    fn parse(&self) -> Result<Value, Error> {
         match self.format {
             Format::Toml => {
-                let failed = |key: Option<String>, error: &toml::de::Error, words: &str| {
-                    self.failed(self.toml_place(error), key, words)
+                let failed = |path: &ValuePath, error: &toml::de::Error| {
+                    let place = self.toml_place(error);
+                    self.failed(place, path, in_toml(error.message()))
                 };
-                let parser = toml::Deserializer::parse(&self.text);
-                let parser = parser.map_err(|error| {
+                let parser = toml::Deserializer::parse(&self.text).map_err(|error| {
                     let place = error.span().map(|span| span.start);
                     let key = place.and_then(|place| toml_key(&self.text, place));
-                    failed(key, &error, in_toml(error.message()))
+                    let path = steps(&key.unwrap_or_default());
+                    failed(&ValuePath(path), &error)
                 })?;
-                serde_path_to_error::deserialize(parser).map_err(|error| {
-                    failed(
-                        known(error.path()),
-                        error.inner(),
-                        &said(error.inner().message()),
-                    )
-                })
+                read_unique(parser).map_err(|(path, error)| failed(&path, &error))
             }
             Format::Json => {
-                let failed = |key: Option<String>, error: &serde_json::Error| {
+                let failed = |path: &ValuePath, error: &serde_json::Error| {
                     let text = error.to_string();
                     // The place, once more.
                     let message = text
                         .rsplit_once(" at line ")
                         .map_or(&*text, |(text, _)| text);
-                    self.failed(Some(json_place(error)), key, &said(message))
+                    self.failed(Some(json_place(error)), path, &said(message, false))
                 };
                 let mut parser = serde_json::Deserializer::from_str(&self.text);
-                let found = serde_path_to_error::deserialize(&mut parser)
-                    .map_err(|error| failed(known(error.path()), error.inner()))?;
-                parser.end().map_err(|error| failed(None, &error))?;
+                let found =
+                    read_unique(&mut parser).map_err(|(path, error)| failed(&path, &error))?;
+                let end = parser.end();
+                end.map_err(|error| failed(&ValuePath::default(), &error))?;
                 Ok(found)
             }
         }
     }
 
     /// `place` is a line and a column.
-    fn failed(&self, place: Option<(usize, usize)>, key: Option<String>, said: &str) -> Error {
+    fn failed(&self, place: Option<(usize, usize)>, path: &ValuePath, said: &str) -> Error {
         let place = place
             .map(|(line, column)| format!("line {line}, column {column}: "))
             .unwrap_or_default();
-        let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
+        let key = match path.to_string() {
+            path if path.is_empty() => path,
+            path => format!("{path}: "),
+        };
         refuse(&self.path, format!("{place}{key}{said}"), CURE)
     }
 }
@@ -168,26 +258,6 @@ impl File {
 /// At the very beginning the parser counts no column.
 fn json_place(error: &serde_json::Error) -> (usize, usize) {
     (error.line(), error.column().max(1))
-}
-
-/// The part of a value's path that is known, if there is one.
-fn known(keys: &Keys) -> Option<String> {
-    let mut path = String::new();
-    for segment in keys.iter() {
-        match segment {
-            // What a date is made of is no key.
-            Segment::Map { key } if key.starts_with("$__toml") => break,
-            Segment::Map { key } | Segment::Enum { variant: key } => {
-                if !path.is_empty() {
-                    path.push('.');
-                }
-                path.push_str(key);
-            }
-            Segment::Seq { index } => path += &format!("[{index}]"),
-            Segment::Unknown => break,
-        }
-    }
-    Some(path).filter(|path| !path.is_empty())
 }
 
 /// What the parser says of a text that is no TOML, where it could be misunderstood.
@@ -200,15 +270,15 @@ fn in_toml(message: &str) -> &str {
     }
 }
 
-/// What the parser says. Of all the keys there are, the one that was probably meant is enough.
-fn said(message: &str) -> String {
+/// What serde says. `of_vm`: of a key beside those of this program.
+fn said(message: &str, of_vm: bool) -> String {
     let message = message.trim();
-    match message.strip_prefix("unknown field ") {
-        Some(_) if !message.contains("$__toml") => {
-            with_nearest(message.split('`').skip(1).step_by(2))
-        }
-        _ => in_plain_words(message, "key"),
+    if !message.starts_with("unknown field ") {
+        return in_plain_words(message, "key");
     }
+    let own = if of_vm { OWN_KEYS.as_slice() } else { &[] };
+    let named = message.split('`').skip(1).step_by(2);
+    with_nearest(named.chain(own.iter().copied().filter(|key| *key != "console")))
 }
 
 /// serde names every key there is, after the one that is none; the one that was probably meant is enough.

@@ -7,36 +7,75 @@ use std::fmt;
 
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use vmm_reference::ConfigPath;
+use vmm_reference::Step;
 
-/// A part of a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Part {
-    Key(String),
-    Item(usize),
-}
-
-/// `blk[1].path` in its parts.
-pub(super) fn parts(path: &ConfigPath) -> Vec<Part> {
-    let mut parts = Vec::new();
-    for name in path.as_str().split('.') {
+/// `blk[1].path` in its steps.
+pub(super) fn steps(path: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for name in path.split('.') {
         let mut words = name.split(['[', ']']).filter(|word| !word.is_empty());
-        parts.extend(words.next().map(|key| Part::Key(key.to_owned())));
-        parts.extend(words.filter_map(|word| word.parse().ok().map(Part::Item)));
+        steps.extend(words.next().map(|key| Step::Key(key.to_owned())));
+        steps.extend(words.filter_map(|word| word.parse().ok().map(Step::Item)));
     }
-    parts
+    steps
 }
 
-/// Reads up to a value and fails there, so that the parser's error says where that is; reads all and succeeds
-/// when there is no such value. Of a value that stands in a device's text, that is where the text stands.
+/// Reads up to a value, or its key, and fails there, so that the parser's error says where that is; reads all and
+/// succeeds when there is no such value. Of a value that stands in a device's text, that is where the text stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seek<'a>(pub(super) &'a [Part]);
+pub(super) struct Seek<'a> {
+    steps: &'a [Step],
+    /// The last step's key is looked for, not its value.
+    key: bool,
+}
+
+impl<'a> Seek<'a> {
+    /// Looks for the value at the end of these steps.
+    pub(super) fn value(steps: &'a [Step]) -> Self {
+        Self { steps, key: false }
+    }
+
+    /// Looks for the key that is the last of these steps.
+    pub(super) fn key(steps: &'a [Step]) -> Self {
+        Self { steps, key: true }
+    }
+
+    fn with(self, steps: &'a [Step]) -> Self {
+        Self { steps, ..self }
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Seek<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
         from.deserialize_any(self)
+    }
+}
+
+/// Reads a key; says whether it is this one, or fails if that is looked for.
+struct Key<'a>(&'a str, Option<Seek<'a>>);
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<bool, D::Error> {
+        from.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<bool, E> {
+        match self {
+            Self(wanted, Some(seek)) if key == wanted => Err(E::custom(seek)),
+            Self(wanted, _) => Ok(key == wanted),
+        }
     }
 }
 
@@ -75,12 +114,13 @@ impl<'de> Visitor<'de> for Seek<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Some((Part::Key(wanted), rest)) = self.0.split_first() else {
+        let Some((Step::Key(wanted), rest)) = self.steps.split_first() else {
             return Err(A::Error::custom(self));
         };
-        while let Some(key) = map.next_key::<String>()? {
-            if key == *wanted {
-                map.next_value_seed(Self(rest))?;
+        let itself = Some(self).filter(|_| self.key && rest.is_empty());
+        while let Some(found) = map.next_key_seed(Key(wanted, itself))? {
+            if found {
+                map.next_value_seed(self.with(rest))?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -89,7 +129,7 @@ impl<'de> Visitor<'de> for Seek<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Some((Part::Item(wanted), rest)) = self.0.split_first() else {
+        let Some((Step::Item(wanted), rest)) = self.steps.split_first() else {
             return Err(A::Error::custom(self));
         };
         for _ in 0..*wanted {
@@ -97,7 +137,7 @@ impl<'de> Visitor<'de> for Seek<'_> {
                 return Ok(());
             }
         }
-        list.next_element_seed(Self(rest))?;
+        list.next_element_seed(self.with(rest))?;
         while list.next_element::<IgnoredAny>()?.is_some() {}
         Ok(())
     }
@@ -150,11 +190,14 @@ mod tests {
 
     #[test]
     fn a_path_has_keys_and_places() {
-        let path = ConfigPath::from("blk").item(12).key("limits").key("bw");
-        let key = |key: &str| Part::Key(key.to_owned());
-        let expected = [key("blk"), Part::Item(12), key("limits"), key("bw")];
-        assert_eq!(parts(&path), expected);
-        assert_eq!(parts(&"vcpus".into()), [key("vcpus")]);
+        let path = vmm_reference::ConfigPath::from("blk")
+            .item(12)
+            .key("limits")
+            .key("bw");
+        let key = |key: &str| Step::Key(key.to_owned());
+        let expected = [key("blk"), Step::Item(12), key("limits"), key("bw")];
+        assert_eq!(steps(path.as_str()), expected);
+        assert_eq!(steps("vcpus"), [key("vcpus")]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Options, exit status and error messages.
 
+mod config;
 #[cfg(feature = "control")]
 mod ctl;
 mod doctor;
@@ -31,6 +32,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use self::config::Config;
+#[cfg(any(feature = "serial", feature = "virtio-console"))]
+use self::config::ConsoleTarget;
 use self::errors::Failure;
 #[cfg(feature = "virtio-rng")]
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -49,8 +53,7 @@ use vmm_reference::Transport;
 #[cfg(feature = "virtio-vsock")]
 use vmm_reference::VsockConfig;
 use vmm_reference::{
-    ConfigPath, ConsoleTarget, Error, HugePages, Lean, MemoryBacking, MemorySize, NamedFile,
-    OnReboot, VmConfig,
+    ConfigPath, Error, HugePages, Lean, MemoryBacking, MemorySize, NamedFile, OnReboot,
 };
 
 /// The VM could not be run: the host or KVM failed.
@@ -243,14 +246,28 @@ impl Command {
 
 impl VmArgs {
     /// What the file says, and over it what the command line says; and the file.
-    fn config(self) -> Result<(VmConfig, Option<File>), Error> {
+    fn config(self) -> Result<(Config, Option<File>), Error> {
         #[cfg(feature = "config-file")]
-        let (mut config, file) = match &self.config {
-            Some(path) => file::read(path).map(|(config, file)| (config, Some(file)))?,
-            None => (VmConfig::default(), None),
+        let (mut all, file) = match &self.config {
+            Some(path) => file::read(path).map(|(all, file)| (all, Some(file)))?,
+            None => (Config::default(), None),
         };
         #[cfg(not(feature = "config-file"))]
-        let (mut config, file): (_, Option<File>) = (VmConfig::default(), None);
+        let (mut all, file): (_, Option<File>) = (Config::default(), None);
+        #[cfg(feature = "serial")]
+        {
+            all.serial = self.serial.or(all.serial);
+        }
+        #[cfg(feature = "virtio-console")]
+        {
+            all.console = self.console.or(all.console);
+        }
+        #[cfg(feature = "control")]
+        {
+            all.control = self.control.or(all.control);
+        }
+        let mut config = all.vm;
+        config.console = all.console.is_some();
         config.kernel = self.kernel.or(config.kernel);
         config.initrd = self.initrd.or(config.initrd);
         config.cmdline = self.cmdline.or(config.cmdline);
@@ -262,7 +279,6 @@ impl VmArgs {
         config.vcpus = self.vcpus.unwrap_or(config.vcpus);
         #[cfg(feature = "virtio-console")]
         {
-            config.console = self.console.or(config.console);
             config.console_overflow = self.console_overflow.unwrap_or(config.console_overflow);
         }
         #[cfg(feature = "virtio-blk")]
@@ -285,10 +301,6 @@ impl VmArgs {
         {
             config.rng = self.rng.unwrap_or(config.rng);
         }
-        #[cfg(feature = "control")]
-        {
-            config.control = self.control.or(config.control);
-        }
         config.lean = self.lean.unwrap_or(config.lean);
         config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);
         config.shutdown_timeout = self.shutdown_timeout.unwrap_or(config.shutdown_timeout);
@@ -296,17 +308,8 @@ impl VmArgs {
         {
             config.transport = self.transport.unwrap_or(config.transport);
         }
-        #[cfg(feature = "serial")]
-        let serial = self.serial;
-        #[cfg(not(feature = "serial"))]
-        let serial = None;
-        config.serial = match (serial, &file) {
-            (Some(target), _) => target,
-            (None, Some(file)) if file.has("serial") => config.serial,
-            _ if config.console == Some(ConsoleTarget::Stdio) => ConsoleTarget::Null,
-            _ => ConsoleTarget::Stdio,
-        };
-        Ok((config, file))
+        all.vm = config;
+        Ok((all, file))
     }
 
     /// Does something with the configuration and the files it came from, unless it is only to be printed.
@@ -314,7 +317,7 @@ impl VmArgs {
     fn then(
         self,
         given: &[String],
-        act: impl FnOnce(&VmConfig, &[NamedFile<'_>]) -> Result<ExitCode, Error>,
+        act: impl FnOnce(&Config, &[NamedFile<'_>]) -> Result<ExitCode, Error>,
     ) -> Result<ExitCode, Failure> {
         #[cfg(feature = "config-file")]
         let (path, dump) = (self.config.clone(), self.dump_config);
@@ -331,10 +334,11 @@ impl VmArgs {
             dump_config(&config)
         } else {
             let inputs = path.as_deref().map(|path| ("--config", path));
-            usage::check_build(&config, file.as_ref())
+            usage::check_build(&config)
+                .and_then(|()| config.check())
                 .and_then(|()| act(&config, inputs.as_slice()))
         };
-        result.map_err(|error| Failure::of(error, &config, place))
+        result.map_err(|error| Failure::of(error, &config.vm, place))
     }
 }
 
@@ -350,14 +354,10 @@ impl File {
     fn place_of(&self, _: &ConfigPath) -> Option<String> {
         match *self {}
     }
-
-    fn has(&self, _: &'static str) -> bool {
-        match *self {}
-    }
 }
 
 #[cfg(not(feature = "config-file"))]
-fn dump_config(_: &VmConfig) -> Result<ExitCode, Error> {
+fn dump_config(_: &Config) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 

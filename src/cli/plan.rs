@@ -16,6 +16,7 @@ use vmm_reference::{
 #[cfg(feature = "control")]
 use vmm_reference::{ControlSocket, Place};
 
+use super::config::Config;
 use super::errors::with_options;
 use super::files::{OutputFile, print as print_text, read_text};
 
@@ -54,7 +55,7 @@ impl Options {
 
 /// `inputs` are the files that the command line has read; `boot_timeline` is what a VM would write.
 pub(super) fn print(
-    config: &VmConfig,
+    all: &Config,
     options: &Options,
     inputs: &[NamedFile<'_>],
     boot_timeline: Option<&Path>,
@@ -62,8 +63,9 @@ pub(super) fn print(
     if let Some(path) = boot_timeline {
         super::timeline::format(path)?;
     }
+    let config = &all.vm;
     if options.arch.is_none() {
-        config.check_descriptors()?;
+        all.check_descriptors()?;
     }
     let facts = options
         .facts
@@ -76,12 +78,13 @@ pub(super) fn print(
         .copied()
         .chain(options.facts.as_deref().map(|path| ("--facts", path)))
         .collect();
-    config.check_outputs(&inputs, &options.outputs(boot_timeline))?;
+    config.check_outputs(&all.files(&inputs, &options.outputs(boot_timeline)))?;
     let mut busy = Vec::new();
     if !other {
+        busy.extend(all.busy());
         busy.extend(boot_timeline.and_then(|path| busy_output("boot-timeline", path)));
         #[cfg(feature = "control")]
-        if let Some(path) = &config.control
+        if let Some(path) = &all.control
             && ControlSocket::check(path)? == Place::InUse
         {
             busy.push(format!(
@@ -98,7 +101,7 @@ pub(super) fn print(
     };
     let mut plan = rehearse(&*planner, config, planned_for)?;
     plan.remarks.extend(busy);
-    super::run::warn_consoles(config, &plan.cmdline);
+    super::run::warn_consoles(all, &plan.cmdline);
     if let Some(path) = &options.dump_dtb {
         let tree = device_tree(&*planner, &plan, config)?;
         OutputFile::open("dump-dtb", path, config)?.write(&tree)?;

@@ -15,9 +15,10 @@ use signal_hook::low_level::pipe;
 #[cfg(feature = "control")]
 use vmm_reference::ControlSocket;
 use vmm_reference::{
-    Console, ConsoleTarget, Consoles, Error, ExitReason, NamedFile, Vm, VmConfig, refused_output,
+    Console, Consoles, Error, ExitReason, MainConsole, NamedFile, Vm, refused_output,
 };
 
+use super::config::{Config, ConsoleTarget};
 use super::errors::with_options;
 use super::terminal::RawTerminal;
 use super::timeline::{self, ProcessStart};
@@ -25,7 +26,7 @@ use super::{CRASHED, say};
 
 /// `inputs` are the files that the command line has read; `timeline` is where the boot timeline goes, if there is to be one.
 pub(super) fn run(
-    config: &VmConfig,
+    config: &Config,
     inputs: &[NamedFile<'_>],
     timeline: Option<(&Path, ProcessStart)>,
 ) -> Result<ExitCode, Error> {
@@ -39,12 +40,12 @@ pub(super) fn run(
         .map(|path| ("boot-timeline", path))
         .into_iter()
         .collect();
-    config.check_outputs(inputs, &outputs)?;
+    config.vm.check_outputs(&config.files(inputs, &outputs))?;
     let timeline = timeline
-        .map(|(path, start)| timeline::Output::create(path, start, config))
+        .map(|(path, start)| timeline::Output::create(path, start, &config.vm))
         .transpose()?;
     allow_many_files();
-    let mut consoles = Consoles::from(console("serial", &config.serial)?);
+    let mut consoles = Consoles::from(console("serial", config.serial())?);
     if let Some(target) = &config.console {
         let resized = resizes().map_err(signal_error)?;
         consoles.virtio = console("console", target)?.resized_by(resized);
@@ -55,9 +56,9 @@ pub(super) fn run(
         .as_deref()
         .map(ControlSocket::bind)
         .transpose()?;
-    let mut vm = Vm::new(config, consoles)?;
-    let on_stdio =
-        [Some(&config.serial), config.console.as_ref()].contains(&Some(&ConsoleTarget::Stdio));
+    let mut vm = Vm::new(&config.vm, consoles)?;
+    let mut targets = config.consoles();
+    let on_stdio = targets.any(|(_, target)| *target == ConsoleTarget::Stdio);
     warn_consoles(config, &vm.plan().cmdline);
     for remark in &vm.plan().remarks {
         log::warn!("{}", with_options(remark));
@@ -94,29 +95,23 @@ pub(super) fn run(
     }
 }
 
-/// Says so when a Linux guest will be silent on the consoles that were asked for. Its /dev/console,
-/// where init and most logins are, is the last one that the command line names.
-pub(super) fn warn_consoles(config: &VmConfig, cmdline: &str) {
-    let last = cmdline
-        .split_ascii_whitespace()
-        .filter_map(|word| word.strip_prefix("console="))
-        .next_back();
-    let on_hvc = last.is_some_and(|name| name.starts_with("hvc"));
+/// Says so when a Linux guest will be silent on the consoles that were asked for.
+pub(super) fn warn_consoles(config: &Config, cmdline: &str) {
     let shown = config
         .console
         .as_ref()
         .is_some_and(|target| *target != ConsoleTarget::Null);
-    match last {
-        None if shown || config.serial == ConsoleTarget::Stdio => log::warn!(
+    match MainConsole::of(cmdline) {
+        MainConsole::None if shown || *config.serial() == ConsoleTarget::Stdio => log::warn!(
             "the kernel command line has no console=, so a Linux guest prints nothing here; \
              `vmm-reference plan` shows the default"
         ),
-        Some(name) if shown && !on_hvc => log::warn!(
+        MainConsole::Other(name) if shown => log::warn!(
             "the kernel command line names console={name} last, so a Linux guest's main console is \
              not the one of --console; write console=hvc0 last in --append or --cmdline, or leave \
              --console away"
         ),
-        Some(name) if config.console.is_none() && on_hvc => log::warn!(
+        MainConsole::Virtio(name) if config.console.is_none() => log::warn!(
             "the kernel command line names console={name} last, and there is no such console; add \
              --console, or name the serial console last (`vmm-reference plan` without --cmdline \
              and --append shows its name)"

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::json;
-use vmm_reference::{Error, VmConfig};
+use vmm_reference::Error;
 
 use super::errors::{Failure, print_error};
 use super::files::printed;
-use super::{Cli, FAILED, File, USAGE, say};
+use super::{Cli, FAILED, USAGE, config::Config, say};
 
 /// An option or a command, what it stands for, its feature, and whether this build has that.
 macro_rules! optional {
@@ -56,22 +56,21 @@ fn needs_equals() -> Vec<String> {
 }
 
 /// What of a configuration file this build has not. Devices are refused by the library.
-pub(super) fn check_build(config: &VmConfig, file: Option<&File>) -> Result<(), Error> {
-    let serial = config.serial.to_string();
+pub(super) fn check_build(config: &Config) -> Result<(), Error> {
+    let serial = config.serial.as_ref().map(ToString::to_string);
     let control = config
         .control
         .as_ref()
         .map(|path| path.display().to_string());
-    let has = |key: &'static str| file.is_some_and(|file| file.has(key));
     for (key, value) in [
-        ("serial", Some(serial).filter(|value| value != "null")),
+        ("serial", serial.filter(|value| value != "null")),
         ("control", control),
     ] {
         let option = format!("--{key}");
         let lacking = OPTIONAL
             .iter()
             .find(|(word, _, _, built)| *word == option && !built);
-        if let (Some((_, what, feature, _)), Some(value), true) = (lacking, value, has(key)) {
+        if let (Some((_, what, feature, _)), Some(value)) = (lacking, value) {
             return Err(Error::Config {
                 field: key.into(),
                 value,

@@ -6,7 +6,7 @@ use arch::{Lean, Transport};
 use devices::Overflow;
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, VsockConfig};
 
-use super::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig};
+use super::{HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig};
 
 impl VmConfig {
     /// Boots this kernel.
@@ -102,8 +102,8 @@ impl VmConfig {
 
     /// Adds a virtio console; where it goes is what the machine is given.
     #[must_use]
-    pub fn with_console(mut self, target: ConsoleTarget) -> Self {
-        self.console = Some(target);
+    pub fn with_console(mut self) -> Self {
+        self.console = true;
         self
     }
 

@@ -1,6 +1,8 @@
 //! What a user may ask for: plain data that a file can hold.
 
 mod builders;
+#[cfg(any(feature = "config-file", feature = "control"))]
+mod read;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -16,7 +18,9 @@ use devices::Overflow;
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
 use serde::{Deserialize, Serialize};
 
-pub use self::values::{ConsoleTarget, HugePages, MemoryBacking, MemorySize, OnReboot};
+#[cfg(any(feature = "config-file", feature = "control"))]
+pub use self::read::{ReadError, Step, ValuePath, read_unique, read_value};
+pub use self::values::{HugePages, MemoryBacking, MemorySize, OnReboot};
 pub use self::words::in_plain_words;
 use crate::Error;
 
@@ -56,8 +60,6 @@ pub struct VmConfig {
     /// Number of vCPUs.
     #[serde(deserialize_with = "values::vcpus")]
     pub vcpus: u32,
-    /// Where the serial console goes.
-    pub serial: ConsoleTarget,
     /// What a guest's reset does.
     #[serde(deserialize_with = "word")]
     pub on_reboot: OnReboot,
@@ -73,8 +75,8 @@ pub struct VmConfig {
     pub net: Vec<NetConfig>,
     /// Sockets between host and guest.
     pub vsock: Option<VsockConfig>,
-    /// Where the virtio console goes; without it there is none.
-    pub console: Option<ConsoleTarget>,
+    /// Whether the guest has a virtio console; [`Attachments`](crate::Attachments) say where it goes.
+    pub console: bool,
     /// What becomes of the virtio console's output when its reader is too slow.
     #[serde(deserialize_with = "word")]
     pub console_overflow: Overflow,
@@ -89,12 +91,10 @@ pub struct VmConfig {
     pub lean: Lean,
     /// The guest may have more memory than the host has: it will not use all of it.
     pub overcommit: bool,
-    /// Path of the Unix socket on which a front end takes commands; the library itself opens none.
-    pub control: Option<PathBuf>,
 }
 
 impl Default for VmConfig {
-    /// 256 MiB, one vCPU, serial console on stdin and stdout, the built-in guest.
+    /// 256 MiB, one vCPU, the built-in guest.
     fn default() -> Self {
         Self {
             kernel: None,
@@ -105,7 +105,6 @@ impl Default for VmConfig {
             memory_backing: MemoryBacking::Anonymous,
             huge_pages: HugePages::Off,
             vcpus: 1,
-            serial: ConsoleTarget::Stdio,
             on_reboot: OnReboot::Exit,
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
             transport: if cfg!(feature = "pci") {
@@ -116,13 +115,12 @@ impl Default for VmConfig {
             blk: Vec::new(),
             net: Vec::new(),
             vsock: None,
-            console: None,
+            console: false,
             console_overflow: Overflow::Wait,
             balloon: None,
             rng: true,
             lean: Lean::Auto,
             overcommit: false,
-            control: None,
         }
     }
 }
@@ -138,18 +136,12 @@ impl VmConfig {
     /// The same, for a kernel that is known.
     pub(crate) fn machine_for(&self, kernel: GuestKernel) -> Result<MachineConfig, Error> {
         self.check()?;
-        // The kernel's own choice would be the serial console.
-        let append = match (&self.console, &self.cmdline, &self.append) {
-            (Some(_), None, None) => Some("console=hvc0".to_owned()),
-            (Some(_), None, Some(append)) => Some(format!("console=hvc0 {append}")),
-            (_, _, append) => append.clone(),
-        };
         Ok(MachineConfig {
             memory: self.guest_memory.bytes(),
             vcpus: self.vcpus,
             cmdline: Cmdline {
                 base: self.cmdline.clone(),
-                append,
+                append: self.append_with_console(),
             },
             serial: cfg!(feature = "serial"),
             virtio: self.virtio(),
@@ -190,7 +182,7 @@ impl VmConfig {
             (VirtioKind::Block, self.blk.len()),
             (VirtioKind::Net, self.net.len()),
             (VirtioKind::Vsock, self.vsock.iter().len()),
-            (VirtioKind::Console, self.console.iter().len()),
+            (VirtioKind::Console, self.console.into()),
             (VirtioKind::Balloon, self.balloon.iter().len()),
             (VirtioKind::Rng, rng.into()),
         ]
@@ -293,7 +285,7 @@ impl VmConfig {
             .vsock
             .as_ref()
             .map(|vsock| vsock.path.display().to_string());
-        let console = self.console.as_ref().map(ToString::to_string);
+        let console = self.console.then(|| "true".to_owned());
         let target = self.balloon.as_ref().map(|balloon| balloon.target);
         let balloon = target.map(|target| target.map(arch::size_text).unwrap_or_default());
         for (name, value, built) in [
@@ -335,7 +327,7 @@ impl VmConfig {
                     .to_owned(),
             });
         }
-        self.check_consoles()
+        self.check_own_paths()
     }
 
     /// Every device's own limits, and what no two of them can have.
@@ -374,20 +366,6 @@ impl VmConfig {
                 .map_err(|error| refused("balloon".into(), error))?;
         }
         self.check_ids()
-    }
-
-    /// The two consoles share not the terminal, and no two things that are made a path.
-    fn check_consoles(&self) -> Result<(), Error> {
-        self.check_paths()?;
-        if self.serial == ConsoleTarget::Stdio && self.console == Some(ConsoleTarget::Stdio) {
-            return Err(Error::Config {
-                field: "console".into(),
-                value: "stdio".to_owned(),
-                cause: "the serial console has stdin and stdout already".to_owned(),
-                cure: "give serial=null, or serial=file=PATH".to_owned(),
-            });
-        }
-        Ok(())
     }
 }
 

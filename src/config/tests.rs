@@ -51,13 +51,6 @@ fn what_a_program_or_a_file_gives_is_checked_too() {
         let balloon = BalloonConfig::default().with_target(0);
         refused(config().with_balloon(balloon), "left with no memory");
     }
-    if cfg!(feature = "virtio-console") {
-        let both = VmConfig {
-            serial: ConsoleTarget::File("/tmp/./out".into()),
-            ..config().with_console(ConsoleTarget::File("/tmp/out".into()))
-        };
-        refused(both, "serial=file=/tmp/./out names the same path");
-    }
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! Values of a configuration that have a text of their own.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
-use devices::config::{Size, parse_size, size_with_unit, whole_number, with_text};
+use devices::config::{Size, parse_size, size_with_unit, whole_number};
 use serde::de::Error as _;
-use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An amount of memory. As text, a plain number means MiB; the suffixes `K`, `M`, `G` and `T`
@@ -129,61 +127,6 @@ impl fmt::Display for HugePages {
             Self::Reserved2M => "2M",
             Self::Reserved1G => "1G",
         })
-    }
-}
-
-/// Where a console of the guest goes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum ConsoleTarget {
-    /// stdin and stdout of the process.
-    #[default]
-    Stdio,
-    /// Nowhere; no input.
-    Null,
-    /// Output to a file that is created or emptied; no input.
-    File(PathBuf),
-}
-
-/// Where a console may go, in a sentence.
-const CONSOLE_TARGETS: &str = "it is stdio, null or file=PATH";
-
-impl FromStr for ConsoleTarget {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            None if text == "stdio" => Ok(Self::Stdio),
-            None if text == "null" => Ok(Self::Null),
-            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err(CONSOLE_TARGETS.to_owned()),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for ConsoleTarget {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        with_text(from, CONSOLE_TARGETS.trim_start_matches("it is "))
-    }
-}
-
-impl fmt::Display for ConsoleTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stdio => f.write_str("stdio"),
-            Self::Null => f.write_str("null"),
-            Self::File(path) => write!(f, "file={}", path.display()),
-        }
-    }
-}
-
-impl Serialize for ConsoleTarget {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::File(path) if path.to_str().is_none() => {
-                Err(S::Error::custom("path contains invalid UTF-8 characters"))
-            }
-            _ => self.to_string().serialize(to),
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod escape;
 pub(crate) mod line;
+mod parameter;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,6 +20,8 @@ use devices::descriptor;
 use rustix::process::getpgrp;
 use rustix::termios::tcgetpgrp;
 use vmm_sys_util::eventfd::EventFd;
+
+pub use self::parameter::MainConsole;
 
 /// Whether the keys after Ctrl-a are commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -100,6 +100,7 @@ fn console(overflow: Overflow) -> Result<(Lasting, Port), Error> {
 /// remarks on what other programs have now.
 pub(crate) fn check(config: &VmConfig, planned_for: PlannedFor) -> Result<Vec<String>, Error> {
     let here = planned_for == PlannedFor::ThisHost;
+    #[allow(unused_mut)] // A build may lack all that can be in use.
     let mut busy: Vec<String> = Vec::new();
     #[cfg(feature = "virtio-blk")]
     for (place, disk) in config.blk.iter().enumerate() {
@@ -284,7 +285,6 @@ mod tests {
     use devices::config::BalloonConfig;
 
     use super::*;
-    use crate::ConsoleTarget;
 
     #[test]
     fn a_device_has_as_many_messages_as_the_plan_gives_it() {
@@ -308,7 +308,7 @@ mod tests {
                         .parse()
                         .unwrap(),
                 )
-                .with_console(ConsoleTarget::Null);
+                .with_console();
             config.balloon = Some(balloon);
             let opened = HostDevices::open(&config, &Timeline::default()).unwrap();
             for (device, (id, opened)) in config.named_devices().iter().zip(&opened.devices) {

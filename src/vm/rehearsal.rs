@@ -5,7 +5,7 @@ use arch::{MachinePlan, Planner};
 use crate::kernel::image;
 use crate::memory::Backing;
 use crate::memory::host as host_memory;
-use crate::{Error, PlannedFor, VmConfig, memory};
+use crate::{Error, NamedFiles, PlannedFor, VmConfig, memory};
 
 /// Plans the machine that a configuration gives, and finds what would keep it from being built: files that
 /// cannot be read or written, a kernel or initrd that does not fit, devices that the host refuses. What other
@@ -35,8 +35,7 @@ pub fn rehearse(
     config.name_devices(&mut plan);
     if here {
         config.check_descriptors()?;
-        config.check_outputs(&[], &[])?;
-        plan.remarks.extend(config.busy_consoles());
+        config.check_outputs(&NamedFiles::default())?;
         host_memory::check(config)?;
     }
     let remark = memory::check(&plan, Backing::of(config), planned_for)?;

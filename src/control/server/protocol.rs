@@ -5,13 +5,11 @@
 //! answer has the `id`, and `ok` or `error`.
 
 use std::error::Error as _;
-use std::fmt;
 
-use serde::de::{Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::in_plain_words;
+use crate::config::{in_plain_words, read_unique};
 use crate::control::command::{Command, CommandError, Reply};
 use crate::control::event::{Event, Happening};
 
@@ -35,45 +33,15 @@ pub(crate) struct Line {
     pub(crate) wish: Result<Wish, String>,
 }
 
-/// A JSON object in which no key stands twice.
-struct Object(Map<String, Value>);
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys;
-
-        impl<'de> Visitor<'de> for Keys {
-            type Value = Object;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Object, A::Error> {
-                let mut map = Map::new();
-                while let Some((key, value)) = access.next_entry::<String, Value>()? {
-                    if map.contains_key(&key) {
-                        return Err(A::Error::custom(format!("{key:?} stands there twice")));
-                    }
-                    map.insert(key, value);
-                }
-                Ok(Object(map))
-            }
-        }
-
-        deserializer.deserialize_map(Keys)
-    }
-}
-
 /// Reads a line.
 pub(crate) fn parse(line: &[u8]) -> Line {
     let wrong = |id, cause: String| Line {
         id,
         wish: Err(cause),
     };
-    let Object(mut object) = match serde_json::from_slice(line) {
+    let mut object = match object(line) {
         Ok(object) => object,
-        Err(error) => return wrong(None, format!("this is no request: {}", in_json(&error))),
+        Err(cause) => return wrong(None, format!("this is no request: {cause}")),
     };
     let id = match object.remove("id") {
         Some(id @ (Value::Number(_) | Value::String(_))) => Some(id),
@@ -87,6 +55,18 @@ pub(crate) fn parse(line: &[u8]) -> Line {
         None => Err("a request has a \"command\" or a \"subscribe\"".to_owned()),
     };
     Line { id, wish }
+}
+
+/// A JSON object in which no key stands twice.
+fn object(line: &[u8]) -> Result<Map<String, Value>, String> {
+    let mut parser = serde_json::Deserializer::from_slice(line);
+    let value = read_unique(&mut parser).map_err(|(_, error)| in_json(&error))?;
+    parser.end().map_err(|error| in_json(&error))?;
+    match value {
+        Value::Object(object) => Ok(object),
+        Value::Array(_) => Err("it is a JSON object, not a list".to_owned()),
+        other => Err(format!("it is a JSON object, not {other}")),
+    }
 }
 
 fn command(object: Map<String, Value>) -> Result<Wish, String> {
@@ -224,7 +204,7 @@ mod tests {
             ("[]", "object"),
             (
                 r#"{"command":"pause","command":"stop"}"#,
-                "\"command\" stands there twice",
+                "the field `command` stands twice",
             ),
             (r#"{"id":{},"command":"pause"}"#, "id"),
             (r#"{"id":1}"#, "command"),
