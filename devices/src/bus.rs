@@ -68,7 +68,7 @@ impl Bus {
     /// # Errors
     /// When a range is empty, wraps or overlaps another.
     pub fn new(mut entries: Vec<BusEntry>) -> Result<Self, BusError> {
-        entries.sort_by_key(|entry| entry.base);
+        entries.sort_unstable_by_key(|entry| entry.base);
         let mut free_from = 0;
         for &BusEntry { base, len, .. } in &entries {
             let end = base.checked_add(len).filter(|_| len > 0);

@@ -15,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use vmm_reference::{Command, Error, Event, Happening, PROTOCOL, Reply, Status};
+use vmm_reference::{Command, Error, Metrics, PROTOCOL, Report, State, Status};
 
 use super::errors::print_error;
 use super::part::Part;
@@ -122,16 +121,14 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
                     }
                     Err(refusal) => return Err(vm.refused(&refusal)),
                 };
-                let reply = Reply::deserialize(&answer);
-                if let Ok(Reply::Device(report)) = &reply
-                    && report::has_newer(report, asked)
-                {
-                    thread::sleep(AGAIN);
-                    continue;
-                }
-                // What a later version answers besides is shown as it is.
+                let reply = text(&answer, &command, &options.what, asked);
                 match reply {
-                    Ok(reply) if !options.json => print(&text(&reply, &command, &options.what))?,
+                    Ok(Text::NotYet) => {
+                        thread::sleep(AGAIN);
+                        continue;
+                    }
+                    Ok(Text::Is(text)) if !options.json => print(&text)?,
+                    // What a later version answers besides is shown as it is.
                     _ => print(&answer.to_string())?,
                 }
                 break;
@@ -144,8 +141,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
             vm.wait_for_ever()?;
             while let Some(line) = vm.line()? {
                 // Events of kinds that are not known here, likewise.
-                match serde_json::from_str(&line) {
-                    Ok(event) if !options.json => print(&event_text(&event))?,
+                match event_text(&line) {
+                    Some(text) if !options.json => print(&text)?,
                     _ => print(line.trim_end())?,
                 }
             }
@@ -279,23 +276,46 @@ fn send(stream: &mut UnixStream, line: &str, file: Option<&File>) -> std::io::Re
     Ok(())
 }
 
-fn text(reply: &Reply, command: &Command, what: &What) -> String {
-    match reply {
-        Reply::Status(status) => status_text(status),
-        Reply::Metrics(counted) => match what {
-            What::Metrics { prometheus: true } => metrics::prometheus(counted),
-            _ => metrics::text(counted),
-        },
-        Reply::Done { state } => match command {
-            Command::Shutdown { .. } => "the guest was asked to power off".to_owned(),
-            Command::Device { device, change } => format!("{device}: {change}"),
-            Command::Reset {} => "the guest starts again".to_owned(),
-            _ => state.to_string(),
-        },
-        Reply::Device(report) => report::text(report),
-        // None that this version can have read.
-        _ => String::new(),
-    }
+/// What is printed of an answer.
+enum Text {
+    Is(String),
+    /// The guest is about to tell something newer.
+    NotYet,
+}
+
+/// `asked` is when the command was first sent.
+fn text(
+    answer: &Value,
+    command: &Command,
+    what: &What,
+    asked: Instant,
+) -> serde_json::Result<Text> {
+    let answer = answer.clone();
+    Ok(Text::Is(match command {
+        Command::Status {} => status_text(&serde_json::from_value(answer)?),
+        Command::Metrics {} => {
+            let counted: Metrics = serde_json::from_value(answer)?;
+            match what {
+                What::Metrics { prometheus: true } => metrics::prometheus(&counted),
+                _ => metrics::text(&counted),
+            }
+        }
+        Command::Query { .. } => {
+            let report: Report = serde_json::from_value(answer)?;
+            if report::has_newer(&report, asked) {
+                return Ok(Text::NotYet);
+            }
+            report::text(&report)
+        }
+        Command::Shutdown { .. } => "the guest was asked to power off".to_owned(),
+        Command::Device { device, change } => format!("{device}: {change}"),
+        Command::Reset {} => "the guest starts again".to_owned(),
+        _ => {
+            let state: State =
+                serde_json::from_value(answer.get("state").cloned().unwrap_or_default())?;
+            state.to_string()
+        }
+    }))
 }
 
 fn status_text(status: &Status) -> String {
@@ -309,46 +329,43 @@ fn status_text(status: &Status) -> String {
     text
 }
 
-fn event_text(event: &Event) -> String {
-    let what = match &event.what {
-        Happening::State { state } => format!("{state}"),
-        Happening::ShutdownAsked { timeout_ms } => {
-            format!("the guest was asked to power off, within {timeout_ms} ms")
-        }
-        Happening::Restart { restarts } => format!("the guest starts again, restart {restarts}"),
-        Happening::GuestCrashed { vcpu, cause } => {
-            format!("the guest crashed: vCPU {vcpu}: {cause}")
-        }
-        Happening::DriverReady { device, times } => {
-            format!("{device}: a driver is ready{}", so_far(*times))
-        }
-        Happening::NeedsReset {
-            device,
-            cause,
-            times,
-        } => format!(
-            "{device}: its driver has to reset it{}: {cause}",
-            so_far(*times)
+/// An event in words, if it is one that is known here.
+fn event_text(line: &str) -> Option<String> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    let text = |key| event.get(key).and_then(Value::as_str);
+    let number = |key| event.get(key).and_then(Value::as_u64);
+    let times = || number("times").map(so_far);
+    let cause = || text("cause");
+    let device = || text("device");
+    let what = match text("event")? {
+        "state" => text("state")?.to_owned(),
+        "shutdown-asked" => format!(
+            "the guest was asked to power off, within {} ms",
+            number("timeout_ms")?
         ),
-        Happening::DeviceLost { device, cause } => format!("{device}: lost: {cause}"),
-        Happening::DeviceChanged { device, change } => format!("{device}: {change}"),
-        Happening::Limited { device, times } => {
-            format!("{device}: its limits hold requests back{}", so_far(*times))
-        }
-        Happening::Error {
-            device,
-            cause,
-            times,
-        } => {
-            let device = device.as_ref().map(|device| format!("{device}: "));
+        "restart" => format!("the guest starts again, restart {}", number("restarts")?),
+        "guest-crashed" => format!("the guest crashed: vCPU {}: {}", number("vcpu")?, cause()?),
+        "driver-ready" => format!("{}: a driver is ready{}", device()?, times()?),
+        "needs-reset" => format!(
+            "{}: its driver has to reset it{}: {}",
+            device()?,
+            times()?,
+            cause()?
+        ),
+        "device-lost" => format!("{}: lost: {}", device()?, cause()?),
+        "device-changed" => format!("{}: {}", device()?, text("change")?),
+        "limited" => format!("{}: its limits hold requests back{}", device()?, times()?),
+        "error" => {
+            let device = device().map(|device| format!("{device}: "));
             let device = device.unwrap_or_default();
-            format!("{device}error{}: {cause}", so_far(*times))
+            format!("{device}error{}: {}", times()?, cause()?)
         }
-        Happening::Ended { reason, .. } => format!("ended: {reason}"),
-        Happening::Lost { count } => format!("{count} events are missing here"),
-        other => other.name().to_owned(),
+        "ended" => format!("ended: {}", text("reason")?),
+        "lost" => format!("{} events are missing here", number("count")?),
+        _ => return None,
     };
-    format!("{:12.6} s  {what}", metrics::seconds(event.monotonic_us))
+    let time = metrics::seconds(number("monotonic_us")?);
+    Some(format!("{time:12.6} s  {what}"))
 }
 
 /// Of what has happened before.
@@ -356,5 +373,102 @@ fn so_far(times: u64) -> String {
     match times {
         0 | 1 => String::new(),
         times => format!(", {times} times so far"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_reference::Happening;
+
+    use super::*;
+
+    fn said(what: &Happening) -> Option<String> {
+        let mut event = json!(what);
+        event["monotonic_us"] = 1_500_000.into();
+        event_text(&event.to_string())
+    }
+
+    #[test]
+    fn every_event_has_a_text() {
+        let (device, cause) = (|| "blk0".to_owned(), || "no".to_owned());
+        for (what, expected) in [
+            (
+                Happening::State {
+                    state: State::Paused,
+                },
+                "paused",
+            ),
+            (
+                Happening::ShutdownAsked { timeout_ms: 5 },
+                "the guest was asked to power off, within 5 ms",
+            ),
+            (
+                Happening::Restart { restarts: 2 },
+                "the guest starts again, restart 2",
+            ),
+            (
+                Happening::GuestCrashed {
+                    vcpu: 1,
+                    cause: cause(),
+                },
+                "the guest crashed: vCPU 1: no",
+            ),
+            (
+                Happening::DriverReady {
+                    device: device(),
+                    times: 1,
+                },
+                "blk0: a driver is ready",
+            ),
+            (
+                Happening::NeedsReset {
+                    device: device(),
+                    cause: cause(),
+                    times: 2,
+                },
+                "blk0: its driver has to reset it, 2 times so far: no",
+            ),
+            (
+                Happening::DeviceLost {
+                    device: device(),
+                    cause: cause(),
+                },
+                "blk0: lost: no",
+            ),
+            (
+                Happening::DeviceChanged {
+                    device: device(),
+                    change: "link up".to_owned(),
+                },
+                "blk0: link up",
+            ),
+            (
+                Happening::Limited {
+                    device: device(),
+                    times: 3,
+                },
+                "blk0: its limits hold requests back, 3 times so far",
+            ),
+            (
+                Happening::Error {
+                    device: None,
+                    cause: cause(),
+                    times: 1,
+                },
+                "error: no",
+            ),
+            (
+                Happening::Ended {
+                    reason: cause(),
+                    failed: false,
+                },
+                "ended: no",
+            ),
+            (Happening::Lost { count: 7 }, "7 events are missing here"),
+        ] {
+            let expected = format!("    1.500000 s  {expected}");
+            assert_eq!(said(&what), Some(expected), "{what:?}");
+        }
+        assert_eq!(event_text(r#"{"event":"news","monotonic_us":1}"#), None);
     }
 }

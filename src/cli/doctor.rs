@@ -77,14 +77,16 @@ fn text(checks: &[Check], fails: bool) -> String {
 /// One object, a key for each check; of several with one name, as for capabilities, the worst.
 fn json(checks: &[Check], fails: bool) -> Result<String, Error> {
     let mut object: Map<String, serde_json::Value> = Map::new();
-    let mut sorted: Vec<_> = checks.iter().collect();
-    sorted.sort_by_key(|check| check.level);
-    for check in sorted {
-        let level = match check.level {
-            Level::Ok => "ok",
-            Level::Warn => "warn",
-            Level::Fail => "fail",
-        };
+    let levels = [
+        (Level::Ok, "ok"),
+        (Level::Warn, "warn"),
+        (Level::Fail, "fail"),
+    ];
+    let of = |level| checks.iter().filter(move |check| check.level == level);
+    let sorted = levels
+        .into_iter()
+        .flat_map(|(level, name)| of(level).map(move |check| (check, name)));
+    for (check, level) in sorted {
         let value = json!({
             "level": level,
             "what": check.what,

@@ -4,8 +4,9 @@ use devices::config::{one_of, whole_number, words_of};
 use devices::{Change, Query};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
-use crate::config::in_plain_words;
+use crate::config::{in_plain_words, read_value};
 
 /// Names the field, and the part of it that is wrong.
 fn named<'de, D, T>(name: &str, from: D) -> Result<T, D::Error>
@@ -13,12 +14,12 @@ where
     D: Deserializer<'de>,
     T: DeserializeOwned,
 {
-    serde_path_to_error::deserialize(from).map_err(|error| {
-        let part = match error.path().to_string() {
-            path if path == "." => String::new(),
+    read_value(Value::deserialize(from)?).map_err(|error| {
+        let part = match error.path.to_string() {
+            path if path.is_empty() || path.starts_with('[') => path,
             path => format!(".{path}"),
         };
-        let said = in_plain_words(&error.inner().to_string(), "field");
+        let said = in_plain_words(&error.message, "field");
         D::Error::custom(format!("{name}{part}: {said}"))
     })
 }

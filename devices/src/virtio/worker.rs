@@ -5,9 +5,8 @@
 //! device from its other queues, or from its end.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -15,7 +14,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::queues::Wanted;
 use super::{Event, Interrupt, QueueError, Queues, VirtioDevice};
-use crate::Rare;
+use crate::{Rare, lock};
 
 /// What is done to a running device between two events.
 type Call = Box<dyn FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), QueueError> + Send>;
@@ -143,15 +142,21 @@ impl Worker {
         &self,
         call: impl FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<T, QueueError> + Send + 'static,
     ) -> Option<T> {
-        let (sender, answer) = mpsc::channel();
+        // One kind of channel for all kinds of values: each would be code of its own.
+        let (done, ended) = mpsc::channel::<()>();
+        let value = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&value);
         let call: Call = Box::new(move |device, queues| {
-            // Whoever has called waits, unless the machine ends.
-            call(device, queues).map(|value| drop(sender.send(value)))
+            let result = call(device, queues).map(|value| *lock(&place) = Some(value));
+            drop(done);
+            result
         });
         self.running.as_ref()?.1.send(call).ok()?;
         // A full counter means that it wakes anyway.
         let _ = self.wakes.called.write(1);
-        answer.recv().ok()
+        // Nothing is sent: it is done, or will never be.
+        let _ = ended.recv();
+        lock(&value).take()
     }
 
     /// Takes a queue from the device; returns when nothing uses it any more.

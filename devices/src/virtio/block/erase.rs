@@ -13,6 +13,8 @@ use crate::virtio::Ring;
 
 /// A range to discard or to zero: sector, number of sectors, flags.
 const RANGE: usize = 16;
+/// Zeroes that are written at once, in bytes.
+const ZEROES: usize = 1 << 16;
 /// Flag of a range to zero: it may become a hole.
 pub(super) const UNMAP: u32 = 1;
 
@@ -84,13 +86,14 @@ impl Block {
     }
 
     pub(super) fn write_zeroes(&mut self, mut offset: u64, mut len: u64) -> io::Result<()> {
-        static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+        // Pages that the host has not given yet: they cost neither time nor room in the binary.
+        let zeroes = vec![0; usize::try_from(len).map_or(ZEROES, |len| len.min(ZEROES))];
         self.moved = self.moved.wrapping_add(len);
         // Not bound to any alignment.
         let file = self.buffered.as_ref().unwrap_or(&self.file);
         while len > 0 {
-            let part = usize::try_from(len).map_or(ZEROES.len(), |len| len.min(ZEROES.len()));
-            file.write_all_at(ZEROES.get(..part).unwrap_or_default(), offset)?;
+            let part = usize::try_from(len).map_or(zeroes.len(), |len| len.min(zeroes.len()));
+            file.write_all_at(zeroes.get(..part).unwrap_or_default(), offset)?;
             offset += part as u64;
             len -= part as u64;
         }
