@@ -126,7 +126,7 @@ impl ValuePath {
 ///
 /// let mut json = serde_json::Deserializer::from_str(r#"{"blk": [{"ro": true, "ro": false}]}"#);
 /// let (path, error) = read_unique(&mut json).unwrap_err();
-/// assert_eq!(path.to_string(), "blk[0].ro");
+/// assert_eq!(path.to_string(), "blk[0]");
 /// assert!(error.to_string().starts_with("duplicate field `ro`"));
 /// ```
 ///
@@ -153,11 +153,11 @@ pub struct ReadError {
 /// Reads a value as a type.
 ///
 /// ```
-/// use vmm_reference::{VmConfig, read_value};
+/// use vmm_reference::{VmConfig, in_plain_words, read_value};
 ///
 /// let error = read_value::<VmConfig>(serde_json::json!({"blk": [{"queues": 99}]})).unwrap_err();
 /// assert_eq!(error.path.to_string(), "blk[0].queues");
-/// assert_eq!(error.message, "it is 1 to 16, not 99");
+/// assert_eq!(in_plain_words(&error.message, "key"), "it is 1 to 16, not 99");
 /// ```
 ///
 /// # Errors

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use devices::{Counter, micros};
+use rustix::thread::gettid;
 use rustix::time::{ClockId, clock_gettime};
 
 /// The processor time of one thread, once it has begun to tell.
@@ -22,8 +23,7 @@ pub(crate) struct Told<'a>(&'a CpuTime);
 impl CpuTime {
     /// The calling thread is the one.
     pub(crate) fn begin(&self) -> Told<'_> {
-        // SAFETY: a plain system call, which cannot fail.
-        let thread = unsafe { libc::gettid() };
+        let thread = gettid().as_raw_nonzero().get();
         self.thread.store(thread, Ordering::Release);
         Told(self)
     }

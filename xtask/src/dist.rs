@@ -1,11 +1,19 @@
 //! `cargo xtask dist`: what a release hands out.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 use fs_err as fs;
 
 use crate::build::{cargo, target};
+use crate::first::GREETING;
 use crate::lab::ARCHITECTURES;
 use crate::needs::Needs;
-use crate::step::Result;
+use crate::step::{Result, text, timed};
+
+/// The most that the host's program may have, in bytes, with everything and with the least that boots a kernel.
+const MOST: u64 = 3_000_000;
+const MOST_MINIMAL: u64 = 1_000_000;
 
 pub(crate) fn run() -> Result<()> {
     Needs::default()
@@ -15,10 +23,12 @@ pub(crate) fn run() -> Result<()> {
     fs::create_dir_all(&folder)?;
     let mut lines = Vec::new();
     for arch in ARCHITECTURES {
-        let target_name = arch.target;
-        cargo(&format!("build --profile=dist --target={target_name}"))?;
+        let built = build(arch.target)?;
+        if arch.name == std::env::consts::ARCH {
+            says_hello(&built)?;
+        }
         let file = folder.join(format!("vmm-reference-{}", arch.name));
-        let size = fs::copy(target().join(target_name).join("dist/vmm-reference"), &file)?;
+        let size = fs::copy(built, &file)?;
         lines.push(format!("{size:>9} bytes  {}", file.display()));
     }
     // The same for every architecture, and no part of the programs.
@@ -30,5 +40,44 @@ pub(crate) fn run() -> Result<()> {
     ))?;
     lines.push(format!("{files}: completions and man pages"));
     println!("{}", lines.join("\n"));
+    Ok(())
+}
+
+/// Builds the static program.
+fn build(target_name: &str) -> Result<PathBuf> {
+    cargo(&format!("build --profile=dist --target={target_name}"))?;
+    Ok(target().join(target_name).join("dist/vmm-reference"))
+}
+
+/// Runs the built-in guest: what is optimized as a whole is another program than the one that is tested.
+fn says_hello(program: &Path) -> Result<()> {
+    timed("the static program's first command", || {
+        let said = text(&mut Command::new(program))?;
+        if said.starts_with(GREETING) {
+            return Ok(());
+        }
+        Err(format!("the built-in guest did not say {GREETING:?} but {said:?}").into())
+    })
+}
+
+/// Builds the program of this machine's architecture as a release has it; checks that it runs, and its size.
+pub(crate) fn check() -> Result<()> {
+    let host = std::env::consts::ARCH;
+    let arch = ARCHITECTURES.iter().find(|arch| arch.name == host);
+    let arch = arch.ok_or("there is no static program for this architecture")?;
+    let program = build(arch.target)?;
+    says_hello(&program)?;
+    cargo(&format!(
+        "build --profile=dist --target={} --no-default-features --features=host,elf --example=minimal",
+        arch.target
+    ))?;
+    let minimal = target().join(arch.target).join("dist/examples/minimal");
+    for (file, most) in [(program, MOST), (minimal, MOST_MINIMAL)] {
+        let size = fs::metadata(&file)?.len();
+        println!("    {size} bytes  {}", file.display());
+        if size > most {
+            return Err(format!("{} has more than {most} bytes", file.display()).into());
+        }
+    }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::build::{cargo_command, target};
 use crate::step::{Result, run as run_command, text, timed};
 
 /// What the built-in guest says first.
-const GREETING: &str = "hello from vmm-reference: ";
+pub(crate) const GREETING: &str = "hello from vmm-reference: ";
 
 pub(crate) fn run() -> Result<()> {
     timed("cargo run, with the host's target alone", || {

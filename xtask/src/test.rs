@@ -13,6 +13,7 @@ use std::thread;
 use crate::api;
 use crate::apt::Unavailable;
 use crate::build::{cargo, cargo_command, compile, fuzz_command, guests_command};
+use crate::dist;
 use crate::first;
 use crate::fuzz;
 use crate::lab::{self, Lab, Ready, Scope};
@@ -182,6 +183,7 @@ fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         }
         cargo("clippy --features=schema --lib --examples --tests -- -D warnings")?;
         cargo("test --features=schema --test control_schema")?;
+        dist::check()?;
     }
 
     if full {
