@@ -134,6 +134,10 @@ fn devices_are_changed_from_another_process() {
             ),
             (&["balloon0", "hinting", "stop"], "balloon0: hinting stop\n"),
             (
+                &["balloon0", "stats-interval", "5"],
+                "balloon0: stats-interval 5\n",
+            ),
+            (
                 &["balloon0", "statistics"],
                 "asked for                131072 KiB\n\
                  given                    0 KiB\n\
@@ -204,6 +208,7 @@ fn devices_are_changed_from_another_process() {
                 &["balloon0", "hinting", "more"],
                 "start, hold, stop, status",
             ),
+            (&["balloon0", "stats-interval", "86401"], "0 to 86400"),
             (&["console0", "size", "80"], "80x25"),
             (&["console0", "size", "0x25"], "80x25"),
             (&["console0", "size", "80x70000"], "80x25"),

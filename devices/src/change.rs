@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::config::{Limits, OptionError, size_with_unit, whole_number, word};
+use crate::config::{
+    Limits, OptionError, check_stats_interval, size_with_unit, whole_number, word,
+};
 
 /// A change of a device that is there, whether a driver uses it or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,8 @@ pub enum Change {
     File(NewFile),
     /// Of a balloon: whether the guest names its free pages, which go back to the host.
     Hinting(#[serde(deserialize_with = "word")] Hinting),
+    /// Of a balloon: how often the guest is asked for its statistics, in seconds; 0: only when a command asks.
+    StatsInterval(#[serde(deserialize_with = "crate::config::stats_interval")] u32),
 }
 
 /// A file that takes the place of a disk's.
@@ -96,6 +100,7 @@ impl Change {
             Self::Size(_) => "size",
             Self::File(_) => "file",
             Self::Hinting(_) => "hinting",
+            Self::StatsInterval(_) => "stats-interval",
         }
     }
 
@@ -120,6 +125,7 @@ impl Change {
                 let cause = format!("it has 1 to {MAX_NAME} bytes");
                 wrong("name", name.chars().take(32).collect(), &cause)
             }
+            Self::StatsInterval(seconds) => check_stats_interval(*seconds),
             Self::File(_) | Self::Target(_) | Self::Size(_) | Self::Link(_) | Self::Hinting(_) => {
                 Ok(())
             }
@@ -140,6 +146,7 @@ impl fmt::Display for Change {
             Self::Hinting(Hinting::Start) => f.write_str("hinting start"),
             Self::Hinting(Hinting::Hold) => f.write_str("hinting hold"),
             Self::Hinting(Hinting::Stop) => f.write_str("hinting stop"),
+            Self::StatsInterval(seconds) => write!(f, "stats-interval {seconds}"),
         }
     }
 }
@@ -188,6 +195,7 @@ mod tests {
             (limits(None, Some(1)), "give bw"),
             (size(0, 25), "1 to 65535"),
             (size(80, 0), "1 to 65535"),
+            (Change::StatsInterval(86_401), "0 to 86400"),
             (file(""), "1 to 4095 bytes"),
             (file(&"x".repeat(4096)), "1 to 4095 bytes"),
         ] {
@@ -200,6 +208,7 @@ mod tests {
             Change::Link(Link::Down),
             Change::Target(1),
             Change::Hinting(Hinting::Hold),
+            Change::StatsInterval(0),
             file("/disk.img"),
             size(1, u16::MAX),
         ] {

@@ -25,7 +25,9 @@ use self::id::check_id;
 use self::text::{First, number, on_or_off, options, value, within};
 
 pub use self::balloon::BalloonConfig;
+pub(crate) use self::balloon::check_stats_interval;
 pub use self::error::OptionError;
+pub(crate) use self::file::stats_interval;
 pub use self::file::{Size, size_with_unit, whole_number};
 pub use self::limits::Limits;
 pub(crate) use self::limits::table as limits_table;

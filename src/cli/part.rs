@@ -49,6 +49,12 @@ pub(super) enum Part {
         #[arg(value_enum)]
         what: Hints,
     },
+    /// How often a balloon's guest is asked for its statistics; 0: only when a command asks for them
+    StatsInterval {
+        /// 0 to 86400
+        #[arg(allow_negative_numbers = true, value_parser = values::stats_interval())]
+        seconds: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -98,6 +104,7 @@ impl Part {
             Self::Hinting { what: Hints::Start } => Change::Hinting(Hinting::Start),
             Self::Hinting { what: Hints::Hold } => Change::Hinting(Hinting::Hold),
             Self::Hinting { what: Hints::Stop } => Change::Hinting(Hinting::Stop),
+            Self::StatsInterval { seconds } => Change::StatsInterval(*seconds),
             Self::Hinting {
                 what: Hints::Status,
             } => {

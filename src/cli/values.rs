@@ -65,13 +65,22 @@ pub(super) fn seconds() -> Text<u32> {
 /// A balloon's target in bytes, as `--balloon=target=` takes it.
 #[cfg(feature = "control")]
 pub(super) fn target() -> Text<u64> {
-    Text(|text| {
-        let balloon = format!("target=\"{}\"", text.replace('"', "\"\""));
-        match balloon.parse::<vmm_reference::BalloonConfig>() {
-            Ok(balloon) => Ok(balloon.target.unwrap_or_default()),
-            Err(vmm_reference::OptionError::Value(_, _, cause)) => Err(cause),
-            Err(error) => Err(error.to_string()),
-        }
+    Text(|text| balloon("target", text).map(|balloon| balloon.target.unwrap_or_default()))
+}
+
+/// Seconds, as `--balloon=stats-interval=` takes them.
+#[cfg(feature = "control")]
+pub(super) fn stats_interval() -> Text<u32> {
+    Text(|text| balloon("stats-interval", text).map(|balloon| balloon.stats_interval))
+}
+
+/// A balloon of which one option is given.
+#[cfg(feature = "control")]
+fn balloon(key: &str, text: &str) -> Result<vmm_reference::BalloonConfig, String> {
+    let option = format!("{key}=\"{}\"", text.replace('"', "\"\""));
+    option.parse().map_err(|error| match error {
+        vmm_reference::OptionError::Value(_, _, cause) => cause,
+        error => error.to_string(),
     })
 }
 

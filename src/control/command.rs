@@ -348,6 +348,7 @@ mod tests {
             (r#"{"target":4096}"#, Change::Target(4096)),
             (r#"{"size":{"columns":80,"rows":25}}"#, Change::Size(size)),
             (r#"{"hinting":"hold"}"#, Change::Hinting(Hinting::Hold)),
+            (r#"{"stats-interval":5}"#, Change::StatsInterval(5)),
         ] {
             let text = format!(r#"{{"command":"device","device":"x","change":{text}}}"#);
             let command: Command = serde_json::from_str(&text).unwrap();

@@ -51,6 +51,11 @@ fn target<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
         .map_err(D::Error::custom)
 }
 
+/// Checks the seconds between two times that the guest is asked for its statistics.
+pub(crate) fn check_stats_interval(seconds: u32) -> Result<(), OptionError> {
+    within("stats-interval", seconds, &ranges::STATS_INTERVAL)
+}
+
 impl FromStr for BalloonConfig {
     type Err = OptionError;
 
@@ -111,10 +116,6 @@ impl BalloonConfig {
                 cause.to_owned(),
             ));
         }
-        within(
-            "stats-interval",
-            self.stats_interval,
-            &ranges::STATS_INTERVAL,
-        )
+        check_stats_interval(self.stats_interval)
     }
 }

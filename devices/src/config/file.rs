@@ -76,7 +76,7 @@ where
 /// A number for each range that is named in `ranges`.
 macro_rules! ranged {
     ($($name:ident: $type:ty = $range:ident;)*) => {$(
-        pub(super) fn $name<'de, D: Deserializer<'de>>(from: D) -> Result<$type, D::Error> {
+        pub(crate) fn $name<'de, D: Deserializer<'de>>(from: D) -> Result<$type, D::Error> {
             whole_number(from, &ranges::$range, &in_words(&ranges::$range))
         }
     )*};

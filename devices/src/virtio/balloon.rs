@@ -37,6 +37,8 @@ const PAGE_SHIFT: u32 = 12;
 const MOST: usize = 4 << 10;
 /// Bytes of a word of the driver among its hints (5.5.6.5).
 const WORD: usize = 4;
+/// For a timer, which takes zero for never.
+const AT_ONCE: Duration = Duration::from_nanos(1);
 /// Requests before other events have their turn: each page may be a system call.
 const TURN: usize = 8;
 
@@ -77,12 +79,11 @@ impl Balloon {
         space.extend([0; 8]);
         let mut monitor = Monitor::default();
         let counts = roles::NAMES.map(|name| monitor.operation(name));
-        let interval = Duration::from_secs(config.stats_interval.into());
         Ok(Self {
             ram,
             deflate_on_oom: config.deflate_on_oom,
             reporting: config.free_page_reporting,
-            interval: Some(interval).filter(|interval| !interval.is_zero()),
+            interval: interval(config.stats_interval),
             config: Arc::new(ConfigSpace::new(space, 4..8)),
             features: 0,
             roles: None,
@@ -228,6 +229,11 @@ impl Balloon {
     }
 }
 
+/// Seconds between two questions, if there are to be any.
+fn interval(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
 /// Pages in the balloon of a guest that is left with `target` bytes.
 fn wanted(ram: u64, target: u64) -> u32 {
     u32::try_from(ram.saturating_sub(target) >> PAGE_SHIFT).unwrap_or(u32::MAX)
@@ -275,7 +281,7 @@ impl VirtioDevice for Balloon {
         self.roles = None;
         self.statistics.start(features);
         let untold = self.hints.start(features);
-        let at_once = untold.then_some(Duration::from_nanos(1));
+        let at_once = untold.then_some(AT_ONCE);
         if let Some(wait) = at_once.or(self.interval) {
             self.timer.set(wait);
         }
@@ -335,6 +341,13 @@ impl VirtioDevice for Balloon {
         match change {
             Change::Target(target) => self.leave(*target, queues),
             Change::Hinting(order) => self.hints.change(*order, &self.config, queues),
+            Change::StatsInterval(seconds) => {
+                self.interval = interval(*seconds);
+                if queues.is_some() {
+                    self.timer.set(AT_ONCE);
+                }
+                Ok(())
+            }
             _ => Err(ChangeError::Foreign),
         }
     }

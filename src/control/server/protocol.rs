@@ -274,16 +274,20 @@ mod tests {
                 "change.hinting: it is start, hold or stop, not true",
             ),
             (
+                r#""device":"d","change":{"stats-interval":86401}"#,
+                "change.stats-interval: it is 0 to 86400, not 86401",
+            ),
+            (
                 r#""device":"d","change":{"colour":1}"#,
-                "change: it is limits, link, target, size, file or hinting, not \"colour\"",
+                "change: it is limits, link, target, size, file, hinting or stats-interval, not \"colour\"",
             ),
             (
                 r#""device":"d","change":{}"#,
-                "change: it is an object with one field: limits, link, target, size, file or hinting",
+                "change: it is an object with one field: limits, link, target, size, file, hinting or stats-interval",
             ),
             (
                 r#""device":"d","change":[1]"#,
-                "change: it is an object with one field: limits, link, target, size, file or hinting",
+                "change: it is an object with one field: limits, link, target, size, file, hinting or stats-interval",
             ),
             (
                 r#""device":"d","change":{"target":1},"now":1"#,

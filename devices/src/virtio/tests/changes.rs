@@ -303,14 +303,18 @@ fn a_device_has_its_own_parts_and_no_others() {
             rows: 1,
         }),
         Change::Hinting(Hinting::Start),
+        Change::StatsInterval(1),
     ];
     for (mut bench, has) in [
-        (disk(BlkEngine::Sync), [true, false, false, false, false]),
-        (net, [true, true, false, false, false]),
-        (balloon(), [false, false, true, false, true]),
-        (console, [false, false, false, true, false]),
-        (rng(), [false; 5]),
-        (vsock, [false; 5]),
+        (
+            disk(BlkEngine::Sync),
+            [true, false, false, false, false, false],
+        ),
+        (net, [true, true, false, false, false, false]),
+        (balloon(), [false, false, true, false, true, true]),
+        (console, [false, false, false, true, false, false]),
+        (rng(), [false; 6]),
+        (vsock, [false; 6]),
     ] {
         for query in [Query::Statistics, Query::Hinting] {
             let tells = bench.device.query(query, None) != Err(ChangeError::Foreign);

@@ -212,6 +212,29 @@ fn an_interval_asks_the_guest_again_and_again() {
 }
 
 #[test]
+fn an_interval_is_changed_while_the_guest_runs() {
+    let mut bench = bench_with(&config(), ALL);
+    let mut driver = Driver::of_queue(&bench.ram, STATISTICS);
+    offer(&mut driver, &bytes(&GIVEN));
+    bench.serve(STATISTICS).unwrap();
+    for (seconds, interval) in [(7, Some(Duration::from_secs(7))), (0, None)] {
+        let change = Change::StatsInterval(seconds);
+        bench.device.change(&change, Some(&bench.queues)).unwrap();
+        assert_eq!(bench.device.interval, interval);
+        wait(&bench.device);
+        bench
+            .device
+            .serve(Event::Source(0), &mut bench.queues)
+            .unwrap();
+        // The first one asks at once, the other one never.
+        let asked: &[(u32, u32)] = if seconds > 0 { &[(0, 0)] } else { &[] };
+        assert_eq!(driver.used(), asked);
+        offer(&mut driver, &bytes(&GIVEN));
+        bench.serve(STATISTICS).unwrap();
+    }
+}
+
+#[test]
 fn a_queue_that_the_driver_takes_back_has_its_buffer() {
     let mut bench = bench();
     let mut driver = Driver::of_queue(&bench.ram, STATISTICS);
