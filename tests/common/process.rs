@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::kernel;
 
 /// No test takes longer; a VMM that does is killed and the test fails.
-const WATCHDOG: Duration = Duration::from_secs(120);
+const WATCHDOG: Duration = Duration::from_secs(300);
 
 /// The kernel of the micro-guests in `tests/guests`, built at the first call; or the file that the
 /// environment names, where there is no cargo to build one.
