@@ -8,19 +8,20 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 use vmm_reference::{Command, Error, Metrics, PROTOCOL, Report, State, Status};
 
 use super::errors::print_error;
-use super::part::Part;
-use super::{FAILED, files::print, metrics, report, usage, values};
+use super::files::print;
+use super::request::{CtlOptions, What};
+use super::status::FAILED;
+use super::{metrics, report, usage};
 
 /// The longest line of an answer, in bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -30,73 +31,8 @@ const GREETING: Duration = Duration::from_secs(5);
 /// After that time the VM is asked again for what its guest has not told yet.
 const AGAIN: Duration = Duration::from_millis(10);
 
-#[derive(Debug, Args)]
-pub(super) struct Options {
-    /// The VM's control socket
-    #[arg(value_name = "PATH")]
-    socket: PathBuf,
-    #[command(subcommand)]
-    what: What,
-    /// Prints the VM's answer as it is, and errors likewise: one JSON object a line
-    #[arg(long, global = true)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Clone, Subcommand)]
-enum What {
-    /// The guest stands still until it is resumed
-    Pause,
-    /// A paused guest goes on
-    Resume,
-    /// Says what the VM and its devices do
-    Status,
-    /// The VM ends now
-    Stop,
-    /// Asks the guest to power itself off
-    Shutdown {
-        /// How long it may take, before the VM ends [default: what the VM was started with]
-        #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds())]
-        timeout: Option<u32>,
-    },
-    /// The guest starts again, with fresh memory and the same devices
-    Reset,
-    /// Says what the VM has done so far
-    Metrics {
-        /// In the text format of Prometheus
-        #[arg(long, conflicts_with = "json")]
-        prometheus: bool,
-    },
-    /// Prints what happens to the VM, until it ends
-    Events,
-    /// Changes a device while the VM runs or is paused, or has it tell something
-    Device {
-        /// The device's id, as `status` and `plan` tell it: blk0, net0, …
-        id: String,
-        #[command(subcommand)]
-        part: Part,
-    },
-}
-
-impl What {
-    fn command(&self) -> Result<Option<Command>, clap::Error> {
-        Ok(Some(match self {
-            Self::Pause => Command::Pause {},
-            Self::Resume => Command::Resume {},
-            Self::Status => Command::Status {},
-            Self::Stop => Command::Stop {},
-            Self::Shutdown { timeout } => Command::Shutdown {
-                timeout_s: *timeout,
-            },
-            Self::Reset => Command::Reset {},
-            Self::Metrics { .. } => Command::Metrics {},
-            Self::Device { id, part } => part.command(id.clone())?,
-            Self::Events => return Ok(None),
-        }))
-    }
-}
-
 /// Does what the command line asks for.
-pub(super) fn run(options: &Options) -> Result<ExitCode, Error> {
+pub(super) fn run(options: &CtlOptions) -> Result<ExitCode, Error> {
     let command = match options.what.command() {
         Ok(command) => command,
         Err(error) => {

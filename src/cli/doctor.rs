@@ -2,22 +2,15 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
 use serde_json::{Map, json};
 use vmm_reference::{Check, Error, HostPlatform, Level, diagnose};
 
-use super::FAILED;
+use super::arguments::DoctorOptions;
 use super::errors::with_options;
 use super::files::print;
+use super::status::FAILED;
 
-#[derive(Debug, Args)]
-pub(super) struct Options {
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-pub(super) fn check(options: &Options) -> Result<ExitCode, Error> {
+pub(super) fn check(options: &DoctorOptions) -> Result<ExitCode, Error> {
     // As for a VM.
     super::run::allow_many_files();
     let checks = diagnose::<HostPlatform>();
@@ -33,18 +26,6 @@ pub(super) fn check(options: &Options) -> Result<ExitCode, Error> {
     } else {
         ExitCode::SUCCESS
     })
-}
-
-/// What helps against an instruction that KVM does not know, if this host interprets all of a guest's kernel.
-pub(super) fn interprets() -> Option<&'static str> {
-    let checks = diagnose::<HostPlatform>();
-    let interprets = checks
-        .iter()
-        .any(|check| check.name == "kernel_mode" && check.level == Level::Warn);
-    interprets.then_some(
-        "this host's KVM interprets kernel code and does not know this instruction; `vmm-reference doctor` \
-         checks it. Stock kernels need a host with hardware virtualization",
-    )
 }
 
 fn text(checks: &[Check], fails: bool) -> String {

@@ -5,9 +5,11 @@ use std::error::Error as _;
 
 use clap::{ArgAction, CommandFactory};
 use serde_json::{Value, json};
-use vmm_reference::{ConfigPath, Error, VmConfig};
+use vmm_reference::{ConfigPath, Error, HostPlatform, Level, VmConfig, diagnose};
 
-use super::{Cli, doctor, files, say};
+use super::arguments::Cli;
+use super::files;
+use super::status::say;
 
 /// An error, and what is said of it first.
 #[derive(Debug)]
@@ -64,12 +66,24 @@ impl Failure {
     }
 
     fn cure(&self) -> Option<String> {
-        let of_this_host = self.error.is_failed_emulation().then(doctor::interprets);
+        let of_this_host = self.error.is_failed_emulation().then(interprets);
         of_this_host
             .flatten()
             .or(self.error.cure())
             .map(with_options)
     }
+}
+
+/// What helps against an instruction that KVM does not know, if this host interprets all of a guest's kernel.
+fn interprets() -> Option<&'static str> {
+    let checks = diagnose::<HostPlatform>();
+    let interprets = checks
+        .iter()
+        .any(|check| check.name == "kernel_mode" && check.level == Level::Warn);
+    interprets.then_some(
+        "this host's KVM interprets kernel code and does not know this instruction; `vmm-reference doctor` \
+         checks it. Stock kernels need a host with hardware virtualization",
+    )
 }
 
 /// An error of a command that was asked for JSON, where its answer would be.

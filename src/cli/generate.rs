@@ -14,7 +14,8 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap_complete::{Generator, Shell};
 
-use super::{Cli, FAILED, USAGE, say};
+use super::arguments::Cli;
+use super::status::{FAILED, USAGE, say};
 
 /// No option of the command line, so that it is in none of the files.
 const WORD: &str = "generate-files";
@@ -136,7 +137,7 @@ fn man_page(title: &str, command: clap::Command, others: &[String]) -> io::Resul
     man.render_options_section(&mut page)?;
     if is_main {
         man.render_subcommands_section(&mut page)?;
-        section(&mut page, super::AFTER_HELP);
+        section(&mut page, super::help::AFTER_HELP);
     } else if subcommands.iter().any(|one| one.get_name() != "help") {
         page.extend(b".SH COMMANDS\n");
         for one in subcommands {

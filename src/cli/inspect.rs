@@ -1,25 +1,15 @@
 //! `inspect`: what a kernel file is and whether it boots here.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
 use serde::Serialize;
 use vmm_reference::arch::LeanChoice;
 use vmm_reference::{Error, KernelReport, VmConfig, inspect, planner};
 
-#[derive(Debug, Args)]
-pub(super) struct Options {
-    /// The kernel image
-    #[arg(value_name = "KERNEL")]
-    kernel: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
+use super::arguments::InspectOptions;
 
-pub(super) fn print(options: &Options) -> Result<ExitCode, Error> {
+pub(super) fn print(options: &InspectOptions) -> Result<ExitCode, Error> {
     let report = inspect(&options.kernel)?;
     let lean = lean(&report);
     let text = if options.json {

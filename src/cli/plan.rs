@@ -1,11 +1,9 @@
 //! `plan`: the machine as text or JSON, of this host or of any other architecture.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Args;
-use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 use vmm_reference::arch::{AddressRange, LeanChoice, MachinePlan, Planner, Space};
 use vmm_reference::{
@@ -16,47 +14,15 @@ use vmm_reference::{
 #[cfg(feature = "control")]
 use vmm_reference::{ControlSocket, Place};
 
+use super::arguments::PlanOptions;
 use super::config::Config;
 use super::errors::with_options;
 use super::files::{OutputFile, print as print_text, read_text};
 
-#[derive(Debug, Args)]
-pub(super) struct Options {
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-    /// Plan for a typical host of this architecture instead of this host
-    #[arg(long, value_parser = PossibleValuesParser::new(ARCHITECTURES.iter().copied()))]
-    arch: Option<String>,
-    /// Plan for the host with these facts (JSON, as --dump-facts writes them); needs --arch
-    #[arg(long, value_name = "FILE")]
-    facts: Option<PathBuf>,
-    /// Write the facts of this host
-    #[arg(long, value_name = "FILE", conflicts_with = "arch")]
-    dump_facts: Option<PathBuf>,
-    /// Write the device tree the guest gets, its random seeds left zero
-    #[arg(long, value_name = "FILE")]
-    dump_dtb: Option<PathBuf>,
-}
-
-impl Options {
-    /// The files that are written, and the one that a VM would write.
-    fn outputs<'a>(&'a self, boot_timeline: Option<&'a Path>) -> Vec<NamedFile<'a>> {
-        [
-            ("boot-timeline", boot_timeline),
-            ("dump-facts", self.dump_facts.as_deref()),
-            ("dump-dtb", self.dump_dtb.as_deref()),
-        ]
-        .into_iter()
-        .filter_map(|(field, path)| Some((field, path?)))
-        .collect()
-    }
-}
-
 /// `inputs` are the files that the command line has read; `boot_timeline` is what a VM would write.
 pub(super) fn print(
     all: &Config,
-    options: &Options,
+    options: &PlanOptions,
     inputs: &[NamedFile<'_>],
     boot_timeline: Option<&Path>,
 ) -> Result<ExitCode, Error> {
@@ -218,7 +184,7 @@ const CURE: &str = "give a file that `plan --dump-facts` wrote on a host of that
 
 /// The platform to plan for.
 fn choose(
-    options: &Options,
+    options: &PlanOptions,
     facts: Option<Facts<'_>>,
     config: &VmConfig,
 ) -> Result<Box<dyn Planner>, Error> {

@@ -1,17 +1,10 @@
 //! Runs a VM on the console that the configuration names.
 
-use std::ffi::c_int;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGWINCH, SIGXFSZ};
-use signal_hook::flag;
-use signal_hook::low_level::pipe;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 #[cfg(feature = "control")]
 use vmm_reference::ControlSocket;
 use vmm_reference::{
@@ -20,9 +13,10 @@ use vmm_reference::{
 
 use super::config::{Config, ConsoleTarget};
 use super::errors::with_options;
+use super::signals::{ignored_signals, resizes, signal_error, signals};
+use super::status::{CRASHED, say};
 use super::terminal::RawTerminal;
 use super::timeline::{self, ProcessStart};
-use super::{CRASHED, say};
 
 /// `inputs` are the files that the command line has read; `timeline` is where the boot timeline goes, if there is to be one.
 pub(super) fn run(
@@ -146,54 +140,4 @@ pub(super) fn allow_many_files() {
     };
     // Refused or not: what is really needed will tell.
     let _ = setrlimit(Resource::Nofile, raised);
-}
-
-fn signal_error(source: io::Error) -> Error {
-    Error::Host {
-        what: "cannot handle signals".to_owned(),
-        source,
-    }
-}
-
-/// A console file that reaches the size limit of the process is an error of that write, not the
-/// end of the VM.
-pub(super) fn ignore_file_size_signal() -> Result<(), Error> {
-    flag::register(SIGXFSZ, Arc::default()).map_err(signal_error)?;
-    Ok(())
-}
-
-/// SIGTERM asks the guest to power off; SIGINT and SIGHUP end the VM in order, so that the terminal is
-/// restored. Gives the end of a socket that has a byte for each that has come; `None` when all of
-/// them are in the set `ignored`.
-fn signals(signals: &[c_int], ignored: u64) -> io::Result<Option<OwnedFd>> {
-    let (receiver, sender) = UnixStream::pair()?;
-    let mut caught = None;
-    for &signal in signals {
-        // nohup, and a shell's background jobs, start us with a signal ignored: so it stays.
-        if !is_ignored(ignored, signal) {
-            caught = Some(pipe::register(signal, sender.try_clone()?)?);
-        }
-    }
-    Ok(caught.map(|_| receiver.into()))
-}
-
-/// The end of a socket that is readable once the terminal may have another size. A process that is stopped, or in
-/// the background, is not told.
-fn resizes() -> io::Result<OwnedFd> {
-    let (receiver, sender) = UnixStream::pair()?;
-    pipe::register(SIGCONT, sender.try_clone()?)?;
-    pipe::register(SIGWINCH, sender)?;
-    Ok(receiver.into())
-}
-
-pub(super) fn is_ignored(ignored: u64, signal: c_int) -> bool {
-    ignored >> (signal - 1) & 1 == 1
-}
-
-/// The signals this process was started to ignore, a bit each from signal 1 on (proc_pid_status(5)).
-fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or_default()
 }

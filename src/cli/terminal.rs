@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGCONT, SIGQUIT, SIGTSTP};
 use signal_hook::low_level::{emulate_default_handler, pipe};
 use vmm_reference::in_background;
 
-use super::run::is_ignored;
+use super::signals::is_ignored;
 
 /// How often a process in the background looks whether it is in the foreground: a shell tells only one
 /// that was stopped.

@@ -1,5 +1,4 @@
-//! What is said about a command line that cannot be used, where the parser does not know better, and the parts
-//! of the help that depend on what this build has.
+//! What is said about a command line that cannot be used, where the parser does not know better.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -9,9 +8,11 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::json;
 use vmm_reference::Error;
 
+use super::arguments::Cli;
+use super::config::Config;
 use super::errors::{Failure, print_error};
 use super::files::printed;
-use super::{Cli, FAILED, USAGE, config::Config, say};
+use super::status::{FAILED, USAGE, say};
 
 /// An option or a command, what it stands for, its feature, and whether this build has that.
 macro_rules! optional {
@@ -169,90 +170,6 @@ fn explain(error: &clap::Error, arguments: &[OsString]) -> Option<(String, Strin
     Some((cause, cure.to_owned()))
 }
 
-/// What the program is for.
-pub(super) fn about() -> &'static str {
-    if cfg!(feature = "hello-guest") {
-        "Runs a virtual machine with KVM. Without --kernel, a built-in guest says hello"
-    } else {
-        "Runs a virtual machine with KVM"
-    }
-}
-
-pub(super) fn lean() -> String {
-    let guests = if cfg!(feature = "hello-guest") {
-        "for the built-in guest, and for a Linux"
-    } else {
-        "for a Linux"
-    };
-    format!(
-        "Leaves out what current kernels can do without, for a shorter life: on a PC the \
-         interval timer (PIT) and the PICs; the I/O APIC is the VMM's, not KVM's. auto: {guests} that is new enough \
-         unless its command line needs them; `plan` says which and why [default: auto]"
-    )
-}
-
-/// The formats of kernels that this build boots.
-pub(super) fn kernel() -> String {
-    let formats: Vec<&str> = [
-        ("bzImage", cfg!(feature = "bzimage")),
-        ("ELF", cfg!(feature = "elf")),
-        ("Image", cfg!(feature = "image")),
-    ]
-    .into_iter()
-    .filter_map(|(format, built)| built.then_some(format))
-    .collect();
-    let packed = if cfg!(feature = "packed-kernels") {
-        ", packed or not"
-    } else {
-        ""
-    };
-    let default = if cfg!(feature = "hello-guest") {
-        " [default: a built-in guest]"
-    } else {
-        ""
-    };
-    let formats = match formats.split_last() {
-        Some((last, [])) => (*last).to_owned(),
-        Some((last, others)) => format!("{} or {last}", others.join(", ")),
-        None => "of no format: this build boots none".to_owned(),
-    };
-    format!("Kernel image: {formats}{packed}, found by content{default}")
-}
-
-#[cfg(feature = "serial")]
-pub(super) fn serial() -> String {
-    let with_console = if cfg!(feature = "virtio-console") {
-        "; null when --console is stdio"
-    } else {
-        ""
-    };
-    format!("Serial console: stdio, null or file=PATH [default: stdio{with_console}]")
-}
-
-#[cfg(feature = "virtio")]
-pub(super) fn transport() -> &'static str {
-    if cfg!(feature = "pci") {
-        "How virtio devices reach the guest: on a PCI bus, or as registers of their own, for kernels \
-         without PCI [default: pci]"
-    } else {
-        "How virtio devices reach the guest: as registers of their own [default: mmio]"
-    }
-}
-
-#[cfg(feature = "config-file")]
-pub(super) fn config() -> String {
-    let lists = match (cfg!(feature = "virtio-blk"), cfg!(feature = "virtio-net")) {
-        (true, true) => ", --blk and --net all of its disks and network devices",
-        (true, false) => ", --blk all of its disks",
-        (false, true) => ", --net all of its network devices",
-        (false, false) => "",
-    };
-    format!(
-        "A configuration in TOML or JSON, by the name's ending; options given here replace what it \
-         says{lists}"
-    )
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -260,7 +177,7 @@ mod tests {
 
     /// What the source of the options has for a feature only: a name, and the feature.
     fn gated() -> Vec<(String, &'static str)> {
-        let text = include_str!("mod.rs");
+        let text = include_str!("arguments.rs");
         let start = text.find("enum Command {").unwrap();
         let end = text.find("enum LogLevel").unwrap();
         let mut feature = None;
@@ -270,6 +187,7 @@ mod tests {
                 feature = rest.split('"').next();
                 continue;
             }
+            let line = line.strip_prefix("pub(super) ").unwrap_or(line);
             let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
             let name = line.split(|c| !is_name(c)).next().unwrap();
             let behind = &line[name.len()..];

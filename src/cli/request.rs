@@ -1,14 +1,61 @@
-//! `ctl PATH device ID …`: what of a device is changed or told, in words.
+//! What `ctl PATH …` may ask for, in words.
 
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use vmm_reference::{Change, Command, Error, Hinting, Limits, Link, NewFile, Query, TerminalSize};
 
 use super::values;
+
+#[derive(Debug, Args)]
+pub(super) struct CtlOptions {
+    /// The VM's control socket
+    #[arg(value_name = "PATH")]
+    pub(super) socket: PathBuf,
+    #[command(subcommand)]
+    pub(super) what: What,
+    /// Prints the VM's answer as it is, and errors likewise: one JSON object a line
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum What {
+    /// The guest stands still until it is resumed
+    Pause,
+    /// A paused guest goes on
+    Resume,
+    /// Says what the VM and its devices do
+    Status,
+    /// The VM ends now
+    Stop,
+    /// Asks the guest to power itself off
+    Shutdown {
+        /// How long it may take, before the VM ends [default: what the VM was started with]
+        #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds())]
+        timeout: Option<u32>,
+    },
+    /// The guest starts again, with fresh memory and the same devices
+    Reset,
+    /// Says what the VM has done so far
+    Metrics {
+        /// In the text format of Prometheus
+        #[arg(long, conflicts_with = "json")]
+        prometheus: bool,
+    },
+    /// Prints what happens to the VM, until it ends
+    Events,
+    /// Changes a device while the VM runs or is paused, or has it tell something
+    Device {
+        /// The device's id, as `status` and `plan` tell it: blk0, net0, …
+        id: String,
+        #[command(subcommand)]
+        part: Part,
+    },
+}
 
 /// What can be changed of a device, or told by it.
 #[derive(Debug, Clone, Subcommand)]
@@ -75,6 +122,24 @@ pub(super) enum Plug {
     Up,
     /// Frames are dropped
     Down,
+}
+
+impl What {
+    pub(super) fn command(&self) -> Result<Option<Command>, clap::Error> {
+        Ok(Some(match self {
+            Self::Pause => Command::Pause {},
+            Self::Resume => Command::Resume {},
+            Self::Status => Command::Status {},
+            Self::Stop => Command::Stop {},
+            Self::Shutdown { timeout } => Command::Shutdown {
+                timeout_s: *timeout,
+            },
+            Self::Reset => Command::Reset {},
+            Self::Metrics { .. } => Command::Metrics {},
+            Self::Device { id, part } => part.command(id.clone())?,
+            Self::Events => return Ok(None),
+        }))
+    }
 }
 
 impl Part {

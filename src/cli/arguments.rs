@@ -1,0 +1,383 @@
+//! What the command line takes, as data.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::builder::PossibleValuesParser;
+#[cfg(feature = "virtio-rng")]
+use clap::builder::TypedValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+#[cfg(feature = "virtio-balloon")]
+use vmm_reference::BalloonConfig;
+#[cfg(feature = "virtio-blk")]
+use vmm_reference::BlkConfig;
+#[cfg(feature = "virtio-net")]
+use vmm_reference::NetConfig;
+#[cfg(feature = "virtio-console")]
+use vmm_reference::Overflow;
+#[cfg(feature = "virtio")]
+use vmm_reference::Transport;
+#[cfg(feature = "virtio-vsock")]
+use vmm_reference::VsockConfig;
+use vmm_reference::{
+    ARCHITECTURES, HugePages, Lean, MemoryBacking, MemorySize, NamedFile, OnReboot,
+};
+
+use super::config::Config;
+#[cfg(any(feature = "serial", feature = "virtio-console"))]
+use super::config::ConsoleTarget;
+#[cfg(feature = "control")]
+use super::request::CtlOptions;
+use super::{help, values};
+
+#[derive(Debug, Parser)]
+#[command(version, about = help::about(), after_help = help::AFTER_HELP, args_conflicts_with_subcommands = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+    #[command(flatten)]
+    pub(super) start: Start,
+}
+
+/// What the start of a VM takes, which has no command.
+#[derive(Debug, Args)]
+pub(super) struct Start {
+    #[command(flatten)]
+    pub(super) vm: VmArgs,
+    /// What the VMM says on stderr about its own work
+    #[arg(
+        long,
+        value_enum,
+        default_value = "warn",
+        global = true,
+        value_name = "LEVEL"
+    )]
+    pub(super) log_level: LogLevel,
+}
+
+impl Cli {
+    /// What the command line says, and the options that stand on it, behind a command where there is one.
+    ///
+    /// # Errors
+    /// What the parser says, help and version included.
+    pub(super) fn read(arguments: &[OsString]) -> Result<(Self, Vec<String>), clap::Error> {
+        // The commands' options cost the start of a VM more than its own: they are put together only for what is
+        // no such start. One that is wrong is none either, and hears of the commands.
+        let start = Start::augment_args(clap::Command::new("")).disable_help_flag(true);
+        if let Ok(matches) = start.try_get_matches_from(arguments) {
+            let start = Start::from_arg_matches(&matches)?;
+            let cli = Self {
+                command: None,
+                start,
+            };
+            return Ok((cli, given(&matches)));
+        }
+        let matches = Self::command().try_get_matches_from(arguments)?;
+        Ok((Self::from_arg_matches(&matches)?, given(&matches)))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Prints the machine the same options would give, and what the guest is told
+    Plan {
+        #[command(flatten)]
+        vm: Box<VmArgs>,
+        #[command(flatten)]
+        what: Box<PlanOptions>,
+    },
+    /// Says what a kernel file is, and what it lacks to boot here
+    Inspect(InspectOptions),
+    /// Checks what this host offers, and how it runs a guest's kernel; says what is missing
+    ///
+    /// Each line begins with ok, with WARN for what only some VMs need, or with FAIL for what all need; the
+    /// status is 1 when one fails.
+    Doctor(DoctorOptions),
+    /// Asks a VM that runs with --control: pause, resume, status and more
+    #[cfg(feature = "control")]
+    Ctl(CtlOptions),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VmArgs {
+    #[cfg(feature = "config-file")]
+    #[arg(long, value_name = "FILE", help = help::config())]
+    pub(super) config: Option<PathBuf>,
+    /// Prints the configuration that all of this gives, as TOML, and ends
+    #[cfg(feature = "config-file")]
+    #[arg(long)]
+    pub(super) dump_config: bool,
+    #[arg(long, value_name = "PATH", help = help::kernel())]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "PATH")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line, instead of the platform's default (`plan` shows it)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = values::text::<String>())]
+    cmdline: Option<String>,
+    /// Text added to the kernel command line
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = values::text::<String>())]
+    append: Option<String>,
+    /// Guest RAM: MiB, or a number with K, M, G or T [default: 256]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = values::text::<MemorySize>())]
+    guest_memory: Option<MemorySize>,
+    /// Where guest RAM comes from: private memory, or a file in memory (memfd) that another process can
+    /// share [default: anonymous]
+    #[arg(long, value_name = "BACKING", value_parser = values::word::<MemoryBacking>())]
+    memory_backing: Option<MemoryBacking>,
+    /// Large pages for guest RAM: those that the kernel makes when it can, or of 2 MiB or 1 GiB from the host's
+    /// pools (vm.nr_hugepages), all reserved at the start [default: off, what the host does by itself]
+    #[arg(long, value_name = "PAGES", value_parser = values::word::<HugePages>())]
+    huge_pages: Option<HugePages>,
+    /// Lets the guest have more memory than the host's memory and swap: it will not use all of it
+    #[arg(long)]
+    overcommit: bool,
+    /// Number of vCPUs [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::vcpus())]
+    vcpus: Option<u32>,
+    #[cfg(feature = "serial")]
+    #[arg(long, value_name = "TARGET", help = help::serial(), value_parser = values::text::<ConsoleTarget>())]
+    serial: Option<ConsoleTarget>,
+    /// A virtio console (hvc0), faster than the serial one: stdio, null or file=PATH
+    #[cfg(feature = "virtio-console")]
+    #[arg(long, value_name = "TARGET", num_args = 0..=1, require_equals = true, default_missing_value = "stdio", value_parser = values::text::<ConsoleTarget>())]
+    console: Option<ConsoleTarget>,
+    /// What becomes of the virtio console's output when its reader is too slow: the guest waits, or the
+    /// oldest bytes are dropped, and counted [default: wait]
+    #[cfg(feature = "virtio-console")]
+    #[arg(long, value_name = "ACTION", value_parser = values::word::<Overflow>())]
+    console_overflow: Option<Overflow>,
+    /// A disk: PATH or path=PATH[,id=TEXT][,ro][,serial=TEXT][,engine=auto|io_uring|sync][,direct][,queues=N]
+    /// [,queue-size=N][,discard=off][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N], the limits
+    /// per second; a value with a comma stands in double quotes; may be repeated
+    #[cfg(feature = "virtio-blk")]
+    #[arg(long, value_name = "DISK", value_parser = values::text::<BlkConfig>())]
+    blk: Vec<BlkConfig>,
+    /// A network device: NAME, or tap=NAME or fd=N with options [,id=TEXT][,mac=MAC][,mtu=N][,queues=N]
+    /// [,queue-size=N][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N]; the tap device is
+    /// created if there is none; may be repeated
+    #[cfg(feature = "virtio-net")]
+    #[arg(long, value_name = "NET", value_parser = values::text::<NetConfig>())]
+    net: Vec<NetConfig>,
+    /// Sockets between host and guest: cid=N,path=SOCKET[,id=TEXT]. Programs of the host connect to SOCKET and
+    /// write CONNECT PORT; the guest connects to SOCKET_PORT
+    #[cfg(feature = "virtio-vsock")]
+    #[arg(long, value_name = "VSOCK", value_parser = values::text::<VsockConfig>())]
+    vsock: Option<VsockConfig>,
+    /// A memory balloon: [target=SIZE][,id=TEXT][,deflate-on-oom][,free-page-reporting][,free-page-hinting]
+    /// [,stats-interval=SECONDS]; the guest is left with SIZE
+    #[cfg(feature = "virtio-balloon")]
+    #[arg(long, value_name = "BALLOON", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = values::text::<BalloonConfig>())]
+    balloon: Option<BalloonConfig>,
+    /// Random bytes of the host for the guest (virtio-rng) [default: on]
+    #[cfg(feature = "virtio-rng")]
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_parser = PossibleValuesParser::new(["on", "off"]).map(|word| word == "on"),
+        hide_possible_values = true
+    )]
+    rng: Option<bool>,
+    #[arg(
+        long,
+        value_name = "auto|on|off",
+        help = help::lean(),
+        value_parser = values::word::<Lean>(),
+        hide_possible_values = true
+    )]
+    lean: Option<Lean>,
+    /// What a guest's reset does: end the VM, or start it again with fresh memory and the same
+    /// disks and devices [default: exit]
+    #[arg(long, value_name = "ACTION", value_parser = values::word::<OnReboot>())]
+    on_reboot: Option<OnReboot>,
+    /// How long a guest that was asked to power off by SIGTERM may take; 0: SIGTERM ends the VM at
+    /// once [default: 30]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds())]
+    shutdown_timeout: Option<u32>,
+    #[cfg(feature = "virtio")]
+    #[arg(long, value_name = "TRANSPORT", help = help::transport(), value_parser = values::transport())]
+    transport: Option<Transport>,
+    /// Takes commands on this Unix socket, which is made for this user only: `vmm-reference ctl PATH status`
+    #[cfg(feature = "control")]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Writes where the time of the start went, when the VM ends: a page with bars (.html) or the
+    /// numbers (.json)
+    #[arg(long, value_name = "FILE")]
+    pub(super) boot_timeline: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Command {
+    /// Whether what it prints is JSON.
+    pub(super) fn json(&self) -> bool {
+        match self {
+            Self::Plan { what, .. } => what.json,
+            Self::Inspect(what) => what.json,
+            Self::Doctor(what) => what.json,
+            #[cfg(feature = "control")]
+            Self::Ctl(what) => what.json,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanOptions {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Plan for a typical host of this architecture instead of this host
+    #[arg(long, value_parser = PossibleValuesParser::new(ARCHITECTURES.iter().copied()))]
+    pub(super) arch: Option<String>,
+    /// Plan for the host with these facts (JSON, as --dump-facts writes them); needs --arch
+    #[arg(long, value_name = "FILE")]
+    pub(super) facts: Option<PathBuf>,
+    /// Write the facts of this host
+    #[arg(long, value_name = "FILE", conflicts_with = "arch")]
+    pub(super) dump_facts: Option<PathBuf>,
+    /// Write the device tree the guest gets, its random seeds left zero
+    #[arg(long, value_name = "FILE")]
+    pub(super) dump_dtb: Option<PathBuf>,
+}
+
+impl PlanOptions {
+    /// The files that are written, and the one that a VM would write.
+    pub(super) fn outputs<'a>(&'a self, boot_timeline: Option<&'a Path>) -> Vec<NamedFile<'a>> {
+        [
+            ("boot-timeline", boot_timeline),
+            ("dump-facts", self.dump_facts.as_deref()),
+            ("dump-dtb", self.dump_dtb.as_deref()),
+        ]
+        .into_iter()
+        .filter_map(|(field, path)| Some((field, path?)))
+        .collect()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectOptions {
+    /// The kernel image
+    #[arg(value_name = "KERNEL")]
+    pub(super) kernel: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorOptions {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl VmArgs {
+    /// A configuration as it is with these options, which stand above what it says.
+    pub(super) fn over(self, mut all: Config) -> Config {
+        #[cfg(feature = "serial")]
+        {
+            all.serial = self.serial.or(all.serial);
+        }
+        #[cfg(feature = "virtio-console")]
+        {
+            all.console = self.console.or(all.console);
+        }
+        #[cfg(feature = "control")]
+        {
+            all.control = self.control.or(all.control);
+        }
+        let mut config = all.vm;
+        config.console = all.console.is_some();
+        config.kernel = self.kernel.or(config.kernel);
+        config.initrd = self.initrd.or(config.initrd);
+        config.cmdline = self.cmdline.or(config.cmdline);
+        config.append = self.append.or(config.append);
+        config.guest_memory = self.guest_memory.unwrap_or(config.guest_memory);
+        config.memory_backing = self.memory_backing.unwrap_or(config.memory_backing);
+        config.huge_pages = self.huge_pages.unwrap_or(config.huge_pages);
+        config.overcommit |= self.overcommit;
+        config.vcpus = self.vcpus.unwrap_or(config.vcpus);
+        #[cfg(feature = "virtio-console")]
+        {
+            config.console_overflow = self.console_overflow.unwrap_or(config.console_overflow);
+        }
+        #[cfg(feature = "virtio-blk")]
+        if !self.blk.is_empty() {
+            config.blk = self.blk;
+        }
+        #[cfg(feature = "virtio-net")]
+        if !self.net.is_empty() {
+            config.net = self.net;
+        }
+        #[cfg(feature = "virtio-vsock")]
+        {
+            config.vsock = self.vsock.or(config.vsock);
+        }
+        #[cfg(feature = "virtio-balloon")]
+        {
+            config.balloon = self.balloon.or(config.balloon);
+        }
+        #[cfg(feature = "virtio-rng")]
+        {
+            config.rng = self.rng.unwrap_or(config.rng);
+        }
+        config.lean = self.lean.unwrap_or(config.lean);
+        config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);
+        config.shutdown_timeout = self.shutdown_timeout.unwrap_or(config.shutdown_timeout);
+        #[cfg(feature = "virtio")]
+        {
+            config.transport = self.transport.unwrap_or(config.transport);
+        }
+        all.vm = config;
+        all
+    }
+}
+
+/// The options that stand on the command line, behind a command where there is one.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let of_command = matches.subcommand().map(|(_, matches)| matches);
+    let matches = of_command.unwrap_or(matches);
+    let names = matches.ids().map(|id| id.as_str());
+    names
+        .filter(|name| matches.value_source(name) == Some(ValueSource::CommandLine))
+        .map(|name| name.replace('_', "-"))
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_named_like_a_command_is_a_value() {
+        let read = |words: &str| {
+            let words: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+            Cli::read(&words)
+        };
+        let (cli, given) = read("vmm --kernel plan --append=doctor --log-level off").unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.start.vm.kernel, Some("plan".into()));
+        for name in ["kernel", "append", "log-level"] {
+            assert!(given.iter().any(|other| other == name), "{given:?}");
+        }
+        let (cli, given) = read("vmm plan --kernel inspect").unwrap();
+        assert!(matches!(cli.command, Some(Command::Plan { .. })));
+        assert!(given.iter().any(|name| name == "kernel"), "{given:?}");
+        // What is wrong hears of the commands too.
+        let said = read("vmm plam").unwrap_err().to_string();
+        assert!(said.contains("plan"), "{said}");
+        let said = read("vmm --kernel x plan").unwrap_err().to_string();
+        assert!(said.contains("cannot be used with"), "{said}");
+    }
+}
