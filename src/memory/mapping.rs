@@ -90,8 +90,9 @@ fn built(
 /// guest: KVM needs that for large pages in its own tables (Linux arch/x86/kvm/mmu/mmu.c,
 /// `kvm_alloc_memslot_metadata`).
 ///
-/// Current kernels align large mappings themselves. The others put one right below the last, so what is too much is
-/// taken by a mapping that lasts only until the next one is made. Without success the memory lies where the
+/// Current kernels align large mappings themselves. The others take the highest gap that is large enough, so what does
+/// not fit is filled up until the memory is mapped: the place that was tried, which may be a gap between other
+/// mappings, and then as much below it as makes the next place a right one. Without success the memory lies where the
 /// kernel wants it.
 fn aligned(
     base: usize,
@@ -99,7 +100,11 @@ fn aligned(
     align: usize,
     map: impl Fn() -> io::Result<MmapRegion>,
 ) -> io::Result<MmapRegion> {
-    let excess = |region: &MmapRegion| region.as_ptr().addr().wrapping_sub(base) % align;
+    // No access, so it is none of the memory that a host without overcommitting counts.
+    let filler = |len| {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        built(len, libc::PROT_NONE, flags, None, false).ok()
+    };
     let mut region = map()?;
     // No large page fits into less.
     if len < align {
@@ -107,21 +112,17 @@ fn aligned(
     }
     let mut fillers = Vec::new();
     for _ in 0..TRIES {
-        let excess = excess(&region);
+        let excess = region.as_ptr().addr().wrapping_sub(base) % align;
         if excess == 0 {
             return Ok(region);
         }
         drop(region);
-        // As large as the region: a smaller one would go into a smaller gap.
-        let filler = len.next_multiple_of(align).checked_add(excess);
-        let filler = filler.and_then(|len| {
-            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-            built(len, libc::PROT_NONE, flags, None, false).ok()
-        });
-        let Some(filler) = filler else {
+        // Below it and the memory itself, an address that agrees. A small one would go into a small gap.
+        let down = (excess + align - len % align) % align + len.next_multiple_of(align);
+        let filled = [len, down].map(|len| filler(len).map(|filler| fillers.push(filler)));
+        if filled.contains(&None) {
             return map();
-        };
-        fillers.push(filler);
+        }
         region = map()?;
     }
     log::debug!("guest memory at {base:#x} does not begin at a large page of the host");
@@ -170,6 +171,30 @@ mod tests {
             };
             assert!((0..10).any(|_| agrees()), "for {base:#x}");
         }
+    }
+
+    /// Gaps that the memory just fits into, and what fills up does not.
+    #[test]
+    fn a_place_that_does_not_fit_is_left_in_gaps_too() {
+        let align = 64 << 20;
+        let len = align + 0x5000;
+        let map = |len: usize| {
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            built(len, READ_WRITE, flags, None, false).unwrap()
+        };
+        let agrees = || {
+            let mut wall = Vec::new();
+            let mut gaps = Vec::new();
+            for _ in 0..4 {
+                wall.push(map(0x1000));
+                gaps.push(map(len + 0x3000));
+            }
+            wall.push(map(0x1000));
+            drop(gaps);
+            let region = aligned(0x7000, len, align, || Ok(map(len))).unwrap();
+            region.as_ptr().addr() % align == 0x7000
+        };
+        assert!((0..10).any(|_| agrees()));
     }
 
     #[test]
