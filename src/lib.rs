@@ -56,7 +56,9 @@ pub use config::{HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_pl
 #[cfg(any(feature = "config-file", feature = "control"))]
 pub use config::{ReadError, Step, ValuePath, read_unique, read_value};
 pub use console::{Console, Consoles, EscapeKeys, MainConsole, in_background};
-pub use control::command::{Command, CommandError, DeviceStatus, Reply, State, Status};
+pub use control::command::{
+    Command, CommandError, DeviceStatus, Reply, State, Status, VcpuRegisters,
+};
 pub use control::event::{Event, Happening, Subscription};
 pub use control::handle::{Crash, CrashCause, ExitReason, VmHandle};
 pub use control::metrics::{DeviceReport, Exits, Metrics, VcpuMetrics};

@@ -7,6 +7,7 @@ mod common;
 use std::fs::File;
 use std::io::Read;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use vmm_reference::{
@@ -161,6 +162,36 @@ fn a_machine_stands_still_whatever_its_vcpus_do() {
             machine.stop();
         }
     }
+}
+
+#[test]
+fn the_vcpus_of_a_paused_machine_can_be_looked_at() {
+    // `inc rax; jmp`
+    let machine = Machine::start(&[0x48, 0xff, 0xc0, 0xeb, 0xfb], 4);
+    let registers = || match machine.handle.command(Command::Registers {}) {
+        Ok(Reply::Registers { vcpus }) => Ok(vcpus),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error),
+    };
+    let mut before = None;
+    for _ in 0..3 {
+        let refused = registers().unwrap_err().to_string();
+        assert!(
+            refused.contains("while the machine is running"),
+            "{refused}"
+        );
+        machine.pause();
+        let found = registers().unwrap();
+        assert_eq!(found, registers().unwrap());
+        let ids: Vec<_> = found.iter().map(|vcpu| vcpu.id).collect();
+        assert_eq!(ids, [0, 1, 2, 3]);
+        let line = found[0].report.lines().find(|line| line.contains("rax"));
+        let line = line.unwrap().to_owned();
+        assert_ne!(before.replace(line.clone()), Some(line));
+        machine.resume();
+        thread::sleep(Duration::from_millis(20));
+    }
+    machine.stop();
 }
 
 #[test]

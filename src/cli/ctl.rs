@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use vmm_reference::{Command, Error, Metrics, PROTOCOL, Report, State, Status};
+use vmm_reference::{Command, Error, Metrics, PROTOCOL, Report, State, Status, VcpuRegisters};
 
 use super::errors::print_error;
 use super::files::print;
@@ -236,6 +236,11 @@ fn text(
                 _ => metrics::text(&counted),
             }
         }
+        Command::Registers {} => {
+            let vcpus: Vec<VcpuRegisters> =
+                serde_json::from_value(answer.get("vcpus").cloned().unwrap_or_default())?;
+            registers_text(&vcpus)
+        }
         Command::Query { .. } => {
             let report: Report = serde_json::from_value(answer)?;
             if report::has_newer(&report, asked) {
@@ -263,6 +268,11 @@ fn status_text(status: &Status) -> String {
         text += &format!("\n{:9} {}", device.id, device.state);
     }
     text
+}
+
+fn registers_text(vcpus: &[VcpuRegisters]) -> String {
+    let text = |vcpu: &VcpuRegisters| format!("vCPU {}\n{}", vcpu.id, vcpu.report.trim_end());
+    vcpus.iter().map(text).collect::<Vec<_>>().join("\n\n")
 }
 
 /// An event in words, if it is one that is known here.

@@ -46,6 +46,8 @@ pub(super) enum What {
         #[arg(long, conflicts_with = "json")]
         prometheus: bool,
     },
+    /// Says what every vCPU of a paused VM is at
+    Registers,
     /// Prints what happens to the VM, until it ends
     Events,
     /// Changes a device while the VM runs or is paused, or has it tell something
@@ -136,6 +138,7 @@ impl What {
             },
             Self::Reset => Command::Reset {},
             Self::Metrics { .. } => Command::Metrics {},
+            Self::Registers => Command::Registers {},
             Self::Device { id, part } => part.command(id.clone())?,
             Self::Events => return Ok(None),
         }))

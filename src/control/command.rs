@@ -37,6 +37,8 @@ pub enum Command {
     Status {},
     /// What the machine has done so far.
     Metrics {},
+    /// What every vCPU of a paused machine is at.
+    Registers {},
     /// A device is changed while it is there; the change stays when the guest starts again.
     Device {
         /// The device's id, as [`Command::Status`] tells it.
@@ -60,8 +62,17 @@ pub enum Command {
 impl Command {
     /// The names of all.
     #[cfg_attr(not(feature = "control"), allow(dead_code))]
-    pub(crate) const NAMES: [&str; 9] = [
-        "pause", "resume", "stop", "shutdown", "reset", "status", "metrics", "device", "query",
+    pub(crate) const NAMES: [&str; 10] = [
+        "pause",
+        "resume",
+        "stop",
+        "shutdown",
+        "reset",
+        "status",
+        "metrics",
+        "registers",
+        "device",
+        "query",
     ];
 
     /// How many open descriptors come beside it.
@@ -88,6 +99,7 @@ impl Command {
             Self::Reset {} => "reset",
             Self::Status {} => "status",
             Self::Metrics {} => "metrics",
+            Self::Registers {} => "registers",
             Self::Device { .. } => "device",
             Self::Query { .. } => "query",
         }
@@ -101,6 +113,8 @@ impl Command {
             (Self::Metrics {} | Self::Device { .. } | Self::Query { .. }, state) => {
                 matches!(state, State::Running | State::Paused)
             }
+            // Those of a guest that runs are gone when they are told.
+            (Self::Registers {}, state) => state == State::Paused,
             (_, State::Ended) => false,
             // Pausing what is paused and resuming what runs changes nothing.
             (Self::Pause {} | Self::Resume {} | Self::Stop {}, _) => true,
@@ -147,6 +161,11 @@ pub enum Reply {
     Status(Status),
     /// To [`Command::Metrics`].
     Metrics(Metrics),
+    /// To [`Command::Registers`].
+    Registers {
+        /// One for each vCPU, in their order.
+        vcpus: Vec<VcpuRegisters>,
+    },
     /// To [`Command::Query`].
     Device(Report),
     /// It was done; the machine is in this state now.
@@ -197,6 +216,17 @@ pub struct DeviceStatus {
     pub kind: String,
     /// `idle`: no driver uses it; `running`; `needs-reset`: its driver broke a rule; `lost`: a fault of the VMM.
     pub state: String,
+}
+
+/// A vCPU of a paused machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct VcpuRegisters {
+    /// Its number.
+    pub id: u32,
+    /// Its registers, several lines for people, as in the report of a crash.
+    pub report: String,
 }
 
 /// Why a command was not carried out.
@@ -304,7 +334,7 @@ mod tests {
             device: "balloon0".to_owned(),
             query: Query::Statistics,
         };
-        let legal: [(Command, &[State]); 9] = [
+        let legal: [(Command, &[State]); 10] = [
             (device, &[Running, Paused]),
             (query, &[Running, Paused]),
             (Command::Pause {}, &[Created, Running, Paused]),
@@ -313,6 +343,7 @@ mod tests {
             (Command::Shutdown { timeout_s: None }, &[Running]),
             (Command::Reset {}, &[Running]),
             (Command::Metrics {}, &[Running, Paused]),
+            (Command::Registers {}, &[Paused]),
             (Command::Status {}, &[Created, Running, Paused, Ended]),
         ];
         for (command, states) in legal {

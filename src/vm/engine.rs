@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use arch::{KvmPlatform, MachinePlan};
 use devices::micros;
 
-use crate::control::command::{Command, CommandError, Reply, State, Status};
+use crate::control::command::{Command, CommandError, Reply, State, Status, VcpuRegisters};
 use crate::control::event::Happening;
 use crate::control::metrics::{Metrics, VcpuCounters};
 use crate::devices::opened::Lasting;
@@ -100,6 +100,10 @@ impl<P: KvmPlatform> Running<P> {
                 return Ok(Reply::Device(self.registry.query(device, *query)?));
             }
             Command::Metrics {} => return Ok(Reply::Metrics(self.metrics())),
+            Command::Registers {} => {
+                let vcpus = self.registers();
+                return Ok(Reply::Registers { vcpus });
+            }
             Command::Status {} => return Ok(Reply::Status(self.status(state))),
         };
         Ok(Reply::Done { state })
@@ -116,6 +120,15 @@ impl<P: KvmPlatform> Running<P> {
         metrics.resident_bytes = self.shared.handle.resident_bytes();
         metrics.devices = self.registry.metrics();
         metrics
+    }
+
+    fn registers(&self) -> Vec<VcpuRegisters> {
+        let threads = self.threads.iter();
+        let reports = threads.flat_map(|threads| threads.each(P::describe_vcpu));
+        let numbered = (0..).zip(reports);
+        numbered
+            .map(|(id, report)| VcpuRegisters { id, report })
+            .collect()
     }
 
     fn status(&self, state: State) -> Status {

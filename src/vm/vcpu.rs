@@ -1,7 +1,10 @@
 //! vCPU threads: run the guest, serve its exits, end the VM when one of them says so.
+//!
+//! A thread has its vCPU while it runs the guest, and lets go of it at the gate of a pause and at its end: whoever has
+//! paused the machine may then look at it ([`VcpuThreads::each`]).
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -40,12 +43,27 @@ pub(crate) struct Shared<P> {
     pub(crate) ram: GuestRam,
 }
 
+/// A vCPU, as its thread and whoever pauses the machine share it.
+#[derive(Debug)]
+struct Vcpu {
+    /// Its thread's, except at the gate and after its end.
+    fd: Mutex<VcpuFd>,
+    kicker: Kicker,
+    counters: Arc<VcpuCounters>,
+}
+
+impl Vcpu {
+    /// Waits for as long as its thread runs the guest.
+    fn fd(&self) -> MutexGuard<'_, VcpuFd> {
+        self.fd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The vCPU threads of a machine. Dropping it ends the VM and joins them all.
 #[derive(Debug)]
 pub(crate) struct VcpuThreads<P: KvmPlatform> {
-    threads: Vec<(Arc<Kicker>, JoinHandle<()>)>,
-    /// What each counts, in the order of the vCPUs.
-    counters: Vec<Arc<VcpuCounters>>,
+    /// In the order of the vCPUs.
+    threads: Vec<(Arc<Vcpu>, JoinHandle<()>)>,
     shared: Arc<Shared<P>>,
 }
 
@@ -56,25 +74,26 @@ impl<P: KvmPlatform> VcpuThreads<P> {
             .map_err(Error::host("cannot install a signal handler"))?;
         let mut threads = Self {
             threads: Vec::with_capacity(vcpus.len()),
-            counters: Vec::with_capacity(vcpus.len()),
             shared: Arc::clone(shared),
         };
-        for (id, vcpu) in (0..).zip(vcpus) {
-            let kicker = Kicker::new(&vcpu, shared.run_size)
+        for (id, fd) in (0..).zip(vcpus) {
+            let kicker = Kicker::new(&fd, shared.run_size)
                 .map_err(Error::host(format!("cannot map the state of vCPU {id}")))?;
-            let kicker = Arc::new(kicker);
-            let (for_thread, shared) = (Arc::clone(&kicker), Arc::clone(shared));
-            let counters = Arc::<VcpuCounters>::default();
-            threads.counters.push(Arc::clone(&counters));
+            let vcpu = Arc::new(Vcpu {
+                fd: Mutex::new(fd),
+                kicker,
+                counters: Arc::default(),
+            });
+            let (for_thread, shared) = (Arc::clone(&vcpu), Arc::clone(shared));
             shared.gate.expect_one();
             let thread = thread::Builder::new()
                 .name(format!("vcpu{id}"))
-                .spawn(move || run(id, vcpu, &for_thread, &counters, &shared));
+                .spawn(move || run(id, &for_thread, &shared));
             let thread = thread.map_err(|error| {
                 drop(threads.shared.gate.passer());
                 Error::host(format!("cannot start the thread of vCPU {id}"))(error)
             })?;
-            threads.threads.push((kicker, thread));
+            threads.threads.push((vcpu, thread));
         }
         Ok(threads)
     }
@@ -88,7 +107,15 @@ impl<P: KvmPlatform> VcpuThreads<P> {
 
     /// What the vCPUs count, in their order; it stays when the threads are gone.
     pub(crate) fn counters(&self) -> Vec<Arc<VcpuCounters>> {
-        self.counters.clone()
+        let counters = |(vcpu, _): &(Arc<Vcpu>, _)| Arc::clone(&vcpu.counters);
+        self.threads.iter().map(counters).collect()
+    }
+
+    /// Looks at each vCPU, in their order, between [`Self::pause`] and [`Self::resume`].
+    pub(crate) fn each<T>(&self, look: impl Fn(&P, &VcpuFd, &GuestRam) -> T) -> Vec<T> {
+        let Shared { platform, ram, .. } = &*self.shared;
+        let look = |(vcpu, _): &(Arc<Vcpu>, _)| look(platform, &vcpu.fd(), ram);
+        self.threads.iter().map(look).collect()
     }
 
     /// Lets the vCPUs go on.
@@ -97,8 +124,8 @@ impl<P: KvmPlatform> VcpuThreads<P> {
     }
 
     fn kick(&self) {
-        for (kicker, thread) in &self.threads {
-            kicker.request_exit();
+        for (vcpu, thread) in &self.threads {
+            vcpu.kicker.request_exit();
             // It fails only when the thread has ended, which is what we want.
             let _ = thread.kill(kick_signal());
         }
@@ -112,10 +139,10 @@ impl<P: KvmPlatform> Drop for VcpuThreads<P> {
         self.shared.handle.end(Ok(ExitReason::Stopped));
         self.shared.gate.open();
         self.kick();
-        for (kicker, thread) in self.threads.drain(..) {
+        for (vcpu, thread) in self.threads.drain(..) {
             // A panic in the thread has already ended the VM with an error, see `EndOnPanic`.
             let _ = thread.join();
-            drop(kicker);
+            drop(vcpu);
         }
     }
 }
@@ -136,39 +163,48 @@ impl Drop for EndOnPanic<'_> {
     }
 }
 
-fn run<P: KvmPlatform>(
-    id: u32,
-    mut vcpu: VcpuFd,
-    kicker: &Kicker,
-    counters: &VcpuCounters,
-    shared: &Shared<P>,
-) {
+fn run<P: KvmPlatform>(id: u32, vcpu: &Vcpu, shared: &Shared<P>) {
     let gate = shared.gate.passer();
     let _guard = EndOnPanic(id, &shared.handle);
-    let _time = counters.time.begin();
+    let _time = vcpu.counters.time.begin();
     // The mask is inherited from whoever built the VM. Without the signal, a kick would wait for
     // the next exit; an error cannot happen for a valid signal number.
     let _ = unblock_signal(kick_signal());
     log::trace!("vCPU {id} enters the guest");
     shared.timeline.reach(Milestone::Entered);
-    let mut refused = 0;
     gate.pass(|| ());
+    while let Left::Kicked = run_guest(id, vcpu, shared) {
+        gate.pass(|| shared.platform.vcpu_paused(&vcpu.fd()));
+    }
+}
+
+/// Why a thread has let go of its vCPU.
+enum Left {
+    /// It was kicked, and passes the gate.
+    Kicked,
+    /// The VM has ended.
+    Ended,
+}
+
+/// Runs the guest until a kick, or its end.
+fn run_guest<P: KvmPlatform>(id: u32, vcpu: &Vcpu, shared: &Shared<P>) -> Left {
+    let mut fd = vcpu.fd();
+    let mut refused = 0;
     // A handle that ended before this thread ran is seen here or by KVM_RUN's immediate_exit.
     while !shared.handle.has_ended() {
-        let flow = match vcpu.run() {
+        let flow = match fd.run() {
             Ok(_) => {
                 refused = 0;
-                let exit = decode(&mut vcpu, shared.run_size, P::QUIET_EXITS);
-                counters.count(&exit);
+                let exit = decode(&mut fd, shared.run_size, P::QUIET_EXITS);
+                vcpu.counters.count(&exit);
                 dispatch(exit, &shared.spaces)
             }
             Err(error) => match io::Error::from(error).kind() {
                 // A kick or any other signal.
                 io::ErrorKind::Interrupted => {
-                    counters.count_kick();
-                    kicker.clear();
-                    gate.pass(|| shared.platform.vcpu_paused(&vcpu));
-                    Flow::Continue
+                    vcpu.counters.count_kick();
+                    vcpu.kicker.clear();
+                    return Left::Kicked;
                 }
                 io::ErrorKind::WouldBlock => {
                     refused += 1;
@@ -177,34 +213,32 @@ fn run<P: KvmPlatform>(
                 _ => Flow::Fail(format!("KVM_RUN failed: {error}").into()),
             },
         };
-        match flow {
-            Flow::Continue => {}
-            Flow::End(reason) => return shared.handle.end(Ok(reason)),
+        let end = match flow {
+            Flow::Continue => continue,
+            Flow::End(reason) => Ok(reason),
             Flow::Crash(cause) => {
                 shared.handle.publish(Happening::GuestCrashed {
                     vcpu: id,
                     cause: cause.name().to_owned(),
                 });
-                let report = report(&vcpu, shared);
                 let crash = Crash {
                     vcpu: id,
                     cause,
-                    report,
+                    report: report(&fd, shared),
                 };
                 log::warn!("the guest crashed: {crash}\n{}", crash.report);
-                return shared.handle.end(Ok(ExitReason::Crashed(crash)));
+                Ok(ExitReason::Crashed(crash))
             }
-            Flow::Fail(Failure { cause, cure }) => {
-                let report = report(&vcpu, shared);
-                return shared.handle.end(Err(Error::Vcpu {
-                    id,
-                    cause,
-                    cure,
-                    report,
-                }));
-            }
-        }
+            Flow::Fail(Failure { cause, cure }) => Err(Error::Vcpu {
+                id,
+                cause,
+                cure,
+                report: report(&fd, shared),
+            }),
+        };
+        shared.handle.end(end);
     }
+    Left::Ended
 }
 
 /// KVM_RUN says EAGAIN once when a waiting vCPU is started. It also does when the kernel cannot
