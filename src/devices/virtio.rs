@@ -141,7 +141,7 @@ pub(crate) fn check(config: &VmConfig, planned_for: PlannedFor) -> Result<Vec<St
     #[cfg(feature = "virtio-vsock")]
     if let (Some(vsock), true) = (&config.vsock, here) {
         match devices::virtio::Vsock::check(vsock) {
-            Err(error @ devices::virtio::VsockError::InUse) => busy.push(format!(
+            Err(error @ devices::socket::SocketError::InUse) => busy.push(format!(
                 "the socket {}: {error}, and it is refused as long as that is so",
                 vsock.path.display()
             )),
@@ -222,7 +222,7 @@ fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
 }
 
 #[cfg(feature = "virtio-vsock")]
-fn refused_vsock(config: &VsockConfig) -> impl Fn(devices::virtio::VsockError) -> Error {
+fn refused_vsock(config: &VsockConfig) -> impl Fn(devices::socket::SocketError) -> Error {
     |error| Error::Refused {
         field: ConfigPath::from("vsock").key("path"),
         value: config.path.display().to_string(),

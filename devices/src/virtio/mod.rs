@@ -76,7 +76,7 @@ pub use queues::Queues;
 pub use rng::Rng;
 pub use transport::Connect;
 #[cfg(feature = "virtio-vsock")]
-pub use vsock::{Vsock, VsockError};
+pub use vsock::Vsock;
 
 #[cfg(all(
     test,

@@ -27,13 +27,12 @@ use rustix::net::{RecvFlags, recv};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
 use self::counts::Counts;
-pub use self::listener::VsockError;
 use self::packet::{HEADER, Header, op};
 use self::stream::{BUFFER, Broken, Ports, Stream};
 use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
 use crate::Rare;
 use crate::config::VsockConfig;
-use crate::socket::SocketFile;
+use crate::socket::{SocketError, SocketFile};
 
 const QUEUE_SIZE: u16 = 256;
 const RECEIVE: usize = 0;
@@ -93,15 +92,15 @@ impl Vsock {
     ///
     /// # Errors
     /// As there.
-    pub fn check(config: &VsockConfig) -> Result<(), VsockError> {
+    pub fn check(config: &VsockConfig) -> Result<(), SocketError> {
         listener::check(&config.path)
     }
 
     /// Listens on the configured socket.
     ///
     /// # Errors
-    /// See [`VsockError`].
-    pub fn open(config: &VsockConfig) -> Result<Self, VsockError> {
+    /// See [`SocketError`].
+    pub fn open(config: &VsockConfig) -> Result<Self, SocketError> {
         let listener = listener::bind(&config.path)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?;
         let data = EventData::new_u64(LISTENER);

@@ -56,11 +56,11 @@ fn the_socket_s_file_is_taken_over_when_nobody_listens_and_goes_with_the_device(
     };
     drop(UnixListener::bind(&path).unwrap());
     let first = Vsock::open(&config).unwrap();
-    assert!(matches!(Vsock::open(&config), Err(VsockError::InUse)));
+    assert!(matches!(Vsock::open(&config), Err(SocketError::InUse)));
     close(first);
     assert!(!path.exists());
     fs::write(&path, "mine").unwrap();
-    assert!(matches!(Vsock::open(&config), Err(VsockError::NoSocket)));
+    assert!(matches!(Vsock::open(&config), Err(SocketError::NoSocket)));
     assert_eq!(fs::read(&path).unwrap(), b"mine");
 }
 
@@ -78,7 +78,7 @@ fn a_socket_with_a_full_queue_of_callers_is_in_use() {
         cid: 3,
         path,
     };
-    assert!(matches!(Vsock::open(&config), Err(VsockError::InUse)));
+    assert!(matches!(Vsock::open(&config), Err(SocketError::InUse)));
 }
 
 #[test]

@@ -364,5 +364,5 @@ fn a_path_that_leaves_no_room_for_a_port_is_refused() {
     let longest = of_len(96).into_os_string().len() + "_4294967295".len();
     assert!(rustix::net::SocketAddrUnix::new(vec![b'x'; longest]).is_ok());
     let refused = listener::bind(&of_len(97));
-    assert!(matches!(refused, Err(VsockError::TooLong)));
+    assert!(matches!(refused, Err(SocketError::TooLong(_))));
 }
