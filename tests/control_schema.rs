@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use vmm_reference::{Console, ControlSocket, Vm, VmConfig, control_schema};
+use vmm_reference::{Command, Console, ControlSocket, Reply, State, Vm, VmConfig, control_schema};
 
 const COMMITTED: &str = include_str!("../docs/control-schema.json");
 
@@ -177,7 +177,16 @@ fn what_is_said_on_a_control_socket_is_what_the_schema_says() {
         .unwrap()
         .serve(vm.handle())
         .unwrap();
+    let handle = vm.handle();
     let running = thread::spawn(move || vm.run());
+    // What is asked of a machine that does not run yet is refused, a reset among it.
+    let is_created = || match handle.command(Command::Status {}).unwrap() {
+        Reply::Status(status) => status.state == State::Created,
+        other => panic!("{other:?}"),
+    };
+    while is_created() {
+        thread::yield_now();
+    }
 
     let mut client = UnixStream::connect(&path).unwrap();
     client

@@ -9,7 +9,7 @@ use serde_json::json;
 use vmm_reference::Error;
 
 use super::arguments::Cli;
-use super::config::Config;
+use super::config::{Config, ConsoleTarget};
 use super::errors::{Failure, print_error};
 use super::files::printed;
 use super::status::{FAILED, USAGE, say};
@@ -58,13 +58,17 @@ fn needs_equals() -> Vec<String> {
 
 /// What of a configuration file this build has not. Devices are refused by the library.
 pub(super) fn check_build(config: &Config) -> Result<(), Error> {
-    let serial = config.serial.as_ref().map(ToString::to_string);
+    let target = |target: &Option<ConsoleTarget>| target.as_ref().map(ToString::to_string);
     let control = config
         .control
         .as_ref()
         .map(|path| path.display().to_string());
     for (key, value) in [
-        ("serial", serial.filter(|value| value != "null")),
+        (
+            "serial",
+            target(&config.serial).filter(|value| value != "null"),
+        ),
+        ("console", target(&config.console)),
         ("control", control),
     ] {
         let option = format!("--{key}");
