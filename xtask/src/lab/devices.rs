@@ -292,9 +292,9 @@ fn pauses(guest: &Guest, times: u32) -> Case {
          unshare -n sh -c 'ip link set lo up; \
          (until ip addr add 10.9.0.1/24 dev vm0; do sleep 0.2; done) 2> /dev/null & \
          (while :; do agent echo tcp:0.0.0.0:5000; done) > /dev/null 2>&1 & \
-         ({disturb}) & \
+         ({disturb}) & /watch /tmp/c & watch=$!; \
          {vmm} --vcpus=2 --blk=/tmp/disk --blk=/tmp/flag --net=vm0 --control=/tmp/c; status=$?; \
-         kill %2; exit $status'"
+         kill %2 $watch; exit $status'"
     );
     let work = format!(
         "ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0; \

@@ -72,6 +72,7 @@ pub(super) fn prepare(arch: &Architecture, folder: &Path, with_tests: bool) -> R
     recreate(&root)?;
     install(&busybox, &root.join("bin/busybox"))?;
     install(Path::new("cross/lab/l1-init"), &root.join("init"))?;
+    install(Path::new("cross/lab/l1-watch"), &root.join("watch"))?;
     install(&binary, &root.join("vmm-reference"))?;
     install(&agent, &root.join("bin/agent"))?;
     install(&unpacked.join("e2fsck"), &root.join("bin/e2fsck"))?;

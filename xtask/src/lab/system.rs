@@ -77,10 +77,10 @@ impl Boot {
              unshare -n sh -c 'ip link set lo up; \
              (until ip addr add 10.9.0.1/24 dev vm0; do sleep 0.2; done) 2> /dev/null & \
              httpd -f -p 5000 -h /boot & server=$!; \
-             /vmm-reference --kernel=/boot/vmlinuz-$version --initrd=/boot/initrd.img-$version \
+             /watch /tmp/c & watch=$!; /vmm-reference --control=/tmp/c --kernel=/boot/vmlinuz-$version --initrd=/boot/initrd.img-$version \
              --append=\"root=/dev/vda quiet {append}\" --blk=/dev/vda --net=vm0 --vcpus={vcpus} \
              --guest-memory=512 --transport={transport} {options}; \
-             status=$?; kill $server; e2fsck -n /dev/vda; exit $status'"
+             status=$?; kill $server $watch; e2fsck -n /dev/vda; exit $status'"
         )
     }
 }
