@@ -77,10 +77,7 @@ fn a_vm_is_asked_from_another_process() {
     let before = reads(json(socket, &["metrics"]));
     assert_eq!(json(socket, &["status"])["state"], "paused");
     assert_eq!(reads(json(socket, &["metrics"])), before);
-    let registers = said(socket, &["registers"]);
-    for vcpu in ["vCPU 0\n", "\n\nvCPU 1\n"] {
-        assert!(registers.contains(vcpu), "{registers}");
-    }
+    assert!(said(socket, &["registers"]).contains("\n\nvCPU 1\n"));
     assert_eq!(json(socket, &["registers"])["vcpus"][1]["id"], 1);
     assert_eq!(said(socket, &["resume"]), "running\n");
     while reads(json(socket, &["metrics"])) == before {

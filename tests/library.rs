@@ -11,7 +11,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use vmm_reference::arch::kernel::{KernelHeader, KernelImage};
 use vmm_reference::arch::{
     BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, Kvm, KvmError, KvmIrqChip,
-    KvmPlatform, MachineConfig, MachinePlan, PlanError, Platform, VcpuFd, VcpuId, VmFd,
+    KvmPlatform, MachineConfig, MachinePlan, PlanError, Platform, Unsaved, VcpuFd, VcpuId, VmFd,
 };
 use vmm_reference::{Console, ExitReason, Happening, HostPlatform, Machine, Vm, VmConfig};
 
@@ -105,6 +105,9 @@ impl KvmIrqChip for Chip {
 impl Platform for Recorder {
     type IrqChip = <HostPlatform as Platform>::IrqChip;
     type VcpuSetup = <HostPlatform as Platform>::VcpuSetup;
+    type VcpuState = Unsaved;
+    type ChipState = Unsaved;
+    type ClockState = Unsaved;
 
     fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
         call("setup_memory_layout");

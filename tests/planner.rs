@@ -12,7 +12,7 @@ use vmm_reference::arch::kernel::{KernelHeader, Protocol};
 use vmm_reference::arch::{
     AddressRange, BootError, BootInfo, BootRequest, DeviceKind, DevicePlan, Gsi, GuestRam,
     IrqModel, KernelPlacement, MachineConfig, MachinePlan, PciPlan, Placed, PlanError, Platform,
-    Space, Transport, VcpuId, WiredRoute, contract, device_tree, virtio_mmio,
+    Space, Transport, Unsaved, VcpuId, WiredRoute, contract, device_tree, virtio_mmio,
 };
 use vmm_reference::{VmConfig, plan};
 
@@ -118,6 +118,9 @@ fn refuse<T>(field: &'static str, value: impl ToString) -> Result<T, PlanError> 
 impl Platform for Fake {
     type IrqChip = Lines;
     type VcpuSetup = Option<u64>;
+    type VcpuState = Unsaved;
+    type ChipState = Unsaved;
+    type ClockState = Unsaved;
 
     fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
         static CALLS: AtomicU64 = AtomicU64::new(0);

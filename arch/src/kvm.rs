@@ -66,6 +66,65 @@ pub trait KvmPlatform: Platform {
         let _ = vcpu;
     }
 
+    /// Everything of a vCPU that has left the guest with no access of its own pending.
+    ///
+    /// # Errors
+    /// The failed ioctl, or what this KVM cannot save.
+    fn save_vcpu(&self, vm: &VmFd, vcpu: &VcpuFd) -> Result<Self::VcpuState, KvmError> {
+        let _ = (vm, vcpu);
+        Err(KvmError::NotSaved("a vCPU"))
+    }
+
+    /// Makes a new vCPU what the saved one was. The chip is loaded already.
+    ///
+    /// # Errors
+    /// The failed ioctl.
+    fn load_vcpu(&self, vm: &VmFd, vcpu: &VcpuFd, state: &Self::VcpuState) -> Result<(), KvmError> {
+        let _ = (vm, vcpu, state);
+        Err(KvmError::NotSaved("a vCPU"))
+    }
+
+    /// The interrupt chip, once no vCPU runs. May write guest memory.
+    ///
+    /// # Errors
+    /// As [`Self::save_vcpu`].
+    fn save_chip(&self, vm: &VmFd, chip: &Self::Chip) -> Result<Self::ChipState, KvmError> {
+        let _ = (vm, chip);
+        Err(KvmError::NotSaved("the interrupt chip"))
+    }
+
+    /// Makes a new interrupt chip, which is active and whose vCPUs exist, what the saved one was.
+    ///
+    /// # Errors
+    /// The failed ioctl.
+    fn load_chip(
+        &self,
+        vm: &VmFd,
+        chip: &Self::Chip,
+        state: &Self::ChipState,
+    ) -> Result<(), KvmError> {
+        let _ = (vm, chip, state);
+        Err(KvmError::NotSaved("the interrupt chip"))
+    }
+
+    /// The clock that a VM shares with its guest, once no vCPU runs.
+    ///
+    /// # Errors
+    /// The failed ioctl.
+    fn save_clock(&self, vm: &VmFd) -> Result<Self::ClockState, KvmError> {
+        let _ = vm;
+        Err(KvmError::NotSaved("the clock"))
+    }
+
+    /// Sets the clock of a new VM, before its vCPUs are loaded: it goes on where it stopped.
+    ///
+    /// # Errors
+    /// The failed ioctl.
+    fn load_clock(&self, vm: &VmFd, state: &Self::ClockState) -> Result<(), KvmError> {
+        let _ = (vm, state);
+        Err(KvmError::NotSaved("the clock"))
+    }
+
     /// The vCPU's registers for a crash report, several lines; `ram` lets it show the instruction
     /// bytes.
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String;

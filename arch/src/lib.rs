@@ -18,6 +18,7 @@ mod pci;
 mod plan;
 mod platform;
 mod resources;
+mod state;
 
 pub use config_path::ConfigPath;
 pub use error::{BootError, KvmError, PlanError};
@@ -33,6 +34,7 @@ pub use platform::{
     Platform, SEED, VcpuId, WiredRoute,
 };
 pub use resources::{Resources, virtio_mmio};
+pub use state::{Bytes, Difference, Unsaved};
 
 // What backends use of crates that have no version 1.0 yet, by names of our own: who writes a backend gets the
 // versions that the core has. `GuestRam` is vm-memory's.

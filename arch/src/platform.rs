@@ -2,10 +2,12 @@
 
 use std::fmt::Debug;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use vm_memory::GuestMemoryMmap;
 
 use crate::kernel::{KernelHeader, Protocol};
-use crate::{AddressRange, BootError, Gsi, MachineConfig, MachinePlan, PlanError};
+use crate::{AddressRange, BootError, Difference, Gsi, MachineConfig, MachinePlan, PlanError};
 
 /// Guest RAM as the backends see it.
 pub type GuestRam = GuestMemoryMmap<()>;
@@ -110,6 +112,12 @@ pub trait Platform: Debug + Send + Sync + Sized + 'static {
     type IrqChip: IrqModel;
     /// Every register write that one vCPU needs, as data.
     type VcpuSetup: Debug + Clone + PartialEq;
+    /// What of a vCPU goes on after it was saved and restored.
+    type VcpuState: Debug + Clone + PartialEq + Serialize + DeserializeOwned + Send;
+    /// Likewise, of the interrupt chip.
+    type ChipState: Debug + Clone + PartialEq + Serialize + DeserializeOwned + Send;
+    /// Likewise, of the clock that the VM shares with its guest.
+    type ClockState: Debug + Clone + PartialEq + Serialize + DeserializeOwned + Send;
 
     /// Lays out RAM, reserved ranges, devices and the command line.
     ///
@@ -158,6 +166,17 @@ pub trait Platform: Debug + Send + Sync + Sized + 'static {
         plan: &MachinePlan,
         boot: Option<&BootInfo>,
     ) -> Result<Self::VcpuSetup, PlanError>;
+
+    /// What a saved vCPU was promised and this host has not: it cannot go on here unless there is nothing.
+    fn differences(
+        &self,
+        id: VcpuId,
+        plan: &MachinePlan,
+        state: &Self::VcpuState,
+    ) -> Vec<Difference> {
+        let _ = (id, plan, state);
+        Vec::new()
+    }
 }
 
 /// The pure half of any backend behind one interface, for tools that look at machines of every

@@ -17,7 +17,7 @@ pub mod kvm;
 use arch::kernel::KernelHeader;
 use arch::{
     BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, MachineConfig, MachinePlan,
-    PlanError, Platform, VcpuId, device_tree,
+    PlanError, Platform, Unsaved, VcpuId, device_tree,
 };
 
 pub use crate::facts::Aarch64;
@@ -30,6 +30,10 @@ const CMDLINE_SIZE: u64 = 2047;
 impl Platform for Aarch64 {
     type IrqChip = GicV3;
     type VcpuSetup = VcpuSetup;
+    // This version cannot save machines of this architecture.
+    type VcpuState = Unsaved;
+    type ChipState = Unsaved;
+    type ClockState = Unsaved;
 
     fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
         layout::plan(self, config)

@@ -16,7 +16,7 @@ pub mod kvm;
 use arch::kernel::KernelHeader;
 use arch::{
     BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, MachineConfig, MachinePlan,
-    PlanError, Platform, VcpuId, device_tree,
+    PlanError, Platform, Unsaved, VcpuId, device_tree,
 };
 
 use crate::aia::Aia;
@@ -29,6 +29,10 @@ const CMDLINE_SIZE: u64 = 1023;
 impl Platform for Riscv64 {
     type IrqChip = Aia;
     type VcpuSetup = VcpuSetup;
+    // This version cannot save machines of this architecture.
+    type VcpuState = Unsaved;
+    type ChipState = Unsaved;
+    type ClockState = Unsaved;
 
     fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
         layout::plan(self, config)

@@ -22,6 +22,9 @@ pub struct X86_64 {
     /// Whether KVM has APIC ids from 255 on, and messages to them (KVM_CAP_X2APIC_API).
     #[serde(default = "yes")]
     pub(crate) wide_ids: bool,
+    /// The model-specific registers that KVM saves and restores (KVM_GET_MSR_INDEX_LIST).
+    #[serde(default)]
+    pub(crate) msrs: Vec<u32>,
 }
 
 /// Facts from before a field was there.
@@ -47,6 +50,7 @@ impl X86_64 {
             split_chip: true,
             full_chip: true,
             wide_ids: true,
+            msrs: Vec::new(),
         }
     }
 
@@ -62,6 +66,13 @@ impl X86_64 {
     #[must_use]
     pub fn with_wide_ids(mut self, wide_ids: bool) -> Self {
         self.wide_ids = wide_ids;
+        self
+    }
+
+    /// The same host, with the model-specific registers that its KVM saves and restores.
+    #[must_use]
+    pub fn with_msrs(mut self, msrs: Vec<u32>) -> Self {
+        self.msrs = msrs;
         self
     }
 

@@ -1,24 +1,27 @@
 //! The host half: reads the host's facts and applies plans through KVM.
 
 mod convert;
+mod lists;
 mod report;
+mod state;
 
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform, ProbeProgram};
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
-    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, Msrs, kvm_cpuid_entry2,
-    kvm_enable_cap, kvm_irqchip, kvm_lapic_state, kvm_msr_entry, kvm_pit_config, kvm_regs,
-    kvm_segment,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
+    kvm_irqchip, kvm_lapic_state, kvm_pit_config, kvm_regs, kvm_segment,
 };
-use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
+use self::lists::{set_cpuid, set_msrs};
 use crate::cpuid::CpuidEntry;
 use crate::facts::X86_64;
 use crate::irqchip::{IO_APIC, IoApic, Keeper, PIC_MASK, PIC_MASTER, PIC_SLAVE};
 use crate::map;
-use crate::registers::{BootRegisters, DeliveryMode, Msr, VcpuSetup};
+use crate::registers::{BootRegisters, DeliveryMode, VcpuSetup};
+use crate::state::{ChipState, ClockState, VcpuState};
 
 // The numbers of the pure half are KVM's.
 const _: () = assert!(
@@ -29,7 +32,10 @@ const _: () = assert!(
 
 /// KVM's PICs, I/O APIC and PIT, or its local APICs alone; complete as soon as they are created.
 #[derive(Debug)]
-pub struct KvmChip;
+pub struct KvmChip {
+    /// Whether it has all of a PC's.
+    is_full: bool,
+}
 
 impl KvmIrqChip for KvmChip {
     fn activate(&self, _vm: &VmFd) -> Result<(), KvmError> {
@@ -49,9 +55,6 @@ const NEEDED: [(Cap, &str); 4] = [
 const WIDE_IDS: u64 =
     (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK) as u64;
 
-/// EINVAL.
-const EINVAL: i32 = 22;
-
 impl KvmPlatform for X86_64 {
     type Chip = KvmChip;
 
@@ -61,6 +64,9 @@ impl KvmPlatform for X86_64 {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::of("KVM_GET_SUPPORTED_CPUID"))?;
         let entries = cpuid.as_slice().iter().map(CpuidEntry::from).collect();
+        let msrs = kvm
+            .get_msr_index_list()
+            .map_err(KvmError::of("KVM_GET_MSR_INDEX_LIST"))?;
         let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
         let [split, full] = [Cap::SplitIrqchip, Cap::Pit2].map(|cap| kvm.check_extension(cap));
         let wide = u64::from(
@@ -69,7 +75,8 @@ impl KvmPlatform for X86_64 {
         );
         Ok(Self::new(entries, max_vcpus)
             .with_chips(split, full)
-            .with_wide_ids(wide & WIDE_IDS == WIDE_IDS))
+            .with_wide_ids(wide & WIDE_IDS == WIDE_IDS)
+            .with_msrs(msrs.as_slice().to_vec()))
     }
 
     #[cfg_attr(not(feature = "bzimage"), allow(unused_variables))]
@@ -125,7 +132,7 @@ impl KvmPlatform for X86_64 {
                 vm.enable_cap(&wide_ids)
                     .map_err(KvmError::of("KVM_ENABLE_CAP of KVM_CAP_X2APIC_API"))?;
             }
-            return Ok(KvmChip);
+            return Ok(KvmChip { is_full: false });
         }
         if !vm.check_extension(Cap::Pit2) {
             return Err(KvmError::Lacks {
@@ -153,7 +160,7 @@ impl KvmPlatform for X86_64 {
         };
         vm.create_pit2(pit)
             .map_err(KvmError::of("KVM_CREATE_PIT2"))?;
-        Ok(KvmChip)
+        Ok(KvmChip { is_full: true })
     }
 
     fn apply_vcpu(&self, _vm: &VmFd, vcpu: &VcpuFd, setup: &VcpuSetup) -> Result<(), KvmError> {
@@ -166,6 +173,30 @@ impl KvmPlatform for X86_64 {
             .boot
             .as_ref()
             .map_or(Ok(()), |boot| set_boot_registers(vcpu, boot))
+    }
+
+    fn save_vcpu(&self, vm: &VmFd, vcpu: &VcpuFd) -> Result<VcpuState, KvmError> {
+        state::save_vcpu(vm, vcpu, &self.msrs)
+    }
+
+    fn load_vcpu(&self, vm: &VmFd, vcpu: &VcpuFd, state: &VcpuState) -> Result<(), KvmError> {
+        state::load_vcpu(vm, vcpu, state)
+    }
+
+    fn save_chip(&self, vm: &VmFd, chip: &KvmChip) -> Result<ChipState, KvmError> {
+        state::save_chip(vm, chip.is_full)
+    }
+
+    fn load_chip(&self, vm: &VmFd, _chip: &KvmChip, state: &ChipState) -> Result<(), KvmError> {
+        state::load_chip(vm, state)
+    }
+
+    fn save_clock(&self, vm: &VmFd) -> Result<ClockState, KvmError> {
+        state::save_clock(vm)
+    }
+
+    fn load_clock(&self, vm: &VmFd, state: &ClockState) -> Result<(), KvmError> {
+        state::load_clock(vm, *state)
     }
 
     fn vcpu_paused(&self, vcpu: &VcpuFd) {
@@ -211,25 +242,6 @@ fn copy_elf(image: &mut KernelImage, ram: &GuestRam) -> Result<(), BootError> {
     }
     .map(drop)
     .map_err(|error| BootError::Kernel(error.to_string()))
-}
-
-fn set_cpuid(vcpu: &VcpuFd, leaves: &[CpuidEntry]) -> Result<(), KvmError> {
-    let error = KvmError::of("KVM_SET_CPUID2");
-    let entries: Vec<_> = leaves.iter().map(kvm_cpuid_entry2::from).collect();
-    let cpuid = CpuId::from_entries(&entries).map_err(|_| error(Errno::new(EINVAL)))?;
-    vcpu.set_cpuid2(&cpuid).map_err(error)
-}
-
-fn set_msrs(vcpu: &VcpuFd, msrs: &[Msr]) -> Result<(), KvmError> {
-    let error = KvmError::of("KVM_SET_MSRS");
-    let entries: Vec<_> = msrs.iter().copied().map(kvm_msr_entry::from).collect();
-    let msrs = Msrs::from_entries(&entries).map_err(|_| error(Errno::new(EINVAL)))?;
-    // KVM stops at the first register it refuses and reports how many it took.
-    match vcpu.set_msrs(&msrs) {
-        Ok(written) if written == entries.len() => Ok(()),
-        Ok(_) => Err(error(Errno::new(EINVAL))),
-        Err(errno) => Err(error(errno)),
-    }
 }
 
 /// Offset of the LVT LINT0 register in the local APIC (Intel SDM volume 3, table 11-1).
@@ -288,5 +300,7 @@ fn set_boot_registers(vcpu: &VcpuFd, boot: &BootRegisters) -> Result<(), KvmErro
     vcpu.set_regs(&regs).map_err(KvmError::of("KVM_SET_REGS"))
 }
 
+#[cfg(test)]
+mod state_tests;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ pub mod paging;
 pub mod probe;
 mod pvh;
 pub mod registers;
+pub mod state;
 mod zero_page;
 
 #[cfg(target_arch = "x86_64")]
@@ -32,13 +33,16 @@ use crate::irqchip::{IoApic, Keeper};
 use crate::registers::{BOOT_FPU, BootRegisters, DeliveryMode, VcpuSetup};
 use arch::kernel::KernelHeader;
 use arch::{
-    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, MachineConfig, MachinePlan,
-    PlanError, Platform, VcpuId,
+    BootError, BootInfo, BootRequest, Difference, GuestRam, KernelPlacement, MachineConfig,
+    MachinePlan, PlanError, Platform, VcpuId,
 };
 
 impl Platform for X86_64 {
     type IrqChip = IoApic;
     type VcpuSetup = VcpuSetup;
+    type VcpuState = state::VcpuState;
+    type ChipState = state::ChipState;
+    type ClockState = state::ClockState;
 
     fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
         layout::plan(self, config)
@@ -67,6 +71,15 @@ impl Platform for X86_64 {
         ram: &GuestRam,
     ) -> Result<BootInfo, BootError> {
         boot::build(request, ram)
+    }
+
+    fn differences(
+        &self,
+        id: VcpuId,
+        plan: &MachinePlan,
+        state: &state::VcpuState,
+    ) -> Vec<Difference> {
+        state.differences(&cpuid::vcpu_leaves(&self.cpuid, id, plan.vcpus))
     }
 
     fn configure_vcpu(

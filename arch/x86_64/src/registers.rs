@@ -6,6 +6,7 @@
 
 use arch::BootInfo;
 use arch::kernel::Protocol;
+use serde::{Deserialize, Serialize};
 
 use crate::cpuid::CpuidEntry;
 use crate::{map, paging};
@@ -28,7 +29,7 @@ pub struct VcpuSetup {
 }
 
 /// A model-specific register and its value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Msr {
     /// Its number.
     pub index: u32,
