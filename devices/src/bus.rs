@@ -7,6 +7,8 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use crate::state::{DeviceState, StateError};
+
 /// What a register write means for the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -29,6 +31,20 @@ pub trait BusDevice: Debug + Send + Sync {
 
     /// Writes `data` to the registers at `offset`.
     fn write(&self, offset: u64, data: &[u8]) -> Outcome;
+
+    /// What of it goes on in another machine. `None`: it cannot be saved, and so no machine that has it can.
+    fn save(&self) -> Option<DeviceState> {
+        None
+    }
+
+    /// Makes a new device what the saved one was; it raises the interrupts that were pending.
+    ///
+    /// # Errors
+    /// When it is not the state of such a device. Nothing has changed then.
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        let _ = state;
+        Err(StateError::Foreign)
+    }
 }
 
 /// A device and its range.
@@ -126,6 +142,10 @@ impl Bus {
 pub(crate) trait ByteRegisters: Debug + Send + Sync {
     fn read_byte(&self, register: u8) -> u8;
     fn write_byte(&self, register: u8, value: u8) -> Outcome;
+    /// As [`BusDevice::save`].
+    fn state(&self) -> DeviceState;
+    /// As [`BusDevice::load`].
+    fn set_state(&self, state: &DeviceState) -> Result<(), StateError>;
 }
 
 fn registers(offset: u64) -> impl Iterator<Item = u8> {
@@ -147,6 +167,14 @@ impl<T: ByteRegisters> BusDevice for T {
             }
         }
         Outcome::Continue
+    }
+
+    fn save(&self) -> Option<DeviceState> {
+        Some(self.state())
+    }
+
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        self.set_state(state)
     }
 }
 

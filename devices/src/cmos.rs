@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bus::{ByteRegisters, Outcome};
 use crate::lock;
+use crate::state::{CmosState, DeviceState, StateError};
 
 /// Bit 7 of the index port masks NMIs on a PC; the rest selects a byte.
 const INDEX_MASK: u8 = 0x7f;
@@ -129,6 +130,26 @@ impl ByteRegisters for Cmos {
             }
         }
         Outcome::Continue
+    }
+
+    fn state(&self) -> DeviceState {
+        let state = lock(&self.0);
+        DeviceState::Cmos(CmosState {
+            index: state.index,
+            memory: state.memory.to_vec(),
+        })
+    }
+
+    fn set_state(&self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::Cmos(CmosState { index, memory }) = state else {
+            return Err(StateError::Foreign);
+        };
+        let memory = memory.as_slice().try_into();
+        *lock(&self.0) = State {
+            index: index & INDEX_MASK,
+            memory: memory.map_err(|_| StateError::Range("memory"))?,
+        };
+        Ok(())
     }
 }
 

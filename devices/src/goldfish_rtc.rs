@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bus::{BusDevice, Outcome};
 use crate::lock;
+use crate::state::{DeviceState, GoldfishRtcState, StateError};
 
 /// Nanoseconds since 1970. Reading the low word keeps the high word of that moment for the next read;
 /// writing the low word sets the clock, with the high word that was written before.
@@ -84,6 +85,40 @@ impl BusDevice for GoldfishRtc {
             _ => {}
         }
         Outcome::Continue
+    }
+
+    fn save(&self) -> Option<DeviceState> {
+        let State {
+            ahead,
+            time_high,
+            alarm,
+            interrupt_enabled,
+        } = *lock(&self.0);
+        Some(DeviceState::GoldfishRtc(GoldfishRtcState {
+            ahead,
+            time_high,
+            alarm,
+            interrupt_enabled,
+        }))
+    }
+
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::GoldfishRtc(state) = *state else {
+            return Err(StateError::Foreign);
+        };
+        let GoldfishRtcState {
+            ahead,
+            time_high,
+            alarm,
+            interrupt_enabled,
+        } = state;
+        *lock(&self.0) = State {
+            ahead,
+            time_high,
+            alarm,
+            interrupt_enabled: interrupt_enabled & 1,
+        };
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use vm_superio::{I8042Device, Trigger};
 
 use crate::bus::{ByteRegisters, Outcome};
 use crate::lock;
+use crate::state::{DeviceState, StateError};
 
 /// The CPU's reset line.
 #[derive(Debug, Default)]
@@ -52,6 +53,17 @@ impl ByteRegisters for I8042 {
             Outcome::Reset
         } else {
             Outcome::Continue
+        }
+    }
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Stateless {}
+    }
+
+    fn set_state(&self, state: &DeviceState) -> Result<(), StateError> {
+        match state {
+            DeviceState::Stateless {} => Ok(()),
+            _ => Err(StateError::Foreign),
         }
     }
 }

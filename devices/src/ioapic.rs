@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use crate::bus::{BusDevice, Outcome};
 use crate::lock;
 use crate::msi::Message;
+use crate::state::{DeviceState, IoApicState, StateError};
 
 /// The two registers: which of the others is meant, and its value (3.1).
 const SELECT: u64 = 0;
@@ -67,6 +68,17 @@ impl Pin {
             address,
             data: self.low & VECTOR_AND_MODE,
         })
+    }
+}
+
+impl Pin {
+    /// Tells the host of a message that it does not know.
+    fn tell(&mut self, line: u32, route: &Route) {
+        let message = self.message();
+        // What the host refused is told again with the next write.
+        if message != self.known && route(line, message) {
+            self.known = message;
+        }
     }
 }
 
@@ -149,11 +161,7 @@ impl State {
         } else {
             pin.high = value & HIGH_BITS;
         }
-        let message = pin.message();
-        // What the host refused is told again with the next write.
-        if message != pin.known && route((word / 2).into(), message) {
-            pin.known = message;
-        }
+        pin.tell((word / 2).into(), route);
     }
 }
 
@@ -187,6 +195,34 @@ impl BusDevice for IoApic {
             _ => {}
         }
         Outcome::Continue
+    }
+
+    fn save(&self) -> Option<DeviceState> {
+        let state = lock(&self.state);
+        Some(DeviceState::IoApic(IoApicState {
+            select: state.select,
+            id: state.id,
+            pins: state.pins.iter().map(|pin| (pin.low, pin.high)).collect(),
+        }))
+    }
+
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::IoApic(IoApicState { select, id, pins }) = state else {
+            return Err(StateError::Foreign);
+        };
+        let mut state = lock(&self.state);
+        if pins.len() != state.pins.len() {
+            return Err(StateError::Range("pins"));
+        }
+        (state.select, state.id) = (*select, id & ID_BITS);
+        for ((line, pin), (low, high)) in (0..).zip(&mut state.pins).zip(pins) {
+            (pin.low, pin.high) = (low & LOW_BITS, high & HIGH_BITS);
+            pin.tell(line, &self.route);
+            if pin.known != pin.message() {
+                return Err(StateError::Host);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -28,6 +28,7 @@ mod query;
 mod rare;
 #[cfg(feature = "sockets")]
 pub mod socket;
+pub mod state;
 #[cfg(feature = "serial")]
 mod uart;
 #[cfg(feature = "virtio")]

@@ -19,6 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{BusDevice, Outcome, read_word, written_word};
 use crate::lock;
+use crate::state::{DeviceState, Pl011State, StateError};
 
 /// Register offsets (table 3-1).
 const DR: u64 = 0x000;
@@ -300,6 +301,52 @@ impl BusDevice for Pl011 {
         }
         lock(&self.0).write(offset & !3, written_word(offset, data));
         Outcome::Continue
+    }
+
+    fn save(&self) -> Option<DeviceState> {
+        let state = lock(&self.0);
+        let [ilpr, ibrd, fbrd, dmacr] = state.remembered;
+        Some(DeviceState::Pl011(Pl011State {
+            received: state.received.iter().copied().collect(),
+            sent: state.sent,
+            looked: state.looked,
+            ilpr,
+            ibrd,
+            fbrd,
+            dmacr,
+            lcr_h: state.lcr_h,
+            cr: state.cr,
+            ifls: state.ifls,
+            imsc: state.imsc,
+        }))
+    }
+
+    /// An interrupt that is pending was raised before, and is the interrupt chip's.
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::Pl011(saved) = state else {
+            return Err(StateError::Foreign);
+        };
+        if saved.received.len() > FIFO {
+            return Err(StateError::Range("received"));
+        }
+        let mut state = lock(&self.0);
+        state.received = saved.received.iter().copied().collect();
+        (state.sent, state.looked) = (saved.sent, saved.looked);
+        for (register, value) in [
+            (ILPR, saved.ilpr),
+            (IBRD, saved.ibrd),
+            (FBRD, saved.fbrd),
+            (DMACR, saved.dmacr),
+        ] {
+            if let Some((remembered, bits)) = state.remembered(register) {
+                *remembered = value & bits;
+            }
+        }
+        state.lcr_h = saved.lcr_h & 0xff;
+        state.cr = saved.cr & CR_BITS;
+        state.ifls = saved.ifls & 0x3f;
+        state.imsc = saved.imsc & INTERRUPTS;
+        Ok(())
     }
 }
 

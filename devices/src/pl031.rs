@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Mutex;
 
 use vm_superio::Rtc;
+use vm_superio::rtc_pl031::{NoEvents, RtcState};
 
 use crate::bus::{BusDevice, Outcome};
 use crate::lock;
+use crate::state::{DeviceState, Pl031State, StateError};
 
 /// The registers' space.
 const REGISTERS: u64 = 0x1000;
@@ -14,7 +16,7 @@ const REGISTERS: u64 = 0x1000;
 /// A clock that starts with the host's time. Its alarm is remembered and never rings. It has whole
 /// words only: any other access reads zeros and writes nothing.
 #[derive(Default)]
-pub struct Pl031(Mutex<Rtc<vm_superio::rtc_pl031::NoEvents>>);
+pub struct Pl031(Mutex<Rtc<NoEvents>>);
 
 impl fmt::Debug for Pl031 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,6 +44,49 @@ impl BusDevice for Pl031 {
             lock(&self.0).write(offset, word);
         }
         Outcome::Continue
+    }
+
+    fn save(&self) -> Option<DeviceState> {
+        let RtcState {
+            lr,
+            offset: ahead,
+            mr,
+            imsc,
+            ris,
+        } = lock(&self.0).state();
+        Some(DeviceState::Pl031(Pl031State {
+            lr,
+            ahead,
+            mr,
+            imsc,
+            ris,
+        }))
+    }
+
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::Pl031(state) = *state else {
+            return Err(StateError::Foreign);
+        };
+        let Pl031State {
+            lr,
+            ahead: offset,
+            mr,
+            imsc,
+            ris,
+        } = state;
+        // It is added to the host's time, in 64 bits.
+        if i32::try_from(offset).is_err() && u32::try_from(offset).is_err() {
+            return Err(StateError::Range("ahead"));
+        }
+        let state = RtcState {
+            lr,
+            offset,
+            mr,
+            imsc,
+            ris,
+        };
+        *lock(&self.0) = Rtc::from_state(&state, NoEvents);
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::PowerButton;
 use crate::bus::{BusDevice, Outcome, read_word, written_word};
 use crate::lock;
+use crate::state::{DeviceState, Pl061State, StateError};
 
 /// The line of the power button.
 const BUTTON: u8 = 1 << Pl061::POWER_BUTTON;
@@ -182,6 +183,64 @@ impl BusDevice for Pl061 {
             self.change(|state| state.write(offset & !3, value));
         }
         Outcome::Continue
+    }
+
+    fn save(&self) -> Option<DeviceState> {
+        let State {
+            input,
+            output,
+            direction,
+            sense,
+            both_edges,
+            event,
+            enable,
+            edges,
+            mode,
+        } = *lock(&self.state);
+        Some(DeviceState::Pl061(Pl061State {
+            input,
+            output,
+            direction,
+            sense,
+            both_edges,
+            event,
+            enable,
+            edges,
+            mode,
+        }))
+    }
+
+    /// An interrupt that is pending was raised before, and is the interrupt chip's.
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::Pl061(state) = *state else {
+            return Err(StateError::Foreign);
+        };
+        let Pl061State {
+            input,
+            output,
+            direction,
+            sense,
+            both_edges,
+            event,
+            enable,
+            edges,
+            mode,
+        } = state;
+        if input & !BUTTON != 0 {
+            return Err(StateError::Range("input"));
+        }
+        *lock(&self.state) = State {
+            input,
+            output,
+            direction,
+            sense,
+            both_edges,
+            event,
+            enable,
+            edges,
+            mode,
+        };
+        Ok(())
     }
 }
 

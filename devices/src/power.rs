@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{ByteRegisters, Outcome};
+use crate::state::{AcpiPowerState, DeviceState, StateError};
 
 /// SLP_EN: the write takes effect.
 const SLEEP_ENABLE: u8 = 1 << 5;
@@ -76,6 +77,23 @@ impl ByteRegisters for AcpiPower {
             2 if value == RESET => Outcome::Reset,
             _ => Outcome::Continue,
         }
+    }
+
+    fn state(&self) -> DeviceState {
+        let events = self.events.load(Ordering::SeqCst);
+        DeviceState::AcpiPower(AcpiPowerState { events })
+    }
+
+    /// The interrupt of an event that is there was raised before, and is the interrupt chip's.
+    fn set_state(&self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::AcpiPower(AcpiPowerState { events }) = state else {
+            return Err(StateError::Foreign);
+        };
+        if events & !POWER_BUTTON != 0 {
+            return Err(StateError::Range("events"));
+        }
+        self.events.store(*events, Ordering::SeqCst);
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pvpanic device: how a guest says that it has panicked (QEMU docs/specs/pvpanic).
 
 use crate::bus::{ByteRegisters, Outcome};
+use crate::state::{DeviceState, StateError};
 
 /// The guest has panicked, and ends. The other events of the specification are not offered.
 const PANICKED: u8 = 1;
@@ -19,6 +20,17 @@ impl ByteRegisters for Pvpanic {
             Outcome::Panic
         } else {
             Outcome::Continue
+        }
+    }
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Stateless {}
+    }
+
+    fn set_state(&self, state: &DeviceState) -> Result<(), StateError> {
+        match state {
+            DeviceState::Stateless {} => Ok(()),
+            _ => Err(StateError::Foreign),
         }
     }
 }

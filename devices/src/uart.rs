@@ -5,13 +5,17 @@ use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use vm_superio::SerialState;
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{ByteRegisters, Outcome};
 use crate::lock;
+use crate::state::{DeviceState, StateError, Uart16550State};
 
+/// The size of the receive FIFO, in bytes.
+const FIFO: usize = 64;
 /// The register with the loopback bit.
 const MODEM_CONTROL: u8 = 4;
 
@@ -108,6 +112,78 @@ impl ByteRegisters for Uart16550 {
             model.events().in_buffer_empty();
         }
         Outcome::Continue
+    }
+
+    fn state(&self) -> DeviceState {
+        let SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer: received,
+        } = lock(&self.0).state();
+        DeviceState::Uart16550(Uart16550State {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            received,
+        })
+    }
+
+    fn set_state(&self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::Uart16550(state) = state.clone() else {
+            return Err(StateError::Foreign);
+        };
+        let Uart16550State {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            received: in_buffer,
+        } = state;
+        if in_buffer.len() > FIFO {
+            return Err(StateError::Range("received"));
+        }
+        let state = SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        };
+        let mut model = lock(&self.0);
+        let clone = |event: &EventFd| event.try_clone().map_err(|_| StateError::Host);
+        let interrupt = Interrupt(clone(&model.interrupt_evt().0)?);
+        let events = InputReady {
+            event: clone(&model.events().event)?,
+            refused: AtomicBool::new(model.events().refused.load(Ordering::Relaxed)),
+        };
+        let output = std::mem::replace(model.writer_mut(), Box::new(io::sink()));
+        // It fails for input that is too long, and for an eventfd that is full, which one with a reader is not.
+        *model =
+            Serial::from_state(&state, interrupt, events, output).map_err(|_| StateError::Host)?;
+        Ok(())
     }
 }
 
