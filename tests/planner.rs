@@ -196,7 +196,7 @@ impl Platform for Fake {
         let beyond = 4096 * u64::from(self.has(Flaw::WindowOutsideRam));
         Ok(MachinePlan {
             lean: None,
-            arch: "fake",
+            arch: "fake".into(),
             ram: vec![AddressRange::new(RAM, memory - lost)],
             reserved: Vec::new(),
             kernel_window: AddressRange::new(

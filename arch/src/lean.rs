@@ -32,7 +32,7 @@ pub enum GuestKernel {
 }
 
 /// What a machine became, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeanChoice {
     /// Whether the machine is lean.
     pub lean: bool,

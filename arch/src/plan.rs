@@ -1,5 +1,6 @@
 //! The machine as data: what the user asked for, and what the machine will be.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -367,10 +368,10 @@ pub struct Messages {
 
 /// A part of guest physical memory with a purpose of its own: never offered to the guest as free
 /// RAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reserved {
     /// What it is for.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Where it is.
     pub range: AddressRange,
 }
@@ -394,10 +395,10 @@ pub struct PciPlan {
 ///
 /// `devices` is the one source of truth: the same slice is what the core puts on the bus and what
 /// the backend describes to the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachinePlan {
     /// Name of the architecture, as `uname -m` gives it.
-    pub arch: &'static str,
+    pub arch: Cow<'static, str>,
     /// RAM regions in ascending order; each becomes one memslot.
     pub ram: Vec<AddressRange>,
     /// Ranges with a purpose of their own, inside or outside RAM.
@@ -419,7 +420,7 @@ pub struct MachinePlan {
     /// The complete kernel command line.
     pub cmdline: String,
     /// What the user should know: the command line asks Linux for what cannot work on this machine.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
 }
 

@@ -1,5 +1,6 @@
 //! `--boot-timeline FILE`: where the time of a VM's start went, as JSON or as a page with bars.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ struct Step {
 #[derive(Debug, Serialize)]
 struct Report {
     version: &'static str,
-    arch: &'static str,
+    arch: Cow<'static, str>,
     vcpus: u32,
     memory_mib: u64,
     steps: Vec<Step>,
@@ -168,7 +169,7 @@ impl Report {
         }
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            arch: plan.arch,
+            arch: plan.arch.clone(),
             vcpus: plan.vcpus,
             memory_mib: plan.ram_size() >> 20,
             steps,

@@ -287,10 +287,10 @@ mod tests {
             )
         };
         MachinePlan {
-            arch: "none",
+            arch: "none".into(),
             ram: vec![range(0x4000_0000, 0x1000_0000)],
             reserved: vec![Reserved {
-                name: "interrupt chip",
+                name: "interrupt chip".into(),
                 range: range(0x800_0000, 0x1_0000),
             }],
             kernel_window: range(0x4000_0000, 0x1000_0000),

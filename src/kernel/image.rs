@@ -309,7 +309,7 @@ mod tests {
         };
         let plan = MachinePlan {
             lean: None,
-            arch: "test",
+            arch: "test".into(),
             ram: vec![AddressRange::new(0, 64 << 20)],
             reserved: Vec::new(),
             kernel_window: AddressRange::new(1 << 20, 63 << 20),

@@ -44,7 +44,7 @@ pub fn device_tree(
         .transpose()?;
     let boot = |source| Error::Boot {
         field: "arch".into(),
-        value: plan.arch.to_owned(),
+        value: plan.arch.clone().into_owned(),
         source,
     };
     let info = planner

@@ -6,6 +6,8 @@
 
 use std::ops::RangeInclusive;
 
+use std::borrow::Cow;
+
 use crate::{
     AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
     PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
@@ -78,9 +80,12 @@ impl Board<'_> {
         };
         let window = DEVICE_TREE.end();
         let cmdline = config.cmdline.text(default);
-        let reserved = |&(name, range)| Reserved { name, range };
+        let reserved = |&(name, range)| Reserved {
+            name: Cow::Borrowed(name),
+            range,
+        };
         Ok(MachinePlan {
-            arch: self.arch,
+            arch: self.arch.into(),
             ram: vec![ram],
             reserved: self.controllers.iter().map(reserved).collect(),
             kernel_window: AddressRange::new(window, ram.end().saturating_sub(window)),

@@ -18,10 +18,10 @@ pub fn place_kernel(
     plan: &MachinePlan,
 ) -> Result<KernelPlacement, BootError> {
     match header {
-        KernelHeader::Image(image) if header.architecture() == Some(plan.arch) => {
+        KernelHeader::Image(image) if header.architecture() == Some(&*plan.arch) => {
             image.place(plan.kernel_window)
         }
-        other => Err(other.refused(plan.arch)),
+        other => Err(other.refused(&plan.arch)),
     }
 }
 
@@ -92,7 +92,7 @@ mod tests {
 
     fn place_it(image: FlatImage, arch: &'static str) -> Result<KernelPlacement, BootError> {
         let plan = MachinePlan {
-            arch,
+            arch: arch.into(),
             ram: Vec::new(),
             reserved: Vec::new(),
             kernel_window: WINDOW,

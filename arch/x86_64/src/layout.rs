@@ -1,5 +1,7 @@
 //! Plans a machine on the map: where RAM and devices go, and what the command line is.
 
+use std::borrow::Cow;
+
 use arch::{
     AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
     PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
@@ -35,7 +37,10 @@ fn reserved_ranges(lean: bool) -> Vec<Reserved> {
 }
 
 const fn reserved(name: &'static str, range: AddressRange) -> Reserved {
-    Reserved { name, range }
+    Reserved {
+        name: Cow::Borrowed(name),
+        range,
+    }
 }
 
 /// Computes the plan; see [`arch::Platform::setup_memory_layout`].
@@ -86,7 +91,7 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
     let cmdline = announce::announce(asked.clone(), &devices);
     let low_end = config.memory.min(HOLE.base);
     Ok(MachinePlan {
-        arch: "x86_64",
+        arch: Cow::Borrowed("x86_64"),
         ram,
         reserved: reserved_ranges(lean.lean),
         kernel_window: AddressRange::new(HIGH_MEMORY, low_end.saturating_sub(HIGH_MEMORY)),
