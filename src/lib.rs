@@ -31,6 +31,8 @@ mod host;
 mod kernel;
 mod memory;
 mod outputs;
+#[cfg(feature = "snapshot")]
+mod snapshot;
 mod timeline;
 mod vm;
 mod wake;
@@ -56,6 +58,8 @@ pub use config::{HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_pl
 #[cfg(any(feature = "config-file", feature = "control"))]
 pub use config::{ReadError, Step, ValuePath, read_unique, read_value};
 pub use console::{Console, Consoles, EscapeKeys, MainConsole, in_background};
+#[cfg(feature = "snapshot")]
+pub use control::command::Written;
 pub use control::command::{
     Command, CommandError, DeviceStatus, Reply, State, Status, VcpuRegisters,
 };
@@ -71,6 +75,8 @@ pub use host::{Check, Level, diagnose, probe};
 pub use kernel::inspect::{KernelReport, inspect};
 pub use memory::huge::transparent_size as transparent_page_bytes;
 pub use outputs::{NamedFile, NamedFiles, busy_output, check_descriptor_path, refused_output};
+#[cfg(feature = "snapshot")]
+pub use snapshot::Snapshot;
 pub use timeline::{Milestone, Timeline};
 pub use vm::machine::Machine;
 pub use vm::planned_for::PlannedFor;

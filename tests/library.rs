@@ -105,6 +105,7 @@ impl KvmIrqChip for Chip {
 impl Platform for Recorder {
     type IrqChip = <HostPlatform as Platform>::IrqChip;
     type VcpuSetup = <HostPlatform as Platform>::VcpuSetup;
+    type Promise = Unsaved;
     type VcpuState = Unsaved;
     type ChipState = Unsaved;
     type ClockState = Unsaved;

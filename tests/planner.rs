@@ -118,6 +118,7 @@ fn refuse<T>(field: &'static str, value: impl ToString) -> Result<T, PlanError> 
 impl Platform for Fake {
     type IrqChip = Lines;
     type VcpuSetup = Option<u64>;
+    type Promise = Unsaved;
     type VcpuState = Unsaved;
     type ChipState = Unsaved;
     type ClockState = Unsaved;

@@ -75,7 +75,7 @@ pub trait KvmPlatform: Platform {
         Err(KvmError::NotSaved("a vCPU"))
     }
 
-    /// Makes a new vCPU what the saved one was. The chip is loaded already.
+    /// Makes a new vCPU what the saved one was. It was configured as one that waits, and the chip is loaded already.
     ///
     /// # Errors
     /// The failed ioctl.

@@ -112,6 +112,8 @@ pub trait Platform: Debug + Send + Sync + Sized + 'static {
     type IrqChip: IrqModel;
     /// Every register write that one vCPU needs, as data.
     type VcpuSetup: Debug + Clone + PartialEq;
+    /// What of the host a machine keeps to when it is restored on another one.
+    type Promise: Debug + Clone + PartialEq + Serialize + DeserializeOwned + Send;
     /// What of a vCPU goes on after it was saved and restored.
     type VcpuState: Debug + Clone + PartialEq + Serialize + DeserializeOwned + Send;
     /// Likewise, of the interrupt chip.
@@ -167,14 +169,15 @@ pub trait Platform: Debug + Send + Sync + Sized + 'static {
         boot: Option<&BootInfo>,
     ) -> Result<Self::VcpuSetup, PlanError>;
 
-    /// What a saved vCPU was promised and this host has not: it cannot go on here unless there is nothing.
-    fn differences(
-        &self,
-        id: VcpuId,
-        plan: &MachinePlan,
-        state: &Self::VcpuState,
-    ) -> Vec<Difference> {
-        let _ = (id, plan, state);
+    /// What machines of this host are promised and cannot do without. `None`: they cannot be saved.
+    fn promise(&self) -> Option<Self::Promise> {
+        None
+    }
+
+    /// Gives a machine that was saved what it was promised, instead of what this host would promise. What this host has
+    /// not is the answer: the machine cannot go on here unless there is nothing.
+    fn keep(&mut self, promise: Self::Promise) -> Vec<Difference> {
+        let _ = promise;
         Vec::new()
     }
 }

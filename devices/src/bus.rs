@@ -97,6 +97,12 @@ impl Bus {
         Ok(Self(entries))
     }
 
+    /// All devices, by their addresses.
+    #[must_use]
+    pub fn entries(&self) -> &[BusEntry] {
+        &self.0
+    }
+
     /// The device at an address, the offset in it, and how many bytes it has from there on.
     fn find(&self, address: u64) -> Option<(&dyn BusDevice, u64, u64)> {
         let after = self.0.partition_point(|entry| entry.base <= address);

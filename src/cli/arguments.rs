@@ -94,6 +94,9 @@ pub(super) enum Command {
     /// Each line begins with ok, with WARN for what only some VMs need, or with FAIL for what all need; the
     /// status is 1 when one fails.
     Doctor(DoctorOptions),
+    /// Goes on where a saved VM was (`ctl PATH snapshot FOLDER`)
+    #[cfg(feature = "snapshot")]
+    Restore(RestoreOptions),
     /// Asks a VM that runs with --control: pause, resume, status and more
     #[cfg(feature = "control")]
     Ctl(CtlOptions),
@@ -225,6 +228,8 @@ impl Command {
             Self::Plan { what, .. } => what.json,
             Self::Inspect(what) => what.json,
             Self::Doctor(what) => what.json,
+            #[cfg(feature = "snapshot")]
+            Self::Restore(_) => false,
             #[cfg(feature = "control")]
             Self::Ctl(what) => what.json,
         }
@@ -262,6 +267,24 @@ impl PlanOptions {
         .filter_map(|(field, path)| Some((field, path?)))
         .collect()
     }
+}
+
+#[cfg(feature = "snapshot")]
+#[derive(Debug, Args)]
+pub(super) struct RestoreOptions {
+    /// The folder with the saved VM
+    #[arg(value_name = "FOLDER")]
+    pub(super) folder: PathBuf,
+    /// The guest stands still until it is resumed
+    #[arg(long)]
+    pub(super) paused: bool,
+    #[cfg(feature = "serial")]
+    #[arg(long, value_name = "TARGET", help = help::serial(), value_parser = values::text::<ConsoleTarget>())]
+    pub(super) serial: Option<ConsoleTarget>,
+    /// Takes commands on this Unix socket, which is made for this user only
+    #[cfg(feature = "control")]
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

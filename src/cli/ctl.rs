@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
+#[cfg(feature = "snapshot")]
+use vmm_reference::Written;
 use vmm_reference::{Command, Error, Metrics, PROTOCOL, Report, State, Status, VcpuRegisters};
 
 use super::errors::print_error;
@@ -45,11 +47,16 @@ pub(super) fn run(options: &CtlOptions) -> Result<ExitCode, Error> {
         _ => None,
     };
     let mut vm = Connection::open(&options.socket)?;
+    #[cfg(feature = "snapshot")]
+    if let What::Snapshot { folder } = &options.what {
+        return save(&mut vm, folder, options.json);
+    }
+    let files: Vec<_> = file.iter().collect();
     match command {
         Some(command) => {
             let asked = Instant::now();
             loop {
-                let answer = match vm.ask(&json!(command), file.as_ref())? {
+                let answer = match vm.ask(&json!(command), &files)? {
                     Ok(answer) => answer,
                     Err(refusal) if options.json => {
                         print_error(&refusal);
@@ -71,7 +78,7 @@ pub(super) fn run(options: &CtlOptions) -> Result<ExitCode, Error> {
             }
         }
         None => {
-            if let Err(refusal) = vm.ask(&json!({ "subscribe": [] }), None)? {
+            if let Err(refusal) = vm.ask(&json!({ "subscribe": [] }), &[])? {
                 return Err(vm.refused(&refusal));
             }
             vm.wait_for_ever()?;
@@ -137,9 +144,9 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Asks, with a file that goes with the request; gives what the answer has under "ok", or else under "error".
-    fn ask(&mut self, request: &Value, file: Option<&File>) -> Result<Result<Value, Value>, Error> {
-        let sent = send(self.stream.get_mut(), &format!("{request}\n"), file);
+    /// Asks, with files that go with the request; gives what the answer has under "ok", or else under "error".
+    fn ask(&mut self, request: &Value, files: &[&File]) -> Result<Result<Value, Value>, Error> {
+        let sent = send(self.stream.get_mut(), &format!("{request}\n"), files);
         sent.map_err(|error| self.failed(error))?;
         let mut answer = self.value()?;
         Ok(match answer.get_mut("error") {
@@ -191,15 +198,16 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Sends a line; a descriptor goes with its last byte.
-fn send(stream: &mut UnixStream, line: &str, file: Option<&File>) -> std::io::Result<()> {
-    let Some(file) = file else {
+/// Sends a line; descriptors go with its last byte.
+fn send(stream: &mut UnixStream, line: &str, files: &[&File]) -> std::io::Result<()> {
+    if files.is_empty() {
         return stream.write_all(line.as_bytes());
-    };
+    }
     let (end, bytes) = line.as_bytes().split_last().unwrap_or((&b'\n', &[]));
     stream.write_all(bytes)?;
-    let files = [file.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let files: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
+    // No command takes more.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&files));
     let end = [*end];
@@ -210,6 +218,36 @@ fn send(stream: &mut UnixStream, line: &str, file: Option<&File>) -> std::io::Re
         SendFlags::NOSIGNAL,
     )?;
     Ok(())
+}
+
+/// Saves the VM into a folder.
+#[cfg(feature = "snapshot")]
+fn save(vm: &mut Connection<'_>, folder: &Path, json: bool) -> Result<ExitCode, Error> {
+    let files = super::snapshot::Files::new(folder)?;
+    let command = Command::Snapshot {
+        memory: files.memory.clone(),
+    };
+    // It takes as long as the disk takes for the memory.
+    vm.wait_for_ever()?;
+    let answer = match vm.ask(&json!(command), &files.open.each_ref())? {
+        Ok(answer) => answer,
+        Err(refusal) if json => {
+            print_error(&refusal);
+            return Ok(FAILED.into());
+        }
+        Err(refusal) => return Err(vm.refused(&refusal)),
+    };
+    files.publish()?;
+    match serde_json::from_value::<Written>(answer.clone()) {
+        Ok(written) if !json => print(&format!(
+            "saved to {}: {} KiB of memory; the guest stood still for {} ms",
+            folder.display(),
+            written.memory_bytes >> 10,
+            written.still_us.div_ceil(1000)
+        ))?,
+        _ => print(&answer.to_string())?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What is printed of an answer.

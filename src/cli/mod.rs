@@ -25,8 +25,12 @@ mod plan;
 mod report;
 #[cfg(feature = "control")]
 mod request;
+#[cfg(feature = "snapshot")]
+mod restore;
 mod run;
 mod signals;
+#[cfg(all(feature = "snapshot", feature = "control"))]
+mod snapshot;
 mod status;
 mod terminal;
 mod timeline;
@@ -39,7 +43,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use vmm_reference::{ConfigPath, Error, NamedFile};
+use vmm_reference::{ConfigPath, Error, NamedFile, Vm};
 
 use self::arguments::{Cli, Command, LogLevel, VmArgs};
 use self::config::Config;
@@ -85,9 +89,13 @@ pub(crate) fn main() -> ExitCode {
             let file = cli.start.vm.boot_timeline.clone();
             let timeline = file.as_deref().map(|path| (path, start));
             with_config(cli.start.vm, &given, |config, inputs| {
-                run::run(config, inputs, timeline)
+                run::run(config, inputs, timeline, |consoles| {
+                    Vm::new(&config.vm, consoles)
+                })
             })
         }
+        #[cfg(feature = "snapshot")]
+        Some(Command::Restore(what)) => restore::run(what),
         Some(Command::Plan { vm, what }) => {
             let timeline = vm.boot_timeline.clone();
             with_config(*vm, &given, |config, inputs| {

@@ -48,6 +48,12 @@ pub(super) enum What {
     },
     /// Says what every vCPU of a paused VM is at
     Registers,
+    /// Saves the VM, for `restore`; the guest stands still meanwhile
+    #[cfg(feature = "snapshot")]
+    Snapshot {
+        /// Where its files go; those of a VM that was saved there before are replaced
+        folder: PathBuf,
+    },
     /// Prints what happens to the VM, until it ends
     Events,
     /// Changes a device while the VM runs or is paused, or has it tell something
@@ -139,6 +145,11 @@ impl What {
             Self::Reset => Command::Reset {},
             Self::Metrics { .. } => Command::Metrics {},
             Self::Registers => Command::Registers {},
+            // Its file has no name yet.
+            #[cfg(feature = "snapshot")]
+            Self::Snapshot { .. } => Command::Snapshot {
+                memory: String::new(),
+            },
             Self::Device { id, part } => part.command(id.clone())?,
             Self::Events => return Ok(None),
         }))

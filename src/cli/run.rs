@@ -18,11 +18,13 @@ use super::status::{CRASHED, say};
 use super::terminal::RawTerminal;
 use super::timeline::{self, ProcessStart};
 
-/// `inputs` are the files that the command line has read; `timeline` is where the boot timeline goes, if there is to be one.
+/// `inputs` are the files that the command line has read; `timeline` is where the boot timeline goes, if there is to be
+/// one. `make` makes the VM when everything of this program's is open.
 pub(super) fn run(
     config: &Config,
     inputs: &[NamedFile<'_>],
     timeline: Option<(&Path, ProcessStart)>,
+    make: impl FnOnce(Consoles) -> Result<Vm, Error>,
 ) -> Result<ExitCode, Error> {
     // Before a file of this program gets the number of one that is not open.
     config.check_descriptors()?;
@@ -50,7 +52,7 @@ pub(super) fn run(
         .as_deref()
         .map(ControlSocket::bind)
         .transpose()?;
-    let mut vm = Vm::new(&config.vm, consoles)?;
+    let mut vm = make(consoles)?;
     let mut targets = config.consoles();
     let on_stdio = targets.any(|(_, target)| *target == ConsoleTarget::Stdio);
     warn_consoles(config, &vm.plan().cmdline);

@@ -36,6 +36,7 @@ const OPTIONAL: &[(&str, &str, &str, bool)] = optional![
     "--dump-config" "configuration files" "config-file",
     "--control" "control socket" "control",
     "ctl" "control socket" "control",
+    "restore" "saved VMs" "snapshot",
     "generate-files" "completions and man pages" "completions",
 ];
 

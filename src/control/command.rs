@@ -39,6 +39,13 @@ pub enum Command {
     Metrics {},
     /// What every vCPU of a paused machine is at.
     Registers {},
+    /// The machine is written to files, of which open descriptors come beside the command: an empty one for its state,
+    /// and an empty one for the content of its RAM. A guest that runs stands still meanwhile.
+    #[cfg(feature = "snapshot")]
+    Snapshot {
+        /// The name that the file for the RAM will have, beside that for the state.
+        memory: String,
+    },
     /// A device is changed while it is there; the change stays when the guest starts again.
     Device {
         /// The device's id, as [`Command::Status`] tells it.
@@ -62,7 +69,7 @@ pub enum Command {
 impl Command {
     /// The names of all.
     #[cfg_attr(not(feature = "control"), allow(dead_code))]
-    pub(crate) const NAMES: [&str; 10] = [
+    pub(crate) const NAMES: &[&str] = &[
         "pause",
         "resume",
         "stop",
@@ -71,6 +78,8 @@ impl Command {
         "status",
         "metrics",
         "registers",
+        #[cfg(feature = "snapshot")]
+        "snapshot",
         "device",
         "query",
     ];
@@ -85,6 +94,10 @@ impl Command {
                 ..
             }
         );
+        #[cfg(feature = "snapshot")]
+        if let Self::Snapshot { .. } = self {
+            return 2;
+        }
         usize::from(takes_file)
     }
 
@@ -100,6 +113,8 @@ impl Command {
             Self::Status {} => "status",
             Self::Metrics {} => "metrics",
             Self::Registers {} => "registers",
+            #[cfg(feature = "snapshot")]
+            Self::Snapshot { .. } => "snapshot",
             Self::Device { .. } => "device",
             Self::Query { .. } => "query",
         }
@@ -115,6 +130,8 @@ impl Command {
             }
             // Those of a guest that runs are gone when they are told.
             (Self::Registers {}, state) => state == State::Paused,
+            #[cfg(feature = "snapshot")]
+            (Self::Snapshot { .. }, state) => matches!(state, State::Running | State::Paused),
             (_, State::Ended) => false,
             // Pausing what is paused and resuming what runs changes nothing.
             (Self::Pause {} | Self::Resume {} | Self::Stop {}, _) => true,
@@ -166,6 +183,9 @@ pub enum Reply {
         /// One for each vCPU, in their order.
         vcpus: Vec<VcpuRegisters>,
     },
+    /// To [`Command::Snapshot`].
+    #[cfg(feature = "snapshot")]
+    Snapshot(Written),
     /// To [`Command::Query`].
     Device(Report),
     /// It was done; the machine is in this state now.
@@ -216,6 +236,18 @@ pub struct DeviceStatus {
     pub kind: String,
     /// `idle`: no driver uses it; `running`; `needs-reset`: its driver broke a rule; `lost`: a fault of the VMM.
     pub state: String,
+}
+
+/// A machine that was saved.
+#[cfg(feature = "snapshot")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Written {
+    /// How long the guest stood still for it, in microseconds; of a guest that was paused, how long it took.
+    pub still_us: u64,
+    /// The bytes of its RAM that are no zeros, by pages.
+    pub memory_bytes: u64,
 }
 
 /// A vCPU of a paused machine.
@@ -297,6 +329,12 @@ pub enum CommandError {
         #[source]
         source: ChangeError,
     },
+    /// The machine has something that cannot be saved.
+    #[error("the machine cannot be saved: {0}")]
+    NotSaved(String),
+    /// A machine that goes on where a saved one was has no kernel to begin with.
+    #[error("{0} is not possible: the machine was restored, and has no kernel to begin with")]
+    NoKernel(&'static str),
     /// The host refused what it takes.
     #[error("the host refused what {command} takes")]
     Host {
@@ -334,7 +372,7 @@ mod tests {
             device: "balloon0".to_owned(),
             query: Query::Statistics,
         };
-        let legal: [(Command, &[State]); 10] = [
+        let legal: [(Command, &[State]); 11] = [
             (device, &[Running, Paused]),
             (query, &[Running, Paused]),
             (Command::Pause {}, &[Created, Running, Paused]),
@@ -344,6 +382,12 @@ mod tests {
             (Command::Reset {}, &[Running]),
             (Command::Metrics {}, &[Running, Paused]),
             (Command::Registers {}, &[Paused]),
+            (
+                Command::Snapshot {
+                    memory: "m".to_owned(),
+                },
+                &[Running, Paused],
+            ),
             (Command::Status {}, &[Created, Running, Paused, Ended]),
         ];
         for (command, states) in legal {

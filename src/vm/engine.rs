@@ -8,18 +8,31 @@ use std::time::{Duration, Instant};
 
 use arch::{KvmPlatform, MachinePlan};
 use devices::micros;
+use kvm_ioctls::VmFd;
 
+use crate::VmConfig;
+#[cfg(feature = "snapshot")]
+use crate::control::command::Written;
 use crate::control::command::{Command, CommandError, Reply, State, Status, VcpuRegisters};
 use crate::control::event::Happening;
 use crate::control::metrics::{Metrics, VcpuCounters};
 use crate::devices::opened::Lasting;
 use crate::devices::registry::Registry;
+#[cfg(feature = "snapshot")]
+use crate::snapshot::save::Machine;
 use crate::vm::main_loop::Engine;
 use crate::vm::vcpu::{Shared, VcpuThreads};
 
 pub(crate) struct Running<P: KvmPlatform> {
+    // Fields drop in this order: the threads, the chip and the VM, devices last.
     /// Until the guest has ended.
     pub(crate) threads: Option<VcpuThreads<P>>,
+    pub(crate) chip: P::Chip,
+    pub(crate) vm: Arc<VmFd>,
+    #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
+    pub(crate) config: VmConfig,
+    /// Whether the guest can begin anew.
+    pub(crate) can_restart: bool,
     pub(crate) registry: Registry,
     pub(crate) plan: MachinePlan,
     pub(crate) shared: Arc<Shared<P>>,
@@ -83,6 +96,9 @@ impl<P: KvmPlatform> Running<P> {
             Command::Reset {} if handle.is_shutdown_asked() => {
                 return Err(CommandError::ShuttingDown(command.name()));
             }
+            Command::Reset {} if !self.can_restart => {
+                return Err(CommandError::NoKernel(command.name()));
+            }
             Command::Reset {} => {
                 handle.request_reset();
                 state
@@ -100,6 +116,10 @@ impl<P: KvmPlatform> Running<P> {
                 return Ok(Reply::Device(self.registry.query(device, *query)?));
             }
             Command::Metrics {} => return Ok(Reply::Metrics(self.metrics())),
+            #[cfg(feature = "snapshot")]
+            Command::Snapshot { memory } => {
+                return self.snapshot(memory, files, state).map(Reply::Snapshot);
+            }
             Command::Registers {} => {
                 let vcpus = self.registers();
                 return Ok(Reply::Registers { vcpus });
@@ -107,6 +127,43 @@ impl<P: KvmPlatform> Running<P> {
             Command::Status {} => return Ok(Reply::Status(self.status(state))),
         };
         Ok(Reply::Done { state })
+    }
+
+    /// Lets the guest stand still and writes the machine to files.
+    #[cfg(feature = "snapshot")]
+    fn snapshot(
+        &mut self,
+        memory: &str,
+        files: Vec<OwnedFd>,
+        state: State,
+    ) -> Result<Written, CommandError> {
+        let begin = Instant::now();
+        let runs = state == State::Running;
+        if runs {
+            self.threads.iter().for_each(VcpuThreads::pause);
+            self.registry.pause();
+        }
+        let threads = self.threads.as_ref();
+        let saved = threads.map(|threads| {
+            let machine = Machine {
+                threads,
+                shared: &self.shared,
+                chip: &self.chip,
+                vm: &self.vm,
+                plan: &self.plan,
+                config: &self.config,
+            };
+            machine.save(memory, files)
+        });
+        if runs {
+            self.registry.resume();
+            self.threads.iter().for_each(VcpuThreads::resume);
+        }
+        let memory_bytes = saved.unwrap_or(Err(CommandError::Ended("snapshot")))?;
+        Ok(Written {
+            still_us: micros(begin.elapsed()),
+            memory_bytes,
+        })
     }
 
     fn end_pause(&mut self) {
@@ -179,6 +236,7 @@ impl<P: KvmPlatform> Engine for Running<P> {
         };
         let devices = self.registry.take();
         drop(self.shared);
+        drop((self.chip, self.vm));
         Rest { devices, metrics }
     }
 }

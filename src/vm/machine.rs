@@ -7,9 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arch::{BootRequest, IrqModel, KvmError, KvmIrqChip, KvmPlatform, MachinePlan, SEED};
+use arch::{IrqModel, KvmError, KvmIrqChip, KvmPlatform, MachinePlan};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::config::OnReboot;
 use crate::console::{Console, Port};
@@ -20,10 +19,11 @@ use crate::devices::gsi::MsiRoutes;
 use crate::devices::lines::Lines;
 use crate::devices::opened::HostDevices;
 use crate::devices::registry::Registry;
-use crate::kernel::image;
 use crate::memory::Backing;
 use crate::timeline::{Milestone, Timeline};
 use crate::vm::bare::Bare;
+use crate::vm::begin::{Begin, Saved};
+use crate::vm::empty::Empty;
 use crate::vm::engine::Running;
 use crate::vm::gate::Gate;
 use crate::vm::main_loop::main_loop;
@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// What a machine has outside of the VM; a restart keeps it.
-struct Outside<P> {
+struct Outside<P: KvmPlatform> {
     config: VmConfig,
     platform: Arc<P>,
     opened: Opened,
@@ -44,6 +44,7 @@ struct Outside<P> {
     timeline: Timeline,
     metrics: Metrics,
     story: Story,
+    saved: Option<Box<Saved<P>>>,
 }
 
 /// A VM that is ready to run.
@@ -63,7 +64,7 @@ pub struct Machine<P: KvmPlatform> {
     shared: Arc<Shared<P>>,
     config: VmConfig,
     kvm: Kvm,
-    images: Images,
+    images: Option<Images>,
     own: Vec<OwnDevice>,
     story: Story,
 }
@@ -108,6 +109,45 @@ impl<P: KvmPlatform> Machine<P> {
             timeline,
             metrics: Metrics::default(),
             story,
+            saved: None,
+        })
+    }
+
+    /// Builds the VM that was saved, up to where its guest goes on. `memory` is the content of its RAM
+    /// ([`Snapshot::memory_file`](crate::Snapshot::memory_file)).
+    ///
+    /// # Errors
+    /// When it cannot go on on this host, which is said with everything that differs, or when a file is not what it
+    /// has to be.
+    #[cfg(feature = "snapshot")]
+    pub fn restore(
+        snapshot: crate::Snapshot,
+        memory: File,
+        attachments: impl Into<Attachments>,
+    ) -> Result<Self, Error> {
+        let timeline = Timeline::default();
+        timeline.reach(Milestone::Begun);
+        let config = snapshot.config().clone();
+        config.check()?;
+        crate::memory::host::check(&config)?;
+        let kvm = crate::host::open_kvm()?;
+        let mut platform = P::probe(&kvm)?;
+        timeline.reach(Milestone::Probed);
+        let saved = Saved::new(&mut platform, snapshot, memory)?;
+        let mut story = Story::default();
+        story.begin();
+        story.host(&kvm);
+        let opened = Opened::without_images(kvm, &config, attachments.into(), &timeline)?;
+        Self::build(Outside {
+            config,
+            platform: Arc::new(platform),
+            opened,
+            stop: Requests::default(),
+            handle: VmHandle::new()?,
+            timeline,
+            metrics: Metrics::default(),
+            story,
+            saved: Some(Box::new(saved)),
         })
     }
 
@@ -119,6 +159,7 @@ impl<P: KvmPlatform> Machine<P> {
             opened,
             timeline,
             story,
+            saved,
             ..
         } = outside;
         let Opened {
@@ -127,29 +168,13 @@ impl<P: KvmPlatform> Machine<P> {
             consoles,
             devices,
         } = opened;
-        let kernel = images.kernel.read(config.guest_memory.bytes())?;
-        story.kernel(&kernel);
-        let mut plan = platform.setup_memory_layout(&config.machine_for(kernel.guest)?)?;
-        config.name_devices(&mut plan);
-        let remark = images.initrd.as_ref().and_then(image::Initrd::remark);
-        plan.remarks.extend(remark);
+        let (mut plan, begin) = Begin::new(&*platform, &config, saved, images.as_ref(), &story)?;
         let backing = Backing::of(&config);
         let remark = memory::check(&plan, backing, PlannedFor::ThisHost)?;
         plan.remarks.extend(remark);
         let own = devices.own.clone();
         model::own::check(&own, &plan)?;
         story.plan(&plan, &config);
-        let image::Kernel {
-            mut image,
-            header,
-            name,
-            ..
-        } = kernel;
-        let boot = |source| Error::Boot {
-            field: "kernel".into(),
-            value: name.clone(),
-            source,
-        };
         timeline.reach(Milestone::Planned);
 
         let Bare {
@@ -170,30 +195,21 @@ impl<P: KvmPlatform> Machine<P> {
         story.opened(&config);
         timeline.reach(Milestone::Devices);
 
-        let kernel = platform.place_kernel(&header, &plan).map_err(boot)?;
-        platform
-            .load_kernel(&mut image, &header, &kernel, &ram)
-            .map_err(boot)?;
-        let initrd = images
-            .initrd
-            .as_ref()
-            .map(|initrd| initrd.load(&kernel, &plan, &ram))
-            .transpose()?;
-        story.loaded(&kernel, config.initrd.as_deref().zip(initrd.as_ref()));
-        timeline.reach(Milestone::Loaded);
-        let request = BootRequest {
-            plan: &plan,
-            irq_chip: &irq_chip,
-            kernel: &kernel,
-            initrd,
-            seed: &seed()?,
-        };
-        let boot_info = platform.build_boot_info(&request, &ram).map_err(boot)?;
-        story.told(&boot_info);
-        for (id, vcpu) in (0..).zip(&vcpus) {
-            let boot = (id == 0).then_some(&boot_info);
-            platform.apply_vcpu(&vm, vcpu, &platform.configure_vcpu(id, &plan, boot)?)?;
-        }
+        begin.load(
+            &Empty {
+                platform: &*platform,
+                plan: &plan,
+                irq_chip: &irq_chip,
+                chip: &chip,
+                vm: &vm,
+                vcpus: &vcpus,
+                spaces: &devices.spaces,
+                ram: &ram,
+            },
+            &config,
+            &story,
+            &timeline,
+        )?;
 
         let run_size = kvm
             .get_vcpu_mmap_size()
@@ -280,7 +296,7 @@ impl<P: KvmPlatform> Machine<P> {
 
     fn run_to_the_end(mut self) -> Result<ExitReason, Error> {
         loop {
-            let may_restart = self.config.on_reboot == OnReboot::Restart;
+            let may_restart = self.images.is_some() && self.config.on_reboot == OnReboot::Restart;
             let mut outside = self.run_once()?;
             let handle = &outside.handle;
             if !handle.restart(may_restart) {
@@ -330,6 +346,10 @@ impl<P: KvmPlatform> Machine<P> {
         let engine = Running {
             counters: threads.counters(),
             threads: Some(threads),
+            chip,
+            vm,
+            config: config.clone(),
+            can_restart: images.is_some(),
             registry,
             plan,
             shared,
@@ -343,7 +363,7 @@ impl<P: KvmPlatform> Machine<P> {
             .filter_map(|(console, port)| Some((console, port?)))
             .collect();
         let ended = main_loop(lines, stop, handle.clone(), &timeline, engine)?;
-        drop((chip, vm, ram));
+        drop(ram);
         let mut lines = ended.lines.into_iter();
         // The serial device is made anew, the virtio console lasts.
         let serial = if has_serial { lines.next() } else { None };
@@ -370,6 +390,7 @@ impl<P: KvmPlatform> Machine<P> {
             timeline,
             metrics: ended.rest.metrics,
             story,
+            saved: None,
         })
     }
 }
@@ -391,16 +412,6 @@ impl Drop for Finish {
             handle.finish(None);
         }
     }
-}
-
-/// Random bytes from the host's kernel.
-fn seed() -> Result<[u8; SEED], Error> {
-    let mut seed = [0; SEED];
-    let filled = getrandom(&mut seed, GetRandomFlags::empty())
-        .map_err(|errno| Error::host("cannot get random bytes")(errno.into()))?;
-    // getrandom fills up to 256 bytes at once, or fails.
-    debug_assert_eq!(filled, SEED);
-    Ok(seed)
 }
 
 #[cfg(feature = "host")]

@@ -2,8 +2,10 @@
 //! the rest.
 
 pub(crate) mod bare;
+pub(crate) mod begin;
 pub(crate) mod cpu_time;
 pub(crate) mod dispatch;
+pub(crate) mod empty;
 pub(crate) mod engine;
 pub(crate) mod exit;
 pub(crate) mod gate;

@@ -14,7 +14,8 @@ use crate::{Attachments, Consoles, Error, VmConfig};
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) kvm: Kvm,
-    pub(crate) images: Images,
+    /// None of a machine that goes on where a saved one was.
+    pub(crate) images: Option<Images>,
     pub(crate) consoles: Consoles,
     pub(crate) devices: HostDevices,
 }
@@ -42,6 +43,21 @@ impl Opened {
             kernel: KernelSource::open(config, hello)?,
             initrd: Initrd::of(config)?,
         };
+        let mut opened = Self::without_images(kvm, config, attachments, timeline)?;
+        opened.images = Some(images);
+        Ok(opened)
+    }
+
+    /// The same, but for what a guest begins with.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn without_images(
+        kvm: Kvm,
+        config: &VmConfig,
+        attachments: Attachments,
+        timeline: &Timeline,
+    ) -> Result<Self, Error> {
         let Attachments {
             consoles,
             devices: own,
@@ -55,7 +71,7 @@ impl Opened {
         devices.own = own;
         Ok(Self {
             kvm,
-            images,
+            images: None,
             consoles,
             devices,
         })

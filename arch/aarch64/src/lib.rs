@@ -31,6 +31,7 @@ impl Platform for Aarch64 {
     type IrqChip = GicV3;
     type VcpuSetup = VcpuSetup;
     // This version cannot save machines of this architecture.
+    type Promise = Unsaved;
     type VcpuState = Unsaved;
     type ChipState = Unsaved;
     type ClockState = Unsaved;

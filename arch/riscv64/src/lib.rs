@@ -30,6 +30,7 @@ impl Platform for Riscv64 {
     type IrqChip = Aia;
     type VcpuSetup = VcpuSetup;
     // This version cannot save machines of this architecture.
+    type Promise = Unsaved;
     type VcpuState = Unsaved;
     type ChipState = Unsaved;
     type ClockState = Unsaved;

@@ -37,12 +37,17 @@ const ADDRESS_SIZES: u32 = 0x8000_0008;
 /// The physical address bits of a processor without that leaf (Intel SDM volume 3, 4.1.4).
 const DEFAULT_ADDRESS_BITS: u8 = 36;
 
+/// Physical address bits of a guest with these leaves.
+pub(crate) fn address_bits(cpuid: &[CpuidEntry]) -> u8 {
+    let sizes = cpuid.iter().find(|entry| entry.function == ADDRESS_SIZES);
+    sizes.map_or(DEFAULT_ADDRESS_BITS, |entry| entry.eax.to_le_bytes()[0])
+}
+
 impl X86_64 {
     /// The facts of a host.
     #[must_use]
     pub fn new(cpuid: Vec<CpuidEntry>, max_vcpus: u32) -> Self {
-        let sizes = cpuid.iter().find(|entry| entry.function == ADDRESS_SIZES);
-        let address_bits = sizes.map_or(DEFAULT_ADDRESS_BITS, |entry| entry.eax.to_le_bytes()[0]);
+        let address_bits = address_bits(&cpuid);
         Self {
             cpuid,
             max_vcpus,
@@ -74,6 +79,12 @@ impl X86_64 {
     pub fn with_msrs(mut self, msrs: Vec<u32>) -> Self {
         self.msrs = msrs;
         self
+    }
+
+    /// Shows its machines another processor.
+    pub(crate) fn promise_cpuid(&mut self, cpuid: Vec<CpuidEntry>) {
+        self.address_bits = address_bits(&cpuid);
+        self.cpuid = cpuid;
     }
 
     /// Whether there can be machines with more than [`crate::map::NARROW_VCPUS`] vCPUs.

@@ -40,6 +40,7 @@ use arch::{
 impl Platform for X86_64 {
     type IrqChip = IoApic;
     type VcpuSetup = VcpuSetup;
+    type Promise = state::Promise;
     type VcpuState = state::VcpuState;
     type ChipState = state::ChipState;
     type ClockState = state::ClockState;
@@ -73,13 +74,16 @@ impl Platform for X86_64 {
         boot::build(request, ram)
     }
 
-    fn differences(
-        &self,
-        id: VcpuId,
-        plan: &MachinePlan,
-        state: &state::VcpuState,
-    ) -> Vec<Difference> {
-        state.differences(&cpuid::vcpu_leaves(&self.cpuid, id, plan.vcpus))
+    fn promise(&self) -> Option<state::Promise> {
+        Some(state::Promise {
+            cpuid: self.cpuid.clone(),
+        })
+    }
+
+    fn keep(&mut self, promise: state::Promise) -> Vec<Difference> {
+        let differences = promise.differences(&self.cpuid);
+        self.promise_cpuid(promise.cpuid);
+        differences
     }
 
     fn configure_vcpu(

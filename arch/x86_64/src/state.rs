@@ -8,14 +8,21 @@ use arch::{Bytes, Difference};
 use serde::{Deserialize, Serialize};
 
 use crate::cpuid::CpuidEntry;
+use crate::facts::address_bits;
 use crate::registers::Msr;
 
-/// Everything of one vCPU.
+/// The processor that a machine was promised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promise {
+    /// What KVM could show of the host's processor when the machine was made. What each vCPU shows follows from it.
+    pub cpuid: Vec<CpuidEntry>,
+}
+
+/// Everything of one vCPU, but for its CPUID leaves ([`Promise`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VcpuState {
-    /// The CPUID leaves that it was promised.
-    pub cpuid: Vec<CpuidEntry>,
     /// The frequency of its time stamp counter, in kHz; 0 where KVM cannot say.
     pub tsc_khz: u32,
     /// The general registers.
@@ -288,10 +295,8 @@ const FEATURES: [(u32, u32, [bool; 4]); 6] = [
     (0x8000_0001, 0, [false, false, true, true]),
     (0x8000_0008, 0, [false, true, false, false]),
 ];
-/// Leaf 1 ECX: whether the guest has switched XSAVE on, which is no promise.
-const OSXSAVE: u32 = 1 << 27;
-impl VcpuState {
-    /// What this vCPU was promised and a host has not. `host` is what a vCPU of that host is promised.
+impl Promise {
+    /// What was promised and a host has not, whose KVM can show these leaves.
     pub(crate) fn differences(&self, host: &[CpuidEntry]) -> Vec<Difference> {
         let mut found = Vec::new();
         let leaf = |leaves: &[CpuidEntry], function, index| {
@@ -308,15 +313,16 @@ impl VcpuState {
         if saved != here {
             found.push(Difference::new("the processor's vendor", saved, here));
         }
+        let (saved, here) = (address_bits(&self.cpuid), address_bits(host));
+        if saved > here {
+            found.push(Difference::new("physical address bits", saved, here));
+        }
         for (function, index, sets) in FEATURES {
             let registers = leaf(&self.cpuid, function, index)
                 .into_iter()
                 .zip(leaf(host, function, index));
             for (place, ((saved, here), is_set)) in registers.zip(sets).enumerate() {
-                let mut lacking = saved & !here;
-                if (function, place) == (1, 2) {
-                    lacking &= !OSXSAVE;
-                }
+                let lacking = saved & !here;
                 if is_set && lacking != 0 {
                     let register = ["EAX", "EBX", "ECX", "EDX"].get(place).unwrap_or(&"");
                     found.push(Difference::new(
@@ -333,68 +339,61 @@ impl VcpuState {
 
 #[cfg(test)]
 mod tests {
+    use arch::Platform;
+
     use super::*;
     use crate::X86_64;
-    use crate::cpuid::vcpu_leaves;
-
-    fn saved(cpuid: Vec<CpuidEntry>) -> VcpuState {
-        VcpuState {
-            cpuid,
-            tsc_khz: 0,
-            registers: Registers::default(),
-            system: SystemRegisters::default(),
-            debug: DebugRegisters::default(),
-            xsave: Bytes::default(),
-            xcrs: Vec::new(),
-            lapic: Bytes::default(),
-            msrs: Vec::new(),
-            events: Events::default(),
-            mp_state: 0,
-        }
-    }
 
     #[test]
     fn a_host_is_different_where_it_lacks_what_was_promised() {
-        let host = vcpu_leaves(&X86_64::typical().cpuid, 1, 2);
-        assert_eq!(saved(host.clone()).differences(&host), []);
+        let host = X86_64::typical();
+        let promise = host.promise().into_iter().next();
         let with = |function, change: fn(&mut CpuidEntry)| {
-            let mut leaves = host.clone();
-            let leaf = leaves.iter_mut().find(|leaf| leaf.function == function);
-            leaf.map(change);
+            let mut promise = promise.clone();
+            let leaves = promise.iter_mut().flat_map(|promise| &mut promise.cpuid);
             leaves
+                .filter(|leaf| leaf.function == function)
+                .for_each(change);
+            promise
         };
-        // The guest has switched XSAVE on; the host has more.
-        assert_eq!(
-            saved(with(1, |leaf| leaf.ecx |= OSXSAVE)).differences(&host),
-            []
-        );
-        assert_eq!(
-            saved(host.clone()).differences(&with(1, |leaf| leaf.ecx |= 1)),
-            []
-        );
-        let vendor = saved(with(0, |leaf| leaf.ebx = u32::from_le_bytes(*b"Auth")));
-        let found = vendor.differences(&host);
-        assert_eq!(found.len(), 1);
-        let text = found.first().map(ToString::to_string).unwrap_or_default();
-        assert!(
-            text.contains("AuthineIntel, this host GenuineIntel"),
-            "{text}"
-        );
-        let found = saved(with(1, |leaf| leaf.ecx |= 1)).differences(&host);
-        let text: Vec<_> = found.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            text,
-            [
-                "processor features (CPUID 0x1.0 ECX): the saved machine has the bits 0x00000001, this host not"
-            ]
-        );
+        let kept = |promise: Option<Promise>, mut host: X86_64| {
+            let promise = promise.ok_or("none").map(|promise| {
+                let found = host.keep(promise.clone());
+                assert_eq!(host.promise(), Some(promise), "it is shown all the same");
+                found.iter().map(ToString::to_string).collect::<Vec<_>>()
+            });
+            promise.unwrap_or_default()
+        };
+        assert!(promise.is_some());
+        assert_eq!(kept(promise.clone(), host.clone()), [""; 0]);
+        // The host has more.
+        let less = with(1, |leaf| leaf.ecx &= !0x2000);
+        assert_eq!(kept(less, host.clone()), [""; 0]);
+        for (promise, text) in [
+            (
+                with(0, |leaf| leaf.ebx = u32::from_le_bytes(*b"Auth")),
+                "the processor's vendor: the saved machine has AuthineIntel, this host GenuineIntel",
+            ),
+            (
+                with(1, |leaf| leaf.ecx |= 1),
+                "processor features (CPUID 0x1.0 ECX): the saved machine has the bits 0x00000001, this host not",
+            ),
+            (
+                with(0x8000_0008, |leaf| leaf.eax += 1),
+                "physical address bits: the saved machine has 47, this host 46",
+            ),
+        ] {
+            assert_eq!(kept(promise, host.clone()), [text]);
+        }
         // A leaf that is not there has no bits.
-        let mut more = host.clone();
-        more.push(CpuidEntry {
-            function: 7,
-            ebx: 1 << 5,
-            ..CpuidEntry::default()
-        });
-        assert_eq!(saved(more).differences(&host).len(), 1);
+        let mut more = promise;
+        if let Some(promise) = &mut more {
+            promise.cpuid.push(CpuidEntry {
+                function: 7,
+                ebx: 1 << 5,
+                ..CpuidEntry::default()
+            });
+        }
+        assert_eq!(kept(more, host).len(), 1);
     }
 }

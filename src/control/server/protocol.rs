@@ -71,7 +71,7 @@ fn object(line: &[u8]) -> Result<Map<String, Value>, String> {
 
 fn command(object: Map<String, Value>) -> Result<Wish, String> {
     let name = object.get("command").and_then(Value::as_str);
-    let Some(name) = Command::NAMES.into_iter().find(|known| name == Some(known)) else {
+    let Some(name) = Command::NAMES.iter().find(|known| name == Some(known)) else {
         return Err(format!("command is one of {}", Command::NAMES.join(", ")));
     };
     serde_json::from_value(Value::Object(object))
@@ -128,7 +128,9 @@ pub(crate) fn answer(id: Option<&Value>, result: &Result<Reply, CommandError>) -
         Err(error) => {
             let (kind, state) = match error {
                 CommandError::State { state, .. } => ("state", Some(state)),
-                CommandError::ShuttingDown(_) => ("state", None),
+                CommandError::ShuttingDown(_)
+                | CommandError::NotSaved(_)
+                | CommandError::NoKernel(_) => ("state", None),
                 CommandError::Ended(_) => ("ended", None),
                 CommandError::NoDevice { .. }
                 | CommandError::Foreign { .. }

@@ -2,14 +2,12 @@
 
 use arch::{Bytes, KvmError};
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
-    Xsave, kvm_clock_data, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_xcr, kvm_xcrs,
-    kvm_xsave,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, Xsave, kvm_clock_data,
+    kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_xcr, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
-use super::lists::{get_msrs, refused, set_cpuid, set_msrs};
-use crate::cpuid::CpuidEntry;
+use super::lists::{get_msrs, refused, set_msrs};
 use crate::registers::Msr;
 use crate::state::{ChipState, ClockState, FullChip, PicState, VcpuState};
 
@@ -24,14 +22,10 @@ pub(super) fn save_vcpu(vm: &VmFd, vcpu: &VcpuFd, msrs: &[u32]) -> Result<VcpuSt
     let mp_state = vcpu
         .get_mp_state()
         .map_err(KvmError::of("KVM_GET_MP_STATE"))?;
-    let cpuid = vcpu
-        .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
-        .map_err(KvmError::of("KVM_GET_CPUID2"))?;
     let xcrs = vcpu.get_xcrs().map_err(KvmError::of("KVM_GET_XCRS"))?;
     let count = usize::try_from(xcrs.nr_xcrs).unwrap_or(usize::MAX);
     let lapic = vcpu.get_lapic().map_err(KvmError::of("KVM_GET_LAPIC"))?;
     Ok(VcpuState {
-        cpuid: cpuid.as_slice().iter().map(CpuidEntry::from).collect(),
         // Where KVM does not know it, the counter is the host's.
         tsc_khz: vcpu.get_tsc_khz().unwrap_or(0),
         registers: vcpu
@@ -63,10 +57,9 @@ pub(super) fn save_vcpu(vm: &VmFd, vcpu: &VcpuFd, msrs: &[u32]) -> Result<VcpuSt
     })
 }
 
-/// Makes a new vCPU what another one was, in the order that KVM needs: CPUID says which registers there are, the system
-/// registers hold the base of the local APIC, and a deadline of its timer needs that.
+/// Makes a new vCPU, whose CPUID is set, what another one was, in the order that KVM needs: the system registers hold
+/// the base of the local APIC, and a deadline of its timer needs that.
 pub(super) fn load_vcpu(vm: &VmFd, vcpu: &VcpuFd, state: &VcpuState) -> Result<(), KvmError> {
-    set_cpuid(vcpu, &state.cpuid)?;
     let own = vcpu.get_tsc_khz().unwrap_or(0);
     if state.tsc_khz != 0 && state.tsc_khz != own {
         // Within its tolerance KVM takes what it cannot scale, too.

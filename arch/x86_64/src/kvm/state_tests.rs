@@ -196,7 +196,7 @@ fn everything_of_a_vcpu_and_its_chip_is_as_it_was() {
         let again = other.save();
         for (one, other) in saved.vcpus.iter().zip(&again.vcpus) {
             same(one, other);
-            assert!(!one.msrs.is_empty() && one.cpuid.len() > 5);
+            assert!(!one.msrs.is_empty());
         }
         let without_time = |chip: &ChipState| {
             let mut chip = chip.clone();

@@ -1,0 +1,116 @@
+//! Makes a new machine, whose guest has not run yet, what a saved one was.
+
+use std::fs::File;
+
+use arch::{KvmPlatform, MachinePlan, Space};
+
+use super::saved::from_bytes;
+use super::{Snapshot, memory};
+use crate::Error;
+use crate::vm::dispatch::IoSpaces;
+use crate::vm::empty::Empty;
+
+/// A saved machine, for a platform that can read all of it.
+pub(crate) struct Saved<P: KvmPlatform> {
+    pub(crate) snapshot: Snapshot,
+    /// The content of RAM.
+    pub(crate) file: File,
+    vcpus: Vec<P::VcpuState>,
+    chip: P::ChipState,
+    clock: P::ClockState,
+}
+
+impl<P: KvmPlatform> Saved<P> {
+    /// Checks that the machine can go on here, before anything of it is made. The platform keeps what it was promised.
+    ///
+    /// # Errors
+    /// Names everything that this host lacks, in one message.
+    pub(crate) fn new(platform: &mut P, snapshot: Snapshot, file: File) -> Result<Self, Error> {
+        let parts = &snapshot.parts;
+        let refuse = |cause| snapshot.refuse(cause);
+        let here = std::env::consts::ARCH;
+        if parts.plan.arch != here {
+            let arch = parts.plan.arch.escape_debug();
+            return Err(refuse(format!(
+                "it is a machine of {arch}, and this host is {here}"
+            )));
+        }
+        let vcpus: Vec<P::VcpuState> = from_bytes("vcpus", &parts.vcpus).map_err(refuse)?;
+        if vcpus.len() != usize::try_from(parts.plan.vcpus).unwrap_or(usize::MAX) {
+            return Err(refuse("its vCPUs are not the machine's".to_owned()));
+        }
+        let chip = from_bytes("chip", &parts.chip).map_err(refuse)?;
+        let clock = from_bytes("clock", &parts.clock).map_err(refuse)?;
+        let promise = from_bytes("promise", &parts.promise).map_err(refuse)?;
+        let differences = platform.keep(promise);
+        if !differences.is_empty() {
+            let texts: Vec<_> = differences.iter().map(ToString::to_string).collect();
+            return Err(refuse(texts.join("; ")));
+        }
+        Ok(Self {
+            snapshot,
+            file,
+            vcpus,
+            chip,
+            clock,
+        })
+    }
+
+    /// The machine.
+    pub(crate) fn plan(&self) -> &MachinePlan {
+        self.snapshot.plan()
+    }
+
+    /// Loads everything.
+    pub(crate) fn load(&self, machine: &Empty<'_, P>) -> Result<(), Error> {
+        let Empty {
+            platform,
+            chip,
+            vm,
+            vcpus,
+            spaces,
+            ram,
+            ..
+        } = *machine;
+        let parts = &self.snapshot.parts;
+        memory::read(ram, &parts.memory, &self.file).map_err(|source| Error::Refused {
+            field: "snapshot".into(),
+            value: parts.memory.file.clone(),
+            source,
+            cure: "restore with the file of memory that was saved with the state".to_owned(),
+        })?;
+        platform.load_clock(vm, &self.clock)?;
+        platform.load_chip(vm, chip, &self.chip)?;
+        for ((id, vcpu), state) in (0..).zip(vcpus).zip(&self.vcpus) {
+            let setup = platform.configure_vcpu(id, &parts.plan, None)?;
+            platform.apply_vcpu(vm, vcpu, &setup)?;
+            platform.load_vcpu(vm, vcpu, state)?;
+        }
+        self.load_devices(spaces)
+    }
+
+    /// Every device has a state, and every state a device.
+    fn load_devices(&self, spaces: &IoSpaces) -> Result<(), Error> {
+        let saved = &self.snapshot.parts.devices;
+        let buses = [(Space::Mmio, &spaces.mmio), (Space::Pio, &spaces.pio)];
+        let count: usize = buses.iter().map(|(_, bus)| bus.entries().len()).sum();
+        if count != saved.len() {
+            return Err(self.snapshot.refuse("its devices are not the machine's"));
+        }
+        for (space, bus) in buses {
+            for entry in bus.entries() {
+                let mut states = saved.iter();
+                let found = states.find(|saved| (saved.space, saved.base) == (space, entry.base));
+                let found = found.ok_or_else(|| {
+                    let place = format!("it has no device at {:#x}", entry.base);
+                    self.snapshot.refuse(place)
+                })?;
+                entry.device.load(&found.state).map_err(|error| {
+                    let cause = format!("its device at {:#x}: {error}", entry.base);
+                    self.snapshot.refuse(cause)
+                })?;
+            }
+        }
+        Ok(())
+    }
+}

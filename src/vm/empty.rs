@@ -1,0 +1,92 @@
+//! A machine that has everything but what its guest is at, and how a kernel gets into it.
+
+use std::path::Path;
+
+use arch::{BootRequest, GuestRam, KvmPlatform, MachinePlan, SEED};
+use kvm_ioctls::{VcpuFd, VmFd};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::Error;
+use crate::kernel::image::{Initrd, Kernel};
+use crate::timeline::{Milestone, Timeline};
+use crate::vm::dispatch::IoSpaces;
+use crate::vm::story::Story;
+
+/// A machine that has everything but what its guest is at.
+// A kernel needs less of it than a saved machine.
+#[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
+pub(crate) struct Empty<'a, P: KvmPlatform> {
+    pub(crate) platform: &'a P,
+    pub(crate) plan: &'a MachinePlan,
+    pub(crate) irq_chip: &'a P::IrqChip,
+    pub(crate) chip: &'a P::Chip,
+    pub(crate) vm: &'a VmFd,
+    pub(crate) vcpus: &'a [VcpuFd],
+    pub(crate) spaces: &'a IoSpaces,
+    pub(crate) ram: &'a GuestRam,
+}
+
+impl<P: KvmPlatform> Empty<'_, P> {
+    /// The boot vCPU is about to enter the kernel.
+    pub(crate) fn boot(
+        &self,
+        kernel: Kernel,
+        initrd: Option<(&Initrd, &Path)>,
+        story: &Story,
+        timeline: &Timeline,
+    ) -> Result<(), Error> {
+        let Self {
+            platform,
+            plan,
+            irq_chip,
+            vm,
+            ram,
+            ..
+        } = *self;
+        let Kernel {
+            mut image,
+            header,
+            name,
+            ..
+        } = kernel;
+        let refused = |source| Error::Boot {
+            field: "kernel".into(),
+            value: name.clone(),
+            source,
+        };
+        let kernel = platform.place_kernel(&header, plan).map_err(refused)?;
+        platform
+            .load_kernel(&mut image, &header, &kernel, ram)
+            .map_err(refused)?;
+        let (path, initrd) = match initrd {
+            Some((initrd, path)) => (Some(path), Some(initrd.load(&kernel, plan, ram)?)),
+            None => (None, None),
+        };
+        story.loaded(&kernel, path.zip(initrd.as_ref()));
+        timeline.reach(Milestone::Loaded);
+        let request = BootRequest {
+            plan,
+            irq_chip,
+            kernel: &kernel,
+            initrd,
+            seed: &seed()?,
+        };
+        let boot_info = platform.build_boot_info(&request, ram).map_err(refused)?;
+        story.told(&boot_info);
+        for (id, vcpu) in (0..).zip(self.vcpus) {
+            let boot = (id == 0).then_some(&boot_info);
+            platform.apply_vcpu(vm, vcpu, &platform.configure_vcpu(id, plan, boot)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Random bytes from the host's kernel.
+fn seed() -> Result<[u8; SEED], Error> {
+    let mut seed = [0; SEED];
+    let filled = getrandom(&mut seed, GetRandomFlags::empty())
+        .map_err(|errno| Error::host("cannot get random bytes")(errno.into()))?;
+    // getrandom fills up to 256 bytes at once, or fails.
+    debug_assert_eq!(filled, SEED);
+    Ok(seed)
+}

@@ -1,0 +1,155 @@
+//! `ctl PATH snapshot` and `restore`, as processes.
+
+#![allow(clippy::unwrap_used)]
+#![cfg(target_arch = "x86_64")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Child;
+use std::thread;
+use std::time::Duration;
+
+use common::{Ended, finish, option, vmm};
+use tempfile::TempDir;
+
+/// Prints 1, 2, 3 and so on, for ever, as in tests/snapshot.rs.
+const COUNT: &[u8] = &[
+    0xfe, 0xc3, 0x88, 0xd8, 0x66, 0xba, 0xf8, 0x03, 0xee, 0xb9, 200, 0, 0, 0, 0xe2, 0xfe, 0xeb,
+    0xee,
+];
+
+struct Trial(TempDir);
+
+impl Trial {
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn spawn(&self, generation: u32, arguments: &[&str]) -> Child {
+        let serial = format!("--serial=file={}", self.output(generation));
+        let control = format!("--control={}", self.path("control"));
+        let child = vmm(&[arguments, &[&serial, &control]].concat()).spawn();
+        while !Path::new(&self.path("control")).exists() {
+            thread::yield_now();
+        }
+        child.unwrap()
+    }
+
+    fn output(&self, generation: u32) -> String {
+        self.path(&format!("output{generation}"))
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Ended {
+        let control = self.path("control");
+        finish(
+            vmm(&[&["ctl", &control], arguments].concat())
+                .spawn()
+                .unwrap(),
+        )
+    }
+
+    fn said(&self, arguments: &[&str]) -> String {
+        let ended = self.ctl(arguments);
+        assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {ended:?}");
+        ended.stdout
+    }
+
+    /// The names in the folder of the saved VM.
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("saved")).unwrap();
+        let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+        let mut names: Vec<_> = entries.map(|entry| name(entry.unwrap())).collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn a_vm_goes_on_in_another_process() {
+    let trial = Trial(tempfile::tempdir().unwrap());
+    let kernel = common::kernel(COUNT);
+    let kernel = option("kernel", kernel.path());
+    let saved = trial.path("saved");
+    let plain = ["--rng=off", "--transport=mmio", "--guest-memory=32"];
+    let mut child = trial.spawn(0, &[&[kernel.as_str()], &plain[..]].concat());
+    let mut all = Vec::new();
+    for generation in 0..3 {
+        thread::sleep(Duration::from_millis(50));
+        trial.said(&["pause"]);
+        let said = trial.said(&["snapshot", &saved]);
+        assert!(said.starts_with(&format!("saved to {saved}: ")), "{said}");
+        // A second one takes the first one's place.
+        trial.said(&["snapshot", &saved, "--json"]);
+        let files = trial.files();
+        assert!(
+            matches!(&files[..], [memory, state] if memory.starts_with("memory-") && state == "state"),
+            "{files:?}"
+        );
+        trial.said(&["stop"]);
+        assert_eq!(finish(child).status.code(), Some(0));
+        all.extend(fs::read(trial.output(generation)).unwrap());
+        child = trial.spawn(generation + 1, &["restore", &saved]);
+    }
+    thread::sleep(Duration::from_millis(50));
+    trial.said(&["stop"]);
+    finish(child);
+    all.extend(fs::read(trial.output(3)).unwrap());
+    for pair in all.windows(2) {
+        assert_eq!(pair[1], pair[0].wrapping_add(1));
+    }
+    assert!(!fs::read(trial.output(3)).unwrap().is_empty());
+
+    let child = trial.spawn(4, &["restore", &saved, "--paused"]);
+    assert!(trial.said(&["status"]).starts_with("state     paused\n"));
+    assert!(fs::read(trial.output(4)).unwrap().is_empty());
+    trial.said(&["stop"]);
+    finish(child);
+}
+
+#[test]
+fn r46_a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
+    let trial = Trial(tempfile::tempdir().unwrap());
+    let kernel = common::kernel(COUNT);
+    let kernel = option("kernel", kernel.path());
+    let saved = trial.path("saved");
+    // A device that cannot be saved.
+    let child = trial.spawn(0, &[&kernel, "--transport=mmio"]);
+    fs::create_dir(&saved).unwrap();
+    fs::write(trial.path("saved/state"), "precious").unwrap();
+    let ended = trial.ctl(&["snapshot", &saved]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("cannot be saved: the device rng0"),
+        "{ended:?}"
+    );
+    assert_eq!(trial.files(), ["state"]);
+    assert_eq!(fs::read(trial.path("saved/state")).unwrap(), b"precious");
+    let ended = trial.ctl(&["snapshot", &trial.path("nowhere/saved")]);
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("cure: name a folder"), "{ended:?}");
+    assert!(trial.said(&["status"]).starts_with("state     running\n"));
+    trial.said(&["stop"]);
+    finish(child);
+}
+
+#[test]
+fn a_folder_without_a_saved_vm_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let restore = |path: &Path| {
+        let arguments = ["restore", path.to_str().unwrap(), "--serial=null"];
+        let ended = finish(vmm(&arguments).spawn().unwrap());
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        ended.stderr
+    };
+    let said = restore(&folder.path().join("nowhere"));
+    assert!(said.contains("nowhere/state: No such file"), "{said}");
+    assert!(said.contains("cure: name the folder that"), "{said}");
+    fs::create_dir(folder.path().join("state")).unwrap();
+    assert!(restore(folder.path()).contains("it is no regular file"));
+    fs::remove_dir(folder.path().join("state")).unwrap();
+    fs::write(folder.path().join("state"), "x").unwrap();
+    let said = restore(folder.path());
+    assert!(said.contains("it is no saved machine"), "{said}");
+}
