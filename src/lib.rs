@@ -55,7 +55,7 @@ pub use backend::hello_guest;
 #[cfg(feature = "host")]
 pub use backend::{ARCHITECTURES, HostPlatform, planner, planner_with_facts};
 pub use config::{HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_plain_words};
-#[cfg(any(feature = "config-file", feature = "control"))]
+#[cfg(any(feature = "config-file", feature = "control", feature = "snapshot"))]
 pub use config::{ReadError, Step, ValuePath, read_unique, read_value};
 pub use console::{Console, Consoles, EscapeKeys, MainConsole, in_background};
 #[cfg(feature = "snapshot")]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The state of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "device", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DeviceState {
     /// None: what the device shows follows from the machine alone.

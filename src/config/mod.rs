@@ -1,7 +1,7 @@
 //! What a user may ask for: plain data that a file can hold.
 
 mod builders;
-#[cfg(any(feature = "config-file", feature = "control"))]
+#[cfg(any(feature = "config-file", feature = "control", feature = "snapshot"))]
 mod read;
 #[cfg(test)]
 mod tests;
@@ -18,7 +18,7 @@ use devices::Overflow;
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
 use serde::{Deserialize, Serialize};
 
-#[cfg(any(feature = "config-file", feature = "control"))]
+#[cfg(any(feature = "config-file", feature = "control", feature = "snapshot"))]
 pub use self::read::{ReadError, Step, ValuePath, read_unique, read_value};
 pub use self::values::{HugePages, MemoryBacking, MemorySize, OnReboot};
 pub use self::words::in_plain_words;

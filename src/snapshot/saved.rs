@@ -4,10 +4,11 @@ use arch::{MachinePlan, Space};
 use devices::state::DeviceState;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::file::{self, Section};
 use super::memory::MemoryLayout;
-use crate::VmConfig;
+use crate::{ReadError, VmConfig, read_unique, read_value};
 
 /// The version of every section.
 const VERSION: u32 = 1;
@@ -51,7 +52,25 @@ pub(crate) fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
 
 /// And back.
 pub(crate) fn from_bytes<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(bytes).map_err(|error| format!("the section {name}: {error}"))
+    let value = value(name, bytes)?;
+    serde_json::from_value(value).map_err(|error| format!("the section {name}: {error}"))
+}
+
+/// A section as a plain value, as all that is read here is at first: a type has code for one kind of source.
+fn value(name: &str, bytes: &[u8]) -> Result<Value, String> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = read_unique(&mut json).map_err(|(_, error)| error);
+    value
+        .and_then(|value| json.end().map(|()| value))
+        .map_err(|error| format!("the section {name} is no JSON: {error}"))
+}
+
+/// The configuration has names for people, and is read as where people write it.
+fn config(bytes: &[u8]) -> Result<VmConfig, String> {
+    read_value(value("config", bytes)?).map_err(|error| {
+        let ReadError { path, message, .. } = error;
+        format!("the section config: {path}: {message}")
+    })
 }
 
 impl Parts {
@@ -102,7 +121,7 @@ impl Parts {
         let parts = Self {
             about: from_bytes("about", bytes("about")?)?,
             plan: from_bytes("plan", bytes("plan")?)?,
-            config: from_bytes("config", bytes("config")?)?,
+            config: config(bytes("config")?)?,
             memory: from_bytes("memory", bytes("memory")?)?,
             devices: from_bytes("devices", bytes("devices")?)?,
             promise: bytes("promise")?.to_vec(),
