@@ -46,7 +46,7 @@ fn shells_and_man_know_the_options() {
             ["guest\\-memory", "vmm\\-reference\\-plan(1)"],
         ),
         ("vmm-reference-plan.1", ["dump\\-dtb", "guest\\-memory"]),
-        ("vmm-reference-inspect.1", ["KERNEL", "json"]),
+        ("vmm-reference-inspect.1", ["FILE", "json"]),
         ("vmm-reference-doctor.1", ["WARN", "json"]),
         (
             "vmm-reference-ctl.1",

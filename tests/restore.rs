@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Child;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Ended, finish, option, vmm};
 use tempfile::TempDir;
@@ -39,6 +39,18 @@ impl Trial {
 
     fn output(&self, generation: u32) -> String {
         self.path(&format!("output{generation}"))
+    }
+
+    /// Waits until a VM has printed something.
+    fn wait(&self, generation: u32) {
+        let begin = Instant::now();
+        while fs::read(self.output(generation)).unwrap().is_empty() {
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "it prints nothing"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn ctl(&self, arguments: &[&str]) -> Ended {
@@ -76,10 +88,18 @@ fn a_vm_goes_on_in_another_process() {
     let mut child = trial.spawn(0, &[&[kernel.as_str()], &plain[..]].concat());
     let mut all = Vec::new();
     for generation in 0..3 {
-        thread::sleep(Duration::from_millis(50));
+        trial.wait(generation);
         trial.said(&["pause"]);
         let said = trial.said(&["snapshot", &saved]);
         assert!(said.starts_with(&format!("saved to {saved}: ")), "{said}");
+        let inspected = finish(vmm(&["inspect", &saved]).spawn().unwrap()).stdout;
+        for text in [
+            "saved VM  of vmm-reference ",
+            "vCPUs     1\n",
+            "memory    32 MiB, ",
+        ] {
+            assert!(inspected.contains(text), "{inspected}");
+        }
         // A second one takes the first one's place.
         trial.said(&["snapshot", &saved, "--json"]);
         let files = trial.files();
@@ -92,14 +112,13 @@ fn a_vm_goes_on_in_another_process() {
         all.extend(fs::read(trial.output(generation)).unwrap());
         child = trial.spawn(generation + 1, &["restore", &saved]);
     }
-    thread::sleep(Duration::from_millis(50));
+    trial.wait(3);
     trial.said(&["stop"]);
     finish(child);
     all.extend(fs::read(trial.output(3)).unwrap());
     for pair in all.windows(2) {
         assert_eq!(pair[1], pair[0].wrapping_add(1));
     }
-    assert!(!fs::read(trial.output(3)).unwrap().is_empty());
 
     let child = trial.spawn(4, &["restore", &saved, "--paused"]);
     assert!(trial.said(&["status"]).starts_with("state     paused\n"));
@@ -119,12 +138,18 @@ fn r46_a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
     fs::create_dir(&saved).unwrap();
     fs::write(trial.path("saved/state"), "precious").unwrap();
     let ended = trial.ctl(&["snapshot", &saved]);
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    let said = format!("error: {saved}/state: it is in the way: ");
+    assert!(ended.stderr.starts_with(&said), "{ended:?}");
+    assert_eq!(trial.files(), ["state"]);
+    let empty = trial.path("empty");
+    let ended = trial.ctl(&["snapshot", &empty]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(
         ended.stderr.contains("cannot be saved: the device rng0"),
         "{ended:?}"
     );
-    assert_eq!(trial.files(), ["state"]);
+    assert_eq!(fs::read_dir(&empty).unwrap().count(), 0);
     assert_eq!(fs::read(trial.path("saved/state")).unwrap(), b"precious");
     let ended = trial.ctl(&["snapshot", &trial.path("nowhere/saved")]);
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
@@ -144,7 +169,10 @@ fn a_folder_without_a_saved_vm_is_refused() {
         ended.stderr
     };
     let said = restore(&folder.path().join("nowhere"));
-    assert!(said.contains("nowhere/state: No such file"), "{said}");
+    assert!(
+        said.starts_with("error: /") && said.contains("nowhere/state: No such file"),
+        "{said}"
+    );
     assert!(said.contains("cure: name the folder that"), "{said}");
     fs::create_dir(folder.path().join("state")).unwrap();
     assert!(restore(folder.path()).contains("it is no regular file"));

@@ -237,6 +237,13 @@ fn files_that_are_not_empty_or_have_no_name_are_refused() {
     let source = std::error::Error::source(&refused).unwrap().to_string();
     assert!(source.contains("no empty regular file"), "{source}");
     assert_eq!(fs::read(folder.0.path().join("full")).unwrap(), b"precious");
+    // A pipe that nobody reads keeps nobody waiting.
+    let (_reader, pipe) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let files = vec![pipe, folder.create("memory").into()];
+    let memory = "m".to_owned();
+    let command = Command::Snapshot { memory };
+    let refused = running.handle.command_with(command, files).unwrap_err();
+    assert!(matches!(refused, CommandError::Host { .. }), "{refused}");
     let refused = running.handle.command(Command::Snapshot {
         memory: "m".to_owned(),
     });

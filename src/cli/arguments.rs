@@ -87,7 +87,7 @@ pub(super) enum Command {
         #[command(flatten)]
         what: Box<PlanOptions>,
     },
-    /// Says what a kernel file is, and what it lacks to boot here
+    /// Says what a kernel file is, and what it lacks to boot here; or what the saved VM in a folder is
     Inspect(InspectOptions),
     /// Checks what this host offers, and how it runs a guest's kernel; says what is missing
     ///
@@ -289,8 +289,8 @@ pub(super) struct RestoreOptions {
 
 #[derive(Debug, Args)]
 pub(super) struct InspectOptions {
-    /// The kernel image
-    #[arg(value_name = "KERNEL")]
+    /// The kernel image, or the folder with a saved VM
+    #[arg(value_name = "FILE")]
     pub(super) kernel: PathBuf,
     /// Print JSON
     #[arg(long)]

@@ -1,4 +1,4 @@
-//! `inspect`: what a kernel file is and whether it boots here.
+//! `inspect`: what a kernel file is and whether it boots here; what a saved VM is.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -10,6 +10,12 @@ use vmm_reference::{Error, KernelReport, VmConfig, inspect, planner};
 use super::arguments::InspectOptions;
 
 pub(super) fn print(options: &InspectOptions) -> Result<ExitCode, Error> {
+    #[cfg(feature = "snapshot")]
+    if options.kernel.is_dir() {
+        let text = super::restore::describe(&options.kernel, options.json)?;
+        super::files::print(&text)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let report = inspect(&options.kernel)?;
     let lean = lean(&report);
     let text = if options.json {

@@ -1,10 +1,12 @@
-//! `restore`: a VM that goes on where a saved one was.
+//! `restore`: a VM that goes on where a saved one was; and what a saved one is, for `inspect`.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::json;
 use vmm_reference::{Command, Error, Snapshot, Vm};
 
 use super::arguments::RestoreOptions;
@@ -65,5 +67,74 @@ pub(super) fn open(path: &Path) -> Result<File, Error> {
         Ok(file)
     } else {
         Err(refused("it is no regular file".to_owned()))
+    }
+}
+
+/// What the saved VM in a folder is, as text or as JSON.
+pub(super) fn describe(folder: &Path, json: bool) -> Result<String, Error> {
+    let path = folder.join(STATE);
+    let snapshot = Snapshot::read(path.display().to_string(), open(&path)?)?;
+    let plan = snapshot.plan();
+    let memory = folder.join(snapshot.memory_file());
+    let file = open(&memory)?;
+    let stored = file.metadata().map_or(0, |found| found.blocks() * 512);
+    if json {
+        let about = json!({
+            "version": snapshot.version(),
+            "saved_ms": snapshot.saved_ms(),
+            "memory_file": snapshot.memory_file(),
+            "memory_file_bytes": stored,
+            "plan": plan,
+        });
+        return serde_json::to_string_pretty(&about).map_err(super::plan::cannot_print);
+    }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let age = now
+        .saturating_sub(Duration::from_millis(snapshot.saved_ms()))
+        .as_secs();
+    let devices: Vec<_> = plan
+        .devices
+        .iter()
+        .map(|device| device.kind.to_string())
+        .collect();
+    let lines = [
+        (
+            "saved VM",
+            format!(
+                "of vmm-reference {}, saved {} ago",
+                snapshot.version(),
+                age_text(age)
+            ),
+        ),
+        (
+            "needs",
+            format!("a host of {} with what its processor had", plan.arch),
+        ),
+        ("vCPUs", plan.vcpus.to_string()),
+        (
+            "memory",
+            format!(
+                "{} MiB, {} KiB of it in {}",
+                plan.ram_size() >> 20,
+                stored >> 10,
+                snapshot.memory_file()
+            ),
+        ),
+        ("devices", devices.join(", ")),
+    ];
+    Ok(lines
+        .map(|(name, text)| format!("{name:9} {text}"))
+        .join("\n"))
+}
+
+/// A number of seconds, in the two units that say most.
+fn age_text(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} days {} h", seconds / 86_400, seconds / 3600 % 24),
     }
 }

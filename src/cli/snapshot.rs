@@ -37,6 +37,21 @@ impl Files {
             cause: error.to_string(),
             cure: "name a folder in which this user may make files".to_owned(),
         };
+        let state = folder.join(STATE);
+        if state.symlink_metadata().is_ok()
+            && let Err(error) = open(&state).and_then(|file| Snapshot::read(STATE, file))
+        {
+            let cause = match error {
+                Error::Config { cause, .. } => cause,
+                other => other.to_string(),
+            };
+            return Err(Error::Config {
+                field: "snapshot".into(),
+                value: state.display().to_string(),
+                cause: format!("it is in the way: {cause}"),
+                cure: "name another folder, or one with a saved VM".to_owned(),
+            });
+        }
         let mut builder = fs::DirBuilder::new();
         match builder.mode(0o700).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {

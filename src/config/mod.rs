@@ -176,7 +176,7 @@ impl VmConfig {
     }
 
     /// The virtio devices, in the order in which the guest finds them.
-    fn virtio(&self) -> Vec<VirtioKind> {
+    pub(crate) fn virtio(&self) -> Vec<VirtioKind> {
         let rng = self.rng && cfg!(feature = "virtio-rng");
         [
             (VirtioKind::Block, self.blk.len()),

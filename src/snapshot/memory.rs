@@ -78,15 +78,20 @@ fn failed(error: vm_memory::GuestMemoryError) -> io::Error {
     io::Error::other(error)
 }
 
+/// Whether a file is a regular one without content: nothing hangs, and nothing is overwritten.
+pub(crate) fn check_empty(file: &File) -> io::Result<()> {
+    let found = file.metadata()?;
+    if found.is_file() && found.len() == 0 {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "a file for it is no empty regular file",
+    ))
+}
+
 /// Writes RAM to an empty file; gives the bytes that are no holes.
 pub(crate) fn write(ram: &GuestRam, layout: &MemoryLayout, file: &File) -> io::Result<u64> {
-    let found = file.metadata()?;
-    if !found.is_file() || found.len() != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the file for the memory is no empty regular file",
-        ));
-    }
     file.set_len(layout.len())?;
     let mut written = 0;
     let mut buffer = vec![0; CHUNK];

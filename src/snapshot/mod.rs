@@ -58,6 +58,18 @@ impl Snapshot {
         &self.parts.memory.file
     }
 
+    /// The version of the program that has saved it.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.parts.about.version
+    }
+
+    /// When it was saved, in milliseconds since 1970.
+    #[must_use]
+    pub fn saved_ms(&self) -> u64 {
+        self.parts.about.saved_ms
+    }
+
     /// The machine's configuration.
     #[must_use]
     pub fn config(&self) -> &VmConfig {

@@ -47,6 +47,10 @@ impl<P: KvmPlatform> Machine<'_, P> {
             return Err(CommandError::NotSaved("two files belong to it".to_owned()));
         };
         let (mut state, ram) = (File::from(state), File::from(ram));
+        [&state, &ram]
+            .into_iter()
+            .try_for_each(memory::check_empty)
+            .map_err(host)?;
         let layout = MemoryLayout::of(self.plan, memory);
         layout.check(self.plan).map_err(CommandError::NotSaved)?;
         // First: what cannot be saved is known before anything is written. The chip may write guest memory.

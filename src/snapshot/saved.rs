@@ -1,6 +1,6 @@
 //! What a saved machine is, as data; how its sections are read and written.
 
-use arch::{MachinePlan, Space};
+use arch::{DevicePlan, MachinePlan, Space};
 use devices::state::DeviceState;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -129,7 +129,170 @@ impl Parts {
             chip: bytes("chip")?.to_vec(),
             clock: bytes("clock")?.to_vec(),
         };
-        parts.memory.check(&parts.plan)?;
+        parts.check()?;
         Ok(parts)
+    }
+
+    /// The plan and the configuration are of one machine, so that what is checked of the one holds for the other; and
+    /// nothing that a file names is opened for it.
+    fn check(&self) -> Result<(), String> {
+        let Self { plan, config, .. } = self;
+        self.memory.check(plan)?;
+        if plan.ram_size() != config.guest_memory.bytes() || plan.vcpus != config.vcpus {
+            return Err("its machine is not that of its configuration".to_owned());
+        }
+        let is_virtio = |device: &DevicePlan| device.kind.virtio().is_some();
+        if plan.pci.is_some() || plan.devices.iter().any(is_virtio) || !config.virtio().is_empty() {
+            return Err(
+                "it has virtio devices or a PCI bus, which this version cannot restore".to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arch::{AddressRange, DeviceKind, VirtioKind};
+    use devices::config::BlkConfig;
+
+    use super::*;
+
+    fn parts() -> Parts {
+        let plan = MachinePlan {
+            arch: "test".into(),
+            ram: vec![AddressRange::new(0, 32 << 20)],
+            reserved: Vec::new(),
+            kernel_window: AddressRange::new(0, 32 << 20),
+            mmio_window: AddressRange::new(1 << 40, 1 << 20),
+            devices: Vec::new(),
+            pci: None,
+            vcpus: 1,
+            lean: None,
+            cmdline: String::new(),
+            remarks: Vec::new(),
+        };
+        Parts {
+            about: About {
+                version: "1".to_owned(),
+                saved_ms: 2,
+            },
+            memory: MemoryLayout::of(&plan, "memory"),
+            plan,
+            config: VmConfig::default().with_memory_mib(32).without_rng(),
+            devices: Vec::new(),
+            promise: b"{}".to_vec(),
+            vcpus: b"[]".to_vec(),
+            chip: b"{}".to_vec(),
+            clock: b"{}".to_vec(),
+        }
+    }
+
+    fn read(change: impl FnOnce(&mut Parts)) -> Result<Parts, String> {
+        let mut parts = parts();
+        change(&mut parts);
+        Parts::from_bytes(&parts.to_bytes()?)
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was() {
+        let again = read(|_| ());
+        let again = again.map(|again| (again.about, again.plan, again.config, again.vcpus));
+        let Parts {
+            about,
+            plan,
+            config,
+            vcpus,
+            ..
+        } = parts();
+        assert_eq!(again, Ok((about, plan, config, vcpus)));
+    }
+
+    /// The configuration is checked against the host, and the plan is what is made.
+    #[test]
+    fn r29_a_machine_that_is_not_that_of_its_configuration_is_refused() {
+        let far = AddressRange::new(1 << 50, 1 << 50);
+        let wrong: [fn(&mut Parts); 7] = [
+            |parts| parts.config.vcpus = 2,
+            |parts| parts.plan.vcpus = u32::MAX,
+            |parts| parts.plan.ram.push(AddressRange::new(1 << 50, 1 << 50)),
+            |parts| parts.memory.regions.clear(),
+            |parts| parts.memory.file = "../memory".to_owned(),
+            |parts| {
+                parts.plan.ram = vec![AddressRange::new(0, u64::MAX - 4095); 2];
+                parts.memory.regions = parts.plan.ram.clone();
+            },
+            |parts| {
+                parts.plan.ram = vec![AddressRange::new(1, 32 << 20)];
+                parts.memory.regions = parts.plan.ram.clone();
+            },
+        ];
+        for (number, change) in wrong.into_iter().enumerate() {
+            assert!(read(change).is_err(), "{number}");
+        }
+        let both = read(|parts| {
+            parts.plan.ram.push(far);
+            parts.memory.regions.push(far);
+        });
+        assert!(both.is_err_and(|cause| cause.contains("of its configuration")));
+    }
+
+    #[test]
+    fn r48_nothing_that_a_state_names_is_opened() {
+        let disk = |parts: &mut Parts| parts.config.blk = vec![BlkConfig::new("/dev/sda")];
+        let device = |parts: &mut Parts| {
+            parts.plan.devices.push(DevicePlan {
+                kind: DeviceKind::VirtioMmio(VirtioKind::Block),
+                id: Some("blk0".to_owned()),
+                space: Space::Mmio,
+                range: AddressRange::new(1 << 40, 4096),
+                irq: None,
+                messages: None,
+            });
+        };
+        for refused in [read(disk), read(device)] {
+            assert!(refused.is_err_and(|cause| cause.contains("virtio devices")));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_by_name() {
+        let state = parts().to_bytes().unwrap_or_default();
+        let sections = file::decode(&state).unwrap_or_default();
+        let said = |sections: &[Section<'_>]| {
+            let read = Parts::from_bytes(&file::encode(sections));
+            read.err().unwrap_or_default()
+        };
+        let mut changed = sections.clone();
+        changed.push(Section {
+            name: "colour",
+            version: 1,
+            bytes: b"1",
+        });
+        assert!(said(&changed).contains("a section colour"));
+        let mut changed = sections.clone();
+        changed.retain(|section| section.name != "chip");
+        assert!(said(&changed).contains("no section chip"));
+        for (version, bytes, cause) in [
+            (2, &b"{}"[..], "its section plan has version 2"),
+            (1, b"{", "the section plan is no JSON"),
+            (
+                1,
+                br#"{"a":1,"a":1}"#,
+                "the section plan is no JSON: duplicate",
+            ),
+            (1, br#"{"arch":1}"#, "the section plan: "),
+        ] {
+            let mut changed = sections.clone();
+            let plan = changed.iter_mut().find(|section| section.name == "plan");
+            if let Some(plan) = plan {
+                *plan = Section {
+                    name: "plan",
+                    version,
+                    bytes,
+                };
+            }
+            assert!(said(&changed).contains(cause), "{}", said(&changed));
+        }
     }
 }
