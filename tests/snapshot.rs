@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tempfile::TempDir;
 use vmm_reference::{
-    Command, CommandError, Console, EscapeKeys, ExitReason, Lean, OnReboot, Reply, Snapshot, State,
-    Transport, Vm, VmConfig, VmHandle,
+    Command, CommandError, Console, EscapeKeys, ExitReason, Lean, MemoryBacking, OnReboot, Reply,
+    Snapshot, State, Transport, Vm, VmConfig, VmHandle,
 };
 
 /// `inc bl; mov al, bl; mov dx, 0x3f8; out dx, al; mov ecx, 200; loop .; jmp`: prints 1, 2, 3 and so on, for ever.
@@ -120,9 +120,15 @@ fn a_guest_goes_on_where_it_was_over_generations() {
         return;
     }
     let kernel = common::kernel(COUNT);
-    for lean in [Lean::Off, Lean::On] {
+    for (lean, backing) in [
+        (Lean::Off, MemoryBacking::Anonymous),
+        (Lean::On, MemoryBacking::Shared),
+    ] {
         let folder = Folder::new();
-        let config = config().with_kernel(kernel.path()).with_lean(lean);
+        let config = config()
+            .with_kernel(kernel.path())
+            .with_lean(lean)
+            .with_memory_backing(backing);
         let mut running = Running::new(|console| Vm::new(&config, console).unwrap());
         let mut all = running.print(100);
         for generation in 0..5 {
@@ -224,7 +230,7 @@ fn files_that_are_not_empty_or_have_no_name_are_refused() {
         let command = Command::Snapshot { memory };
         running.handle.command_with(command, files).unwrap_err()
     };
-    for name in ["", "..", "a/b"] {
+    for name in ["", "..", "a/b", "state"] {
         let refused = save(name, folder.create("memory")).to_string();
         assert!(refused.contains("its file of memory"), "{refused}");
     }
@@ -237,6 +243,13 @@ fn files_that_are_not_empty_or_have_no_name_are_refused() {
     let source = std::error::Error::source(&refused).unwrap().to_string();
     assert!(source.contains("no empty regular file"), "{source}");
     assert_eq!(fs::read(folder.0.path().join("full")).unwrap(), b"precious");
+    let twice = folder.create("memory");
+    let files = vec![twice.try_clone().unwrap().into(), twice.into()];
+    let memory = "m".to_owned();
+    let command = Command::Snapshot { memory };
+    let refused = running.handle.command_with(command, files).unwrap_err();
+    let source = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(source.contains("the same one"), "{source}");
     // A pipe that nobody reads keeps nobody waiting.
     let (_reader, pipe) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let files = vec![pipe, folder.create("memory").into()];

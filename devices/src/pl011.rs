@@ -321,7 +321,7 @@ impl BusDevice for Pl011 {
         }))
     }
 
-    /// An interrupt that is pending was raised before, and is the interrupt chip's.
+    /// An interrupt that is pending is told again: it may have been on its way. One too many does no harm.
     fn load(&self, state: &DeviceState) -> Result<(), StateError> {
         let DeviceState::Pl011(saved) = state else {
             return Err(StateError::Foreign);
@@ -346,6 +346,9 @@ impl BusDevice for Pl011 {
         state.cr = saved.cr & CR_BITS;
         state.ifls = saved.ifls & 0x3f;
         state.imsc = saved.imsc & INTERRUPTS;
+        if state.pending() != 0 {
+            let _ = state.interrupt.write(1);
+        }
         Ok(())
     }
 }

@@ -210,7 +210,7 @@ impl BusDevice for Pl061 {
         }))
     }
 
-    /// An interrupt that is pending was raised before, and is the interrupt chip's.
+    /// An interrupt that is pending is told again: it may have been on its way. One too many does no harm.
     fn load(&self, state: &DeviceState) -> Result<(), StateError> {
         let DeviceState::Pl061(state) = *state else {
             return Err(StateError::Foreign);
@@ -229,7 +229,8 @@ impl BusDevice for Pl061 {
         if input & !BUTTON != 0 {
             return Err(StateError::Range("input"));
         }
-        *lock(&self.state) = State {
+        let mut state = lock(&self.state);
+        *state = State {
             input,
             output,
             direction,
@@ -240,6 +241,9 @@ impl BusDevice for Pl061 {
             edges,
             mode,
         };
+        if state.masked_status() != 0 {
+            let _ = self.interrupt.write(1);
+        }
         Ok(())
     }
 }

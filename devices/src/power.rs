@@ -84,7 +84,7 @@ impl ByteRegisters for AcpiPower {
         DeviceState::AcpiPower(AcpiPowerState { events })
     }
 
-    /// The interrupt of an event that is there was raised before, and is the interrupt chip's.
+    /// An event that is there is told again: the interrupt may have been on its way. One too many does no harm.
     fn set_state(&self, state: &DeviceState) -> Result<(), StateError> {
         let DeviceState::AcpiPower(AcpiPowerState { events }) = state else {
             return Err(StateError::Foreign);
@@ -93,6 +93,9 @@ impl ByteRegisters for AcpiPower {
             return Err(StateError::Range("events"));
         }
         self.events.store(*events, Ordering::SeqCst);
+        if *events != 0 {
+            let _ = self.line.write(1);
+        }
         Ok(())
     }
 }

@@ -157,7 +157,7 @@ fn option(field: &ConfigPath, value: &str, device: Option<&str>) -> String {
     let device = device.unwrap_or_default();
     match (first, key) {
         // Arguments of commands, which have no names there.
-        ("restore" | "snapshot" | "file", "") => value.to_owned(),
+        ("restore" | "snapshot", "") => value.to_owned(),
         // A text may begin with them.
         ("blk", "path") | ("net", "tap") => format!("--{first}{}", equals(value)),
         ("blk" | "net", "") if value.is_empty() => format!("--{first}{device}"),

@@ -104,13 +104,16 @@ pub(super) fn describe(folder: &Path, json: bool) -> Result<String, Error> {
             "saved VM",
             format!(
                 "of vmm-reference {}, saved {} ago",
-                snapshot.version(),
+                snapshot.version().escape_debug(),
                 age_text(age)
             ),
         ),
         (
             "needs",
-            format!("a host of {} with what its processor had", plan.arch),
+            format!(
+                "a host of {} with what its processor had",
+                plan.arch.escape_debug()
+            ),
         ),
         ("vCPUs", plan.vcpus.to_string()),
         (
@@ -119,7 +122,7 @@ pub(super) fn describe(folder: &Path, json: bool) -> Result<String, Error> {
                 "{} MiB, {} KiB of it in {}",
                 plan.ram_size() >> 20,
                 stored >> 10,
-                snapshot.memory_file()
+                snapshot.memory_file().escape_debug()
             ),
         ),
         ("devices", devices.join(", ")),

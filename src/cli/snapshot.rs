@@ -15,6 +15,9 @@ use vmm_reference::{Error, Snapshot};
 
 use super::restore::{STATE, open};
 
+/// How the names of files with memory begin.
+const MEMORY: &str = "memory-";
+
 /// New files of a saved VM; those that are not published are removed.
 #[derive(Debug)]
 pub(super) struct Files {
@@ -26,6 +29,8 @@ pub(super) struct Files {
     /// State and memory.
     pub(super) open: [File; 2],
     published: bool,
+    /// The folder was made for them.
+    created: bool,
 }
 
 impl Files {
@@ -53,12 +58,12 @@ impl Files {
             });
         }
         let mut builder = fs::DirBuilder::new();
-        match builder.mode(0o700).create(folder) {
+        let created = match builder.mode(0o700).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(refused(folder, &error));
             }
-            _ => {}
-        }
+            created => created.is_ok(),
+        };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -68,7 +73,7 @@ impl Files {
             let options = options.read(true).write(true).create_new(true).mode(0o600);
             options.open(path).map_err(|error| refused(path, &error))
         };
-        let (memory, partial) = (format!("memory-{unique}"), format!("{STATE}-{unique}"));
+        let (memory, partial) = (format!("{MEMORY}{unique}"), format!("{STATE}-{unique}"));
         let partial = folder.join(partial);
         let state = create(&partial)?;
         let ram = create(&folder.join(&memory)).inspect_err(|_| {
@@ -80,6 +85,7 @@ impl Files {
             partial,
             open: [state, ram],
             published: false,
+            created,
         })
     }
 
@@ -96,8 +102,10 @@ impl Files {
         self.published = true;
         let folder = File::open(&self.folder).and_then(|folder| folder.sync_all());
         folder.map_err(failed)?;
+        // Only what this command has made: a state may name any file.
         if let Ok(before) = before
             && before.memory_file() != self.memory
+            && before.memory_file().starts_with(MEMORY)
         {
             // It is in nobody's way.
             let _ = fs::remove_file(self.folder.join(before.memory_file()));
@@ -111,6 +119,9 @@ impl Drop for Files {
         if !self.published {
             let _ = fs::remove_file(&self.partial);
             let _ = fs::remove_file(self.folder.join(&self.memory));
+            if self.created {
+                let _ = fs::remove_dir(&self.folder);
+            }
         }
     }
 }

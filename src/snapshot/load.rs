@@ -4,7 +4,7 @@ use std::fs::File;
 
 use arch::{KvmPlatform, MachinePlan, Space};
 
-use super::saved::from_bytes;
+use super::saved::{LONGEST_VCPU, from_bytes};
 use super::{Snapshot, memory};
 use crate::Error;
 use crate::vm::dispatch::IoSpaces;
@@ -35,8 +35,12 @@ impl<P: KvmPlatform> Saved<P> {
                 "it is a machine of {arch}, and this host is {here}"
             )));
         }
+        let count = usize::try_from(parts.plan.vcpus).unwrap_or(usize::MAX);
+        if parts.vcpus.len() > LONGEST_VCPU.saturating_mul(count) {
+            return Err(refuse("its section vcpus is too long".to_owned()));
+        }
         let vcpus: Vec<P::VcpuState> = from_bytes("vcpus", &parts.vcpus).map_err(refuse)?;
-        if vcpus.len() != usize::try_from(parts.plan.vcpus).unwrap_or(usize::MAX) {
+        if vcpus.len() != count {
             return Err(refuse("its vCPUs are not the machine's".to_owned()));
         }
         let chip = from_bytes("chip", &parts.chip).map_err(refuse)?;

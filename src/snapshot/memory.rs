@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use arch::{AddressRange, GuestRam, MachinePlan};
+use rustix::fs::{OFlags, fcntl_getfl};
 use serde::{Deserialize, Serialize};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 /// What is looked at for zeros at once, in bytes.
 const PAGE: usize = 4096;
@@ -46,7 +47,9 @@ impl MemoryLayout {
                 .ok_or("its memory cannot be a machine's")?;
         }
         match self.file.as_str() {
-            "" | "." | ".." => Err("its file of memory has no name".to_owned()),
+            "" | "." | ".." | "state" => {
+                Err("its file of memory has no name of its own".to_owned())
+            }
             name if name.contains(['/', '\0']) => {
                 Err("its file of memory is not beside it".to_owned())
             }
@@ -78,16 +81,24 @@ fn failed(error: vm_memory::GuestMemoryError) -> io::Error {
     io::Error::other(error)
 }
 
-/// Whether a file is a regular one without content: nothing hangs, and nothing is overwritten.
-pub(crate) fn check_empty(file: &File) -> io::Result<()> {
-    let found = file.metadata()?;
-    if found.is_file() && found.len() == 0 {
-        return Ok(());
+/// Whether files are two regular ones without content, which are written where we say: nothing hangs, and nothing is
+/// overwritten.
+pub(crate) fn check_empty(files: [&File; 2]) -> io::Result<()> {
+    let refused = |cause: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, cause));
+    for file in files {
+        let found = file.metadata()?;
+        if !found.is_file() || found.len() != 0 {
+            return refused("a file for it is no empty regular file");
+        }
+        if fcntl_getfl(file)?.contains(OFlags::APPEND) {
+            return refused("a file for it is open for appending");
+        }
     }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "a file for it is no empty regular file",
-    ))
+    let [one, other] = [files[0].metadata()?, files[1].metadata()?];
+    if (one.dev(), one.ino()) == (other.dev(), other.ino()) {
+        return refused("both files for it are the same one");
+    }
+    Ok(())
 }
 
 /// Writes RAM to an empty file; gives the bytes that are no holes.
@@ -97,7 +108,15 @@ pub(crate) fn write(ram: &GuestRam, layout: &MemoryLayout, file: &File) -> io::R
     let mut buffer = vec![0; CHUNK];
     for (address, offset, len) in pieces(layout) {
         let bytes = buffer.get_mut(..len).unwrap_or_default();
-        ram.read_slice(bytes, address).map_err(failed)?;
+        let region = ram.find_region(address);
+        match region.and_then(|region| Some((region.file_offset()?, region.start_addr()))) {
+            // Looking at a hole of a file in memory by its mapping would give it a page.
+            Some((backing, start)) => {
+                let place = backing.start() + (address.0 - start.0);
+                backing.file().read_exact_at(bytes, place)?;
+            }
+            None => ram.read_slice(bytes, address).map_err(failed)?,
+        }
         let mut at = offset;
         // Neighbours that are no holes go together.
         for run in bytes

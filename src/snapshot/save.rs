@@ -1,8 +1,9 @@
 //! Saves a machine whose guest stands still.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -46,18 +47,15 @@ impl<P: KvmPlatform> Machine<'_, P> {
         let Ok([state, ram]) = <[OwnedFd; 2]>::try_from(files) else {
             return Err(CommandError::NotSaved("two files belong to it".to_owned()));
         };
-        let (mut state, ram) = (File::from(state), File::from(ram));
-        [&state, &ram]
-            .into_iter()
-            .try_for_each(memory::check_empty)
-            .map_err(host)?;
+        let (state, ram) = (File::from(state), File::from(ram));
+        memory::check_empty([&state, &ram]).map_err(host)?;
         let layout = MemoryLayout::of(self.plan, memory);
         layout.check(self.plan).map_err(CommandError::NotSaved)?;
         // First: what cannot be saved is known before anything is written. The chip may write guest memory.
         let parts = self.parts(layout)?;
         let bytes = parts.to_bytes().map_err(CommandError::NotSaved)?;
         let written = memory::write(&self.shared.ram, &parts.memory, &ram).map_err(host)?;
-        state.write_all(&bytes).map_err(host)?;
+        state.write_all_at(&bytes, 0).map_err(host)?;
         state.sync_data().map_err(host)?;
         Ok(written)
     }
@@ -85,7 +83,12 @@ impl<P: KvmPlatform> Machine<'_, P> {
                 saved_ms: u64::try_from(saved.as_millis()).unwrap_or(u64::MAX),
             },
             plan: self.plan.clone(),
-            config: self.config.clone(),
+            config: VmConfig {
+                // The guest is beyond them, and a restore opens none.
+                kernel: None,
+                initrd: None,
+                ..self.config.clone()
+            },
             memory,
             devices,
             promise: to_bytes(&promise.map_err(kvm)?).map_err(failed)?,

@@ -12,6 +12,12 @@ use crate::{ReadError, VmConfig, read_unique, read_value};
 
 /// The version of every section.
 const VERSION: u32 = 1;
+/// The most of a machine that can be saved: the platform's devices, and those of an embedder.
+const MOST_DEVICES: usize = 256;
+const MOST_REGIONS: usize = 16;
+/// The longest sections in bytes, that of the vCPUs for each of them: as values they take many times as much memory.
+const LONGEST: usize = 1 << 20;
+pub(crate) const LONGEST_VCPU: usize = 64 << 10;
 
 /// All of a machine but the content of its RAM. What only its platform can read are the bytes of a section.
 #[derive(Debug)]
@@ -112,6 +118,9 @@ impl Parts {
             let found = sections.iter().find(|part| part.name == name);
             let found = found.ok_or_else(|| format!("it has no section {name}"))?;
             match found.version {
+                VERSION if found.bytes.len() > LONGEST && name != "vcpus" => {
+                    Err(format!("its section {name} is too long"))
+                }
                 VERSION => Ok(found.bytes),
                 other => Err(format!(
                     "its section {name} has version {other}, and this program knows {VERSION}"
@@ -137,6 +146,14 @@ impl Parts {
     /// nothing that a file names is opened for it.
     fn check(&self) -> Result<(), String> {
         let Self { plan, config, .. } = self;
+        if config.kernel.is_some() || config.initrd.is_some() {
+            return Err("it names files that a restored machine has not".to_owned());
+        }
+        if plan.devices.len().max(self.devices.len()) > MOST_DEVICES
+            || plan.ram.len() > MOST_REGIONS
+        {
+            return Err("it has more devices or regions of memory than a machine".to_owned());
+        }
         self.memory.check(plan)?;
         if plan.ram_size() != config.guest_memory.bytes() || plan.vcpus != config.vcpus {
             return Err("its machine is not that of its configuration".to_owned());

@@ -45,7 +45,12 @@ impl<'a, P: KvmPlatform> Begin<'a, P> {
         story: &Story,
     ) -> Result<(MachinePlan, Self), Error> {
         let images = match (saved, images) {
-            (Some(saved), _) => return Ok((saved.plan().clone(), Self::Saved(saved))),
+            (Some(saved), _) => {
+                let mut plan = saved.plan().clone();
+                // They were about another host.
+                plan.remarks.clear();
+                return Ok((plan, Self::Saved(saved)));
+            }
             (None, Some(images)) => images,
             (None, None) => {
                 let lost = std::io::ErrorKind::NotFound.into();

@@ -143,7 +143,9 @@ impl<P: KvmPlatform> Running<P> {
             self.threads.iter().for_each(VcpuThreads::pause);
             self.registry.pause();
         }
+        // A vCPU that has ended the guest has an access that is not completed.
         let threads = self.threads.as_ref();
+        let threads = threads.filter(|_| !self.shared.handle.has_ended());
         let saved = threads.map(|threads| {
             let machine = Machine {
                 threads,

@@ -187,8 +187,8 @@ impl KvmPlatform for X86_64 {
         state::save_chip(vm, chip.is_full)
     }
 
-    fn load_chip(&self, vm: &VmFd, _chip: &KvmChip, state: &ChipState) -> Result<(), KvmError> {
-        state::load_chip(vm, state)
+    fn load_chip(&self, vm: &VmFd, chip: &KvmChip, state: &ChipState) -> Result<(), KvmError> {
+        state::load_chip(vm, chip.is_full, state)
     }
 
     fn save_clock(&self, vm: &VmFd) -> Result<ClockState, KvmError> {

@@ -286,12 +286,14 @@ pub struct PitState {
 }
 
 /// Leaves whose registers are sets of features, and those registers: what one has and another lacks is a bit.
-const FEATURES: [(u32, u32, [bool; 4]); 6] = [
+const FEATURES: [(u32, u32, [bool; 4]); 8] = [
     // EAX, EBX, ECX, EDX.
     (1, 0, [false, false, true, true]),
     (7, 0, [false, true, true, true]),
     (7, 1, [true, true, true, true]),
+    (0xd, 0, [true, false, false, true]),
     (0xd, 1, [true, false, false, false]),
+    (0x4000_0001, 0, [true, false, false, false]),
     (0x8000_0001, 0, [false, false, true, true]),
     (0x8000_0008, 0, [false, true, false, false]),
 ];

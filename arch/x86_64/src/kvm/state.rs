@@ -13,11 +13,21 @@ use crate::state::{ChipState, ClockState, FullChip, PicState, VcpuState};
 
 /// Words of `kvm_xsave` without what `kvm_xsave2` may add.
 const XSAVE_WORDS: usize = size_of::<kvm_xsave>() / 4;
+/// IA32_TIME_STAMP_COUNTER.
+const TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE.
 const TSC_DEADLINE: u32 = 0x6e0;
+/// CR4.VMXE and EFER.SVME: virtualization is on.
+const VMXE: u64 = 1 << 13;
+const SVME: u64 = 1 << 12;
 
 /// Everything of a vCPU that has no access of its own pending. `msrs` are the numbers of those that KVM has.
 pub(super) fn save_vcpu(vm: &VmFd, vcpu: &VcpuFd, msrs: &[u32]) -> Result<VcpuState, KvmError> {
+    let system = vcpu.get_sregs().map_err(KvmError::of("KVM_GET_SREGS"))?;
+    // What it has of them is the host's, and not saved.
+    if system.cr4 & VMXE != 0 || system.efer & SVME != 0 {
+        return Err(KvmError::NotSaved("a vCPU that runs guests of its own"));
+    }
     // First: what a vCPU waits for (INIT, SIPI) is taken into account by asking for it.
     let mp_state = vcpu
         .get_mp_state()
@@ -32,10 +42,7 @@ pub(super) fn save_vcpu(vm: &VmFd, vcpu: &VcpuFd, msrs: &[u32]) -> Result<VcpuSt
             .get_regs()
             .map_err(KvmError::of("KVM_GET_REGS"))?
             .into(),
-        system: vcpu
-            .get_sregs()
-            .map_err(KvmError::of("KVM_GET_SREGS"))?
-            .into(),
+        system: system.into(),
         debug: vcpu
             .get_debug_regs()
             .map_err(KvmError::of("KVM_GET_DEBUGREGS"))?
@@ -81,6 +88,14 @@ pub(super) fn load_vcpu(vm: &VmFd, vcpu: &VcpuFd, state: &VcpuState) -> Result<(
     set_xsave(vm, vcpu, &state.xsave)?;
     vcpu.set_debug_regs(&state.debug.into())
         .map_err(KvmError::of("KVM_SET_DEBUGREGS"))?;
+    // The local APIC's timer is set against it.
+    let tsc: Vec<_> = state
+        .msrs
+        .iter()
+        .filter(|msr| msr.index == TSC)
+        .copied()
+        .collect();
+    set_msrs(vcpu, &tsc)?;
     vcpu.set_lapic(&lapic(&state.lapic)?)
         .map_err(KvmError::of("KVM_SET_LAPIC"))?;
     let is_deadline = |msr: &&Msr| msr.index == TSC_DEADLINE;
@@ -193,7 +208,10 @@ pub(super) fn save_chip(vm: &VmFd, is_full: bool) -> Result<ChipState, KvmError>
 }
 
 /// Before the vCPUs, whose local APICs the I/O APIC looks at.
-pub(super) fn load_chip(vm: &VmFd, state: &ChipState) -> Result<(), KvmError> {
+pub(super) fn load_chip(vm: &VmFd, is_full: bool, state: &ChipState) -> Result<(), KvmError> {
+    if is_full != state.full.is_some() {
+        return Err(refused("KVM_SET_IRQCHIP"));
+    }
     let Some(FullChip { pics, ioapic, pit }) = &state.full else {
         return Ok(());
     };
