@@ -22,19 +22,38 @@ const COUNT: &[u8] = &[
 
 struct Trial(TempDir);
 
+/// A VM that does not outlive its test, however that ends.
+struct Spawned(Option<Child>);
+
+impl Spawned {
+    fn finish(mut self) -> Ended {
+        finish(self.0.take().unwrap())
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 impl Trial {
     fn path(&self, name: &str) -> String {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn spawn(&self, generation: u32, arguments: &[&str]) -> Child {
+    fn spawn(&self, generation: u32, arguments: &[&str]) -> Spawned {
         let serial = format!("--serial=file={}", self.output(generation));
         let control = format!("--control={}", self.path("control"));
         let child = vmm(&[arguments, &[&serial, &control]].concat()).spawn();
+        let child = Spawned(Some(child.unwrap()));
         while !Path::new(&self.path("control")).exists() {
             thread::yield_now();
         }
-        child.unwrap()
+        child
     }
 
     fn output(&self, generation: u32) -> String {
@@ -108,13 +127,13 @@ fn a_vm_goes_on_in_another_process() {
             "{files:?}"
         );
         trial.said(&["stop"]);
-        assert_eq!(finish(child).status.code(), Some(0));
+        assert_eq!(child.finish().status.code(), Some(0));
         all.extend(fs::read(trial.output(generation)).unwrap());
         child = trial.spawn(generation + 1, &["restore", &saved]);
     }
     trial.wait(3);
     trial.said(&["stop"]);
-    finish(child);
+    child.finish();
     all.extend(fs::read(trial.output(3)).unwrap());
     for pair in all.windows(2) {
         assert_eq!(pair[1], pair[0].wrapping_add(1));
@@ -124,7 +143,7 @@ fn a_vm_goes_on_in_another_process() {
     assert!(trial.said(&["status"]).starts_with("state     paused\n"));
     assert!(fs::read(trial.output(4)).unwrap().is_empty());
     trial.said(&["stop"]);
-    finish(child);
+    child.finish();
 }
 
 #[test]
@@ -156,7 +175,7 @@ fn r46_a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
     assert!(ended.stderr.contains("cure: name a folder"), "{ended:?}");
     assert!(trial.said(&["status"]).starts_with("state     running\n"));
     trial.said(&["stop"]);
-    finish(child);
+    child.finish();
 }
 
 #[test]
