@@ -49,11 +49,13 @@ impl Trial {
         let serial = format!("--serial=file={}", self.output(generation));
         let control = format!("--control={}", self.path("control"));
         let child = vmm(&[arguments, &[&serial, &control]].concat()).spawn();
-        let child = Spawned(Some(child.unwrap()));
+        let mut child = child.unwrap();
         while !Path::new(&self.path("control")).exists() {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}");
             thread::yield_now();
         }
-        child
+        Spawned(Some(child))
     }
 
     fn output(&self, generation: u32) -> String {

@@ -1,6 +1,7 @@
 //! Machines that are saved, and go on in another one.
 
 #![allow(clippy::unwrap_used)]
+#![cfg(target_arch = "x86_64")]
 
 mod common;
 
@@ -116,9 +117,6 @@ fn in_a_row(bytes: &[u8]) {
 
 #[test]
 fn a_guest_goes_on_where_it_was_over_generations() {
-    if std::env::consts::ARCH != "x86_64" {
-        return;
-    }
     let kernel = common::kernel(COUNT);
     for (lean, backing) in [
         (Lean::Off, MemoryBacking::Anonymous),
@@ -159,9 +157,6 @@ fn a_guest_goes_on_where_it_was_over_generations() {
 
 #[test]
 fn a_restored_machine_may_begin_paused_and_has_no_kernel() {
-    if std::env::consts::ARCH != "x86_64" {
-        return;
-    }
     let kernel = common::kernel(COUNT);
     let folder = Folder::new();
     let config = config()
@@ -186,9 +181,6 @@ fn a_restored_machine_may_begin_paused_and_has_no_kernel() {
 
 #[test]
 fn what_cannot_be_saved_is_refused_by_name_before_anything_is_written() {
-    if std::env::consts::ARCH != "x86_64" {
-        return;
-    }
     let kernel = common::kernel(COUNT);
     let folder = Folder::new();
     for (config, cause) in [
@@ -217,9 +209,6 @@ fn what_cannot_be_saved_is_refused_by_name_before_anything_is_written() {
 
 #[test]
 fn files_that_are_not_empty_or_have_no_name_are_refused() {
-    if std::env::consts::ARCH != "x86_64" {
-        return;
-    }
     let kernel = common::kernel(COUNT);
     let folder = Folder::new();
     let config = config().with_kernel(kernel.path());
@@ -266,9 +255,6 @@ fn files_that_are_not_empty_or_have_no_name_are_refused() {
 
 #[test]
 fn a_damaged_or_foreign_state_is_refused() {
-    if std::env::consts::ARCH != "x86_64" {
-        return;
-    }
     let kernel = common::kernel(COUNT);
     let folder = Folder::new();
     let config = config().with_kernel(kernel.path());

@@ -104,9 +104,7 @@ pub enum KvmError {
         source: io::Error,
     },
     /// It is not known how to save something of a machine.
-    #[error(
-        "machines of this architecture cannot be saved: this version does not know how to save {0}"
-    )]
+    #[error("this version does not know how to save {0}")]
     NotSaved(&'static str),
     /// This host's KVM has not got what the platform cannot do without.
     #[error("this host's KVM does not have {what}")]

@@ -18,8 +18,8 @@ use super::run;
 pub(super) const STATE: &str = "state";
 
 pub(super) fn run(options: RestoreOptions) -> Result<ExitCode, Failure> {
+    let (snapshot, file) = read(&options.folder)?;
     let path = options.folder.join(STATE);
-    let snapshot = Snapshot::read(path.display().to_string(), open(&path)?)?;
     let memory = options.folder.join(snapshot.memory_file());
     let config = Config {
         vm: snapshot.config().clone(),
@@ -30,7 +30,6 @@ pub(super) fn run(options: RestoreOptions) -> Result<ExitCode, Failure> {
         ..Config::default()
     };
     let inputs = [("restore", path.as_path()), ("restore", memory.as_path())];
-    let file = open(&memory)?;
     let result = config.check().and_then(|()| {
         run::run(&config, &inputs, None, |consoles| {
             let vm = Vm::restore(snapshot, file, consoles)?;
@@ -42,6 +41,14 @@ pub(super) fn run(options: RestoreOptions) -> Result<ExitCode, Failure> {
         })
     });
     result.map_err(|error| Failure::of(error, &config.vm, |_| None))
+}
+
+/// The saved VM in a folder, and its file of memory.
+fn read(folder: &Path) -> Result<(Snapshot, File), Error> {
+    let path = folder.join(STATE);
+    let snapshot = Snapshot::read(path.display().to_string(), open(&path)?)?;
+    let memory = open(&folder.join(snapshot.memory_file()))?;
+    Ok((snapshot, memory))
 }
 
 /// Opens a file of a saved VM; nothing hangs.
@@ -72,11 +79,8 @@ pub(super) fn open(path: &Path) -> Result<File, Error> {
 
 /// What the saved VM in a folder is, as text or as JSON.
 pub(super) fn describe(folder: &Path, json: bool) -> Result<String, Error> {
-    let path = folder.join(STATE);
-    let snapshot = Snapshot::read(path.display().to_string(), open(&path)?)?;
+    let (snapshot, file) = read(folder)?;
     let plan = snapshot.plan();
-    let memory = folder.join(snapshot.memory_file());
-    let file = open(&memory)?;
     let stored = file.metadata().map_or(0, |found| found.blocks() * 512);
     if json {
         let about = json!({

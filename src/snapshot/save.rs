@@ -35,7 +35,10 @@ fn host(source: io::Error) -> CommandError {
 
 fn kvm(error: KvmError) -> CommandError {
     match error {
-        KvmError::Failed { source, .. } => host(source),
+        KvmError::Failed { operation, source } => host(io::Error::new(
+            source.kind(),
+            format!("{operation}: {source}"),
+        )),
         other => CommandError::NotSaved(other.to_string()),
     }
 }

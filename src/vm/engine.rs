@@ -68,9 +68,7 @@ impl<P: KvmPlatform> Running<P> {
         let handle = self.shared.handle.clone();
         let state = match command {
             Command::Pause {} => {
-                // Without vCPUs, nothing can stop a device or start one meanwhile.
-                self.threads.iter().for_each(VcpuThreads::pause);
-                self.registry.pause();
+                self.quiesce();
                 if self.paused_since.is_none() {
                     self.paused_since = Some(Instant::now());
                     self.metrics.pauses += 1;
@@ -129,6 +127,19 @@ impl<P: KvmPlatform> Running<P> {
         Ok(Reply::Done { state })
     }
 
+    /// The guest stands still, and its devices are quiet.
+    fn quiesce(&self) {
+        // Without vCPUs, nothing can stop a device or start one meanwhile.
+        self.threads.iter().for_each(VcpuThreads::pause);
+        self.registry.pause();
+    }
+
+    /// The reverse.
+    fn go_on(&self) {
+        self.registry.resume();
+        self.threads.iter().for_each(VcpuThreads::resume);
+    }
+
     /// Lets the guest stand still and writes the machine to files.
     #[cfg(feature = "snapshot")]
     fn snapshot(
@@ -140,8 +151,7 @@ impl<P: KvmPlatform> Running<P> {
         let begin = Instant::now();
         let runs = state == State::Running;
         if runs {
-            self.threads.iter().for_each(VcpuThreads::pause);
-            self.registry.pause();
+            self.quiesce();
         }
         // A vCPU that has ended the guest has an access that is not completed.
         let threads = self.threads.as_ref();
@@ -158,8 +168,7 @@ impl<P: KvmPlatform> Running<P> {
             machine.save(memory, files)
         });
         if runs {
-            self.registry.resume();
-            self.threads.iter().for_each(VcpuThreads::resume);
+            self.go_on();
         }
         let memory_bytes = saved.unwrap_or(Err(CommandError::Ended("snapshot")))?;
         Ok(Written {
@@ -218,8 +227,7 @@ impl<P: KvmPlatform> Engine for Running<P> {
     }
 
     fn resume(&mut self) {
-        self.registry.resume();
-        self.threads.iter().for_each(VcpuThreads::resume);
+        self.go_on();
         self.end_pause();
         self.shared.handle.set_paused(false);
     }

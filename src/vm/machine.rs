@@ -89,27 +89,10 @@ impl<P: KvmPlatform> Machine<P> {
         attachments: impl Into<Attachments>,
         hello: Option<&'static [u8]>,
     ) -> Result<Self, Error> {
-        let timeline = Timeline::default();
-        timeline.reach(Milestone::Begun);
         config.check_descriptors()?;
-        crate::memory::host::check(config)?;
-        let kvm = crate::host::open_kvm()?;
-        let platform = P::probe(&kvm)?;
-        timeline.reach(Milestone::Probed);
-        let mut story = Story::default();
-        story.begin();
-        story.host(&kvm);
-        let opened = Opened::new(kvm, config, attachments.into(), hello, &timeline)?;
-        Self::build(Outside {
-            config: config.clone(),
-            platform: Arc::new(platform),
-            opened,
-            stop: Requests::default(),
-            handle: VmHandle::new()?,
-            timeline,
-            metrics: Metrics::default(),
-            story,
-            saved: None,
+        Self::start(config, |kvm, _, timeline| {
+            let opened = Opened::new(kvm, config, attachments.into(), hello, timeline)?;
+            Ok((opened, None))
         })
     }
 
@@ -125,21 +108,32 @@ impl<P: KvmPlatform> Machine<P> {
         memory: File,
         attachments: impl Into<Attachments>,
     ) -> Result<Self, Error> {
-        let timeline = Timeline::default();
-        timeline.reach(Milestone::Begun);
         let config = snapshot.config().clone();
         config.check()?;
-        crate::memory::host::check(&config)?;
+        Self::start(&config, |kvm, platform, timeline| {
+            let saved = Saved::new(platform, snapshot, memory)?;
+            let opened = Opened::without_images(kvm, &config, attachments.into(), timeline)?;
+            Ok((opened, Some(Box::new(saved))))
+        })
+    }
+
+    /// The first start: the host, what `open` opens, and then what every start does.
+    fn start(
+        config: &VmConfig,
+        open: impl FnOnce(Kvm, &mut P, &Timeline) -> Result<(Opened, Option<Box<Saved<P>>>), Error>,
+    ) -> Result<Self, Error> {
+        let timeline = Timeline::default();
+        timeline.reach(Milestone::Begun);
+        crate::memory::host::check(config)?;
         let kvm = crate::host::open_kvm()?;
         let mut platform = P::probe(&kvm)?;
         timeline.reach(Milestone::Probed);
-        let saved = Saved::new(&mut platform, snapshot, memory)?;
         let mut story = Story::default();
         story.begin();
         story.host(&kvm);
-        let opened = Opened::without_images(kvm, &config, attachments.into(), &timeline)?;
+        let (opened, saved) = open(kvm, &mut platform, &timeline)?;
         Self::build(Outside {
-            config,
+            config: config.clone(),
             platform: Arc::new(platform),
             opened,
             stop: Requests::default(),
@@ -147,7 +141,7 @@ impl<P: KvmPlatform> Machine<P> {
             timeline,
             metrics: Metrics::default(),
             story,
-            saved: Some(Box::new(saved)),
+            saved,
         })
     }
 
