@@ -2,7 +2,8 @@
 //!
 //! There are two lanes, so that both kinds of work overlap: one compiles and runs tests, then machines; the other
 //! one runs the labs' machines, each as soon as the first lane has built what it is made of. Machines come first
-//! where processors are short: a virtual processor that waits for one makes the others of its machine spin.
+//! where processors are short: a virtual processor that waits for one makes the others of its machine spin. What
+//! comes from the network comes beside both.
 
 use std::path::Path;
 use std::process::Command;
@@ -20,20 +21,18 @@ use crate::lab::{self, Lab, Ready, Scope};
 use crate::needs::Needs;
 use crate::step::{self, Result, Stopped, step};
 
-/// Targets that the workspace must compile for, besides the host, and the backend that each is for.
-const FOREIGN: [(&str, &str); 2] = [
-    ("aarch64-unknown-linux-gnu", "vmm-arch-aarch64"),
-    ("riscv64gc-unknown-linux-gnu", "vmm-arch-riscv64"),
-];
+/// Targets that the workspace must compile for, besides the host.
+const FOREIGN: [&str; 2] = ["aarch64-unknown-linux-gnu", "riscv64gc-unknown-linux-gnu"];
 /// Targets of the micro-guests.
 const BARE: [&str; 3] = [
     "aarch64-unknown-none-softfloat",
     "riscv64gc-unknown-none-elf",
     "x86_64-unknown-none",
 ];
-/// Feature sets that every change is checked with, and those of the full run.
-const FEATURES: [&str; 2] = ["", "cli,virtio-blk"];
-const MORE_FEATURES: [&str; 12] = [
+/// The feature set that every change is checked with besides all, and those of the full run.
+const FEATURES: [&str; 1] = [""];
+const MORE_FEATURES: [&str; 13] = [
+    "cli,virtio-blk",
     "host,elf",
     "cli,serial,elf",
     "host",
@@ -59,13 +58,21 @@ pub(crate) fn run(scope: Scope, with_lab: bool) -> Result<()> {
 
 /// Gives the lines that say what was skipped.
 fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
-    let labs = if with_lab { labs(scope)? } else { Vec::new() };
-    let needs = labs.iter().map(Lab::needs).fold(needs(), Needs::and);
+    let all = || if with_lab { labs(scope) } else { Ok(Vec::new()) };
+    let (labs, to_fetch) = (all()?, all()?);
+    let needs = labs.iter().map(Lab::needs).fold(needs(scope), Needs::and);
     needs.provide()?;
     let (sender, ready) = mpsc::channel();
+    let (fetched, is_fetched) = mpsc::channel();
     let ready = Mutex::new(ready);
     thread::scope(|threads| {
         let beside = threads.spawn(|| machines(&ready));
+        threads.spawn(move || {
+            for lab in &to_fetch {
+                // Nobody receives after a failure, which says so itself.
+                let _ = fetched.send(lab.fetch());
+            }
+        });
         let mut skipped = String::new();
         let mut labs = labs.into_iter();
         let mut prepare = || -> Result<()> {
@@ -73,7 +80,8 @@ fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
                 return Ok(());
             };
             let name = lab.name();
-            match lab.prepare() {
+            lab.build()?;
+            match is_fetched.recv()?.and_then(|()| lab.prepare()) {
                 Err(error) if error.is::<Unavailable>() => {
                     skipped = format!("{skipped}SKIPPED: lab {name}: {error}\n");
                     Ok(())
@@ -155,22 +163,17 @@ fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     }
     prepare()?;
     others_clippy(full)?;
-    for (target, backend) in FOREIGN {
-        if full {
-            let pure = "-p vmm-arch -p vmm-devices -p vmm-arch-aarch64 -p vmm-arch-riscv64 \
-                -p vmm-arch-x86-64 -p vmm-arch-host";
-            compile(&format!("clippy {pure} --target {target} -- -D warnings"))?;
-            compile(&format!(
-                "clippy --lib --no-default-features --target {target} -- -D warnings"
-            ))?;
+    // What is not the backends' is the same code as here; without the full run, the lab builds all of it.
+    for target in FOREIGN.into_iter().filter(|_| full) {
+        let pure = "-p vmm-arch -p vmm-devices -p vmm-arch-aarch64 -p vmm-arch-riscv64 \
+            -p vmm-arch-x86-64 -p vmm-arch-host";
+        for what in [
+            pure,
+            "--lib --no-default-features",
+            "--workspace --lib --bins --tests",
+        ] {
+            compile(&format!("clippy {what} --target {target} -- -D warnings"))?;
         }
-        // What is not the backend's is the same code as here, and the lab builds it.
-        let what = if full {
-            "--workspace --lib --bins --tests".to_owned()
-        } else {
-            format!("-p {backend} -p vmm-arch-host --lib")
-        };
-        compile(&format!("clippy {what} --target {target} -- -D warnings"))?;
     }
     let mut doc = cargo_command();
     doc.args(["doc", "--workspace", "--no-deps"]);
@@ -194,14 +197,10 @@ fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     }
     compile("test --workspace --features=vmm-reference/completions --no-run")?;
     cargo("test --workspace --features=vmm-reference/completions")?;
-    // The other builds' own unit tests, under QEMU's user-mode emulation: the backends', which alone differ.
-    for (target, backend) in FOREIGN {
-        let packages = if full {
-            "--workspace".to_owned()
-        } else {
-            format!("-p {backend}")
-        };
-        cargo(&format!("test {packages} --lib --target {target}"))?;
+    // The other builds' own unit tests, under QEMU's user-mode emulation. Without the full run, the tests with
+    // micro-guests in the lab are what runs there.
+    for target in FOREIGN.into_iter().filter(|_| full) {
+        cargo(&format!("test --workspace --lib --target {target}"))?;
     }
     // `cargo xtask fuzz` searches longer.
     fuzz::run(None, if full { 10 } else { 3 })
@@ -252,15 +251,19 @@ fn others_clippy(full: bool) -> Result<()> {
     )
 }
 
-fn needs() -> Needs {
-    Needs::default()
+fn needs(scope: Scope) -> Needs {
+    let needs = match scope {
+        Scope::Full => Needs::default()
+            .targets(FOREIGN)
+            .tools(&[("qemu-aarch64-static", "qemu-user-static")]),
+        Scope::Smoke => Needs::default(),
+    };
+    needs
         .components(&["rustfmt", "clippy"])
-        .targets(FOREIGN.map(|(target, _)| target))
         .targets(BARE)
         .tools(&[
             ("iasl", "acpica-tools"),
             ("dtc", "device-tree-compiler"),
-            ("qemu-aarch64-static", "qemu-user-static"),
             ("qemu-img", "qemu-utils"),
             // Its completions.
             ("zsh", "zsh"),

@@ -31,9 +31,8 @@ pub(super) struct Images {
     pub(super) initramfs: PathBuf,
 }
 
-/// Prepares everything; quick when the packages are there and nothing has changed.
-/// `folder` is for what is made of them.
-pub(super) fn prepare(arch: &Architecture, folder: &Path, with_tests: bool) -> Result<Images> {
+/// Gets the packages; quick when they are there. Gives where they are unpacked.
+pub(super) fn fetch(arch: &Architecture) -> Result<PathBuf> {
     let shared = target().join("lab").join(arch.name);
     // Another list of packages has another folder.
     let other = arch.other_kernel.map(|(package, _)| package);
@@ -50,6 +49,13 @@ pub(super) fn prepare(arch: &Architecture, folder: &Path, with_tests: bool) -> R
         unpack_packages(arch, &partial)?;
         fs::rename(&partial, &unpacked)?;
     }
+    Ok(unpacked)
+}
+
+/// Prepares everything; quick when the packages are there and nothing has changed.
+/// `folder` is for what is made of them.
+pub(super) fn prepare(arch: &Architecture, folder: &Path, with_tests: bool) -> Result<Images> {
+    let unpacked = fetch(arch)?;
     let (binary, agent) = build(arch)?;
     let guests = folder.join("guests");
     recreate(&guests)?;
@@ -172,7 +178,7 @@ fn unpack_packages(arch: &Architecture, folder: &Path) -> Result<()> {
 }
 
 /// Our binary and the lab's own tool, static.
-fn build(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
+pub(super) fn build(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
     let packages = "--package=vmm-reference --package=lab-agent";
     cargo(&format!(
         "build --quiet --release --target={} {packages}",

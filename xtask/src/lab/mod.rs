@@ -155,17 +155,32 @@ impl Lab {
             ])
     }
 
+    /// Gets what it is made of; quick when that is there.
+    pub(crate) fn fetch(&self) -> Result<()> {
+        let name = format!("getting what the lab {} is made of", self.name);
+        timed(&name, || {
+            self.system()?;
+            images::fetch(self.arch).map(drop)
+        })
+    }
+
+    fn system(&self) -> Result<Option<System>> {
+        let has_system = self.sessions.iter().any(|session| session.has_system);
+        let kernel = self.arch.system_kernel.filter(|_| has_system);
+        let system = kernel.map(|kernel| crate::system::prepare(self.arch.debian, kernel));
+        system.transpose()
+    }
+
+    /// Builds what it needs of ours.
+    pub(crate) fn build(&self) -> Result<()> {
+        images::build(self.arch).map(drop)
+    }
+
     /// Gets and builds what it is made of; quick when that is there and nothing has changed.
     pub(crate) fn prepare(self) -> Result<Ready> {
         let name = format!("preparing the lab {}", self.name);
         timed(&name, || {
-            let has_system = self.sessions.iter().any(|session| session.has_system);
-            let system = match self.arch.system_kernel {
-                Some(kernel) if has_system => {
-                    Some(crate::system::prepare(self.arch.debian, kernel)?)
-                }
-                _ => None,
-            };
+            let system = self.system()?;
             let images = images::prepare(self.arch, &self.folder(), self.uses("/micro_guests"))?;
             Ok(Ready {
                 lab: self,
