@@ -58,7 +58,13 @@ pub(crate) fn run(scope: Scope, with_lab: bool) -> Result<()> {
 
 /// Gives the lines that say what was skipped.
 fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
-    let all = || if with_lab { labs(scope) } else { Ok(Vec::new()) };
+    let all = || {
+        if with_lab {
+            labs(scope)
+        } else {
+            Ok(Vec::new())
+        }
+    };
     let (labs, to_fetch) = (all()?, all()?);
     let needs = labs.iter().map(Lab::needs).fold(needs(scope), Needs::and);
     needs.provide()?;
