@@ -39,8 +39,8 @@ mod wake;
 
 pub use crate::devices::own::{Interrupt, OwnDevice};
 pub use ::devices::config::{
-    BalloonConfig, BlkConfig, BlkEngine, Limits, Mac, NetConfig, OptionError, VsockConfig,
-    with_text, words_of,
+    BalloonConfig, BlkConfig, BlkEngine, BlkReplacement, Limits, Mac, NetConfig, NetReplacement,
+    OptionError, VsockConfig, VsockReplacement, with_text, words_of,
 };
 pub use ::devices::{
     BalloonStatistics, Bucket, Change, ChangeError, DeviceMetrics, GuestStatistics, Hinting,

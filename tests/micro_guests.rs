@@ -12,6 +12,8 @@ mod micro_hostile;
 mod micro_metrics;
 #[cfg(feature = "control")]
 mod micro_pauses;
+#[cfg(all(feature = "snapshot", target_arch = "x86_64"))]
+mod micro_snapshots;
 
 use std::io::Write;
 use std::process::{Child, Stdio};

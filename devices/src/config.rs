@@ -15,6 +15,8 @@ mod id;
 mod limits;
 mod mac;
 mod ranges;
+mod replacement;
+mod tap;
 mod text;
 mod words;
 
@@ -22,6 +24,7 @@ mod words;
 mod tests;
 
 use self::id::check_id;
+use self::tap::tap_name;
 use self::text::{First, number, on_or_off, options, value, within};
 
 pub use self::balloon::BalloonConfig;
@@ -32,6 +35,7 @@ pub use self::file::{Size, size_with_unit, whole_number};
 pub use self::limits::Limits;
 pub(crate) use self::limits::table as limits_table;
 pub use self::mac::Mac;
+pub use self::replacement::{BlkReplacement, NetReplacement, VsockReplacement};
 pub use self::text::parse_size;
 pub use self::words::{one_of, with_text, word, words_of};
 
@@ -256,9 +260,6 @@ impl Default for NetConfig {
     }
 }
 
-/// The longest name of a network device of the host (IFNAMSIZ without the end).
-const MAX_TAP_NAME: usize = 15;
-
 impl NetConfig {
     /// The options that its text may have, with `=` behind those that take a value.
     pub const OPTIONS: &'static [&'static str] = &[
@@ -318,19 +319,6 @@ impl NetConfig {
         queue_size(self.queue_size)?;
         self.limits.check()
     }
-}
-
-/// What Linux takes as a name (`dev_valid_name`), without `%`, which it would replace by a number.
-fn tap_name(name: &str) -> Result<(), OptionError> {
-    let strange = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
-    let fits = (1..=MAX_TAP_NAME).contains(&name.len());
-    if !fits || name.contains(strange) || [".", ".."].contains(&name) {
-        let cause = format!(
-            "a name has 1 to {MAX_TAP_NAME} bytes, no blank and no /, : or %; it is not . or .."
-        );
-        return Err(OptionError::Value("tap", name.to_owned(), cause));
-    }
-    Ok(())
 }
 
 impl fmt::Display for NetConfig {

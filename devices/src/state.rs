@@ -3,7 +3,13 @@
 //! Each device has a type of its own, apart from its model: what a file holds is what stands here, and a later version
 //! reads it. Bytes that wait for the host (a console's output) are not a device's.
 
+#[cfg(feature = "virtio")]
+mod virtio;
+
 use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "virtio")]
+pub use virtio::*;
 
 /// The state of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,10 +34,25 @@ pub enum DeviceState {
     Pl061(Pl061State),
     /// The clock of Android's emulator.
     GoldfishRtc(GoldfishRtcState),
+    /// A PC's ports of the PCI configuration.
+    PciPorts(PciPortsState),
+    /// A virtio device, or what leads to some: they are saved by their ids.
+    ById {},
 }
 
-/// Why a state cannot be loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+impl DeviceState {
+    /// That of a device which is saved by its id.
+    #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
+    pub(crate) fn is_by_id(&self) -> Result<(), StateError> {
+        match self {
+            Self::ById {} => Ok(()),
+            _ => Err(StateError::Foreign),
+        }
+    }
+}
+
+/// Why a state cannot be saved or loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
     /// It is another device's, or the device cannot load any.
@@ -43,6 +64,18 @@ pub enum StateError {
     /// The host refused what it takes.
     #[error("the host refused what it takes")]
     Host,
+    /// The file behind a disk cannot be brought to its disk, or looked at.
+    #[error("the file {0}: {1}")]
+    File(String, String),
+    /// The device is of a kind that cannot be saved.
+    #[error("it is of a kind that cannot be saved")]
+    Unknown,
+    /// The file behind a disk is not as it was.
+    #[error("the file {0} has changed since, which its guest knows nothing of")]
+    Changed(String),
+    /// A fault of the VMM has lost the device.
+    #[error("a fault of the VMM has lost it")]
+    Lost,
 }
 
 /// Registers of a 16550A, and input that the guest has not read.
@@ -155,6 +188,14 @@ pub struct GoldfishRtcState {
     pub alarm: [u32; 2],
     /// Whether it interrupts.
     pub interrupt_enabled: u32,
+}
+
+/// A PC's ports of the PCI configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PciPortsState {
+    /// The address that the data port is connected to.
+    pub address: u32,
 }
 
 #[cfg(test)]

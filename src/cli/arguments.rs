@@ -12,14 +12,20 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use vmm_reference::BalloonConfig;
 #[cfg(feature = "virtio-blk")]
 use vmm_reference::BlkConfig;
+#[cfg(all(feature = "snapshot", feature = "virtio-blk"))]
+use vmm_reference::BlkReplacement;
 #[cfg(feature = "virtio-net")]
 use vmm_reference::NetConfig;
+#[cfg(all(feature = "snapshot", feature = "virtio-net"))]
+use vmm_reference::NetReplacement;
 #[cfg(feature = "virtio-console")]
 use vmm_reference::Overflow;
 #[cfg(feature = "virtio")]
 use vmm_reference::Transport;
 #[cfg(feature = "virtio-vsock")]
 use vmm_reference::VsockConfig;
+#[cfg(all(feature = "snapshot", feature = "virtio-vsock"))]
+use vmm_reference::VsockReplacement;
 use vmm_reference::{
     ARCHITECTURES, HugePages, Lean, MemoryBacking, MemorySize, NamedFile, OnReboot,
 };
@@ -278,9 +284,26 @@ pub(super) struct RestoreOptions {
     /// The guest stands still until it is resumed
     #[arg(long)]
     pub(super) paused: bool,
+    /// Another file behind a disk, or the one that it has although it has changed: id=ID,path=FILE or
+    /// id=ID,changed=ok
+    #[cfg(feature = "virtio-blk")]
+    #[arg(long, value_name = "id=ID,path=FILE", value_parser = values::text::<BlkReplacement>())]
+    pub(super) blk: Vec<BlkReplacement>,
+    /// Another tap device of a network device: id=ID,tap=NAME or id=ID,fd=N
+    #[cfg(feature = "virtio-net")]
+    #[arg(long, value_name = "id=ID,tap=NAME", value_parser = values::text::<NetReplacement>())]
+    pub(super) net: Vec<NetReplacement>,
+    /// Another socket for the vsock device
+    #[cfg(feature = "virtio-vsock")]
+    #[arg(long, value_name = "path=SOCKET", value_parser = values::text::<VsockReplacement>())]
+    pub(super) vsock: Option<VsockReplacement>,
     #[cfg(feature = "serial")]
     #[arg(long, value_name = "TARGET", help = help::serial(), value_parser = values::text::<ConsoleTarget>())]
     pub(super) serial: Option<ConsoleTarget>,
+    /// Where the virtio console goes, if the VM has one [default: null]
+    #[cfg(feature = "virtio-console")]
+    #[arg(long, value_name = "TARGET", value_parser = values::text::<ConsoleTarget>())]
+    pub(super) console: Option<ConsoleTarget>,
     /// Takes commands on this Unix socket, which is made for this user only
     #[cfg(feature = "control")]
     #[arg(long, value_name = "PATH")]

@@ -7,10 +7,14 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+#[cfg(feature = "virtio-console")]
+use vmm_reference::VmConfig;
 use vmm_reference::{Command, Error, Snapshot, Vm};
 
 use super::arguments::RestoreOptions;
 use super::config::Config;
+#[cfg(feature = "virtio-console")]
+use super::config::ConsoleTarget;
 use super::errors::Failure;
 use super::run;
 
@@ -18,17 +22,37 @@ use super::run;
 pub(super) const STATE: &str = "state";
 
 pub(super) fn run(options: RestoreOptions) -> Result<ExitCode, Failure> {
-    let (snapshot, file) = read(&options.folder)?;
+    let (mut snapshot, file) = read(&options.folder)?;
+    #[cfg(feature = "virtio-blk")]
+    options
+        .blk
+        .iter()
+        .try_for_each(|new| snapshot.replace_blk(new))?;
+    #[cfg(feature = "virtio-net")]
+    options
+        .net
+        .iter()
+        .try_for_each(|new| snapshot.replace_net(new))?;
+    #[cfg(feature = "virtio-vsock")]
+    if let Some(new) = &options.vsock {
+        snapshot.replace_vsock(new)?;
+    }
     let path = options.folder.join(STATE);
     let memory = options.folder.join(snapshot.memory_file());
-    let config = Config {
-        vm: snapshot.config().clone(),
-        #[cfg(feature = "serial")]
-        serial: options.serial,
-        #[cfg(feature = "control")]
-        control: options.control,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.vm = snapshot.config().clone();
+    #[cfg(feature = "serial")]
+    {
+        config.serial = options.serial;
+    }
+    #[cfg(feature = "virtio-console")]
+    {
+        config.console = console(options.console, &config.vm)?;
+    }
+    #[cfg(feature = "control")]
+    {
+        config.control = options.control;
+    }
     let inputs = [("restore", path.as_path()), ("restore", memory.as_path())];
     let result = config.check().and_then(|()| {
         run::run(&config, &inputs, None, |consoles| {
@@ -41,6 +65,24 @@ pub(super) fn run(options: RestoreOptions) -> Result<ExitCode, Failure> {
         })
     });
     result.map_err(|error| Failure::of(error, &config.vm, |_| None))
+}
+
+/// Where the virtio console goes, if there is one.
+#[cfg(feature = "virtio-console")]
+fn console(
+    target: Option<ConsoleTarget>,
+    config: &VmConfig,
+) -> Result<Option<ConsoleTarget>, Error> {
+    match (target, config.console) {
+        (target, true) => Ok(Some(target.unwrap_or(ConsoleTarget::Null))),
+        (None, false) => Ok(None),
+        (Some(target), false) => Err(Error::Config {
+            field: "console".into(),
+            value: target.to_string(),
+            cause: "the saved VM has no virtio console".to_owned(),
+            cure: "leave it away; --serial says where the serial console goes".to_owned(),
+        }),
+    }
 }
 
 /// The saved VM in a folder, and its file of memory.
@@ -131,9 +173,33 @@ pub(super) fn describe(folder: &Path, json: bool) -> Result<String, Error> {
         ),
         ("devices", devices.join(", ")),
     ];
-    Ok(lines
+    let lines: Vec<_> = lines
+        .into_iter()
+        .chain(opens(&snapshot))
         .map(|(name, text)| format!("{name:9} {text}"))
-        .join("\n"))
+        .collect();
+    Ok(lines.join("\n"))
+}
+
+/// What of the host a restore opens, by the devices' ids.
+fn opens(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
+    let (config, plan) = (snapshot.config(), snapshot.plan());
+    let ids = |name: &'static str| {
+        let planned = plan.devices.iter();
+        planned.filter_map(move |device| {
+            let kind = device.kind.virtio()?;
+            device.id.clone().filter(|_| kind.name() == name)
+        })
+    };
+    let disks = ids("blk").zip(&config.blk);
+    let disks = disks.map(|(id, disk)| ("opens", format!("{id}: {}", disk.path.display())));
+    let taps = ids("net").zip(&config.net);
+    let taps = taps.map(|(id, net)| ("opens", format!("{id}: {net}")));
+    let sockets = ids("vsock").zip(&config.vsock);
+    let sockets = sockets.map(|(id, vsock)| ("opens", format!("{id}: {}", vsock.path.display())));
+    let all = disks.chain(taps).chain(sockets);
+    all.map(|(name, text)| (name, text.escape_debug().to_string()))
+        .collect()
 }
 
 /// A number of seconds, in the two units that say most.

@@ -498,6 +498,11 @@ impl VmHandle {
         self.0.ended.load(Ordering::Acquire)
     }
 
+    /// Whether it has ended because somebody has asked for that, and not by its guest.
+    pub(crate) fn was_stopped(&self) -> bool {
+        matches!(self.life().outcome, Some(Ok(ExitReason::Stopped)))
+    }
+
     pub(crate) fn event(&self) -> &Wake {
         &self.0.event
     }

@@ -14,12 +14,29 @@ use ::devices::{Change, Query, Report};
 #[cfg(feature = "virtio")]
 use ::devices::{ChangeError, NewFile};
 
+#[cfg(feature = "snapshot")]
+use ::devices::state::StateError;
+
 use crate::control::command::{CommandError, DeviceStatus};
 #[cfg(feature = "virtio")]
 use crate::control::event::Happening;
 use crate::control::handle::VmHandle;
 use crate::control::metrics::DeviceReport;
 use crate::devices::opened::Lasting;
+
+/// The state of a virtio device, by its id.
+#[cfg(all(feature = "virtio", feature = "snapshot"))]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SavedVirtio {
+    pub(crate) id: String,
+    pub(crate) state: ::devices::state::VirtioState,
+}
+
+/// There are none without virtio.
+#[cfg(all(not(feature = "virtio"), feature = "snapshot"))]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum SavedVirtio {}
 
 /// A device and its name.
 #[cfg(feature = "virtio")]
@@ -103,6 +120,32 @@ impl Registry {
         self.entries
             .iter()
             .for_each(|entry| entry.transport.resume());
+    }
+
+    /// What of each device goes on in another machine; they are quiet.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn save(&self) -> Result<Vec<SavedVirtio>, String> {
+        let save = |entry: &Entry| {
+            let saved = entry.transport.save();
+            let state = saved.map_err(|error| format!("the device {}: {error}", entry.id))?;
+            Ok(SavedVirtio {
+                id: entry.id.clone(),
+                state,
+            })
+        };
+        self.entries.iter().map(save).collect()
+    }
+
+    /// And back, into new ones: each has its state.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn load(&self, saved: &[SavedVirtio]) -> Result<(), (String, StateError)> {
+        for entry in &self.entries {
+            let found = saved.iter().find(|saved| saved.id == entry.id);
+            let found = found.ok_or(StateError::Foreign);
+            let loaded = found.and_then(|found| entry.transport.load(&found.state));
+            loaded.map_err(|error| (entry.id.clone(), error))?;
+        }
+        Ok(())
     }
 
     /// Resets all devices and gives back those that are not lost.
@@ -206,6 +249,16 @@ impl Registry {
     pub(crate) fn pause(&self) {}
 
     pub(crate) fn resume(&self) {}
+
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn save(&self) -> Result<Vec<SavedVirtio>, String> {
+        Ok(Vec::new())
+    }
+
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn load(&self, _: &[SavedVirtio]) -> Result<(), (String, StateError)> {
+        Ok(())
+    }
 
     pub(crate) fn take(self) -> Vec<(String, Lasting)> {
         Vec::new()

@@ -1,8 +1,10 @@
 //! Makes a new machine, whose guest has not run yet, what a saved one was.
 
 use std::fs::File;
+use std::io;
 
 use arch::{KvmPlatform, MachinePlan, Space};
+use devices::state::StateError;
 
 use super::saved::{LONGEST_VCPU, from_bytes};
 use super::{Snapshot, memory};
@@ -73,6 +75,7 @@ impl<P: KvmPlatform> Saved<P> {
             vm,
             vcpus,
             spaces,
+            registry,
             ram,
             ..
         } = *machine;
@@ -90,7 +93,19 @@ impl<P: KvmPlatform> Saved<P> {
             platform.apply_vcpu(vm, vcpu, &setup)?;
             platform.load_vcpu(vm, vcpu, state)?;
         }
-        self.load_devices(spaces)
+        self.load_devices(spaces)?;
+        let loaded = registry.load(&parts.virtio);
+        loaded.map_err(|(id, error)| match error {
+            StateError::Changed(_) => Error::Refused {
+                field: "blk".into(),
+                value: id,
+                source: io::Error::other(error),
+                cure: "restore with the file as it was then, or say changed=ok for this disk: its guest may then \
+                       take for its content what it remembers"
+                    .to_owned(),
+            },
+            error => self.snapshot.refuse(format!("its device {id}: {error}")),
+        })
     }
 
     /// Every device has a state, and every state a device.

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arch::{KvmError, KvmPlatform, MachinePlan, Space};
+#[cfg(feature = "virtio")]
+use devices::state::VirtioDeviceState;
 use kvm_ioctls::VmFd;
 
 use super::memory::{self, MemoryLayout};
 use super::saved::{About, Parts, SavedDevice, to_bytes};
 use crate::VmConfig;
 use crate::control::command::CommandError;
+use crate::devices::registry::{Registry, SavedVirtio};
 use crate::vm::vcpu::{Shared, VcpuThreads};
 
 /// A machine whose vCPUs stand at their gate and whose devices are quiet.
@@ -22,6 +25,7 @@ pub(crate) struct Machine<'a, P: KvmPlatform> {
     pub(crate) shared: &'a Shared<P>,
     pub(crate) chip: &'a P::Chip,
     pub(crate) vm: &'a Arc<VmFd>,
+    pub(crate) registry: &'a Registry,
     pub(crate) plan: &'a MachinePlan,
     pub(crate) config: &'a VmConfig,
 }
@@ -66,6 +70,7 @@ impl<P: KvmPlatform> Machine<'_, P> {
     fn parts(&self, memory: MemoryLayout) -> Result<Parts, CommandError> {
         let platform = &self.shared.platform;
         let devices = self.devices()?;
+        let virtio = self.registry.save().map_err(CommandError::NotSaved)?;
         let promise = platform.promise().ok_or(KvmError::NotSaved("a vCPU"));
         let vcpus = self
             .threads
@@ -86,19 +91,40 @@ impl<P: KvmPlatform> Machine<'_, P> {
                 saved_ms: u64::try_from(saved.as_millis()).unwrap_or(u64::MAX),
             },
             plan: self.plan.clone(),
-            config: VmConfig {
-                // The guest is beyond them, and a restore opens none.
-                kernel: None,
-                initrd: None,
-                ..self.config.clone()
-            },
+            config: self.config(&virtio),
             memory,
             devices,
+            virtio,
             promise: to_bytes(&promise.map_err(kvm)?).map_err(failed)?,
             vcpus: to_bytes(&vcpus).map_err(failed)?,
             chip: to_bytes(&chip).map_err(failed)?,
             clock: to_bytes(&clock).map_err(failed)?,
         })
+    }
+
+    /// The configuration, as it is by now.
+    fn config(&self, virtio: &[SavedVirtio]) -> VmConfig {
+        #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
+        let mut config = VmConfig {
+            // The guest is beyond them, and a restore opens none.
+            kernel: None,
+            initrd: None,
+            ..self.config.clone()
+        };
+        // A command may have put another file behind a disk.
+        #[cfg(feature = "virtio")]
+        for device in config.named_devices() {
+            let saved = virtio.iter().find(|saved| saved.id == device.id);
+            if let (Some(VirtioDeviceState::Block(state)), Some(disk)) = (
+                saved.map(|saved| &saved.state.device),
+                config.blk.get_mut(device.place),
+            ) {
+                disk.path.clone_from(&state.name);
+            }
+        }
+        #[cfg(not(feature = "virtio"))]
+        let _ = virtio;
+        config
     }
 
     /// Those on the buses. One that says nothing of itself is an error.

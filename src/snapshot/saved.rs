@@ -1,6 +1,6 @@
 //! What a saved machine is, as data; how its sections are read and written.
 
-use arch::{DevicePlan, MachinePlan, Space};
+use arch::{DevicePlan, MachinePlan, Space, VirtioKind};
 use devices::state::DeviceState;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::file::{self, Section};
 use super::memory::MemoryLayout;
+use crate::devices::registry::SavedVirtio;
 use crate::{ReadError, VmConfig, read_unique, read_value};
 
 /// The version of every section.
@@ -27,6 +28,7 @@ pub(crate) struct Parts {
     pub(crate) config: VmConfig,
     pub(crate) memory: MemoryLayout,
     pub(crate) devices: Vec<SavedDevice>,
+    pub(crate) virtio: Vec<SavedVirtio>,
     pub(crate) promise: Vec<u8>,
     pub(crate) vcpus: Vec<u8>,
     pub(crate) chip: Vec<u8>,
@@ -79,21 +81,36 @@ fn config(bytes: &[u8]) -> Result<VmConfig, String> {
     })
 }
 
+/// The sections, in the order in which they are written.
+const SECTIONS: [&str; 10] = [
+    "about", "plan", "config", "memory", "devices", "virtio", "promise", "vcpus", "chip", "clock",
+];
+
+/// The id and the kind of a virtio device.
+fn virtio(device: &DevicePlan) -> Option<(&str, VirtioKind)> {
+    Some((
+        device.id.as_deref().unwrap_or_default(),
+        device.kind.virtio()?,
+    ))
+}
+
 impl Parts {
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, String> {
         let parts = [
-            ("about", to_bytes(&self.about)?),
-            ("plan", to_bytes(&self.plan)?),
-            ("config", to_bytes(&self.config)?),
-            ("memory", to_bytes(&self.memory)?),
-            ("devices", to_bytes(&self.devices)?),
-            ("promise", self.promise.clone()),
-            ("vcpus", self.vcpus.clone()),
-            ("chip", self.chip.clone()),
-            ("clock", self.clock.clone()),
+            to_bytes(&self.about)?,
+            to_bytes(&self.plan)?,
+            to_bytes(&self.config)?,
+            to_bytes(&self.memory)?,
+            to_bytes(&self.devices)?,
+            to_bytes(&self.virtio)?,
+            self.promise.clone(),
+            self.vcpus.clone(),
+            self.chip.clone(),
+            self.clock.clone(),
         ];
-        let sections: Vec<_> = parts
+        let sections: Vec<_> = SECTIONS
             .iter()
+            .zip(&parts)
             .map(|(name, bytes)| Section {
                 name,
                 version: VERSION,
@@ -105,10 +122,7 @@ impl Parts {
 
     pub(crate) fn from_bytes(state: &[u8]) -> Result<Self, String> {
         let sections = file::decode(state).map_err(|error| error.to_string())?;
-        let known = [
-            "about", "plan", "config", "memory", "devices", "promise", "vcpus", "chip", "clock",
-        ];
-        if let Some(unknown) = sections.iter().find(|part| !known.contains(&part.name)) {
+        if let Some(unknown) = sections.iter().find(|part| !SECTIONS.contains(&part.name)) {
             let name = unknown.name.escape_debug();
             return Err(format!(
                 "it has a section {name}, which this version does not know"
@@ -127,16 +141,29 @@ impl Parts {
                 )),
             }
         };
+        let [
+            about,
+            plan,
+            config,
+            memory,
+            devices,
+            virtio,
+            promise,
+            vcpus,
+            chip,
+            clock,
+        ] = SECTIONS;
         let parts = Self {
-            about: from_bytes("about", bytes("about")?)?,
-            plan: from_bytes("plan", bytes("plan")?)?,
-            config: config(bytes("config")?)?,
-            memory: from_bytes("memory", bytes("memory")?)?,
-            devices: from_bytes("devices", bytes("devices")?)?,
-            promise: bytes("promise")?.to_vec(),
-            vcpus: bytes("vcpus")?.to_vec(),
-            chip: bytes("chip")?.to_vec(),
-            clock: bytes("clock")?.to_vec(),
+            about: from_bytes(about, bytes(about)?)?,
+            plan: from_bytes(plan, bytes(plan)?)?,
+            config: self::config(bytes(config)?)?,
+            memory: from_bytes(memory, bytes(memory)?)?,
+            devices: from_bytes(devices, bytes(devices)?)?,
+            virtio: from_bytes(virtio, bytes(virtio)?)?,
+            promise: bytes(promise)?.to_vec(),
+            vcpus: bytes(vcpus)?.to_vec(),
+            chip: bytes(chip)?.to_vec(),
+            clock: bytes(clock)?.to_vec(),
         };
         parts.check()?;
         Ok(parts)
@@ -158,19 +185,20 @@ impl Parts {
         if plan.ram_size() != config.guest_memory.bytes() || plan.vcpus != config.vcpus {
             return Err("its machine is not that of its configuration".to_owned());
         }
-        let is_virtio = |device: &DevicePlan| device.kind.virtio().is_some();
-        if plan.pci.is_some() || plan.devices.iter().any(is_virtio) || !config.virtio().is_empty() {
-            return Err(
-                "it has virtio devices or a PCI bus, which this version cannot restore".to_owned(),
-            );
+        // What is opened for a device is what its configuration shows.
+        let named = config.named_devices();
+        let named = named.iter().map(|device| (&*device.id, device.kind));
+        if plan.devices.iter().filter_map(virtio).eq(named) {
+            Ok(())
+        } else {
+            Err("its virtio devices are not those of its configuration".to_owned())
         }
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use arch::{AddressRange, DeviceKind, VirtioKind};
+    use arch::{AddressRange, DeviceKind};
     use devices::config::BlkConfig;
 
     use super::*;
@@ -198,6 +226,7 @@ mod tests {
             plan,
             config: VmConfig::default().with_memory_mib(32).without_rng(),
             devices: Vec::new(),
+            virtio: Vec::new(),
             promise: b"{}".to_vec(),
             vcpus: b"[]".to_vec(),
             chip: b"{}".to_vec(),
@@ -268,7 +297,7 @@ mod tests {
             });
         };
         for refused in [read(disk), read(device)] {
-            assert!(refused.is_err_and(|cause| cause.contains("virtio devices")));
+            assert!(refused.is_err_and(|cause| cause.contains("not those of its configuration")));
         }
     }
 

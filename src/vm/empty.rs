@@ -7,6 +7,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::Error;
+use crate::devices::registry::Registry;
 use crate::kernel::image::{Initrd, Kernel};
 use crate::timeline::{Milestone, Timeline};
 use crate::vm::dispatch::IoSpaces;
@@ -23,6 +24,7 @@ pub(crate) struct Empty<'a, P: KvmPlatform> {
     pub(crate) vm: &'a VmFd,
     pub(crate) vcpus: &'a [VcpuFd],
     pub(crate) spaces: &'a IoSpaces,
+    pub(crate) registry: &'a Registry,
     pub(crate) ram: &'a GuestRam,
 }
 

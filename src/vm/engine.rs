@@ -162,6 +162,7 @@ impl<P: KvmPlatform> Running<P> {
                 shared: &self.shared,
                 chip: &self.chip,
                 vm: &self.vm,
+                registry: &self.registry,
                 plan: &self.plan,
                 config: &self.config,
             };
@@ -233,9 +234,14 @@ impl<P: KvmPlatform> Engine for Running<P> {
     }
 
     fn end_guest(&mut self) {
+        // Whoever stops a VM that stands still wants nothing more of it: it may have been saved, and goes on elsewhere
+        // with the same disks.
+        let is_over = self.paused_since.is_some() && self.shared.handle.was_stopped();
         self.end_pause();
-        // What devices had to wait for while the guest stood still, they do now.
-        self.registry.resume();
+        if !is_over {
+            // What devices had to wait for while the guest stood still, they do now.
+            self.registry.resume();
+        }
         self.threads = None;
     }
 

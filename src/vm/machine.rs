@@ -198,6 +198,7 @@ impl<P: KvmPlatform> Machine<P> {
                 vm: &vm,
                 vcpus: &vcpus,
                 spaces: &devices.spaces,
+                registry: &devices.registry,
                 ram: &ram,
             },
             &config,
@@ -334,6 +335,9 @@ impl<P: KvmPlatform> Machine<P> {
         let timeline = shared.timeline.clone();
         if handle.begin() {
             shared.gate.close();
+        } else {
+            // Those of a machine that was saved have waited for this.
+            registry.resume();
         }
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);

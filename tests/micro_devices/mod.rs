@@ -85,7 +85,7 @@ fn an_independent_driver_reads_random_bytes_that_differ() {
 
 /// All frames of a network device of the host.
 #[cfg(feature = "virtio-net")]
-fn packet_socket(name: &str) -> std::fs::File {
+pub(crate) fn packet_socket(name: &str) -> std::fs::File {
     use std::os::fd::{FromRawFd, OwnedFd};
     let index = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).unwrap();
     // SAFETY: plain system calls; the address is a sockaddr_ll of its size, the descriptor is ours.

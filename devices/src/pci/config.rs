@@ -2,7 +2,7 @@
 //! space, reads as zero: there are no extended capabilities.
 
 /// Bytes that a function has.
-const SIZE: usize = 0x100;
+pub(crate) const SIZE: usize = 0x100;
 
 /// Offsets (PCI Local Bus Specification 3.0, 6.1).
 const COMMAND: usize = 0x04;

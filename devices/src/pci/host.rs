@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Config, Header};
 use crate::bus::{BusDevice, Outcome};
+use crate::state::{DeviceState, PciPortsState, StateError};
 
 /// Slots of a bus.
 const SLOTS: usize = 32;
@@ -122,6 +123,14 @@ fn ecam_place(offset: u64) -> (usize, usize, usize) {
 struct Ecam(Arc<PciHost>);
 
 impl BusDevice for Ecam {
+    fn save(&self) -> Option<DeviceState> {
+        Some(DeviceState::ById {})
+    }
+
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        state.is_by_id()
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         let (slot, function, register) = ecam_place(offset);
         self.0.read_config(slot, function, register, data);
@@ -158,6 +167,19 @@ impl Ports {
 }
 
 impl BusDevice for Ports {
+    fn save(&self) -> Option<DeviceState> {
+        let address = self.0.address.load(Ordering::Relaxed);
+        Some(DeviceState::PciPorts(PciPortsState { address }))
+    }
+
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::PciPorts(PciPortsState { address }) = *state else {
+            return Err(StateError::Foreign);
+        };
+        self.0.address.store(address, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some((slot, function, register)) = self.place(offset) {
             self.0.read_config(slot, function, register, data);
@@ -188,6 +210,14 @@ impl BusDevice for Ports {
 struct Window(Arc<PciHost>, u64);
 
 impl BusDevice for Window {
+    fn save(&self) -> Option<DeviceState> {
+        Some(DeviceState::ById {})
+    }
+
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        state.is_by_id()
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         match self.0.at(self.1.saturating_add(offset)) {
             Some((function, offset)) => function.read_bar(offset, data),

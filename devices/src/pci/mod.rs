@@ -9,7 +9,7 @@ mod config;
 mod host;
 mod msix;
 
-pub(crate) use config::{Config, Header};
+pub(crate) use config::{Config, Header, SIZE as CONFIG_SPACE};
 pub use host::{PciFunction, PciHost};
 pub use msix::MsiSink;
 pub(crate) use msix::{Msix, PBA_ENTRY, TABLE_ENTRY, Vectors};

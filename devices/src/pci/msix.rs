@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::state::StateError;
 use crate::{Message, Rare};
 
 /// Bytes of a table entry: address (8), data, control.
@@ -214,6 +215,28 @@ impl Msix {
                 vector.release();
             }
         }
+    }
+
+    /// The table, and the numbers of what is pending.
+    pub(crate) fn save(&self) -> (Vec<[u32; 4]>, Vec<u16>) {
+        let is_pending = |vector: &Vector| vector.pending.load(Ordering::SeqCst);
+        let numbered = (0..).zip(&self.vectors.0);
+        let pending = numbered.filter_map(|(number, vector)| is_pending(vector).then_some(number));
+        (self.table.clone(), pending.collect())
+    }
+
+    /// And back. The host is told by [`Self::commit`].
+    pub(crate) fn load(&mut self, table: &[[u32; 4]], pending: &[u16]) -> Result<(), StateError> {
+        if table.len() != self.table.len() {
+            return Err(StateError::Range("messages"));
+        }
+        self.table.copy_from_slice(table);
+        for number in pending {
+            let vector = self.vectors.0.get(usize::from(*number));
+            let vector = vector.ok_or(StateError::Range("pending"))?;
+            vector.pending.store(true, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     /// The device is reset: nothing is pending. The table is the bus's, and stays.

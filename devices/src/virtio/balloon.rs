@@ -20,10 +20,12 @@ use super::timer::Timer;
 use super::{Chain, ConfigSpace, Event, GuestRam, Monitor, QueueError, Queues, Ring, VirtioDevice};
 use crate::config::{BalloonConfig, OptionError, size_with_unit};
 use crate::metrics::Operation;
+use crate::state::{StateError, VirtioDeviceState};
 use crate::{BalloonStatistics, Change, ChangeError, Query, Rare, Report};
 
 mod hinting;
 mod roles;
+mod saved;
 mod statistics;
 
 /// A feature bit (5.5.3); `roles` has those of queues.
@@ -362,6 +364,14 @@ impl VirtioDevice for Balloon {
             }
             Query::Hinting => Ok(Report::Hinting(self.hints.status())),
         }
+    }
+
+    fn save(&self) -> Result<VirtioDeviceState, StateError> {
+        Ok(self.state())
+    }
+
+    fn load(&mut self, state: &VirtioDeviceState, runs: bool) -> Result<(), StateError> {
+        self.set_state(state, runs)
     }
 
     /// The next driver begins with no page, and with nothing of this one.

@@ -17,6 +17,7 @@ mod lock;
 mod parse;
 mod replace;
 mod request;
+mod saved;
 mod serve;
 mod shape;
 mod sys;
@@ -43,6 +44,7 @@ use super::iovec::Vectors;
 use super::limit::Limiter;
 use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
 use crate::config::{BlkConfig, BlkEngine};
+use crate::state::{StateError, VirtioDeviceState};
 use crate::{Change, ChangeError, Rare};
 
 /// Disks for which there was no io_uring.
@@ -274,6 +276,14 @@ impl VirtioDevice for Block {
             self.reap(queues)?;
         }
         queues.publish()
+    }
+
+    fn save(&self) -> Result<VirtioDeviceState, StateError> {
+        self.state()
+    }
+
+    fn load(&mut self, state: &VirtioDeviceState, _: bool) -> Result<(), StateError> {
+        self.set_state(state)
     }
 
     fn change(&mut self, change: &Change, _: Option<&Queues>) -> Result<(), ChangeError> {

@@ -15,6 +15,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
 use crate::metrics::Operation;
+use crate::state::{ConsoleState, StateError, VirtioDeviceState};
 use crate::{Change, ChangeError, OutputRing, Overflow, lock};
 
 /// Feature bit (5.3.3): the configuration has the size.
@@ -276,6 +277,43 @@ impl VirtioDevice for VirtioConsole {
             queues.publish()?;
         }
         self.output.settle();
+        Ok(())
+    }
+
+    fn save(&self) -> Result<VirtioDeviceState, StateError> {
+        let mut size = [0; 4];
+        self.shared.config.read(0, &mut size);
+        let [a, b, c, d] = size;
+        let unprinted = self.held.map(|(head, from)| {
+            let rest = self.bytes.get(from..).unwrap_or_default();
+            (head, rest.to_vec())
+        });
+        Ok(VirtioDeviceState::Console(ConsoleState {
+            size: [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])],
+            input: lock(&self.shared.input).bytes.iter().copied().collect(),
+            unprinted,
+        }))
+    }
+
+    /// The terminal here may have another size, which is told then; until it is, the driver has the one of before.
+    fn load(&mut self, state: &VirtioDeviceState, runs: bool) -> Result<(), StateError> {
+        let VirtioDeviceState::Console(state) = state else {
+            return Err(StateError::Foreign);
+        };
+        if state.input.len() > WAITING {
+            return Err(StateError::Range("input"));
+        }
+        self.held = None;
+        if let Some((head, rest)) = &state.unprinted {
+            if !runs || *head >= QUEUE_SIZE || rest.len() > MOST {
+                return Err(StateError::Range("unprinted"));
+            }
+            self.held = Some((*head, 0));
+            self.bytes.clone_from(rest);
+        }
+        let [[a, b], [c, d]] = state.size.map(u16::to_le_bytes);
+        self.shared.config.load(0, &[a, b, c, d]);
+        lock(&self.shared.input).bytes = state.input.iter().copied().collect();
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::{ConfigSpace, Event, Monitor, QueueError, Queues};
+use crate::state::{StateError, VirtioDeviceState};
 use crate::{Change, ChangeError, Query, Report};
 
 /// A virtio device.
@@ -111,6 +112,24 @@ pub trait VirtioDevice: Debug + Send {
     fn query(&mut self, query: Query, queues: Option<&mut Queues>) -> Result<Report, ChangeError> {
         let _ = (query, queues);
         Err(ChangeError::Foreign)
+    }
+
+    /// What of it goes on in another machine; it was quiesced, if a driver uses it.
+    ///
+    /// # Errors
+    /// When it cannot be saved, and so no machine that has it can.
+    fn save(&self) -> Result<VirtioDeviceState, StateError> {
+        Err(StateError::Unknown)
+    }
+
+    /// Makes a new device what the saved one was: what the driver reads of it, and what it keeps. If a driver `runs`
+    /// it, [`Self::start`] was called before.
+    ///
+    /// # Errors
+    /// When it is not the state of such a device.
+    fn load(&mut self, state: &VirtioDeviceState, runs: bool) -> Result<(), StateError> {
+        let _ = (state, runs);
+        Err(StateError::Foreign)
     }
 
     /// The driver resets the device: whatever is in flight ends before this returns, and nothing

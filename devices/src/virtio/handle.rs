@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::{Monitor, VirtioDevice};
+use crate::state::{StateError, VirtioState};
 use crate::{Change, ChangeError, Query, Report};
 
 /// Where a device is in its life, as the VMM sees it.
@@ -53,6 +54,18 @@ pub trait VirtioTransport: Debug + Send + Sync {
     /// # Errors
     /// When the device has no such thing to tell, or is lost.
     fn query(&self, query: Query) -> Result<Report, ChangeError>;
+
+    /// What of the device and its transport goes on in another machine. The device is paused, or no driver uses it.
+    ///
+    /// # Errors
+    /// When it is lost, or of a kind that cannot be saved.
+    fn save(&self) -> Result<VirtioState, StateError>;
+
+    /// Makes a new device what the saved one was. If a driver used it, it is paused then, until [`Self::resume`].
+    ///
+    /// # Errors
+    /// When it is not the state of such a device.
+    fn load(&self, state: &VirtioState) -> Result<(), StateError>;
 
     /// Resets the device and gives it back, for another transport: nothing is behind this one any more.
     /// `None` when the device is lost.

@@ -93,6 +93,12 @@ impl Interrupt {
         }
     }
 
+    /// All that a driver may have to be told once more: what was on its way to it may be lost.
+    pub(super) fn tell_again(&self) {
+        self.used(u32::MAX);
+        self.config_changed();
+    }
+
     /// Something was completed in these queues, a bit each.
     #[cfg_attr(not(feature = "pci"), allow(unused_variables))]
     pub(super) fn used(&self, queues: u32) {

@@ -12,6 +12,7 @@ use super::Monitor;
 use super::timer::Timer;
 use crate::config::Limits;
 use crate::metrics::micros;
+use crate::state::{LimiterState, StateError};
 
 /// Tokens are counted in billionths, so that no time is lost to rounding.
 const UNIT: i128 = 1_000_000_000;
@@ -36,13 +37,17 @@ impl Bucket {
         })
     }
 
-    /// How long until something may go.
-    fn wait(&mut self, now: Instant) -> Duration {
+    fn level_at(&self, now: Instant) -> i128 {
         let passed = now.saturating_duration_since(self.filled).as_nanos();
         let gained = i128::try_from(passed)
             .unwrap_or(i128::MAX)
             .saturating_mul(self.per_second);
-        self.level = self.level.saturating_add(gained).min(self.capacity);
+        self.level.saturating_add(gained).min(self.capacity)
+    }
+
+    /// How long until something may go.
+    fn wait(&mut self, now: Instant) -> Duration {
+        self.level = self.level_at(now);
         self.filled = now;
         if self.level > 0 {
             return Duration::ZERO;
@@ -110,6 +115,54 @@ impl Limiter {
         }
         self.let_go(now);
         self.waiting = self.timer.set(Duration::from_nanos(1));
+    }
+
+    /// The limits, and what is left of them.
+    pub(super) fn save(&self) -> LimiterState {
+        let now = Instant::now();
+        let of = |bucket: Option<&Bucket>| {
+            let Some(bucket) = bucket else {
+                return (None, None, None);
+            };
+            let whole = |tokens: i128| u64::try_from(tokens).ok();
+            let level = bucket.level_at(now).div_euclid(UNIT);
+            let level = i64::try_from(level).unwrap_or(i64::MIN);
+            let burst = whole(bucket.capacity / UNIT);
+            (whole(bucket.per_second), burst, Some(level))
+        };
+        let (bw, bw_burst, bytes) = of(self.bytes.as_ref());
+        let (iops, iops_burst, requests) = of(self.requests.as_ref());
+        LimiterState {
+            limits: Limits {
+                bw,
+                bw_burst,
+                iops,
+                iops_burst,
+            },
+            bytes,
+            requests,
+        }
+    }
+
+    /// And back, into new ones.
+    pub(super) fn load(&mut self, state: &LimiterState) -> Result<(), StateError> {
+        let range = |_| StateError::Range("limits");
+        state.limits.check().map_err(range)?;
+        self.change(&state.limits);
+        let buckets = [
+            (&mut self.bytes, state.bytes),
+            (&mut self.requests, state.requests),
+        ];
+        for (bucket, level) in buckets {
+            match (bucket, level) {
+                (Some(bucket), Some(level)) => {
+                    bucket.level = (i128::from(level) * UNIT).min(bucket.capacity);
+                }
+                (None, None) => {}
+                _ => return Err(StateError::Range("limits")),
+            }
+        }
+        Ok(())
     }
 
     /// Becomes readable when something may go again after a refusal.

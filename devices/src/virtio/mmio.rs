@@ -16,6 +16,7 @@ use super::transport::set_up::{Part, set_address, set_size};
 use super::transport::{Connect, Transport};
 use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::bus::{BusDevice, Outcome};
+use crate::state::{self, MmioRegisters, StateError, TransportRegisters, VirtioState};
 use crate::{Change, ChangeError, Query, Report, lock};
 
 /// Register offsets (4.2.2).
@@ -121,6 +122,28 @@ impl VirtioTransport for VirtioMmio {
         lock(&self.0).transport.query(query)
     }
 
+    fn save(&self) -> Result<VirtioState, StateError> {
+        let state = lock(&self.0);
+        state
+            .transport
+            .save(TransportRegisters::Mmio(MmioRegisters {
+                device_features_sel: state.device_features_sel,
+                driver_features_sel: state.driver_features_sel,
+                queue_sel: state.queue_sel,
+            }))
+    }
+
+    fn load(&self, saved: &VirtioState) -> Result<(), StateError> {
+        let TransportRegisters::Mmio(registers) = saved.registers else {
+            return Err(StateError::Foreign);
+        };
+        let mut state = lock(&self.0);
+        state.device_features_sel = registers.device_features_sel;
+        state.driver_features_sel = registers.driver_features_sel;
+        state.queue_sel = registers.queue_sel;
+        state.transport.load(saved)
+    }
+
     fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {
         lock(&self.0).transport.take_device()
     }
@@ -216,6 +239,14 @@ impl BusDevice for VirtioMmio {
             state.write(offset, u32::from_le_bytes(word));
         }
         Outcome::Continue
+    }
+
+    fn save(&self) -> Option<state::DeviceState> {
+        Some(state::DeviceState::ById {})
+    }
+
+    fn load(&self, state: &state::DeviceState) -> Result<(), StateError> {
+        state.is_by_id()
     }
 }
 

@@ -13,6 +13,7 @@ mod frame;
 mod interface;
 mod offloads;
 mod plug;
+mod saved;
 mod tap;
 mod waiting;
 
@@ -37,6 +38,7 @@ use super::iovec::{Frame, Vectors};
 use super::limit::Limiter;
 use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
 use crate::config::{Mac, NetConfig};
+use crate::state::{StateError, VirtioDeviceState};
 use crate::{Change, ChangeError, Rare};
 
 /// Where the configuration has its parts (5.1.4).
@@ -464,6 +466,20 @@ impl VirtioDevice for Net {
             Change::Link(link) => self.plug(*link, queues),
             _ => Err(ChangeError::Foreign),
         }
+    }
+
+    /// Buffers that wait for frames wait in their queue: nothing was done with them.
+    fn quiesce(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+        self.give_back(queues);
+        Ok(())
+    }
+
+    fn save(&self) -> Result<VirtioDeviceState, StateError> {
+        Ok(self.state())
+    }
+
+    fn load(&mut self, state: &VirtioDeviceState, runs: bool) -> Result<(), StateError> {
+        self.set_state(state, runs)
     }
 
     fn stop(&mut self) {

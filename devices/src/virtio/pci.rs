@@ -9,6 +9,7 @@
 mod choice;
 mod common;
 mod layout;
+mod saved;
 
 use std::fmt;
 use std::io;
@@ -29,6 +30,7 @@ use self::layout::{
 use super::transport::Transport;
 use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::pci::{Config, Header, MsiSink, Msix, PBA_ENTRY, PciFunction, TABLE_ENTRY};
+use crate::state::{StateError, VirtioState};
 use crate::{Change, ChangeError, Query, Report, lock};
 
 /// Connects an address, where the driver notifies a queue with a write of any width, to an event,
@@ -147,6 +149,14 @@ impl VirtioTransport for VirtioPci {
 
     fn query(&self, query: Query) -> Result<Report, ChangeError> {
         lock(&self.state).transport.query(query)
+    }
+
+    fn save(&self) -> Result<VirtioState, StateError> {
+        lock(&self.state).save()
+    }
+
+    fn load(&self, state: &VirtioState) -> Result<(), StateError> {
+        lock(&self.state).load(state)
     }
 
     fn take_device(&self) -> Option<Box<dyn VirtioDevice>> {

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap};
 
+use crate::state::QueueProgress;
+
 /// Guest memory as devices see it.
 pub type GuestRam = GuestMemoryMmap<()>;
 
@@ -260,6 +262,22 @@ impl Ring {
             stop_with: None,
             ram,
         })
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self) -> QueueProgress {
+        QueueProgress {
+            available: self.next_available.0,
+            used: self.next_used.0,
+            told: self.told.0,
+        }
+    }
+
+    /// It is so far.
+    pub(super) fn go_on_at(&mut self, progress: QueueProgress) {
+        self.next_available = Wrapping(progress.available);
+        self.next_used = Wrapping(progress.used);
+        self.told = Wrapping(progress.told);
     }
 
     /// Guest memory.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Event, Interrupt, QueueError, Ring};
+use crate::state::QueueProgress;
 
 /// The queues of a running device.
 #[derive(Debug)]
@@ -45,6 +46,11 @@ impl Queues {
     /// A queue, if the driver has set it up.
     pub fn ring(&mut self, queue: usize) -> Option<&mut Ring> {
         self.rings.get_mut(queue)?.as_mut()
+    }
+
+    /// How far a queue is, if the driver has set it up.
+    pub(super) fn progress(&self, queue: usize) -> Option<QueueProgress> {
+        self.rings.get(queue)?.as_ref().map(Ring::progress)
     }
 
     /// Nobody uses a queue any more.

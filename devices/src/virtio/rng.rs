@@ -7,6 +7,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
 use crate::metrics::Operation;
+use crate::state::{StateError, VirtioDeviceState};
 
 const QUEUE_SIZE: u16 = 64;
 /// The most bytes of one request. The driver is told how many it got, and asks again.
@@ -57,6 +58,17 @@ impl VirtioDevice for Rng {
 
     fn monitor(&self) -> Arc<Monitor> {
         Arc::clone(&self.monitor)
+    }
+
+    fn save(&self) -> Result<VirtioDeviceState, StateError> {
+        Ok(VirtioDeviceState::Stateless {})
+    }
+
+    fn load(&mut self, state: &VirtioDeviceState, _: bool) -> Result<(), StateError> {
+        match state {
+            VirtioDeviceState::Stateless {} => Ok(()),
+            _ => Err(StateError::Foreign),
+        }
     }
 
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::state::{StateError, VirtioDeviceState};
+
 use super::{
     Chain, ConfigSpace, Event, GuestRam, Interrupt, QueueError, Queues, Ring, VirtioDevice,
 };
@@ -93,6 +95,14 @@ impl VirtioDevice for Sink {
 
     fn config(&self) -> Arc<ConfigSpace> {
         Arc::new(ConfigSpace::new(b"config".to_vec(), 0..0))
+    }
+
+    fn save(&self) -> Result<VirtioDeviceState, StateError> {
+        Ok(VirtioDeviceState::Stateless {})
+    }
+
+    fn load(&mut self, _: &VirtioDeviceState, _: bool) -> Result<(), StateError> {
+        Ok(())
     }
 
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {

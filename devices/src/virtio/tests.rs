@@ -14,6 +14,7 @@ use crate::{OutputRing, Overflow};
 
 mod changes;
 mod counted;
+mod saved;
 
 /// A device, with the host's end of it.
 struct Bench {

@@ -5,6 +5,7 @@
 //! when is decided here, once for all.
 
 mod life;
+mod saved;
 pub(crate) mod set_up;
 
 use std::io;
@@ -64,6 +65,8 @@ pub(crate) struct Transport {
     /// See [`VirtioDevice::dependencies`].
     dependencies: &'static [(u32, &'static [u32])],
     failures: Rare,
+    /// It goes on where a saved one was: its driver has to be told of everything once more.
+    restored: bool,
 }
 
 /// The half of a 64-bit field that a selector chooses; there is nothing beyond the second.
@@ -118,6 +121,7 @@ impl Transport {
             config: device.config(),
             dependencies: device.dependencies(),
             failures: Rare::default(),
+            restored: false,
             worker: Worker::new(device.name())?,
             stage: Stage::Idle(device),
         })

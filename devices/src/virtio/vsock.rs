@@ -33,10 +33,14 @@ use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice
 use crate::Rare;
 use crate::config::VsockConfig;
 use crate::socket::{SocketError, SocketFile};
+use crate::state::{StateError, VirtioDeviceState};
 
 const QUEUE_SIZE: u16 = 256;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+const EVENT: usize = 2;
+/// An event: every stream is broken (5.10.6.7).
+const TRANSPORT_RESET: u32 = 0;
 /// Streams at once.
 const MAX_STREAMS: usize = 1023;
 /// Clients of the host that have not said yet where to connect.
@@ -84,6 +88,8 @@ pub struct Vsock {
     buffer: Vec<u8>,
     /// Data waits for the driver's buffers.
     dry: bool,
+    /// The driver's streams are of a machine of before, and it was not told yet.
+    broken: bool,
     counts: Counts,
 }
 
@@ -120,6 +126,7 @@ impl Vsock {
             chain: Chain::default(),
             buffer: vec![0; BUFFER as usize],
             dry: false,
+            broken: false,
             counts: Counts::default(),
         })
     }
@@ -296,6 +303,19 @@ impl Vsock {
         Ok(true)
     }
 
+    /// Tells the driver that its streams are broken, once it has room for that.
+    fn announce(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
+        if let Some(ring) = queues.ring(EVENT).filter(|_| self.broken)
+            && ring.pop(&mut self.chain)?
+        {
+            let event = TRANSPORT_RESET.to_le_bytes();
+            let written = self.chain.write(ring.ram(), &event)?;
+            ring.complete(self.chain.head(), written)?;
+            self.broken = false;
+        }
+        Ok(())
+    }
+
     /// Gives the guest the packets without data that it is owed, as far as it has room.
     fn pay(&mut self, queues: &mut Queues) -> Result<(), QueueError> {
         let Some(ring) = queues.ring(RECEIVE) else {
@@ -359,7 +379,7 @@ impl VirtioDevice for Vsock {
         0
     }
 
-    /// Receive, transmit, and events, of which there are none yet.
+    /// Receive, transmit, and events, of which there is one kind.
     fn queue_sizes(&self) -> Vec<u16> {
         vec![QUEUE_SIZE; 3]
     }
@@ -377,6 +397,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn serve(&mut self, _: Event, queues: &mut Queues) -> Result<bool, QueueError> {
+        self.announce(queues)?;
         // Answers first: they make room for what the guest sends.
         self.pay(queues)?;
         let packets = self.transmit(queues)?;
@@ -386,6 +407,18 @@ impl VirtioDevice for Vsock {
         queues.publish()?;
         // Without room for answers, the driver's buffers wake it.
         Ok(bytes || packets && self.resets.len() < MAX_RESETS)
+    }
+
+    fn save(&self) -> Result<VirtioDeviceState, StateError> {
+        Ok(VirtioDeviceState::Vsock {})
+    }
+
+    fn load(&mut self, state: &VirtioDeviceState, runs: bool) -> Result<(), StateError> {
+        let VirtioDeviceState::Vsock {} = state else {
+            return Err(StateError::Foreign);
+        };
+        self.broken = runs;
+        Ok(())
     }
 
     fn stop(&mut self) {
@@ -405,7 +438,7 @@ impl VirtioDevice for Vsock {
         }
         self.streams.clear();
         self.counts.streams.set(0);
-        self.dry = false;
+        (self.dry, self.broken) = (false, false);
         self.by_ports.clear();
         self.clients.clear();
         self.owing.clear();

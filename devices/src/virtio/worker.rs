@@ -44,6 +44,12 @@ impl Activated {
         }
     }
 
+    /// It ran in another machine.
+    pub(crate) fn restored(mut self) -> Self {
+        self.resumed = true;
+        self
+    }
+
     fn serve(&mut self, event: Event) -> Result<bool, QueueError> {
         self.device.serve(event, &mut self.queues)
     }

@@ -5,6 +5,7 @@
 //! device's word is DONE.
 
 use super::roles::FREE_PAGE_HINT;
+use crate::state::HintsState;
 use crate::virtio::{ConfigSpace, Queues};
 use crate::{ChangeError, Hinting, HintingState, HintingStatus};
 
@@ -138,6 +139,53 @@ impl Hints {
             self.say(STOP, config, None);
         }
         (self.supported, self.guest, self.finished) = (false, None, false);
+    }
+
+    pub(super) fn save(&self) -> HintsState {
+        let Self {
+            offered: _,
+            supported: _,
+            host,
+            guest,
+            untold,
+            last,
+            hold,
+            finished,
+            released,
+        } = *self;
+        HintsState {
+            host,
+            guest,
+            untold,
+            last,
+            hold,
+            finished,
+            released,
+        }
+    }
+
+    /// What is offered is configured, and what is supported was negotiated before.
+    pub(super) fn load(&mut self, state: &HintsState, config: &ConfigSpace) {
+        let HintsState {
+            host,
+            guest,
+            untold,
+            last,
+            hold,
+            finished,
+            released,
+        } = *state;
+        *self = Self {
+            host,
+            guest,
+            untold,
+            last,
+            hold,
+            finished,
+            released,
+            ..*self
+        };
+        config.load(COMMAND_AT, &host.to_le_bytes());
     }
 
     /// The next run is the last one before the numbers begin again.

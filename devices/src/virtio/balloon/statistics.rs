@@ -61,6 +61,16 @@ impl Statistics {
         self.held.take()
     }
 
+    /// The head of the buffer that it keeps.
+    pub(super) fn held(&self) -> Option<u16> {
+        self.held
+    }
+
+    /// It keeps this one.
+    pub(super) fn hold(&mut self, head: Option<u16>) {
+        self.held = head;
+    }
+
     /// The newest ones, if there are any.
     pub(super) fn newest(&self) -> Option<GuestStatistics> {
         let (values, when) = self.newest?;

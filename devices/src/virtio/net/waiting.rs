@@ -34,6 +34,12 @@ impl Waiting {
         self.len = 0;
     }
 
+    /// Leaves the chains in their queue: they are the last ones that were fetched.
+    pub(super) fn give_back(&mut self, ring: &mut Ring) {
+        ring.undo_pop(u16::try_from(self.chains.len()).unwrap_or(0));
+        self.clear();
+    }
+
     /// Fetches chains until a frame of `need` bytes fits, or one chain if a frame may not have
     /// several.
     pub(super) fn fill(
@@ -54,7 +60,11 @@ impl Waiting {
             let len = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
             let place = |offset| chain.writable_at(offset);
             let (Some(low), Some(high)) = (place(NUM_BUFFERS), place(NUM_BUFFERS + 1)) else {
-                // R22: no room for the header.
+                // R22: no room for the header. It comes back when nothing waits: what does was fetched last.
+                if !self.chains.is_empty() {
+                    ring.undo_pop(1);
+                    break;
+                }
                 ring.complete(chain.head(), 0)?;
                 continue;
             };

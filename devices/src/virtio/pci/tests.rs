@@ -11,6 +11,7 @@ use crate::virtio::testing::{DATA, Driver, FEATURE, SIZE, Sink, ram, wait_for};
 use std::os::fd::AsRawFd;
 
 mod lost;
+mod saved;
 
 const BASE: u32 = 0xc000_0000;
 const UP_TO_DRIVER: u8 = 3;

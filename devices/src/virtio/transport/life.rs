@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::{Stage, Transport};
 use crate::virtio::worker::Activated;
@@ -21,39 +22,50 @@ const FEW: u64 = 32;
 impl Transport {
     /// The driver is ready: the device and the queues that are set up go to a worker.
     pub(super) fn activate(&mut self) {
-        let event_idx = self.accepted & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
-        let (mut rings, mut doorbells) = (Vec::new(), Vec::new());
-        for (queue, doorbell) in self.queues.iter_mut().zip(&self.doorbells) {
-            queue.set_event_idx(event_idx);
-            let captured = if queue.ready() {
-                Ring::new(queue, self.ram.clone())
-                    .map_err(|error| error.to_string())
-                    .and_then(|ring| {
-                        let doorbell = doorbell.try_clone().map_err(|error| error.to_string())?;
-                        Ok((Some(ring), Some(doorbell)))
-                    })
-            } else {
-                Ok((None, None))
-            };
-            match captured {
-                Ok((ring, doorbell)) => {
-                    rings.push(ring);
-                    doorbells.push(doorbell);
-                }
-                Err(error) => return self.fail(&error),
-            }
-        }
+        let rings = match self.rings() {
+            Ok(rings) => rings,
+            Err(error) => return self.fail(&error),
+        };
         let Stage::Idle(device) = std::mem::replace(&mut self.stage, Stage::Lost) else {
             return self.fail("its thread is gone");
         };
-        let queues = Queues::new(rings, Arc::clone(&self.interrupt));
-        let mut activated = Activated::new(device, queues, doorbells);
-        activated.device.start(self.accepted);
+        let activated = self.activated(device, rings);
         if self.run(activated) {
             self.connect_doorbells(true);
             self.interrupt.monitor.notices.driver_ready();
             self.tell_of_driver();
         }
+    }
+
+    /// The queues that are set up, each with its doorbell.
+    pub(super) fn rings(&mut self) -> Result<Vec<Option<(Ring, EventFd)>>, String> {
+        let event_idx = self.accepted & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let queues = self.queues.iter_mut().zip(&self.doorbells);
+        let rings = queues.map(|(queue, doorbell)| {
+            queue.set_event_idx(event_idx);
+            if !queue.ready() {
+                return Ok(None);
+            }
+            let ring = Ring::new(queue, self.ram.clone()).map_err(|error| error.to_string())?;
+            let doorbell = doorbell.try_clone().map_err(|error| error.to_string())?;
+            Ok(Some((ring, doorbell)))
+        });
+        rings.collect()
+    }
+
+    /// A device that has heard of its driver, with its queues.
+    pub(super) fn activated(
+        &self,
+        mut device: Box<dyn VirtioDevice>,
+        queues: Vec<Option<(Ring, EventFd)>>,
+    ) -> Activated {
+        device.start(self.accepted);
+        let (rings, doorbells) = queues.into_iter().map(Option::unzip).unzip();
+        Activated::new(
+            device,
+            Queues::new(rings, Arc::clone(&self.interrupt)),
+            doorbells,
+        )
     }
 
     /// Has the worker serve the device; says whether there still is one.
@@ -127,7 +139,12 @@ impl Transport {
     /// The machine goes on.
     pub(crate) fn resume(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Lost) {
-            Stage::Paused(activated) => drop(self.run(activated)),
+            Stage::Paused(activated) => {
+                self.run(activated);
+                if std::mem::take(&mut self.restored) {
+                    self.interrupt.tell_again();
+                }
+            }
             stage => self.stage = stage,
         }
     }

@@ -1,0 +1,251 @@
+//! Guests that go on in another process, again and again, while their drivers and devices work.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::common::{Ended, finish, read_until, vmm};
+use crate::{SECTOR, TRANSPORTS, disk, low_byte, passed, sectors, start_virtio};
+
+/// How long a VM may take to end that has told nothing more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// So that there is little to save.
+const SMALL: &str = "--guest-memory=16";
+/// What a test has time for.
+const MOST: u32 = 12;
+
+/// A VM in one process after the other.
+struct Wanderer {
+    folder: TempDir,
+    child: Child,
+    stdout: String,
+    /// How many processes it has had.
+    generations: u32,
+}
+
+impl Wanderer {
+    fn new(start: impl FnOnce(&str) -> Child) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let control = format!("--control={}", folder.path().join("control").display());
+        Self {
+            child: start(&control),
+            folder,
+            stdout: String::new(),
+            generations: 1,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Says whether the VM did it; one that ends does nothing more.
+    fn ctl(&mut self, arguments: &[&str]) -> bool {
+        let control = self.path("control");
+        let asked = finish(
+            vmm(&[&["ctl", &control], arguments].concat())
+                .spawn()
+                .unwrap(),
+        );
+        let done = asked.status.success();
+        let begin = Instant::now();
+        while !done && self.child.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < PATIENCE, "{arguments:?}: {asked:?}");
+            thread::sleep(Duration::from_millis(1));
+        }
+        done
+    }
+
+    fn listens(&self) -> bool {
+        Path::new(&self.path("control")).exists()
+    }
+
+    /// Waits until its devices are there: then it answers.
+    fn has_opened(&mut self) {
+        while !self.listens() {
+            assert!(self.child.try_wait().unwrap().is_none());
+            thread::yield_now();
+        }
+        assert!(self.ctl(&["status"]));
+    }
+
+    /// Goes on in another process, unless the guest has ended.
+    fn goes_on(&mut self, arguments: &[&str]) -> bool {
+        let (control, saved) = (self.path("control"), self.path("saved"));
+        while !self.listens() {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            thread::yield_now();
+        }
+        thread::sleep(Duration::from_millis(3));
+        if !(self.ctl(&["pause"]) && self.ctl(&["snapshot", &saved]) && self.ctl(&["stop"])) {
+            return false;
+        }
+        let control = format!("--control={control}");
+        let restore = [&["restore", &saved, &control], arguments].concat();
+        let mut command = vmm(&restore);
+        let next = command.stdin(Stdio::piped());
+        self.settle();
+        self.child = next.spawn().unwrap();
+        self.generations += 1;
+        true
+    }
+
+    /// Keeps what the process printed; it has ended.
+    fn settle(&mut self) {
+        let finished = std::mem::replace(&mut self.child, vmm(&["--version"]).spawn().unwrap());
+        let ended = finish(finished);
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        self.stdout.push_str(&ended.stdout);
+    }
+
+    /// Wanders until the guest ends, or through so many processes; gives all that it printed.
+    fn wander(mut self, arguments: &[&str]) -> (Ended, u32) {
+        while self.generations < MOST && self.goes_on(arguments) {}
+        let mut ended = finish(self.child);
+        ended.stdout.insert_str(0, &self.stdout);
+        (ended, self.generations)
+    }
+}
+
+#[test]
+#[cfg(feature = "virtio-blk")]
+fn a_driver_of_a_disk_notices_nothing_of_other_processes() {
+    let content = sectors(0, 64);
+    for transport in TRANSPORTS {
+        for engine in ["io_uring", "sync"] {
+            let (first, second) = (disk(&[0; 256 * SECTOR]), disk(&content));
+            let disks = [
+                format!(
+                    "--blk={},serial=micro-1,engine={engine}",
+                    first.path().display()
+                ),
+                format!("--blk={},ro,engine={engine}", second.path().display()),
+            ];
+            let wanderer = Wanderer::new(|control| {
+                start_virtio(
+                    "virtio_blk",
+                    transport,
+                    &[&disks[0], &disks[1], control, SMALL],
+                )
+            });
+            let (ended, generations) = wanderer.wander(&[]);
+            let lines = passed(ended);
+            assert_eq!(lines.last().unwrap(), "the second one is read-only");
+            assert!(generations > 1, "it is over before it was saved");
+            let mut expected = vec![0; 256 * SECTOR];
+            expected[16 * SECTOR..80 * SECTOR].copy_from_slice(&sectors(16, 64));
+            assert!(std::fs::read(first.path()).unwrap() == expected);
+        }
+    }
+}
+
+#[test]
+#[cfg(feature = "virtio-net")]
+fn frames_come_back_from_every_process() {
+    for transport in TRANSPORTS {
+        let tap = format!("ms{}", std::process::id());
+        let net = format!("--net={tap},mac=02:00:00:00:00:07");
+        let mut wanderer =
+            Wanderer::new(|control| start_virtio("virtio_net", transport, &[&net, control, SMALL]));
+        let stdout = wanderer.child.stdout.as_mut().unwrap();
+        read_until(stdout, "mac 02:00:00:00:00:07\nready\n");
+        let frame = |fill: u8, len: usize| {
+            let head = [2, 0, 0, 0, 0, 7, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
+            let mut frame = head.to_vec();
+            frame.resize(len, fill);
+            frame
+        };
+        for (fill, len) in [(1, 60), (2, 1514), (3, 600), (4, 64)] {
+            assert!(wanderer.goes_on(&[]));
+            wanderer.has_opened();
+            // Each process has made the tap device anew.
+            let mut host = crate::micro_devices::packet_socket(&tap);
+            host.write_all(&frame(fill, len)).unwrap();
+            let mut expected = frame(fill, len);
+            expected[..12].rotate_left(6);
+            let mut buffer = vec![0; 2048];
+            let mut received = 0;
+            while expected != buffer[..received] {
+                received = host.read(&mut buffer).unwrap();
+            }
+        }
+        let mut host = crate::micro_devices::packet_socket(&tap);
+        host.write_all(&frame(b'q', 60)).unwrap();
+        assert_eq!(passed(finish(wanderer.child)), ["4 frames echoed"]);
+    }
+}
+
+/// Streams end with the machine that they were in; new ones come to where it is now.
+#[test]
+#[cfg(feature = "virtio-vsock")]
+fn r47_sockets_are_there_in_every_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v");
+    let vsock = format!("--vsock=cid=9,path={}", path.display());
+    for transport in TRANSPORTS {
+        let mut wanderer = Wanderer::new(|control| {
+            start_virtio("virtio_vsock", transport, &[&vsock, control, SMALL])
+        });
+        read_until(wanderer.child.stdout.as_mut().unwrap(), "cid 9\nready\n");
+        for _ in 0..3 {
+            assert!(wanderer.goes_on(&[]));
+        }
+        wanderer.has_opened();
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(b"CONNECT 1234\n").unwrap();
+        let mut answer = [0];
+        while answer != [b'\n'] {
+            stream.read_exact(&mut answer).unwrap();
+        }
+        for len in [1, 255, 256, 1000] {
+            let sent: Vec<u8> = (0..len).map(low_byte).collect();
+            stream.write_all(&sent).unwrap();
+            let mut received = vec![0; len];
+            stream.read_exact(&mut received).unwrap();
+            assert!(sent == received);
+        }
+        drop(stream);
+        let lines = passed(finish(wanderer.child));
+        assert!(lines[0].starts_with("1512 bytes echoed, then"), "{lines:?}");
+    }
+}
+
+#[test]
+#[cfg(feature = "virtio-console")]
+fn a_console_echoes_in_every_process() {
+    for transport in TRANSPORTS {
+        let serial = tempfile::NamedTempFile::new().unwrap();
+        let file = format!("--serial=file={}", serial.path().display());
+        let console = ["--console=stdio", &*file];
+        let mut wanderer = Wanderer::new(|control| {
+            let arguments = [&console, &[control, SMALL][..]].concat();
+            start_virtio("virtio_console", transport, &arguments)
+        });
+        read_until(wanderer.child.stdout.as_mut().unwrap(), "ready\n");
+        for line in ["hello\n", "one more\n", "a third one\n"] {
+            assert!(wanderer.goes_on(&console));
+            let child = &mut wanderer.child;
+            child
+                .stdin
+                .as_mut()
+                .unwrap()
+                .write_all(line.as_bytes())
+                .unwrap();
+            read_until(child.stdout.as_mut().unwrap(), &line.to_uppercase());
+        }
+        let mut child = wanderer.child;
+        child.stdin.as_mut().unwrap().write_all(b"q\n").unwrap();
+        let ended = finish(child);
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let said = std::fs::read_to_string(serial.path()).unwrap();
+        assert!(said.ends_with("the console echoed\nEXIT 0\n"), "{said}");
+    }
+}
