@@ -22,6 +22,14 @@ use super::run;
 pub(super) const STATE: &str = "state";
 
 pub(super) fn run(options: RestoreOptions) -> Result<ExitCode, Failure> {
+    #[cfg_attr(
+        not(any(
+            feature = "virtio-blk",
+            feature = "virtio-net",
+            feature = "virtio-vsock"
+        )),
+        allow(unused_mut)
+    )]
     let (mut snapshot, file) = read(&options.folder)?;
     #[cfg(feature = "virtio-blk")]
     options

@@ -28,6 +28,8 @@ pub(crate) struct Architecture {
     pub(super) modules: &'static [&'static str],
     /// What guests load besides: this architecture's own devices, what its kernel has not built in.
     pub(super) guest_modules: &'static [&'static str],
+    /// Whether its machines can be saved.
+    pub(super) is_saved: bool,
     /// Whether the kernel has a driver that tells of panics.
     pub(super) has_pvpanic: bool,
     /// Whether the machine has a power button that the kernel knows.
