@@ -142,7 +142,12 @@ fn a_vm_goes_on_in_another_process() {
     }
 
     let child = trial.spawn(4, &["restore", &saved, "--paused"]);
-    assert!(trial.said(&["status"]).starts_with("state     paused\n"));
+    // It may not be there yet.
+    let mut status = trial.said(&["status"]);
+    while status.starts_with("state     created\n") {
+        status = trial.said(&["status"]);
+    }
+    assert!(status.starts_with("state     paused\n"), "{status}");
     assert!(fs::read(trial.output(4)).unwrap().is_empty());
     trial.said(&["stop"]);
     child.finish();

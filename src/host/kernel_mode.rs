@@ -49,7 +49,7 @@ impl<P: KvmPlatform> Tried<P> {
         let config = VmConfig::default().with_memory_mib(RAM);
         let plan = crate::plan(platform, &config)?;
         let (backing, unread) = (Backing::default(), Timeline::default());
-        let made = Bare::new(kvm, platform, &plan, backing, &unread)?;
+        let made = Bare::new(kvm, platform, &plan, backing, None, &unread)?;
         Ok(Self { made, plan })
     }
 }

@@ -17,6 +17,11 @@ impl Backing {
         }
     }
 
+    /// Whether the memory may show a file's content until it is written to.
+    pub(crate) fn maps_files(self) -> bool {
+        self.memory == MemoryBacking::Anonymous && self.pool().is_none()
+    }
+
     /// The size of the pages that come out of a pool of the host's (hugetlb), in bytes.
     pub(crate) fn pool(self) -> Option<u64> {
         self.pages.reserved_bytes()

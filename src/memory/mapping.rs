@@ -18,14 +18,20 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const TRIES: usize = 16;
 
 impl Backing {
-    /// Maps `len` bytes that the guest finds at `base`: zeros, and nothing that was there before.
+    /// Maps `len` bytes that the guest finds at `base`: what `content` has, if it [may](Self::maps_files); else zeros, and
+    /// nothing that was there before. Nothing that the guest writes reaches that file.
     ///
     /// Reserved huge pages come from a file in memory even when nobody shares them: the kernel gives whole
     /// pages of such a file back since 4.3, of other mappings since 5.18 only.
     ///
     /// # Errors
     /// When the host has not got the memory, or the address space of this process no room.
-    pub(super) fn map(self, base: u64, len: usize) -> io::Result<MmapRegion> {
+    pub(super) fn map(
+        self,
+        base: u64,
+        len: usize,
+        content: Option<FileOffset>,
+    ) -> io::Result<MmapRegion> {
         if let Some(page) = self.pool() {
             let file = memory_file(len, Some(page))?;
             // Without MAP_NORESERVE the pages are reserved here. The kernel puts such a mapping at a multiple
@@ -33,15 +39,11 @@ impl Backing {
             let flags = MapFlags::SHARED;
             return built(len, READ_WRITE, flags, Some(&file), true);
         }
-        let file = match self.memory {
-            MemoryBacking::Shared => Some(memory_file(len, None)?),
-            MemoryBacking::Anonymous => None,
+        let (file, flags) = match self.memory {
+            MemoryBacking::Shared => (Some(memory_file(len, None)?), MapFlags::SHARED),
+            MemoryBacking::Anonymous => (content, MapFlags::PRIVATE),
         };
-        let flags = if file.is_some() {
-            MapFlags::SHARED | MapFlags::NORESERVE
-        } else {
-            MapFlags::PRIVATE | MapFlags::NORESERVE
-        };
+        let flags = flags | MapFlags::NORESERVE;
         let map = || built(len, READ_WRITE, flags, file.as_ref(), false);
         let align = usize::try_from(huge::transparent_size()).unwrap_or(1);
         let base = usize::try_from(base).unwrap_or(0);
@@ -145,7 +147,7 @@ mod tests {
                     pages: HugePages::Transparent,
                 };
                 let agrees = || {
-                    let region = backing.map(base as u64, 4 * align + 0x5000).unwrap();
+                    let region = backing.map(base as u64, 4 * align + 0x5000, None).unwrap();
                     region.as_ptr().addr() % align == base % align
                 };
                 // Other tests' threads take address space in between; a VM is built before it has threads.
@@ -203,7 +205,7 @@ mod tests {
             memory: MemoryBacking::Shared,
             pages: HugePages::Off,
         };
-        let region = backing.map(0, 1 << 20).unwrap();
+        let region = backing.map(0, 1 << 20, None).unwrap();
         let file = region.file_offset().unwrap().file();
         for len in [0, 2 << 20] {
             let error = file.set_len(len).unwrap_err();

@@ -5,14 +5,16 @@ pub(crate) mod host;
 pub(crate) mod huge;
 mod mapping;
 
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use arch::{GuestRam, KvmError, MachinePlan};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use rustix::mm::{Advice, madvise};
 use rustix::process::{Resource, getrlimit};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 pub(crate) use self::backing::Backing;
 use crate::{Error, HugePages, MemoryBacking, PlannedFor};
@@ -62,13 +64,28 @@ fn check_file_limit(plan: &MachinePlan, backing: Backing, limit: Option<u64>) ->
 
 /// Maps the plan's RAM, never zeroed by the VMM. Huge pages of a pool are reserved here; everything else is lazy.
 pub(crate) fn map_ram(plan: &MachinePlan, backing: Backing) -> Result<GuestRam, Error> {
+    map_content(plan, backing, None)
+}
+
+/// The same, with the content of a file where the backing [may](Backing::maps_files) show it: region by region.
+pub(crate) fn map_content(
+    plan: &MachinePlan,
+    backing: Backing,
+    content: Option<&File>,
+) -> Result<GuestRam, Error> {
     let refused = |error: io::Error| refusal(plan, backing, &error);
+    let content = content.map(|file| file.try_clone().map(Arc::new));
+    let content = content.transpose().map_err(refused)?;
+    let mut offset = 0;
     let regions = plan
         .ram
         .iter()
         .map(|range| {
             let len = usize::try_from(range.len).map_err(io::Error::other)?;
-            let mapping = backing.map(range.base, len)?;
+            let content = content.as_ref();
+            let content = content.map(|file| FileOffset::from_arc(Arc::clone(file), offset));
+            offset += range.len;
+            let mapping = backing.map(range.base, len, content)?;
             GuestRegionMmap::new(mapping, GuestAddress(range.base))
                 .ok_or_else(|| io::Error::other("its end cannot be addressed"))
         })

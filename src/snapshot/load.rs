@@ -9,8 +9,18 @@ use devices::state::StateError;
 use super::saved::{LONGEST_VCPU, from_bytes};
 use super::{Snapshot, memory};
 use crate::Error;
+use crate::memory::Backing;
 use crate::vm::dispatch::IoSpaces;
 use crate::vm::empty::Empty;
+
+fn wrong_memory(snapshot: &Snapshot, source: io::Error) -> Error {
+    Error::Refused {
+        field: "snapshot".into(),
+        value: snapshot.parts.memory.file.clone(),
+        source,
+        cure: "restore with the file of memory that was saved with the state".to_owned(),
+    }
+}
 
 /// A saved machine, for a platform that can read all of it.
 pub(crate) struct Saved<P: KvmPlatform> {
@@ -37,6 +47,9 @@ impl<P: KvmPlatform> Saved<P> {
                 "it is a machine of {arch}, and this host is {here}"
             )));
         }
+        // Memory may be this file: what lies beyond its end could not be read.
+        let checked = memory::check_file(&parts.memory, &file);
+        checked.map_err(|source| wrong_memory(&snapshot, source))?;
         let count = usize::try_from(parts.plan.vcpus).unwrap_or(usize::MAX);
         if parts.vcpus.len() > LONGEST_VCPU.saturating_mul(count) {
             return Err(refuse("its section vcpus is too long".to_owned()));
@@ -62,6 +75,11 @@ impl<P: KvmPlatform> Saved<P> {
         })
     }
 
+    /// The content of its RAM.
+    pub(crate) fn content(&self) -> &File {
+        &self.file
+    }
+
     /// The machine.
     pub(crate) fn plan(&self) -> &MachinePlan {
         self.snapshot.plan()
@@ -80,12 +98,10 @@ impl<P: KvmPlatform> Saved<P> {
             ..
         } = *machine;
         let parts = &self.snapshot.parts;
-        memory::read(ram, &parts.memory, &self.file).map_err(|source| Error::Refused {
-            field: "snapshot".into(),
-            value: parts.memory.file.clone(),
-            source,
-            cure: "restore with the file of memory that was saved with the state".to_owned(),
-        })?;
+        if !Backing::of(&parts.config).maps_files() {
+            let read = memory::read(ram, &parts.memory, &self.file);
+            read.map_err(|source| wrong_memory(&self.snapshot, source))?;
+        }
         platform.load_clock(vm, &self.clock)?;
         platform.load_chip(vm, chip, &self.chip)?;
         for ((id, vcpu), state) in (0..).zip(vcpus).zip(&self.vcpus) {

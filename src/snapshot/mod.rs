@@ -3,6 +3,7 @@
 mod file;
 pub(crate) mod load;
 mod memory;
+mod present;
 mod replace;
 pub(crate) mod save;
 mod saved;

@@ -1,6 +1,7 @@
 //! A VM before it has devices and a kernel: its RAM, its interrupt chip and its vCPUs. Whatever runs a guest begins with
 //! one, a machine as well as a probe of the host.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use arch::{GuestRam, KvmError, KvmIrqChip, KvmPlatform, MachinePlan};
@@ -23,7 +24,7 @@ pub(crate) struct Bare<P: KvmPlatform> {
 }
 
 impl<P: KvmPlatform> Bare<P> {
-    /// Makes the VM of a plan.
+    /// Makes the VM of a plan; `content` is what its RAM has at first, where the backing may show a file.
     ///
     /// # Errors
     /// Names what KVM or the host refused.
@@ -32,11 +33,12 @@ impl<P: KvmPlatform> Bare<P> {
         platform: &P,
         plan: &MachinePlan,
         backing: Backing,
+        content: Option<&File>,
         timeline: &Timeline,
     ) -> Result<Self, Error> {
         // All memslots come straight after the VM: a later one waits for a grace period.
         let vm = Arc::new(create_vm(kvm, platform.vm_type(plan))?);
-        let ram = memory::map_ram(plan, backing)?;
+        let ram = memory::map_content(plan, backing, content)?;
         memory::set_memslots(&vm, &ram)?;
         platform.prepare_vm(&vm)?;
         timeline.reach(Milestone::Memory);

@@ -21,6 +21,10 @@ impl<P> Saved<P> {
         match self.0 {}
     }
 
+    fn content(&self) -> &std::fs::File {
+        match self.0 {}
+    }
+
     fn load(&self, _: &Empty<'_, P>) -> Result<(), Error>
     where
         P: KvmPlatform,
@@ -36,6 +40,14 @@ pub(crate) enum Begin<'a, P: KvmPlatform> {
 }
 
 impl<'a, P: KvmPlatform> Begin<'a, P> {
+    /// What RAM has at first, if it is not zeros.
+    pub(crate) fn content(&self) -> Option<&std::fs::File> {
+        match self {
+            Self::Kernel(..) => None,
+            Self::Saved(saved) => Some(saved.content()),
+        }
+    }
+
     /// The machine that begins so. `images` are there unless `saved` is.
     pub(crate) fn new(
         platform: &P,

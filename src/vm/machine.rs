@@ -177,7 +177,7 @@ impl<P: KvmPlatform> Machine<P> {
             irq_chip,
             chip,
             vcpus,
-        } = Bare::new(&kvm, &*platform, &plan, backing, &timeline)?;
+        } = Bare::new(&kvm, &*platform, &plan, backing, begin.content(), &timeline)?;
 
         let lines = Lines {
             range: irq_chip.lines(),

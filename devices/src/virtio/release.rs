@@ -3,7 +3,7 @@
 use std::io;
 
 use rustix::fs::{FallocateFlags, fallocate, fstat};
-use rustix::mm::{Advice, MapFlags, madvise};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
 };
@@ -12,7 +12,7 @@ use super::GuestRam;
 
 /// Lets the host take the pages of a range; the guest finds zeros when it touches them again. The
 /// host's pages may be larger than the guest's: those that are not wholly in the range stay. Does
-/// nothing for what is not RAM, or for RAM that would not be zeros.
+/// nothing for what is not RAM.
 ///
 /// # Errors
 /// When the host refuses.
@@ -35,8 +35,8 @@ pub(super) fn release(ram: &GuestRam, address: GuestAddress, len: usize) -> io::
         return Ok(());
     }
     match region.file_offset() {
-        // A private mapping would show the file's content.
-        Some(_) if !is_shared(region) => Ok(()),
+        // The file's content would be there again.
+        Some(_) if !is_shared(region) => put_fresh(region, start, len),
         // The pages are the file's: while it has them, nobody else can.
         Some(place) => {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -53,6 +53,24 @@ pub(super) fn release(ram: &GuestRam, address: GuestAddress, len: usize) -> io::
             unsafe { madvise(start.cast(), len, Advice::LinuxDontNeed) }.map_err(Into::into)
         }
     }
+}
+
+/// Puts fresh memory over a part of a mapping.
+fn put_fresh(region: &GuestRegionMmap, start: u64, len: u64) -> io::Result<()> {
+    let place = region
+        .get_host_address(MemoryRegionAddress(start))
+        .map_err(io::Error::other)?;
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+    // SAFETY: the range is guest RAM, a private mapping that `ram` keeps and that is unmapped as a whole. Its content may
+    // change at any time as far as this process knows, and that is all this does: whoever accesses it meanwhile finds
+    // the old content or zeros. No memory is no fault of the place.
+    unsafe {
+        mmap_anonymous(place.cast(), len, ProtFlags::READ | ProtFlags::WRITE, flags)?;
+        // As the rest of guest memory, where the kernel can.
+        let _ = madvise(place.cast(), len, Advice::LinuxDontDump);
+    }
+    Ok(())
 }
 
 /// Whether what is written to the mapping is written to its file.
@@ -192,13 +210,35 @@ mod tests {
         assert_eq!(gone(&ram, HUGE), [3, 4]);
     }
 
+    /// A machine that goes on has the file that it was saved in.
     #[test]
-    fn what_is_no_ram_or_would_not_be_zero_stays() {
+    fn what_is_given_back_of_a_private_file_is_not_the_files_again() {
+        let file = memory_file(PAGES * SMALL, MemfdFlags::CLOEXEC);
+        let shared = ram(PAGES * SMALL, Some(file.clone()), MapFlags::SHARED, false);
+        fill(&shared, SMALL);
+        let private = ram(PAGES * SMALL, Some(file), MapFlags::PRIVATE, false);
+        assert!(gone(&private, SMALL).is_empty());
+        release_some(&private, SMALL);
+        assert_eq!(gone(&private, SMALL), [3, 4]);
+        assert!(gone(&shared, SMALL).is_empty(), "the file keeps it");
+        // It is memory like any other.
+        fill(&private, SMALL);
+        assert!(gone(&private, SMALL).is_empty());
+        release_some(&private, SMALL);
+        assert_eq!(gone(&private, SMALL), [3, 4]);
+        let maps = read_to_string("/proc/self/smaps").unwrap();
+        let start = private.iter().next().unwrap().as_ptr().addr() as u64 + 3 * SMALL;
+        let (_, ours) = maps.split_once(&format!("\n{start:x}-")).unwrap();
+        let flags = ours.lines().find(|line| line.starts_with("VmFlags:"));
+        assert!(flags.unwrap().contains(" dd"), "{flags:?}");
+    }
+
+    #[test]
+    fn what_is_no_ram_stays() {
         let file = memory_file(PAGES * SMALL, MemfdFlags::CLOEXEC);
         let private = ram(PAGES * SMALL, Some(file), MapFlags::PRIVATE, false);
         fill(&private, SMALL);
         let len = usize::try_from(PAGES * SMALL).unwrap();
-        release(&private, GuestAddress(BASE), len).unwrap();
         for address in [0, BASE - SMALL, BASE + SMALL, u64::MAX - 1] {
             release(&private, GuestAddress(address), len).unwrap();
         }

@@ -1,0 +1,321 @@
+//! Which parts of RAM have content, without touching those that have none.
+
+use std::fs::{self, File};
+use std::io;
+use std::iter;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+use rustix::mm::MapFlags;
+use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
+
+/// Entries of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst of Linux): the page is in memory, it is
+/// swapped out, it is a file's.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const FILE: u64 = 1 << 61;
+/// Bytes of an entry, and how many are read at once.
+const ENTRY: usize = 8;
+const ENTRIES: usize = 4096;
+
+/// Where a part's content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// In memory.
+    Memory,
+    /// In the region's file, and reading it there gives no page to the mapping.
+    File,
+}
+
+/// Bytes of a region that may be other than zeros.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) bytes: Range<u64>,
+    pub(super) from: From,
+}
+
+/// The parts of a region that have content, in their order; between them are zeros.
+pub(super) fn runs(region: &GuestRegionMmap) -> io::Result<Vec<Run>> {
+    let Some(place) = region.file_offset() else {
+        let memory = |bytes| Run {
+            bytes,
+            from: From::Memory,
+        };
+        return Ok(private(region)?.into_iter().map(memory).collect());
+    };
+    let start = place.start();
+    let data = data(place.file(), start..start + region.len())?;
+    let data = data
+        .into_iter()
+        .map(|run| run.start - start..run.end - start);
+    let flags = MapFlags::from_bits_retain(region.flags().cast_unsigned());
+    if flags.contains(MapFlags::SHARED) {
+        let file = |bytes| Run {
+            bytes,
+            from: From::File,
+        };
+        return Ok(data.map(file).collect());
+    }
+    // What was written to since is in memory, the rest as in the file; but for what was given back since, which has
+    // memory of its own.
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let files = files(&maps, region.as_ptr().addr() as u64, region.len());
+    Ok(over(both(data, &files).into_iter(), private(region)?))
+}
+
+/// The parts of a region that are mapped to a file, as /proc/PID/maps tells (proc_pid_maps(5)).
+fn files(maps: &str, start: u64, len: u64) -> Vec<Range<u64>> {
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    let file = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (first, end) = words.next()?.split_once('-')?;
+        let is_file = words.nth(3)? != "0";
+        let first = number(first)?.saturating_sub(start);
+        let end = number(end)?.saturating_sub(start).min(len);
+        (is_file && first < end).then_some(first..end)
+    };
+    maps.lines().filter_map(file).collect()
+}
+
+/// What is in both lists, whose runs are in order.
+fn both(one: impl Iterator<Item = Range<u64>>, other: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut found = Vec::new();
+    let mut other = other;
+    for run in one {
+        // Those that end before it are of no later one either.
+        while let [first, rest @ ..] = other
+            && first.end <= run.start
+        {
+            other = rest;
+        }
+        let those = other.iter().take_while(|other| other.start < run.end);
+        found.extend(those.map(|other| run.start.max(other.start)..run.end.min(other.end)));
+    }
+    found
+}
+
+/// Runs of a file, with those of memory above them.
+fn over(data: impl Iterator<Item = Range<u64>>, memory: Vec<Range<u64>>) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let mut above = memory.into_iter().peekable();
+    let mut put = |bytes: Range<u64>, from| {
+        if !bytes.is_empty() {
+            runs.push(Run { bytes, from });
+        }
+    };
+    // The end of the last one.
+    let mut covered = 0;
+    for run in data {
+        // Those that begin before its end.
+        while let Some(memory) = above.next_if(|memory| memory.start < run.end) {
+            put(run.start.max(covered)..memory.start, From::File);
+            covered = memory.end;
+            put(memory, From::Memory);
+        }
+        put(run.start.max(covered)..run.end, From::File);
+    }
+    above.for_each(|memory| put(memory, From::Memory));
+    runs
+}
+
+/// Pages of a mapping that are its own: in memory or swapped out. Where the kernel does not say, all.
+fn private(region: &GuestRegionMmap) -> io::Result<Vec<Range<u64>>> {
+    let page = rustix::param::page_size() as u64;
+    let Ok(pagemap) = File::open("/proc/self/pagemap") else {
+        return Ok(iter::once(0..region.len()).collect());
+    };
+    let first = region.as_ptr().addr() as u64 / page;
+    let count = region.len().div_ceil(page);
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    let mut buffer = vec![0; ENTRY * ENTRIES];
+    for begin in (0..count).step_by(ENTRIES) {
+        let len = usize::try_from(count - begin).map_or(ENTRIES, |left| left.min(ENTRIES));
+        let bytes = buffer.get_mut(..ENTRY * len).unwrap_or_default();
+        pagemap.read_exact_at(bytes, (first + begin) * ENTRY as u64)?;
+        let (entries, _) = bytes.as_chunks::<ENTRY>();
+        for (number, entry) in (begin..).zip(entries) {
+            let entry = u64::from_ne_bytes(*entry);
+            if entry & (PRESENT | SWAPPED) == 0 || entry & FILE != 0 {
+                continue;
+            }
+            let bytes = number * page..((number + 1) * page).min(region.len());
+            match runs.last_mut() {
+                Some(last) if last.end == bytes.start => last.end = bytes.end,
+                _ => runs.push(bytes),
+            }
+        }
+    }
+    Ok(runs)
+}
+
+/// The parts of a file that are no holes.
+pub(super) fn data(file: &File, part: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    let mut runs = Vec::new();
+    let mut at = part.start;
+    while at < part.end {
+        let start = match seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => break,
+            // The file system knows of no holes.
+            Err(Errno::INVAL) => at,
+            Err(error) => return Err(error.into()),
+        };
+        if start >= part.end {
+            break;
+        }
+        let end = match seek(file, SeekFrom::Hole(start)) {
+            Ok(end) => end.clamp(start + 1, part.end),
+            Err(Errno::INVAL) => part.end,
+            Err(error) => return Err(error.into()),
+        };
+        runs.push(start..end);
+        at = end;
+    }
+    Ok(runs)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use vm_memory::mmap::MmapRegionBuilder;
+    use vm_memory::{Bytes, FileOffset, GuestAddress, MemoryRegionAddress};
+
+    use super::*;
+
+    const PAGE: u64 = 4096;
+    const LEN: u64 = 64 * PAGE;
+
+    fn region(file: Option<File>, flags: MapFlags) -> GuestRegionMmap {
+        let anonymous = MapFlags::from_bits_retain(libc::MAP_ANONYMOUS.cast_unsigned());
+        let flags = if file.is_none() {
+            flags | anonymous
+        } else {
+            flags
+        };
+        let mut builder = MmapRegionBuilder::new(LEN.try_into().unwrap())
+            .with_mmap_prot(3)
+            .with_mmap_flags(flags.bits().cast_signed());
+        if let Some(file) = file {
+            builder = builder.with_file_offset(FileOffset::new(file, 0));
+        }
+        GuestRegionMmap::new(builder.build().unwrap(), GuestAddress(0)).unwrap()
+    }
+
+    fn touch(region: &GuestRegionMmap, page: u64) {
+        let address = MemoryRegionAddress(page * PAGE);
+        region.write_obj(1_u8, address).unwrap();
+    }
+
+    fn pages(runs: &[Run]) -> Vec<(u64, u64, From)> {
+        let pages = |run: &Run| (run.bytes.start / PAGE, run.bytes.end / PAGE, run.from);
+        runs.iter().map(pages).collect()
+    }
+
+    /// A file with data in pages 8 to 16 and 32 to 40.
+    fn sparse() -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEN).unwrap();
+        for start in [8, 32] {
+            file.write_all_at(&[7; 8 * 4096], start * PAGE).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn untouched_memory_has_no_content() {
+        let region = region(None, MapFlags::PRIVATE);
+        assert_eq!(runs(&region).unwrap(), []);
+        for page in [3, 4, 63] {
+            touch(&region, page);
+        }
+        let expected = [(3, 5, From::Memory), (63, 64, From::Memory)];
+        assert_eq!(pages(&runs(&region).unwrap()), expected);
+    }
+
+    #[test]
+    fn a_shared_file_has_what_it_has() {
+        let region = region(Some(sparse()), MapFlags::SHARED);
+        touch(&region, 0);
+        let expected = [(0, 1), (8, 16), (32, 40)].map(|(start, end)| (start, end, From::File));
+        assert_eq!(pages(&runs(&region).unwrap()), expected);
+    }
+
+    #[test]
+    fn what_was_written_stands_above_a_private_file() {
+        let region = region(Some(sparse()), MapFlags::PRIVATE);
+        let before = [(8, 16, From::File), (32, 40, From::File)];
+        assert_eq!(pages(&runs(&region).unwrap()), before);
+        // Reading makes nothing private.
+        for page in 0..64 {
+            let _: u8 = region.read_obj(MemoryRegionAddress(page * PAGE)).unwrap();
+        }
+        assert_eq!(pages(&runs(&region).unwrap()), before);
+        for page in [2, 7, 8, 10, 15, 16, 50] {
+            touch(&region, page);
+        }
+        let expected = [
+            (2, 3, From::Memory),
+            (7, 9, From::Memory),
+            (9, 10, From::File),
+            (10, 11, From::Memory),
+            (11, 15, From::File),
+            (15, 17, From::Memory),
+            (32, 40, From::File),
+            (50, 51, From::Memory),
+        ];
+        assert_eq!(pages(&runs(&region).unwrap()), expected);
+    }
+
+    /// What was given back has fresh memory in its place.
+    #[test]
+    fn r32_a_files_content_does_not_come_back() {
+        use rustix::mm::{ProtFlags, mmap_anonymous};
+        let region = region(Some(sparse()), MapFlags::PRIVATE);
+        touch(&region, 10);
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+        let place = region.as_ptr().wrapping_add(9 * 4096).cast();
+        // SAFETY: pages of the region, which stays mapped.
+        unsafe { mmap_anonymous(place, 3 * 4096, ProtFlags::READ | ProtFlags::WRITE, flags) }
+            .unwrap();
+        touch(&region, 11);
+        let expected = [
+            (8, 9, From::File),
+            (11, 12, From::Memory),
+            (12, 16, From::File),
+            (32, 40, From::File),
+        ];
+        assert_eq!(pages(&runs(&region).unwrap()), expected);
+    }
+
+    #[test]
+    fn mappings_are_told_by_their_inodes() {
+        let maps = "1000-3000 rw-p 00000000 00:00 0 \n\
+                    3000-5000 rw-p 00001000 08:01 77 /a b\n\
+                    5000-6000 rw-p 00000000 00:00 0 [heap]\nrubbish\n\
+                    6000-9000 rw-s 00000000 00:05 1 /memfd:x (deleted)\n";
+        let found = files(maps, 0x2000, 0x6000);
+        assert_eq!(found, [0x1000..0x3000, 0x4000..0x6000]);
+        let data = [0..0x1800, 0x2800..0x4001];
+        let expected = [0x1000..0x1800, 0x2800..0x3000, 0x4000..0x4001];
+        assert_eq!(both(data.into_iter(), &found), expected);
+    }
+
+    #[test]
+    fn runs_of_memory_cover_those_of_the_file() {
+        let merged = over([10..20, 30..40].into_iter(), vec![0..5, 12..35, 38..50]);
+        let expected = [
+            (0..5, From::Memory),
+            (10..12, From::File),
+            (12..35, From::Memory),
+            (35..38, From::File),
+            (38..50, From::Memory),
+        ];
+        let expected = expected.map(|(bytes, from)| Run { bytes, from });
+        assert_eq!(merged, expected);
+    }
+}
