@@ -2,6 +2,8 @@
 
 use rustix::process::{Resource, getrlimit};
 
+/// A page of guest memory that KVM does not get.
+pub(crate) const LOST_MEMORY: &str = "the file behind guest memory was cut, or its disk fails: restore the VM again, from a whole copy";
 /// The limit of threads and processes is reached.
 pub(crate) const PROCESSES: &str = "raise the limit of threads and processes (`ulimit -u`, TasksMax= of systemd, the pids \
      controller of the cgroup), or ask for fewer vCPUs and devices";

@@ -217,6 +217,36 @@ fn r46_a_full_file_system_has_the_saved_vm_of_before() {
     child.finish();
 }
 
+/// Memory is the file, and whoever cuts it takes the memory away.
+#[test]
+fn r32_a_vm_whose_memory_is_cut_says_so_and_ends() {
+    let trial = Trial(tempfile::tempdir().unwrap());
+    let kernel = common::kernel(COUNT);
+    let kernel = option("kernel", kernel.path());
+    let saved = trial.path("saved");
+    let child = trial.spawn(0, &[&kernel, "--guest-memory=32"]);
+    trial.said(&["snapshot", &saved]);
+    trial.said(&["stop"]);
+    child.finish();
+    let memory = trial.files().remove(0);
+    let child = trial.spawn(1, &["restore", &saved, "--paused"]);
+    trial.said(&["status"]);
+    let memory = trial.path(&format!("saved/{memory}"));
+    let file = fs::OpenOptions::new().write(true).open(memory).unwrap();
+    file.set_len(0).unwrap();
+    let resumed = trial.ctl(&["resume"]);
+    let ended = child.finish();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?} {resumed:?}");
+    assert!(
+        ended.stderr.starts_with("error: guest memory is lost"),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stderr.contains("cure: restore the VM again"),
+        "{ended:?}"
+    );
+}
+
 /// A disk belongs to the memory that knows it.
 #[test]
 fn a_disk_that_went_on_is_refused_unless_it_is_said_to_be_fine() {

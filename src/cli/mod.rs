@@ -18,6 +18,8 @@ mod help;
 mod inspect;
 #[cfg(feature = "config-file")]
 mod locate;
+#[cfg(feature = "snapshot")]
+mod lost_memory;
 #[cfg(feature = "control")]
 mod metrics;
 mod plan;

@@ -16,7 +16,7 @@ use super::config::Config;
 #[cfg(feature = "virtio-console")]
 use super::config::ConsoleTarget;
 use super::errors::Failure;
-use super::run;
+use super::{lost_memory, run};
 
 /// The file with the state, in the folder of a saved VM.
 pub(super) const STATE: &str = "state";
@@ -45,6 +45,7 @@ pub(super) fn run(options: RestoreOptions) -> Result<ExitCode, Failure> {
     if let Some(new) = &options.vsock {
         snapshot.replace_vsock(new)?;
     }
+    lost_memory::end_with_a_message()?;
     let path = options.folder.join(STATE);
     let memory = options.folder.join(snapshot.memory_file());
     let mut config = Config::default();

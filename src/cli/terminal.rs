@@ -7,8 +7,9 @@
 
 use std::ffi::c_int;
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -45,6 +46,7 @@ impl RawTerminal {
         if in_background(&stdin) {
             return Self(None);
         }
+        let _ = FIRST.set(saved.clone());
         let mut modes = Modes {
             saved,
             raw: None,
@@ -89,6 +91,18 @@ struct Modes {
 
 fn lock(modes: &Mutex<Modes>) -> MutexGuard<'_, Modes> {
     modes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the terminal was at first, for [`restore_at_once`].
+static FIRST: OnceLock<Termios> = OnceLock::new();
+
+/// Restores the terminal from a signal handler, after which the process ends.
+pub(super) fn restore_at_once() {
+    if let Some(first) = FIRST.get() {
+        // SAFETY: nobody closes stdin. std's own has a lock.
+        let stdin = unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) };
+        let _ = tcsetattr(stdin, OptionalActions::Now, first);
+    }
 }
 
 impl Modes {

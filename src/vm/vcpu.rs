@@ -210,6 +210,10 @@ fn run_guest<P: KvmPlatform>(id: u32, vcpu: &Vcpu, shared: &Shared<P>) -> Left {
                     refused += 1;
                     try_again(refused)
                 }
+                _ if error.errno() == libc::EFAULT => Flow::Fail(Failure {
+                    cause: "KVM_RUN failed: a page of guest memory cannot be had".to_owned(),
+                    cure: Some(cures::LOST_MEMORY),
+                }),
                 _ => Flow::Fail(format!("KVM_RUN failed: {error}").into()),
             },
         };
