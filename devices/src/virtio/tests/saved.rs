@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
+use serde_json::Value;
+
 use super::changes::Disk;
 use super::*;
 use crate::config::Limits;
@@ -227,6 +230,100 @@ fn a_buffer_without_room_comes_back_after_those_that_wait() {
     host.send(&[2; 60]).unwrap();
     bench.device.serve(Event::Source(0), &mut queues).unwrap();
     assert_eq!(receiver.used(), [(0, 60), (1, 0)]);
+}
+
+/// The parts of a value that a file may have otherwise: numbers, words, what is not there, lists.
+fn leaves(value: &mut Value) -> Vec<&mut Value> {
+    let is_leaf = !(value.is_object() || value.as_array().is_some_and(|list| !list.is_empty()));
+    match value {
+        _ if is_leaf => vec![value],
+        Value::Array(list) => list.iter_mut().flat_map(leaves).collect(),
+        Value::Object(map) => map.values_mut().flat_map(leaves).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What stands there instead.
+fn other() -> impl Strategy<Value = Value> {
+    let edges = [
+        0,
+        1,
+        2,
+        15,
+        16,
+        17,
+        128,
+        255,
+        256,
+        0xffff,
+        0x1_0000,
+        0xffff_ffff,
+        u64::MAX,
+    ];
+    prop_oneof![
+        4 => proptest::sample::select(edges.to_vec()).prop_map(Value::from),
+        2 => any::<u64>().prop_map(Value::from),
+        1 => any::<u16>().prop_map(Value::from),
+        1 => any::<i64>().prop_map(Value::from),
+        1 => any::<bool>().prop_map(Value::from),
+        1 => Just(Value::Null),
+        1 => proptest::collection::vec(any::<u8>(), 0..20).prop_map(Value::from),
+    ]
+}
+
+/// A device of each kind, and what lasts with it.
+fn devices() -> Vec<(Bench, Box<dyn std::any::Any>)> {
+    let (net, host) = net();
+    let (console, port) = console();
+    let (vsock, folder) = vsock();
+    vec![
+        (disk(BlkEngine::Sync), Box::new(())),
+        (net, Box::new(host)),
+        (console, Box::new(port)),
+        (balloon(), Box::new(())),
+        (vsock, Box::new(folder)),
+        (rng(), Box::new(())),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The state of each device, changed in a few places: it is refused, or the device goes on and ends in order.
+    #[test]
+    fn r29_whatever_a_state_says_a_device_lives_or_refuses(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), other()), 1..4),
+    ) {
+        for ((bench, _one), (like_it, _other)) in devices().into_iter().zip(devices()) {
+            let mut disk = Disk::behind(bench.device, bench.ram);
+            disk.start();
+            disk.transport.pause();
+            let state = elsewhere(&disk.transport.save().unwrap());
+            let mut value = serde_json::to_value(&state).unwrap();
+            for (place, other) in &changes {
+                let mut leaves = leaves(&mut value);
+                let place = place.index(leaves.len());
+                *leaves[place] = other.clone();
+            }
+            let Ok(state) = serde_json::from_value::<VirtioState>(value) else {
+                continue;
+            };
+            let mut other = Disk::behind(like_it.device, like_it.ram);
+            if other.transport.load(&state).is_err() {
+                continue;
+            }
+            other.transport.resume();
+            other.write(0x50, 0);
+            other.transport.pause();
+            // A balloon's buffer may be one that there is not.
+            if other.transport.state() != DeviceState::Lost {
+                other.transport.save().unwrap();
+            }
+            other.write(super::changes::STATUS, 0);
+            prop_assert_eq!(other.transport.state(), DeviceState::Idle);
+            other.start();
+        }
+    }
 }
 
 /// What a console has printed, which makes room.
