@@ -1,16 +1,23 @@
 //! The least any VMM must do: one memslot, one vCPU, run. It prints what the guest writes to COM1, ends
 //! when it asks for a reset, and answers whatever else is read with ones.
 
+use std::fs::File;
 use std::io::Write;
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Set in the process that is a floor, to what it has.
 pub(crate) const FLOOR: &str = "FLOOR";
+/// And to a file that is its memory, mapped privately.
+pub(crate) const MEMORY: &str = "FLOOR_MEMORY";
 
 const CODE: u64 = 0x1000;
 /// Page tables: the first 4 GiB one to one, as the VMM has them.
@@ -20,6 +27,25 @@ const LARGE_PAGE: u64 = 2 << 20;
 /// Entries are present and writable, those of large pages large.
 const ENTRY: u64 = 3;
 const LARGE: u64 = 1 << 7;
+
+/// Memory below 3 GiB, of zeros or of a file.
+fn memory() -> Result<GuestMemoryMmap> {
+    let Some(path) = std::env::var_os(MEMORY) else {
+        return Ok(GuestMemoryMmap::from_ranges(&[(
+            GuestAddress(0),
+            256 << 20,
+        )])?);
+    };
+    let file = File::open(path)?;
+    let len = usize::try_from(file.metadata()?.len())?;
+    let region = MmapRegionBuilder::new(len)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+        .with_file_offset(FileOffset::new(file, 0))
+        .build()?;
+    let region = GuestRegionMmap::new(region, GuestAddress(0)).ok_or("memory wraps")?;
+    Ok(GuestMemoryMmap::from_regions(vec![region])?)
+}
 
 /// Runs 64-bit code.
 pub(crate) fn run(kind: &str, code: &[u8]) -> Result<()> {
@@ -31,7 +57,7 @@ pub(crate) fn run(kind: &str, code: &[u8]) -> Result<()> {
     };
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
-    let ram: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 256 << 20)])?;
+    let ram = memory()?;
     let region = ram.iter().next().ok_or("no region")?;
     let memslot = kvm_userspace_memory_region {
         memory_size: region.len(),
