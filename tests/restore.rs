@@ -217,6 +217,39 @@ fn r46_a_full_file_system_has_the_saved_vm_of_before() {
     child.finish();
 }
 
+/// Whenever `ctl` is killed, the folder has the saved VM of before or the next one.
+#[test]
+fn r46_a_killed_ctl_leaves_a_whole_saved_vm_and_nothing_that_is_in_the_way() {
+    let trial = Trial(tempfile::tempdir().unwrap());
+    let kernel = common::kernel(COUNT);
+    let kernel = option("kernel", kernel.path());
+    let (saved, control) = (trial.path("saved"), trial.path("control"));
+    let child = trial.spawn(0, &[&kernel, "--guest-memory=32"]);
+    trial.said(&["snapshot", &saved]);
+    let begin = Instant::now();
+    trial.said(&["snapshot", &saved]);
+    let whole = begin.elapsed();
+    const STEPS: u32 = 30;
+    for step in 0..STEPS {
+        let ctl = vmm(&["ctl", &control, "snapshot", &saved]).spawn();
+        let mut ctl = ctl.unwrap();
+        thread::sleep(whole * step / STEPS);
+        ctl.kill().unwrap();
+        ctl.wait().unwrap();
+        // It is one that can be read, with its memory.
+        let inspected = finish(vmm(&["inspect", &saved]).spawn().unwrap());
+        assert_eq!(inspected.status.code(), Some(0), "{step}: {inspected:?}");
+    }
+    assert!(trial.said(&["status"]).starts_with("state     running\n"));
+    trial.said(&["snapshot", &saved]);
+    trial.said(&["stop"]);
+    child.finish();
+    let child = trial.spawn(1, &["restore", &saved]);
+    trial.wait(1);
+    trial.said(&["stop"]);
+    child.finish();
+}
+
 /// Memory is the file, and whoever cuts it takes the memory away.
 #[test]
 fn r32_a_vm_whose_memory_is_cut_says_so_and_ends() {

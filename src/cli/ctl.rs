@@ -229,7 +229,7 @@ fn save(vm: &mut Connection<'_>, folder: &Path, json: bool) -> Result<ExitCode, 
     };
     // It takes as long as the disk takes for the memory.
     vm.wait_for_ever()?;
-    let answer = match vm.ask(&json!(command), &files.open.each_ref())? {
+    let answer = match vm.ask(&json!(command), &files.open())? {
         Ok(answer) => answer,
         Err(refusal) if json => {
             print_error(&refusal);
