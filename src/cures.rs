@@ -3,7 +3,8 @@
 use rustix::process::{Resource, getrlimit};
 
 /// A page of guest memory that KVM does not get.
-pub(crate) const LOST_MEMORY: &str = "the file behind guest memory was cut, or its disk fails: restore the VM again, from a whole copy";
+pub(crate) const LOST_MEMORY: &str = "if the VM was restored, its file of memory was cut, or that file's disk fails: \
+     restore it again, from a whole copy. With reserved huge pages, look at how many this host has left";
 /// The limit of threads and processes is reached.
 pub(crate) const PROCESSES: &str = "raise the limit of threads and processes (`ulimit -u`, TasksMax= of systemd, the pids \
      controller of the cgroup), or ask for fewer vCPUs and devices";

@@ -322,7 +322,7 @@ fn a_disk_that_went_on_is_refused_unless_it_is_said_to_be_fine() {
     // Another size is never fine.
     fs::write(&copy, [0; 512]).unwrap();
     let other = format!("--blk=id=root,path={copy},changed=ok");
-    assert!(refused(&[&other]).contains("the disk's size"));
+    assert!(refused(&[&other]).contains("its guest knows 8 in blocks of 512"));
     // A copy of the disk, made later.
     fs::copy(&disk, &copy).unwrap();
     let said = refused(&[&format!("--blk=id=root,path={copy}")]);

@@ -70,6 +70,24 @@ pub enum StateError {
     /// The device is of a kind that cannot be saved.
     #[error("it is of a kind that cannot be saved")]
     Unknown,
+    /// The file behind a disk has another size than the guest knows, or other blocks.
+    #[error(
+        "the file {path} has {sectors} sectors of 512 bytes in blocks of {block}, and its guest knows {} in blocks of {}",
+        .known.0, .known.1
+    )]
+    Size {
+        /// The file.
+        path: String,
+        /// What it has.
+        sectors: u64,
+        /// Bytes of its blocks.
+        block: u32,
+        /// Both, as the guest knows them.
+        known: (u64, u32),
+    },
+    /// The driver took features that the device does not offer here, a bit each.
+    #[error("its driver uses features that it has not here: {0:#x}")]
+    Features(u64),
     /// The file behind a disk is not as it was.
     #[error("the file {0} has changed since, which its guest knows nothing of")]
     Changed(String),

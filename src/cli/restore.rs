@@ -107,7 +107,8 @@ pub(super) fn open(path: &Path) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     let options = options
         .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        // A saved VM has its files in its folder.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW);
     let refused = |cause: String| Error::Config {
         field: "restore".into(),
         value: path.display().to_string(),
@@ -139,6 +140,7 @@ pub(super) fn describe(folder: &Path, json: bool) -> Result<String, Error> {
             "saved_ms": snapshot.saved_ms(),
             "memory_file": snapshot.memory_file(),
             "memory_file_bytes": stored,
+            "opens": opens(&snapshot),
             "plan": plan,
         });
         return serde_json::to_string_pretty(&about).map_err(super::plan::cannot_print);
@@ -182,16 +184,20 @@ pub(super) fn describe(folder: &Path, json: bool) -> Result<String, Error> {
         ),
         ("devices", devices.join(", ")),
     ];
+    let opens = opens(&snapshot);
+    let opens = opens
+        .iter()
+        .map(|text| ("opens", text.escape_debug().to_string()));
     let lines: Vec<_> = lines
         .into_iter()
-        .chain(opens(&snapshot))
+        .chain(opens)
         .map(|(name, text)| format!("{name:9} {text}"))
         .collect();
     Ok(lines.join("\n"))
 }
 
 /// What of the host a restore opens, by the devices' ids.
-fn opens(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
+fn opens(snapshot: &Snapshot) -> Vec<String> {
     let (config, plan) = (snapshot.config(), snapshot.plan());
     let ids = |name: &'static str| {
         let planned = plan.devices.iter();
@@ -201,14 +207,12 @@ fn opens(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
         })
     };
     let disks = ids("blk").zip(&config.blk);
-    let disks = disks.map(|(id, disk)| ("opens", format!("{id}: {}", disk.path.display())));
+    let disks = disks.map(|(id, disk)| format!("{id}: {}", disk.path.display()));
     let taps = ids("net").zip(&config.net);
-    let taps = taps.map(|(id, net)| ("opens", format!("{id}: {net}")));
+    let taps = taps.map(|(id, net)| format!("{id}: {net}"));
     let sockets = ids("vsock").zip(&config.vsock);
-    let sockets = sockets.map(|(id, vsock)| ("opens", format!("{id}: {}", vsock.path.display())));
-    let all = disks.chain(taps).chain(sockets);
-    all.map(|(name, text)| (name, text.escape_debug().to_string()))
-        .collect()
+    let sockets = sockets.map(|(id, vsock)| format!("{id}: {}", vsock.path.display()));
+    disks.chain(taps).chain(sockets).collect()
 }
 
 /// A number of seconds, in the two units that say most.

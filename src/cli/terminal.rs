@@ -97,10 +97,8 @@ fn lock(modes: &Mutex<Modes>) -> MutexGuard<'_, Modes> {
 static FIRST: OnceLock<Termios> = OnceLock::new();
 
 /// Restores the terminal from a signal handler, after which the process ends.
-pub(super) fn restore_at_once() {
+pub(super) fn restore_at_once(stdin: BorrowedFd<'_>) {
     if let Some(first) = FIRST.get() {
-        // SAFETY: nobody closes stdin. std's own has a lock.
-        let stdin = unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) };
         let _ = tcsetattr(stdin, OptionalActions::Now, first);
     }
 }

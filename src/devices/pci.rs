@@ -29,7 +29,8 @@ struct DeviceMessages {
 
 impl MsiSink for DeviceMessages {
     fn set(&mut self, vector: u16, event: &EventFd, message: Message) -> io::Result<()> {
-        let gsi = self.first_gsi + u32::from(vector);
+        let gsi = self.first_gsi.checked_add(vector.into());
+        let gsi = gsi.ok_or(io::ErrorKind::InvalidInput)?;
         self.changes.insert(gsi, message);
         if !self.connected.contains(&vector) {
             self.vm.register_irqfd(event, gsi)?;

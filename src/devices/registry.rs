@@ -139,6 +139,10 @@ impl Registry {
     /// And back, into new ones: each has its state.
     #[cfg(feature = "snapshot")]
     pub(crate) fn load(&self, saved: &[SavedVirtio]) -> Result<(), (String, StateError)> {
+        let is_here = |saved: &SavedVirtio| self.entries.iter().any(|entry| entry.id == saved.id);
+        if let Some(other) = saved.iter().find(|saved| !is_here(saved)) {
+            return Err((other.id.clone(), StateError::Foreign));
+        }
         for entry in &self.entries {
             let found = saved.iter().find(|saved| saved.id == entry.id);
             let found = found.ok_or(StateError::Foreign);

@@ -250,7 +250,9 @@ pub(crate) fn carry(
     ram: &GuestRam,
 ) -> Result<Arc<VirtioMmio>, Error> {
     let line = interrupt(planned, lines)?;
-    let address = IoEventAddress::Mmio(planned.range.base + VirtioMmio::NOTIFY);
+    let notify = planned.range.base.checked_add(VirtioMmio::NOTIFY);
+    let notify = notify.ok_or_else(|| not_made(planned)(io::ErrorKind::InvalidInput.into()))?;
+    let address = IoEventAddress::Mmio(notify);
     let vm = Arc::clone(vm);
     let connect = Box::new(move |queue: u16, event: &EventFd, on| {
         let queue = u32::from(queue);

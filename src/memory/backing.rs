@@ -19,7 +19,8 @@ impl Backing {
 
     /// Whether the memory may show a file's content until it is written to.
     pub(crate) fn maps_files(self) -> bool {
-        self.memory == MemoryBacking::Anonymous && self.pool().is_none()
+        // A file has no large pages.
+        self.memory == MemoryBacking::Anonymous && self.pages == HugePages::Off
     }
 
     /// The size of the pages that come out of a pool of the host's (hugetlb), in bytes.

@@ -111,16 +111,37 @@ impl<P: KvmPlatform> Saved<P> {
         }
         self.load_devices(spaces)?;
         let loaded = registry.load(&parts.virtio);
-        loaded.map_err(|(id, error)| match error {
-            StateError::Changed(_) => Error::Refused {
-                field: "blk".into(),
+        loaded.map_err(|(id, error)| {
+            let (field, cure) = match &error {
+                StateError::Changed(_) => (
+                    "blk",
+                    "restore with the file as it was then, or say changed=ok for this disk: its guest may then take \
+                     for its content what it remembers",
+                ),
+                StateError::Size { .. } => (
+                    "blk",
+                    "restore with the file that the guest knows, or a copy of it",
+                ),
+                StateError::Features(_) => (
+                    "device",
+                    "restore with what the device had where it was saved: a network device has the features of its \
+                     tap device and of the kernel",
+                ),
+                StateError::Host => (
+                    "device",
+                    "look at what it has on this host: a tap device with as many queues",
+                ),
+                _ => {
+                    let cause = format!("its device {id}: {error}");
+                    return self.snapshot.refuse(cause);
+                }
+            };
+            Error::Refused {
+                field: field.into(),
                 value: id,
                 source: io::Error::other(error),
-                cure: "restore with the file as it was then, or say changed=ok for this disk: its guest may then \
-                       take for its content what it remembers"
-                    .to_owned(),
-            },
-            error => self.snapshot.refuse(format!("its device {id}: {error}")),
+                cure: cure.to_owned(),
+            }
         })
     }
 

@@ -10,10 +10,12 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
-use super::present::{self, From};
+use super::present::{self, From, Present};
 
 /// What is looked at for zeros at once, in bytes.
 const PAGE: usize = 4096;
+/// Of what it is looked for at once what has content, in bytes.
+const PART: usize = 1 << 30;
 /// What is read and written at once, in bytes.
 const CHUNK: usize = 1 << 20;
 
@@ -124,19 +126,25 @@ pub(crate) fn write(ram: &GuestRam, layout: &MemoryLayout, file: &File) -> io::R
         buffer: vec![0; CHUNK],
         written: 0,
     };
+    let present = Present::look();
     for (range, offset) in regions(layout) {
         let region = ram.find_region(GuestAddress(range.base));
         let region = region.filter(|region| region.len() == range.len);
         let region = region.ok_or_else(|| io::Error::other("RAM is not the machine's"))?;
-        for run in present::runs(region)? {
-            let (start, end) = (run.bytes.start, run.bytes.end);
-            let read = |at: u64, bytes: &mut [u8]| match (run.from, region.file_offset()) {
-                (From::File, Some(place)) => place.file().read_exact_at(bytes, place.start() + at),
-                _ => region
-                    .read_slice(bytes, MemoryRegionAddress(at))
-                    .map_err(failed),
-            };
-            writer.copy(start..end, offset, read)?;
+        // The lists of a part are short whatever the guest has touched.
+        for start in (0..range.len).step_by(PART) {
+            let part = start..(start + PART as u64).min(range.len);
+            for run in present.runs(region, part)? {
+                let read = |at: u64, bytes: &mut [u8]| match (run.from, region.file_offset()) {
+                    (From::File, Some(place)) => {
+                        place.file().read_exact_at(bytes, place.start() + at)
+                    }
+                    _ => region
+                        .read_slice(bytes, MemoryRegionAddress(at))
+                        .map_err(failed),
+                };
+                writer.copy(run.bytes, offset, read)?;
+            }
         }
     }
     file.sync_data()?;
@@ -190,9 +198,9 @@ fn leading(bytes: &[u8], zeros: bool) -> usize {
 
 fn is_zero(page: &[u8]) -> bool {
     // By words, which even a build without optimization does in time.
-    // SAFETY: any bytes are a u128.
-    let (head, words, tail) = unsafe { page.align_to::<u128>() };
-    words.iter().all(|word| *word == 0) && head.iter().chain(tail).all(|byte| *byte == 0)
+    let (words, rest) = page.as_chunks::<16>();
+    let is_zero = |word: &[u8; 16]| u128::from_ne_bytes(*word) == 0;
+    words.iter().all(is_zero) && rest.iter().all(|byte| *byte == 0)
 }
 
 /// Reads RAM that is still all zeros.

@@ -2,14 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::iter;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use rustix::mm::MapFlags;
-use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestMemoryRegion, GuestRegionMmap};
 
 /// Entries of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst of Linux): the page is in memory, it is
 /// swapped out, it is a file's.
@@ -36,39 +35,61 @@ pub(super) struct Run {
     pub(super) from: From,
 }
 
-/// The parts of a region that have content, in their order; between them are zeros.
-pub(super) fn runs(region: &GuestRegionMmap) -> io::Result<Vec<Run>> {
-    let Some(place) = region.file_offset() else {
-        let memory = |bytes| Run {
-            bytes,
-            from: From::Memory,
-        };
-        return Ok(private(region)?.into_iter().map(memory).collect());
-    };
-    let start = place.start();
-    let data = data(place.file(), start..start + region.len())?;
-    let data = data
-        .into_iter()
-        .map(|run| run.start - start..run.end - start);
-    let flags = MapFlags::from_bits_retain(region.flags().cast_unsigned());
-    if flags.contains(MapFlags::SHARED) {
-        let file = |bytes| Run {
-            bytes,
-            from: From::File,
-        };
-        return Ok(data.map(file).collect());
+/// What the kernel tells of this process' memory. Where it does not, all of it may have content.
+#[derive(Debug)]
+pub(super) struct Present(Option<(File, Vec<u8>)>);
+
+impl Present {
+    pub(super) fn look() -> Self {
+        let pagemap = File::open("/proc/self/pagemap");
+        // A path in it may be any bytes.
+        let maps = fs::read("/proc/self/maps");
+        Self(pagemap.ok().zip(maps.ok()))
     }
-    // What was written to since is in memory, the rest as in the file; but for what was given back since, which has
-    // memory of its own.
-    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let files = files(&maps, region.as_ptr().addr() as u64, region.len());
-    Ok(over(both(data, &files).into_iter(), private(region)?))
+
+    /// The runs of a part of a region that have content, in their order; between them are zeros.
+    pub(super) fn runs(&self, region: &GuestRegionMmap, part: Range<u64>) -> io::Result<Vec<Run>> {
+        let run = |from| move |bytes| Run { bytes, from };
+        let place = region.file_offset();
+        let flags = MapFlags::from_bits_retain(region.flags().cast_unsigned());
+        if let Some(place) = place.filter(|_| flags.contains(MapFlags::SHARED)) {
+            let data = of_file(place, &part)?;
+            return Ok(data.into_iter().map(run(From::File)).collect());
+        }
+        let Some((pagemap, maps)) = &self.0 else {
+            return Ok(vec![run(From::Memory)(part)]);
+        };
+        let own = private(pagemap, region, &part)?;
+        let Some(place) = place else {
+            return Ok(own.into_iter().map(run(From::Memory)).collect());
+        };
+        if place.file().metadata()?.len() < place.start() + region.len() {
+            return Err(io::Error::other(
+                "the file that memory was restored from was cut",
+            ));
+        }
+        // What was written to since is in memory, the rest as in the file; but for what was given back since, which has
+        // memory of its own.
+        let files = files(maps, region.as_ptr().addr() as u64, region.len());
+        let data = both(of_file(place, &part)?.into_iter(), &files);
+        Ok(over(data.into_iter(), own))
+    }
+}
+
+/// The data in a part of a region's file, by the region's bytes.
+fn of_file(place: &FileOffset, part: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    let start = place.start();
+    let data = data(place.file(), start + part.start..start + part.end)?;
+    let by_region = |run: Range<u64>| run.start - start..run.end - start;
+    Ok(data.into_iter().map(by_region).collect())
 }
 
 /// The parts of a region that are mapped to a file, as /proc/PID/maps tells (proc_pid_maps(5)).
-fn files(maps: &str, start: u64, len: u64) -> Vec<Range<u64>> {
+fn files(maps: &[u8], start: u64, len: u64) -> Vec<Range<u64>> {
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
-    let file = |line: &str| {
+    let file = |line: &[u8]| {
+        // The path comes last, and has to be none of ours.
+        let line = String::from_utf8_lossy(line);
         let mut words = line.split_ascii_whitespace();
         let (first, end) = words.next()?.split_once('-')?;
         let is_file = words.nth(3)? != "0";
@@ -76,7 +97,7 @@ fn files(maps: &str, start: u64, len: u64) -> Vec<Range<u64>> {
         let end = number(end)?.saturating_sub(start).min(len);
         (is_file && first < end).then_some(first..end)
     };
-    maps.lines().filter_map(file).collect()
+    maps.split(|byte| *byte == b'\n').filter_map(file).collect()
 }
 
 /// What is in both lists, whose runs are in order.
@@ -120,18 +141,19 @@ fn over(data: impl Iterator<Item = Range<u64>>, memory: Vec<Range<u64>>) -> Vec<
     runs
 }
 
-/// Pages of a mapping that are its own: in memory or swapped out. Where the kernel does not say, all.
-fn private(region: &GuestRegionMmap) -> io::Result<Vec<Range<u64>>> {
+/// Pages of a part of a mapping that are its own: in memory or swapped out.
+fn private(
+    pagemap: &File,
+    region: &GuestRegionMmap,
+    part: &Range<u64>,
+) -> io::Result<Vec<Range<u64>>> {
     let page = rustix::param::page_size() as u64;
-    let Ok(pagemap) = File::open("/proc/self/pagemap") else {
-        return Ok(iter::once(0..region.len()).collect());
-    };
     let first = region.as_ptr().addr() as u64 / page;
-    let count = region.len().div_ceil(page);
+    let (begin, end) = (part.start / page, part.end.div_ceil(page));
     let mut runs: Vec<Range<u64>> = Vec::new();
     let mut buffer = vec![0; ENTRY * ENTRIES];
-    for begin in (0..count).step_by(ENTRIES) {
-        let len = usize::try_from(count - begin).map_or(ENTRIES, |left| left.min(ENTRIES));
+    for begin in (begin..end).step_by(ENTRIES) {
+        let len = usize::try_from(end - begin).map_or(ENTRIES, |left| left.min(ENTRIES));
         let bytes = buffer.get_mut(..ENTRY * len).unwrap_or_default();
         pagemap.read_exact_at(bytes, (first + begin) * ENTRY as u64)?;
         let (entries, _) = bytes.as_chunks::<ENTRY>();
@@ -140,7 +162,7 @@ fn private(region: &GuestRegionMmap) -> io::Result<Vec<Range<u64>>> {
             if entry & (PRESENT | SWAPPED) == 0 || entry & FILE != 0 {
                 continue;
             }
-            let bytes = number * page..((number + 1) * page).min(region.len());
+            let bytes = (number * page).max(part.start)..((number + 1) * page).min(part.end);
             match runs.last_mut() {
                 Some(last) if last.end == bytes.start => last.end = bytes.end,
                 _ => runs.push(bytes),
@@ -183,7 +205,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use vm_memory::mmap::MmapRegionBuilder;
-    use vm_memory::{Bytes, FileOffset, GuestAddress, MemoryRegionAddress};
+    use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
 
     use super::*;
 
@@ -211,6 +233,10 @@ mod tests {
         region.write_obj(1_u8, address).unwrap();
     }
 
+    fn all(region: &GuestRegionMmap) -> Vec<Run> {
+        Present::look().runs(region, 0..LEN).unwrap()
+    }
+
     fn pages(runs: &[Run]) -> Vec<(u64, u64, From)> {
         let pages = |run: &Run| (run.bytes.start / PAGE, run.bytes.end / PAGE, run.from);
         runs.iter().map(pages).collect()
@@ -229,12 +255,12 @@ mod tests {
     #[test]
     fn untouched_memory_has_no_content() {
         let region = region(None, MapFlags::PRIVATE);
-        assert_eq!(runs(&region).unwrap(), []);
+        assert_eq!(all(&region), []);
         for page in [3, 4, 63] {
             touch(&region, page);
         }
         let expected = [(3, 5, From::Memory), (63, 64, From::Memory)];
-        assert_eq!(pages(&runs(&region).unwrap()), expected);
+        assert_eq!(pages(&all(&region)), expected);
     }
 
     #[test]
@@ -242,19 +268,19 @@ mod tests {
         let region = region(Some(sparse()), MapFlags::SHARED);
         touch(&region, 0);
         let expected = [(0, 1), (8, 16), (32, 40)].map(|(start, end)| (start, end, From::File));
-        assert_eq!(pages(&runs(&region).unwrap()), expected);
+        assert_eq!(pages(&all(&region)), expected);
     }
 
     #[test]
     fn what_was_written_stands_above_a_private_file() {
         let region = region(Some(sparse()), MapFlags::PRIVATE);
         let before = [(8, 16, From::File), (32, 40, From::File)];
-        assert_eq!(pages(&runs(&region).unwrap()), before);
+        assert_eq!(pages(&all(&region)), before);
         // Reading makes nothing private.
         for page in 0..64 {
             let _: u8 = region.read_obj(MemoryRegionAddress(page * PAGE)).unwrap();
         }
-        assert_eq!(pages(&runs(&region).unwrap()), before);
+        assert_eq!(pages(&all(&region)), before);
         for page in [2, 7, 8, 10, 15, 16, 50] {
             touch(&region, page);
         }
@@ -268,7 +294,7 @@ mod tests {
             (32, 40, From::File),
             (50, 51, From::Memory),
         ];
-        assert_eq!(pages(&runs(&region).unwrap()), expected);
+        assert_eq!(pages(&all(&region)), expected);
     }
 
     /// What was given back has fresh memory in its place.
@@ -289,13 +315,38 @@ mod tests {
             (12, 16, From::File),
             (32, 40, From::File),
         ];
-        assert_eq!(pages(&runs(&region).unwrap()), expected);
+        assert_eq!(pages(&all(&region)), expected);
+    }
+
+    #[test]
+    fn parts_of_a_region_are_parts_of_its_runs() {
+        let region = region(Some(sparse()), MapFlags::PRIVATE);
+        touch(&region, 10);
+        let present = Present::look();
+        let part = present.runs(&region, 9 * PAGE..33 * PAGE).unwrap();
+        let expected = [
+            (9, 10, From::File),
+            (10, 11, From::Memory),
+            (11, 16, From::File),
+            (32, 33, From::File),
+        ];
+        assert_eq!(pages(&part), expected);
+        let blind = Present(None).runs(&region, 0..PAGE).unwrap();
+        assert_eq!(pages(&blind), [(0, 1, From::Memory)]);
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_not_taken_for_zeros() {
+        let file = sparse();
+        let region = region(Some(file.try_clone().unwrap()), MapFlags::PRIVATE);
+        file.set_len(20 * PAGE).unwrap();
+        assert!(Present::look().runs(&region, 0..LEN).is_err());
     }
 
     #[test]
     fn mappings_are_told_by_their_inodes() {
-        let maps = "1000-3000 rw-p 00000000 00:00 0 \n\
-                    3000-5000 rw-p 00001000 08:01 77 /a b\n\
+        let maps = b"1000-3000 rw-p 00000000 00:00 0 \n\
+                    3000-5000 rw-p 00001000 08:01 77 /a b\xff\n\
                     5000-6000 rw-p 00000000 00:00 0 [heap]\nrubbish\n\
                     6000-9000 rw-s 00000000 00:05 1 /memfd:x (deleted)\n";
         let found = files(maps, 0x2000, 0x6000);

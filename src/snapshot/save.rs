@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -45,6 +46,11 @@ fn kvm(error: KvmError) -> CommandError {
         )),
         other => CommandError::NotSaved(other.to_string()),
     }
+}
+
+/// A path that means the same wherever the machine goes on.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 impl<P: KvmPlatform> Machine<'_, P> {
@@ -119,8 +125,11 @@ impl<P: KvmPlatform> Machine<'_, P> {
                 saved.map(|saved| &saved.state.device),
                 config.blk.get_mut(device.place),
             ) {
-                disk.path.clone_from(&state.name);
+                disk.path = absolute(&state.name);
             }
+        }
+        if let Some(vsock) = &mut config.vsock {
+            vsock.path = absolute(&vsock.path);
         }
         #[cfg(not(feature = "virtio"))]
         let _ = virtio;

@@ -41,6 +41,8 @@ pub(crate) struct Running<P: KvmPlatform> {
     /// But for these.
     pub(crate) metrics: Metrics,
     pub(crate) paused_since: Option<Instant>,
+    /// The guest stands still, and its devices are quiet: whoever looks at the machine finds it whole.
+    pub(crate) is_still: bool,
     /// How long a guest may take that is asked to power itself off, unless whoever asks says so.
     pub(crate) patience: Duration,
 }
@@ -128,14 +130,16 @@ impl<P: KvmPlatform> Running<P> {
     }
 
     /// The guest stands still, and its devices are quiet.
-    fn quiesce(&self) {
+    fn quiesce(&mut self) {
+        self.is_still = true;
         // Without vCPUs, nothing can stop a device or start one meanwhile.
         self.threads.iter().for_each(VcpuThreads::pause);
         self.registry.pause();
     }
 
     /// The reverse.
-    fn go_on(&self) {
+    pub(crate) fn go_on(&mut self) {
+        self.is_still = false;
         self.registry.resume();
         self.threads.iter().for_each(VcpuThreads::resume);
     }
@@ -236,7 +240,7 @@ impl<P: KvmPlatform> Engine for Running<P> {
     fn end_guest(&mut self) {
         // Whoever stops a VM that stands still wants nothing more of it: it may have been saved, and goes on elsewhere
         // with the same disks.
-        let is_over = self.paused_since.is_some() && self.shared.handle.was_stopped();
+        let is_over = self.is_still && self.shared.handle.was_stopped();
         self.end_pause();
         if !is_over {
             // What devices had to wait for while the guest stood still, they do now.

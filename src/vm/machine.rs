@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arch::{IrqModel, KvmError, KvmIrqChip, KvmPlatform, MachinePlan};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -333,15 +333,15 @@ impl<P: KvmPlatform> Machine<P> {
         // Guest memory outlives the devices and the VM.
         let ram = shared.ram.clone();
         let timeline = shared.timeline.clone();
-        if handle.begin() {
+        let paused = handle.begin();
+        // The vCPUs of a machine that was saved wait for its devices.
+        let is_still = paused || images.is_none();
+        if is_still {
             shared.gate.close();
-        } else {
-            // Those of a machine that was saved have waited for this.
-            registry.resume();
         }
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);
-        let engine = Running {
+        let mut engine = Running {
             counters: threads.counters(),
             threads: Some(threads),
             chip,
@@ -352,9 +352,13 @@ impl<P: KvmPlatform> Machine<P> {
             plan,
             shared,
             metrics,
-            paused_since: None,
+            paused_since: paused.then(Instant::now),
+            is_still,
             patience: Duration::from_secs(config.shutdown_timeout.into()),
         };
+        if is_still && !paused && !handle.has_ended() {
+            engine.go_on();
+        }
         let has_serial = serial.is_some();
         let lines = [(consoles.serial, serial), (consoles.virtio, virtio_console)]
             .into_iter()

@@ -129,7 +129,9 @@ pub enum VirtioDeviceState {
 pub struct BlockState {
     /// How many of 512 bytes its driver knows.
     pub sectors: u64,
-    /// What the file behind it is called.
+    /// Bytes of a logical block, which its driver knows.
+    pub block: u32,
+    /// The path of the file behind it.
     pub name: PathBuf,
     /// When the file was last written, with all that the guest had written: seconds since 1970, and nanoseconds.
     /// Without it nothing tells whether it has changed: block devices have no such time.

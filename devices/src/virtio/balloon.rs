@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
@@ -64,6 +65,8 @@ pub struct Balloon {
     chain: Chain,
     numbers: Vec<u8>,
     errors: Rare,
+    /// What memory was cut into, see [`release`].
+    pieces: AtomicU32,
     monitor: Arc<Monitor>,
     /// By role.
     counts: [Arc<Operation>; roles::NAMES.len()],
@@ -95,6 +98,7 @@ impl Balloon {
             chain: Chain::default(),
             numbers: Vec::new(),
             errors: Rare::default(),
+            pieces: AtomicU32::new(0),
             monitor: Arc::new(monitor),
             counts,
         })
@@ -221,7 +225,7 @@ impl Balloon {
 
     fn release(&self, ram: &GuestRam, address: u64, pages: u64) {
         let len = usize::try_from(pages << PAGE_SHIFT).unwrap_or(0);
-        if let Err(error) = release(ram, GuestAddress(address), len) {
+        if let Err(error) = release(ram, GuestAddress(address), len, &self.pieces) {
             let cause = format_args!("memory could not be given back: {error}");
             self.monitor.notices.host_error(&cause);
             if let Some(times) = self.errors.again() {

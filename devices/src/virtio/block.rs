@@ -282,8 +282,8 @@ impl VirtioDevice for Block {
         self.state()
     }
 
-    fn load(&mut self, state: &VirtioDeviceState, _: bool) -> Result<(), StateError> {
-        self.set_state(state)
+    fn load(&mut self, state: &VirtioDeviceState, runs: bool) -> Result<(), StateError> {
+        self.set_state(state, runs)
     }
 
     fn change(&mut self, change: &Change, _: Option<&Queues>) -> Result<(), ChangeError> {

@@ -1,8 +1,10 @@
 //! Gives guest memory back to the host.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate, fstat};
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
@@ -10,13 +12,21 @@ use vm_memory::{
 
 use super::GuestRam;
 
+/// The most pieces of a mapping, well below what a process may have (vm.max_map_count, 65530 by default).
+const MOST_PIECES: u32 = 16_000;
+
 /// Lets the host take the pages of a range; the guest finds zeros when it touches them again. The
 /// host's pages may be larger than the guest's: those that are not wholly in the range stay. Does
-/// nothing for what is not RAM.
+/// nothing for what is not RAM. `pieces` counts what a mapping was cut into for it.
 ///
 /// # Errors
 /// When the host refuses.
-pub(super) fn release(ram: &GuestRam, address: GuestAddress, len: usize) -> io::Result<()> {
+pub(super) fn release(
+    ram: &GuestRam,
+    address: GuestAddress,
+    len: usize,
+    pieces: &AtomicU32,
+) -> io::Result<()> {
     let found = ram.to_region_addr(address);
     let Some((region, start)) = found.filter(|_| ram.check_range(address, len)) else {
         return Ok(());
@@ -36,7 +46,7 @@ pub(super) fn release(ram: &GuestRam, address: GuestAddress, len: usize) -> io::
     }
     match region.file_offset() {
         // The file's content would be there again.
-        Some(_) if !is_shared(region) => put_fresh(region, start, len),
+        Some(_) if !is_shared(region) => put_fresh(region, start, len, pieces),
         // The pages are the file's: while it has them, nobody else can.
         Some(place) => {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -56,7 +66,14 @@ pub(super) fn release(ram: &GuestRam, address: GuestAddress, len: usize) -> io::
 }
 
 /// Puts fresh memory over a part of a mapping.
-fn put_fresh(region: &GuestRegionMmap, start: u64, len: u64) -> io::Result<()> {
+fn put_fresh(region: &GuestRegionMmap, start: u64, len: u64, pieces: &AtomicU32) -> io::Result<()> {
+    // The guest says which pages: it has no more of the process' mappings than this.
+    if pieces.fetch_add(1, Ordering::Relaxed) >= MOST_PIECES {
+        pieces.store(MOST_PIECES, Ordering::Relaxed);
+        return Err(io::Error::other(
+            "memory that is the file of a saved machine is in too many pieces already",
+        ));
+    }
     let place = region
         .get_host_address(MemoryRegionAddress(start))
         .map_err(io::Error::other)?;
@@ -64,11 +81,17 @@ fn put_fresh(region: &GuestRegionMmap, start: u64, len: u64) -> io::Result<()> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
     // SAFETY: the range is guest RAM, a private mapping that `ram` keeps and that is unmapped as a whole. Its content may
     // change at any time as far as this process knows, and that is all this does: whoever accesses it meanwhile finds
-    // the old content or zeros. No memory is no fault of the place.
+    // the old content or zeros.
     unsafe {
-        mmap_anonymous(place.cast(), len, ProtFlags::READ | ProtFlags::WRITE, flags)?;
-        // As the rest of guest memory, where the kernel can.
-        let _ = madvise(place.cast(), len, Advice::LinuxDontDump);
+        let fresh = mmap_anonymous(place.cast(), len, ProtFlags::READ | ProtFlags::WRITE, flags);
+        // The kernel may have removed what was there before it failed: then anything may come to lie in guest memory.
+        if fresh.is_err() && madvise(place.cast(), len, Advice::Normal) == Err(Errno::NOMEM) {
+            log::error!("guest memory has a hole, which only the end of this process mends");
+            std::process::abort();
+        }
+        fresh?;
+        // As the rest of guest memory.
+        madvise(place.cast(), len, Advice::LinuxDontDump)?;
     }
     Ok(())
 }
@@ -153,7 +176,13 @@ mod tests {
     /// Two pages in the middle, and parts of those around them.
     fn release_some(ram: &GuestRam, page: u64) {
         let len = usize::try_from(3 * page).unwrap();
-        release(ram, GuestAddress(BASE + 2 * page + page / 4), len).unwrap();
+        release(
+            ram,
+            GuestAddress(BASE + 2 * page + page / 4),
+            len,
+            &AtomicU32::new(0),
+        )
+        .unwrap();
     }
 
     /// Bytes of the mapping that are in memory (proc_pid_smaps(5)).
@@ -202,7 +231,13 @@ mod tests {
         assert_eq!(HugePagePool::free(), 0);
         // As the guest's balloon does.
         for page in (0..HUGE).step_by(4096) {
-            release(&ram, GuestAddress(BASE + HUGE + page), 4096).unwrap();
+            release(
+                &ram,
+                GuestAddress(BASE + HUGE + page),
+                4096,
+                &AtomicU32::new(0),
+            )
+            .unwrap();
         }
         assert_eq!((HugePagePool::free(), gone(&ram, HUGE)), (0, vec![]));
         release_some(&ram, HUGE);
@@ -234,13 +269,28 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_cannot_cut_memory_into_too_many_pieces() {
+        let file = memory_file(PAGES * SMALL, MemfdFlags::CLOEXEC);
+        let ram = ram(PAGES * SMALL, Some(file), MapFlags::PRIVATE, false);
+        fill(&ram, SMALL);
+        let pieces = AtomicU32::new(MOST_PIECES - 1);
+        let release = |page| release(&ram, GuestAddress(BASE + page * SMALL), 4096, &pieces);
+        release(1).unwrap();
+        for _ in 0..2 {
+            let refused = release(3).unwrap_err();
+            assert!(refused.to_string().contains("too many pieces"));
+        }
+        assert_eq!(gone(&ram, SMALL), [1]);
+    }
+
+    #[test]
     fn what_is_no_ram_stays() {
         let file = memory_file(PAGES * SMALL, MemfdFlags::CLOEXEC);
         let private = ram(PAGES * SMALL, Some(file), MapFlags::PRIVATE, false);
         fill(&private, SMALL);
         let len = usize::try_from(PAGES * SMALL).unwrap();
         for address in [0, BASE - SMALL, BASE + SMALL, u64::MAX - 1] {
-            release(&private, GuestAddress(address), len).unwrap();
+            release(&private, GuestAddress(address), len, &AtomicU32::new(0)).unwrap();
         }
         assert!(gone(&private, SMALL).is_empty());
     }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::{RecvFlags, recv};
+use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
 use self::counts::Counts;
@@ -418,6 +419,10 @@ impl VirtioDevice for Vsock {
             return Err(StateError::Foreign);
         };
         self.broken = runs;
+        // The guest may still hold on to streams of before, which began at the first ports.
+        let mut random = [0; 4];
+        getrandom(&mut random, GetRandomFlags::empty()).map_err(|_| StateError::Host)?;
+        self.next_port = FIRST_PORT | u32::from_le_bytes(random) & (FIRST_PORT - 1);
         Ok(())
     }
 

@@ -22,23 +22,33 @@ impl Block {
     /// All that was written is on the disk then.
     pub(super) fn state(&self) -> Result<VirtioDeviceState, StateError> {
         if !self.read_only {
-            self.file.sync_data().map_err(|error| self.failed(&error))?;
+            self.file.sync_all().map_err(|error| self.failed(&error))?;
         }
         let found = self.file.metadata().map_err(|error| self.failed(&error))?;
         Ok(VirtioDeviceState::Block(BlockState {
             sectors: self.sectors,
+            block: self.block,
             name: self.path.clone(),
             written: written(&found),
             limits: self.limiter.save(),
         }))
     }
 
-    pub(super) fn set_state(&mut self, state: &VirtioDeviceState) -> Result<(), StateError> {
+    pub(super) fn set_state(
+        &mut self,
+        state: &VirtioDeviceState,
+        runs: bool,
+    ) -> Result<(), StateError> {
         let VirtioDeviceState::Block(state) = state else {
             return Err(StateError::Foreign);
         };
-        if state.sectors != self.sectors {
-            return Err(StateError::Range("the disk's size"));
+        if state.sectors != self.sectors || runs && state.block != self.block {
+            return Err(StateError::Size {
+                path: self.path.display().to_string(),
+                sectors: self.sectors,
+                block: self.block,
+                known: (state.sectors, state.block),
+            });
         }
         let found = self.file.metadata().map_err(|error| self.failed(&error))?;
         if state.written.is_some() && state.written != written(&found) {

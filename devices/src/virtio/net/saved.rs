@@ -41,7 +41,10 @@ impl Net {
         self.limits[TRANSMIT].load(&state.transmit)?;
         // Without a driver all are as the tap device has them.
         if runs && !self.use_pairs(state.pairs.into()) {
-            return Err(StateError::Range("pairs"));
+            return Err(match usize::from(state.pairs) {
+                pairs if (1..=self.usable).contains(&pairs) => StateError::Host,
+                _ => StateError::Range("pairs"),
+            });
         }
         Ok(())
     }

@@ -60,7 +60,10 @@ impl Transport {
         self.accepted = state.features;
         let negotiated = state.status & VIRTIO_CONFIG_S_FEATURES_OK != 0;
         if negotiated && !self.features_are_fine() {
-            return Err(range("features"));
+            return Err(match state.features & !self.offered {
+                0 => range("features"),
+                missing => StateError::Features(missing),
+            });
         }
         let is_ready = state.status & VIRTIO_CONFIG_S_DRIVER_OK != 0;
         if state.status & !STATUS != 0 || state.runs && !(is_ready && negotiated) {
