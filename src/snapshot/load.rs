@@ -102,11 +102,13 @@ impl<P: KvmPlatform> Saved<P> {
             let read = memory::read(ram, &parts.memory, &self.file);
             read.map_err(|source| wrong_memory(&self.snapshot, source))?;
         }
+        for ((id, vcpu), state) in (0..).zip(vcpus).zip(&self.vcpus) {
+            let setup = platform.configure_saved(id, &parts.plan, state)?;
+            platform.apply_vcpu(vm, vcpu, &setup)?;
+        }
         platform.load_clock(vm, &self.clock)?;
         platform.load_chip(vm, chip, &self.chip)?;
-        for ((id, vcpu), state) in (0..).zip(vcpus).zip(&self.vcpus) {
-            let setup = platform.configure_vcpu(id, &parts.plan, None)?;
-            platform.apply_vcpu(vm, vcpu, &setup)?;
+        for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
             platform.load_vcpu(vm, vcpu, state)?;
         }
         self.load_devices(spaces)?;

@@ -1,5 +1,8 @@
 //! The host half: reads the host's facts and applies plans through KVM.
 
+mod gic;
+mod state;
+
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -21,9 +24,10 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::cache::{self, Cache};
 use crate::facts::Aarch64;
-use crate::gic::GicV3;
+use crate::gic::{GicV3, REDISTRIBUTOR};
 use crate::paging::{PagingState, translate};
 use crate::registers::{self, Feature, VcpuSetup};
+use crate::state::{ChipState, ClockState, VcpuState};
 
 /// What the backend cannot do without.
 const NEEDED: [(Cap, &str); 3] = [
@@ -63,6 +67,7 @@ pub struct KvmChip {
     gic: DeviceFd,
     its: DeviceFd,
     intids: u32,
+    vcpus: u32,
 }
 
 impl KvmIrqChip for KvmChip {
@@ -140,6 +145,7 @@ impl KvmPlatform for Aarch64 {
             sve: kvm.check_extension(Cap::ArmSve),
             pointer_authentication: kvm.check_extension(Cap::ArmPtrAuthAddress)
                 && kvm.check_extension(Cap::ArmPtrAuthGeneric),
+            counter_hz: counter_hz(),
             caches: host_caches(),
         })
     }
@@ -208,6 +214,7 @@ impl KvmPlatform for Aarch64 {
             gic,
             its,
             intids: model.intids,
+            vcpus: u32::try_from(model.redistributors.len / REDISTRIBUTOR).unwrap_or(u32::MAX),
         })
     }
 
@@ -221,6 +228,9 @@ impl KvmPlatform for Aarch64 {
         vcpu.vcpu_init(&init)
             .map_err(KvmError::of("KVM_ARM_VCPU_INIT"))?;
         if setup.features.contains(&Feature::Sve) {
+            if let Some(lengths) = &setup.vector_lengths {
+                state::set_register(vcpu, registers::VECTOR_LENGTHS, lengths)?;
+            }
             vcpu.vcpu_finalize(&KVM_ARM_VCPU_SVE.cast_signed())
                 .map_err(KvmError::of("KVM_ARM_VCPU_FINALIZE"))?;
         }
@@ -245,9 +255,43 @@ impl KvmPlatform for Aarch64 {
         Ok(())
     }
 
+    fn save_vcpu(&self, _vm: &VmFd, vcpu: &VcpuFd) -> Result<VcpuState, KvmError> {
+        state::save_vcpu(vcpu)
+    }
+
+    fn load_vcpu(&self, _vm: &VmFd, vcpu: &VcpuFd, state: &VcpuState) -> Result<(), KvmError> {
+        state::load_vcpu(vcpu, state)
+    }
+
+    fn save_chip(&self, _vm: &VmFd, chip: &KvmChip) -> Result<ChipState, KvmError> {
+        gic::save(chip)
+    }
+
+    fn load_chip(&self, _vm: &VmFd, chip: &KvmChip, state: &ChipState) -> Result<(), KvmError> {
+        gic::load(chip, state)
+    }
+
+    fn save_clock(&self, _vm: &VmFd) -> Result<ClockState, KvmError> {
+        Ok(ClockState {})
+    }
+
+    fn load_clock(&self, _vm: &VmFd, _state: &ClockState) -> Result<(), KvmError> {
+        Ok(())
+    }
+
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {
         describe(vcpu, ram)
     }
+}
+
+/// How fast the counter counts that all timers share.
+fn counter_hz() -> u64 {
+    let hz: u64;
+    // SAFETY: it reads a register that Linux shows to every program, and changes nothing.
+    unsafe {
+        std::arch::asm!("mrs {}, cntfrq_el0", out(reg) hz, options(nomem, nostack, preserves_flags));
+    }
+    hz
 }
 
 /// What Linux knows of processor 0's caches; nothing is as good as unknown.
