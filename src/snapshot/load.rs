@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use arch::{KvmPlatform, MachinePlan, Space};
+use arch::{KvmError, KvmPlatform, MachinePlan, Space};
 use devices::state::StateError;
 
 use super::saved::{LONGEST_VCPU, from_bytes};
@@ -104,12 +104,14 @@ impl<P: KvmPlatform> Saved<P> {
         }
         for ((id, vcpu), state) in (0..).zip(vcpus).zip(&self.vcpus) {
             let setup = platform.configure_saved(id, &parts.plan, state)?;
-            platform.apply_vcpu(vm, vcpu, &setup)?;
+            let applied = platform.apply_vcpu(vm, vcpu, &setup);
+            applied.map_err(|error| self.refuse(error))?;
         }
         platform.load_clock(vm, &self.clock)?;
         platform.load_chip(vm, chip, &self.chip)?;
         for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
-            platform.load_vcpu(vm, vcpu, state)?;
+            let loaded = platform.load_vcpu(vm, vcpu, state);
+            loaded.map_err(|error| self.refuse(error))?;
         }
         self.load_devices(spaces)?;
         let loaded = registry.load(&parts.virtio);
@@ -124,6 +126,14 @@ impl<P: KvmPlatform> Saved<P> {
             },
             error => self.snapshot.refuse(format!("its device {id}: {error}")),
         })
+    }
+
+    /// What only KVM can say of this host may be that the machine cannot go on here.
+    fn refuse(&self, error: KvmError) -> Error {
+        match error {
+            KvmError::Differs(_) => self.snapshot.refuse(error.to_string()),
+            other => other.into(),
+        }
     }
 
     /// Every device has a state, and every state a device.
