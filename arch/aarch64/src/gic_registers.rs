@@ -8,13 +8,15 @@ use crate::state::Registers;
 
 /// Registers that lie at equal distances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Bank {
+pub struct Bank {
     /// The first one's offset, or its encoding.
-    pub(crate) first: u32,
-    pub(crate) count: u32,
-    pub(crate) step: u32,
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+    /// The distance from one to the next.
+    pub step: u32,
     /// Where ones are written to clear what ones in these registers set: the first one's offset.
-    pub(crate) clear: Option<u32>,
+    pub clear: Option<u32>,
 }
 
 impl Bank {
@@ -44,13 +46,13 @@ impl Bank {
     }
 
     /// The places of the first so many.
-    pub(crate) fn places(&self, count: usize) -> impl Iterator<Item = u32> + use<> {
+    pub fn places(&self, count: usize) -> impl Iterator<Item = u32> + use<> {
         let Self { first, step, .. } = *self;
         (0..self.count).take(count).map(move |n| first + n * step)
     }
 
     /// Likewise, of those that clear.
-    pub(crate) fn clearing(&self, count: usize) -> impl Iterator<Item = u32> + use<> {
+    pub fn clearing(&self, count: usize) -> impl Iterator<Item = u32> + use<> {
         let clear = self.clear.map(|first| Self { first, ..*self });
         clear.into_iter().flat_map(move |bank| bank.places(count))
     }
@@ -61,7 +63,7 @@ const SPIS: u32 = INTIDS - FIRST_SPI;
 
 /// The distributor. GICD_IIDR is first: it has the revision of what KVM does. Only an interrupt that is enabled in a
 /// GIC that is enabled gets to its vCPU when it becomes pending.
-pub(crate) const DISTRIBUTOR: [Bank; 10] = [
+pub const DISTRIBUTOR: [Bank; 10] = [
     Bank::one(0x8),                                // GICD_IIDR
     Bank::one(0x0),                                // GICD_CTLR
     Bank::one(0x10),                               // GICD_STATUSR
@@ -75,7 +77,7 @@ pub(crate) const DISTRIBUTOR: [Bank; 10] = [
 ];
 
 /// A redistributor. Its tables cannot be moved once GICR_CTLR enables message-signalled interrupts.
-pub(crate) const REDISTRIBUTOR: [Bank; 11] = [
+pub const REDISTRIBUTOR: [Bank; 11] = [
     Bank::one(0x10),                          // GICR_STATUSR
     Bank::one(0x14),                          // GICR_WAKER
     Bank::words(0x70, 2),                     // GICR_PROPBASER
@@ -90,19 +92,21 @@ pub(crate) const REDISTRIBUTOR: [Bank; 11] = [
 ];
 
 /// The levels of lines, 32 in one value.
-pub(crate) const SHARED_LINES: [Bank; 1] = [Bank::new(FIRST_SPI, SPIS / 32, 32)];
-pub(crate) const PRIVATE_LINES: [Bank; 1] = [Bank::new(0, 1, 32)];
+pub const SHARED_LINES: [Bank; 1] = [Bank::new(FIRST_SPI, SPIS / 32, 32)];
+/// Likewise, of a vCPU's own.
+pub const PRIVATE_LINES: [Bank; 1] = [Bank::new(0, 1, 32)];
 
 /// A system register's encoding.
 const fn icc(crn: u32, crm: u32, op2: u32) -> u32 {
     3 << 14 | crn << 7 | crm << 3 | op2
 }
-pub(crate) const ICC_CTLR: u32 = icc(12, 12, 4);
+/// Control of a vCPU's interface.
+pub const ICC_CTLR: u32 = icc(12, 12, 4);
 /// Registers of active priorities, by group; there are fewer where a vCPU has fewer priorities.
-pub(crate) const ICC_AP: [u32; 2] = [icc(12, 8, 4), icc(12, 9, 0)];
+pub const ICC_AP: [u32; 2] = [icc(12, 8, 4), icc(12, 9, 0)];
 
 /// The system registers of a vCPU's interface.
-pub(crate) const SYSTEM: [Bank; 9] = [
+pub const SYSTEM: [Bank; 9] = [
     Bank::one(icc(12, 12, 5)),  // ICC_SRE_EL1
     Bank::one(ICC_CTLR),        // ICC_CTLR_EL1
     Bank::one(icc(4, 6, 0)),    // ICC_PMR_EL1
@@ -115,7 +119,8 @@ pub(crate) const SYSTEM: [Bank; 9] = [
 ];
 
 /// How many registers of active priorities there are for each group, by ICC_CTLR_EL1.
-pub(crate) const fn active_priorities(icc_ctlr: u64) -> usize {
+#[must_use]
+pub const fn active_priorities(icc_ctlr: u64) -> usize {
     // PRIbits is one less than what there is.
     match (icc_ctlr >> 8) & 7 {
         0..=4 => 1,
@@ -125,7 +130,7 @@ pub(crate) const fn active_priorities(icc_ctlr: u64) -> usize {
 }
 
 /// The ITS, but for GITS_CTLR. GITS_IIDR has the layout of the tables; GITS_CBASER resets GITS_CREADR.
-pub(crate) const ITS: [Bank; 5] = [
+pub const ITS: [Bank; 5] = [
     Bank::one(0x4),         // GITS_IIDR
     Bank::one(0x80),        // GITS_CBASER
     Bank::one(0x90),        // GITS_CREADR
@@ -133,11 +138,12 @@ pub(crate) const ITS: [Bank; 5] = [
     Bank::new(0x100, 8, 8), // GITS_BASER<n>
 ];
 /// GITS_CTLR, once the tables are read.
-pub(crate) const ITS_CONTROL: [Bank; 1] = [Bank::one(0x0)];
+pub const ITS_CONTROL: [Bank; 1] = [Bank::one(0x0)];
 
 /// What was saved of some banks, in their order. `None` when one is missing or too long; the file of a saved machine
 /// may say anything.
-pub(crate) fn in_order<'a>(
+#[must_use]
+pub fn in_order<'a>(
     banks: &'a [Bank],
     saved: &'a [Registers],
 ) -> Option<Vec<(&'a Bank, &'a [u64])>> {

@@ -7,8 +7,7 @@ pub mod cache;
 mod facts;
 pub mod fdt;
 pub mod gic;
-#[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
-mod gic_registers;
+pub mod gic_registers;
 pub mod layout;
 pub mod paging;
 pub mod registers;

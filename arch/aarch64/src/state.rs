@@ -136,7 +136,7 @@ impl Promise {
             ("performance monitors (PMUv3)", self.pmu, here.pmu),
             ("scalable vectors (SVE)", self.sve, here.sve),
             (
-                "pointer authentication",
+                "keys of pointer authentication",
                 self.pointer_authentication,
                 here.pointer_authentication,
             ),

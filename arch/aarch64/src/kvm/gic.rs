@@ -11,8 +11,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::DeviceFd;
 
+use super::chip::{KvmChip, set};
 use super::state::refused;
-use super::{KvmChip, set};
 use crate::gic_registers::{
     Bank, DISTRIBUTOR, ICC_AP, ICC_CTLR, ITS, ITS_CONTROL, PRIVATE_LINES, REDISTRIBUTOR,
     SHARED_LINES, SYSTEM, active_priorities, in_order,
