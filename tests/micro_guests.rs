@@ -12,7 +12,10 @@ mod micro_hostile;
 mod micro_metrics;
 #[cfg(feature = "control")]
 mod micro_pauses;
-#[cfg(all(feature = "snapshot", target_arch = "x86_64"))]
+#[cfg(all(
+    feature = "snapshot",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
 mod micro_snapshots;
 
 use std::io::Write;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{Cap, ConfigPath, Errno, Kvm, MemoryError};
+use crate::{Cap, ConfigPath, Difference, Errno, Kvm, MemoryError};
 
 /// What Linux answers when there is no such device, on every architecture.
 const ENODEV: i32 = 19;
@@ -106,6 +106,9 @@ pub enum KvmError {
     /// It is not known how to save something of a machine.
     #[error("this version does not know how to save {0}")]
     NotSaved(&'static str),
+    /// It does not take what a saved machine has.
+    #[error("{}", texts(.0))]
+    Differs(Vec<Difference>),
     /// This host's KVM has not got what the platform cannot do without.
     #[error("this host's KVM does not have {what}")]
     Lacks {
@@ -114,6 +117,11 @@ pub enum KvmError {
         /// Which host, or which kernel, has it.
         cure: &'static str,
     },
+}
+
+fn texts(differences: &[Difference]) -> String {
+    let texts: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    texts.join("; ")
 }
 
 impl KvmError {

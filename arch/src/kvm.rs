@@ -93,7 +93,8 @@ pub trait KvmPlatform: Platform {
         Err(KvmError::NotSaved("the interrupt chip"))
     }
 
-    /// Makes a new interrupt chip, which is active and whose vCPUs exist, what the saved one was.
+    /// Makes a new interrupt chip, which is active and whose vCPUs are configured as ones that wait, what the saved one
+    /// was. Guest memory has its content already.
     ///
     /// # Errors
     /// The failed ioctl.

@@ -169,6 +169,20 @@ pub trait Platform: Debug + Send + Sync + Sized + 'static {
         boot: Option<&BootInfo>,
     ) -> Result<Self::VcpuSetup, PlanError>;
 
+    /// Computes the state in which a vCPU waits for a saved one to be loaded.
+    ///
+    /// # Errors
+    /// As [`Self::configure_vcpu`].
+    fn configure_saved(
+        &self,
+        id: VcpuId,
+        plan: &MachinePlan,
+        state: &Self::VcpuState,
+    ) -> Result<Self::VcpuSetup, PlanError> {
+        let _ = state;
+        self.configure_vcpu(id, plan, None)
+    }
+
     /// What machines of this host are promised and cannot do without. `None`: they cannot be saved.
     fn promise(&self) -> Option<Self::Promise> {
         None

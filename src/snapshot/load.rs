@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use arch::{KvmPlatform, MachinePlan, Space};
+use arch::{KvmError, KvmPlatform, MachinePlan, Space};
 use devices::state::StateError;
 
 use super::saved::{LONGEST_VCPU, from_bytes};
@@ -102,12 +102,16 @@ impl<P: KvmPlatform> Saved<P> {
             let read = memory::read(ram, &parts.memory, &self.file);
             read.map_err(|source| wrong_memory(&self.snapshot, source))?;
         }
+        for ((id, vcpu), state) in (0..).zip(vcpus).zip(&self.vcpus) {
+            let setup = platform.configure_saved(id, &parts.plan, state)?;
+            let applied = platform.apply_vcpu(vm, vcpu, &setup);
+            applied.map_err(|error| self.refuse(error))?;
+        }
         platform.load_clock(vm, &self.clock)?;
         platform.load_chip(vm, chip, &self.chip)?;
-        for ((id, vcpu), state) in (0..).zip(vcpus).zip(&self.vcpus) {
-            let setup = platform.configure_vcpu(id, &parts.plan, None)?;
-            platform.apply_vcpu(vm, vcpu, &setup)?;
-            platform.load_vcpu(vm, vcpu, state)?;
+        for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
+            let loaded = platform.load_vcpu(vm, vcpu, state);
+            loaded.map_err(|error| self.refuse(error))?;
         }
         self.load_devices(spaces)?;
         let loaded = registry.load(&parts.virtio);
@@ -143,6 +147,14 @@ impl<P: KvmPlatform> Saved<P> {
                 cure: cure.to_owned(),
             }
         })
+    }
+
+    /// What only KVM can say of this host may be that the machine cannot go on here.
+    fn refuse(&self, error: KvmError) -> Error {
+        match error {
+            KvmError::Differs(_) => self.snapshot.refuse(error.to_string()),
+            other => other.into(),
+        }
     }
 
     /// Every device has a state, and every state a device.

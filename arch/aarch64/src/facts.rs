@@ -18,6 +18,9 @@ pub struct Aarch64 {
     pub sve: bool,
     /// The guest may authenticate pointers (KVM_CAP_ARM_PTRAUTH_ADDRESS and _GENERIC).
     pub pointer_authentication: bool,
+    /// The frequency of the counter that all timers share (CNTFRQ_EL0), in Hz; 0 where it is not known.
+    #[serde(default)]
+    pub counter_hz: u64,
     /// The caches of processor 0, as far as they are known.
     #[serde(default)]
     pub caches: Vec<Cache>,
@@ -33,6 +36,7 @@ impl Aarch64 {
             pmu: true,
             sve: true,
             pointer_authentication: true,
+            counter_hz: 1_000_000_000,
             caches: cache::typical(),
         }
     }

@@ -1,29 +1,32 @@
 //! The host half: reads the host's facts and applies plans through KVM.
 
+mod chip;
+mod gic;
+mod state;
+
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
 use arch::kernel::{KernelHeader, KernelImage};
-use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform, MachinePlan};
+use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmPlatform, MachinePlan};
 use kvm_bindings::{
     KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_INIT, KVM_ARM_VCPU_PMU_V3_IRQ,
     KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_ARM_VCPU_PTRAUTH_ADDRESS,
-    KVM_ARM_VCPU_PTRAUTH_GENERIC, KVM_ARM_VCPU_SVE, KVM_DEV_ARM_VGIC_CTRL_INIT,
-    KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
-    KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG, KVM_REG_SIZE_U64,
-    KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST,
-    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
-    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_regs, kvm_vcpu_init, user_pt_regs,
+    KVM_ARM_VCPU_PTRAUTH_GENERIC, KVM_ARM_VCPU_SVE, KVM_REG_ARM_CORE, KVM_REG_ARM64,
+    KVM_REG_ARM64_SYSREG, KVM_REG_SIZE_U64, kvm_regs, kvm_vcpu_init, user_pt_regs,
 };
-use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
+pub use self::chip::KvmChip;
+use self::chip::attribute;
 use crate::cache::{self, Cache};
 use crate::facts::Aarch64;
 use crate::gic::GicV3;
 use crate::paging::{PagingState, translate};
 use crate::registers::{self, Feature, VcpuSetup};
+use crate::state::{ChipState, ClockState, VcpuState};
 
 /// What the backend cannot do without.
 const NEEDED: [(Cap, &str); 3] = [
@@ -57,72 +60,6 @@ const _: () = {
     assert!(Feature::PtrauthGeneric as u32 == KVM_ARM_VCPU_PTRAUTH_GENERIC);
 };
 
-/// KVM's GICv3 and its ITS.
-#[derive(Debug)]
-pub struct KvmChip {
-    gic: DeviceFd,
-    its: DeviceFd,
-    intids: u32,
-}
-
-impl KvmIrqChip for KvmChip {
-    fn activate(&self, _vm: &VmFd) -> Result<(), KvmError> {
-        set(
-            &self.gic,
-            KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
-            0,
-            Some(&self.intids),
-            "KVM_DEV_ARM_VGIC_GRP_NR_IRQS",
-        )?;
-        for (device, operation) in [
-            (&self.gic, "KVM_DEV_ARM_VGIC_CTRL_INIT (GICv3)"),
-            (&self.its, "KVM_DEV_ARM_VGIC_CTRL_INIT (ITS)"),
-        ] {
-            let attribute = KVM_DEV_ARM_VGIC_CTRL_INIT;
-            set::<u32>(
-                device,
-                KVM_DEV_ARM_VGIC_GRP_CTRL,
-                attribute,
-                None,
-                operation,
-            )?;
-        }
-        Ok(())
-    }
-}
-
-fn attribute<T>(group: u32, attribute: u32, value: Option<&T>) -> kvm_device_attr {
-    kvm_device_attr {
-        group,
-        attr: attribute.into(),
-        addr: value.map_or(0, |value| std::ptr::from_ref(value) as u64),
-        flags: 0,
-    }
-}
-
-fn set<T>(
-    device: &DeviceFd,
-    group: u32,
-    number: u32,
-    value: Option<&T>,
-    operation: &'static str,
-) -> Result<(), KvmError> {
-    device
-        .set_device_attr(&attribute(group, number, value))
-        .map_err(KvmError::of(operation))
-}
-
-fn create_device(vm: &VmFd, kind: u32, what: &'static str) -> Result<DeviceFd, KvmError> {
-    let mut device = kvm_create_device {
-        type_: kind,
-        ..Default::default()
-    };
-    vm.create_device(&mut device).map_err(KvmError::of_device(
-        what,
-        "use a host with a GICv3: one with a GICv2 cannot offer it to guests",
-    ))
-}
-
 impl KvmPlatform for Aarch64 {
     type Chip = KvmChip;
 
@@ -140,6 +77,7 @@ impl KvmPlatform for Aarch64 {
             sve: kvm.check_extension(Cap::ArmSve),
             pointer_authentication: kvm.check_extension(Cap::ArmPtrAuthAddress)
                 && kvm.check_extension(Cap::ArmPtrAuthGeneric),
+            counter_hz: counter_hz(),
             caches: host_caches(),
         })
     }
@@ -166,49 +104,7 @@ impl KvmPlatform for Aarch64 {
     }
 
     fn create_irq_chip(&self, vm: &VmFd, model: &GicV3) -> Result<KvmChip, KvmError> {
-        let gic = create_device(
-            vm,
-            kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
-            "an interrupt controller GICv3",
-        )?;
-        let its = create_device(
-            vm,
-            kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
-            "an interrupt translation service (GICv3 ITS)",
-        )?;
-        for (device, kind, base, operation) in [
-            (
-                &gic,
-                KVM_VGIC_V3_ADDR_TYPE_DIST,
-                model.distributor.base,
-                "KVM_VGIC_V3_ADDR_TYPE_DIST",
-            ),
-            (
-                &gic,
-                KVM_VGIC_V3_ADDR_TYPE_REDIST,
-                model.redistributors.base,
-                "KVM_VGIC_V3_ADDR_TYPE_REDIST",
-            ),
-            (
-                &its,
-                KVM_VGIC_ITS_ADDR_TYPE,
-                model.its.base,
-                "KVM_VGIC_ITS_ADDR_TYPE",
-            ),
-        ] {
-            set(
-                device,
-                KVM_DEV_ARM_VGIC_GRP_ADDR,
-                kind,
-                Some(&base),
-                operation,
-            )?;
-        }
-        Ok(KvmChip {
-            gic,
-            its,
-            intids: model.intids,
-        })
+        KvmChip::new(vm, model)
     }
 
     fn apply_vcpu(&self, vm: &VmFd, vcpu: &VcpuFd, setup: &VcpuSetup) -> Result<(), KvmError> {
@@ -221,6 +117,9 @@ impl KvmPlatform for Aarch64 {
         vcpu.vcpu_init(&init)
             .map_err(KvmError::of("KVM_ARM_VCPU_INIT"))?;
         if setup.features.contains(&Feature::Sve) {
+            if let Some(lengths) = &setup.vector_lengths {
+                state::set_register(vcpu, registers::VECTOR_LENGTHS, lengths)?;
+            }
             vcpu.vcpu_finalize(&KVM_ARM_VCPU_SVE.cast_signed())
                 .map_err(KvmError::of("KVM_ARM_VCPU_FINALIZE"))?;
         }
@@ -245,9 +144,43 @@ impl KvmPlatform for Aarch64 {
         Ok(())
     }
 
+    fn save_vcpu(&self, _vm: &VmFd, vcpu: &VcpuFd) -> Result<VcpuState, KvmError> {
+        state::save_vcpu(vcpu)
+    }
+
+    fn load_vcpu(&self, _vm: &VmFd, vcpu: &VcpuFd, state: &VcpuState) -> Result<(), KvmError> {
+        state::load_vcpu(vcpu, state)
+    }
+
+    fn save_chip(&self, _vm: &VmFd, chip: &KvmChip) -> Result<ChipState, KvmError> {
+        gic::save(chip)
+    }
+
+    fn load_chip(&self, _vm: &VmFd, chip: &KvmChip, state: &ChipState) -> Result<(), KvmError> {
+        gic::load(chip, state)
+    }
+
+    fn save_clock(&self, _vm: &VmFd) -> Result<ClockState, KvmError> {
+        Ok(ClockState {})
+    }
+
+    fn load_clock(&self, _vm: &VmFd, _state: &ClockState) -> Result<(), KvmError> {
+        Ok(())
+    }
+
     fn describe_vcpu(&self, vcpu: &VcpuFd, ram: &GuestRam) -> String {
         describe(vcpu, ram)
     }
+}
+
+/// How fast the counter counts that all timers share.
+fn counter_hz() -> u64 {
+    let hz: u64;
+    // SAFETY: it reads a register that Linux shows to every program, and changes nothing.
+    unsafe {
+        std::arch::asm!("mrs {}, cntfrq_el0", out(reg) hz, options(nomem, nostack, preserves_flags));
+    }
+    hz
 }
 
 /// What Linux knows of processor 0's caches; nothing is as good as unknown.

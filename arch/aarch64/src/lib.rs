@@ -7,17 +7,19 @@ pub mod cache;
 mod facts;
 pub mod fdt;
 pub mod gic;
+pub mod gic_registers;
 pub mod layout;
 pub mod paging;
 pub mod registers;
+pub mod state;
 
 #[cfg(target_arch = "aarch64")]
 pub mod kvm;
 
 use arch::kernel::KernelHeader;
 use arch::{
-    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, MachineConfig, MachinePlan,
-    PlanError, Platform, Unsaved, VcpuId, device_tree,
+    BootError, BootInfo, BootRequest, Difference, GuestRam, KernelPlacement, MachineConfig,
+    MachinePlan, PlanError, Platform, VcpuId, device_tree,
 };
 
 pub use crate::facts::Aarch64;
@@ -30,11 +32,10 @@ const CMDLINE_SIZE: u64 = 2047;
 impl Platform for Aarch64 {
     type IrqChip = GicV3;
     type VcpuSetup = VcpuSetup;
-    // This version cannot save machines of this architecture.
-    type Promise = Unsaved;
-    type VcpuState = Unsaved;
-    type ChipState = Unsaved;
-    type ClockState = Unsaved;
+    type Promise = state::Promise;
+    type VcpuState = state::VcpuState;
+    type ChipState = state::ChipState;
+    type ClockState = state::ClockState;
 
     fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
         layout::plan(self, config)
@@ -61,6 +62,16 @@ impl Platform for Aarch64 {
         device_tree::hand_over(&tree, request, CMDLINE_SIZE, ram)
     }
 
+    fn promise(&self) -> Option<state::Promise> {
+        Some(state::Promise::of(self))
+    }
+
+    fn keep(&mut self, promise: state::Promise) -> Vec<Difference> {
+        let differences = promise.differences(self);
+        promise.limit(self);
+        differences
+    }
+
     fn configure_vcpu(
         &self,
         _id: VcpuId,
@@ -68,5 +79,17 @@ impl Platform for Aarch64 {
         boot: Option<&BootInfo>,
     ) -> Result<Self::VcpuSetup, PlanError> {
         Ok(registers::vcpu_setup(self, boot))
+    }
+
+    fn configure_saved(
+        &self,
+        id: VcpuId,
+        plan: &MachinePlan,
+        state: &state::VcpuState,
+    ) -> Result<Self::VcpuSetup, PlanError> {
+        Ok(VcpuSetup {
+            vector_lengths: state.vector_lengths().cloned(),
+            ..self.configure_vcpu(id, plan, None)?
+        })
     }
 }

@@ -4,7 +4,7 @@
 //! Documentation/virt/kvm/api.rst, KVM_SET_ONE_REG). Core registers are counted in words from the
 //! start of `struct kvm_regs`.
 
-use arch::{BootInfo, VcpuId};
+use arch::{BootInfo, Bytes, VcpuId};
 
 use crate::facts::Aarch64;
 
@@ -44,6 +44,8 @@ pub struct VcpuSetup {
     pub registers: Vec<Register>,
     /// The private interrupt of the performance monitors, where the vCPU has them.
     pub pmu_intid: Option<u32>,
+    /// The vector lengths ([`VECTOR_LENGTHS`]), where they are not all that the host has.
+    pub vector_lengths: Option<Bytes>,
 }
 
 /// The private interrupt of the performance monitors (PPI 7), as on every Arm server.
@@ -98,6 +100,53 @@ pub const FAR_EL1: u64 = system(3, 0, 6, 0, 0);
 /// The vector base.
 pub const VBAR_EL1: u64 = system(3, 0, 12, 0, 0);
 
+/// A set of vector lengths, in 512 bits (KVM_REG_ARM64_SVE_VLS); cannot be changed after KVM_ARM_VCPU_FINALIZE.
+pub const VECTOR_LENGTHS: u64 = 0x6060_0000_0015_ffff;
+/// The counters of time that a vCPU reads, virtual and physical: KVM_REG_ARM_TIMER_CNT, which has the encoding of
+/// CNTV_CVAL_EL0, and KVM_REG_ARM_PTIMER_CNT.
+pub const COUNTERS: [u64; 2] = [system(3, 3, 14, 3, 2), system(3, 3, 14, 0, 1)];
+
+/// Sizes are powers of two, in bytes; the largest are 2048 bits.
+const SIZE_SHIFT: u32 = 52;
+const LARGEST: u64 = 8;
+/// The kind of register, and that of system registers.
+const KIND: u64 = 0x0fff_0000;
+const SYSTEM: u64 = 0x0013_0000;
+
+/// The bytes of a register, by its name. `None` where there is none as large.
+#[must_use]
+pub const fn size(id: u64) -> Option<usize> {
+    match (id >> SIZE_SHIFT) & 0xf {
+        power @ 0..=LARGEST => Some(1 << power),
+        _ => None,
+    }
+}
+
+/// What a message calls a register: system registers as assemblers do.
+#[must_use]
+pub fn name(id: u64) -> String {
+    if id & KIND != SYSTEM {
+        return format!("the register {id:#x}");
+    }
+    let field = |shift: u32, bits: u32| (id >> shift) & ((1 << bits) - 1);
+    let [op0, op1, crn, crm, op2] = [
+        field(14, 2),
+        field(11, 3),
+        field(7, 4),
+        field(3, 4),
+        field(0, 3),
+    ];
+    format!("the register S{op0}_{op1}_C{crn}_C{crm}_{op2} ({id:#x})")
+}
+
+/// What a message calls a register's value.
+#[must_use]
+pub fn value(bytes: &[u8]) -> String {
+    let digits = bytes.iter().rev().map(|byte| format!("{byte:02x}"));
+    let digits: String = digits.collect();
+    format!("0x{}", if digits.is_empty() { "0" } else { &digits })
+}
+
 /// EL1 with its own stack pointer, all interrupts masked, as booting.rst asks for.
 pub const BOOT_PSTATE: u64 = 0x3c5;
 
@@ -125,6 +174,7 @@ pub(crate) fn vcpu_setup(facts: &Aarch64, boot: Option<&BootInfo>) -> VcpuSetup 
         features,
         registers,
         pmu_intid: facts.pmu.then_some(PMU_INTID),
+        vector_lengths: None,
     }
 }
 
@@ -207,5 +257,19 @@ mod tests {
         assert_eq!(SCTLR_EL1, 0x6030_0000_0013_c080);
         assert_eq!(ESR_EL1, 0x6030_0000_0013_c290);
         assert_eq!(ELR_EL1, 0x6030_0000_0010_0046);
+        assert_eq!(COUNTERS, [0x6030_0000_0013_df1a, 0x6030_0000_0013_df01]);
+    }
+
+    #[test]
+    fn a_register_has_a_size_and_a_name_for_people() {
+        assert_eq!([PC, VECTOR_LENGTHS].map(size), [Some(8), Some(64)]);
+        assert_eq!(size(0x6080_0000_0015_0000), Some(256));
+        assert_eq!(size(u64::MAX), None);
+        assert_eq!(name(PC), "the register 0x6030000000100040");
+        assert_eq!(
+            name(ESR_EL1),
+            "the register S3_0_C5_C2_0 (0x603000000013c290)"
+        );
+        assert_eq!(value(&[0x34, 0x12]), "0x1234");
     }
 }

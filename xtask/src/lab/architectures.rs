@@ -46,7 +46,7 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         without_disk: &["pci=nomsi"],
         modules: &["tun", "virtio_blk", "ext4"],
         guest_modules: &["evdev", "gpio_keys", "ext4"],
-        is_saved: false,
+        is_saved: true,
         has_pvpanic: false,
         has_power_button: true,
         other_kernel: None,
