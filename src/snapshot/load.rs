@@ -95,6 +95,7 @@ impl<P: KvmPlatform> Saved<P> {
             spaces,
             registry,
             ram,
+            generation,
             ..
         } = *machine;
         let parts = &self.snapshot.parts;
@@ -121,7 +122,13 @@ impl<P: KvmPlatform> Saved<P> {
                     .to_owned(),
             },
             error => self.snapshot.refuse(format!("its device {id}: {error}")),
-        })
+        })?;
+        // Last: its memory is here, and whoever is told of it.
+        if let Some(generation) = generation {
+            generation.renew(ram)?;
+            generation.tell();
+        }
+        Ok(())
     }
 
     /// Every device has a state, and every state a device.
