@@ -31,6 +31,7 @@ mod host;
 mod kernel;
 mod memory;
 mod outputs;
+mod random;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 mod timeline;

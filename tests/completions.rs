@@ -279,6 +279,7 @@ fn bash_completes_options_values_and_files_after_subcommands_too() {
     for (option, values) in [
         ("--lean", &["auto", "off", "on"][..]),
         ("--rng", &["off", "on"]),
+        ("--vmgenid", &["off", "on"]),
         ("--transport", &["mmio", "pci"]),
         ("--on-reboot", &["exit", "restart"]),
         (

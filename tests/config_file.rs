@@ -94,9 +94,11 @@ fn the_command_line_replaces_what_the_file_says() {
         "--vcpus=1",
         "--blk=c.img",
         "--rng=off",
+        "--vmgenid=off",
         "--serial=file=s",
     ]);
     assert_eq!((config.vcpus, config.rng), (1, false));
+    assert!(!config.vmgenid);
     assert_eq!(config.blk.len(), 1);
     assert!(config.blk[0].path.ends_with("c.img"));
     assert_eq!(config.net.len(), 1, "what is not given stays");

@@ -209,6 +209,7 @@ impl Platform for Fake {
             pci,
             vcpus,
             cmdline: cmdline.text(if config.serial { "console=fake" } else { "" }),
+            vmgenid: None,
             remarks: Vec::new(),
         })
     }

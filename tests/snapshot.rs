@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use tempfile::TempDir;
+use vmm_reference::arch::DeviceKind;
 use vmm_reference::{
     Attachments, BusDevice, Command, CommandError, Console, EscapeKeys, ExitReason, Lean,
     MemoryBacking, OnReboot, Outcome, OwnDevice, Reply, Snapshot, State, Transport, Vm, VmConfig,
@@ -23,6 +24,23 @@ use vmm_reference::{
 const COUNT: &[u8] = &[
     0xfe, 0xc3, 0x88, 0xd8, 0x66, 0xba, 0xf8, 0x03, 0xee, 0xb9, 200, 0, 0, 0, 0xe2, 0xfe, 0xeb,
     0xee,
+];
+
+/// Prints lines for ever: what the register of ACPI's events has, and the 16 bytes of the generation ID, each half of a
+/// byte as a letter from A on.
+const GENERATION: &[u8] = &[
+    0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+    0xb0, 0x0a, 0xee, // mov al, 10; out dx, al
+    0x66, 0xba, 0x03, 0x06, 0xec, // mov dx, 0x603; in al, dx
+    0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+    0x04, 0x41, 0xee, // add al, 'A'; out dx, al
+    0xbe, 0xf0, 0xff, 0x0d, 0x00, // mov esi, 0xdfff0
+    0x8a, 0x06, 0xc0, 0xe8, 0x04, // next: mov al, [rsi]; shr al, 4
+    0x04, 0x41, 0xee, // add al, 'A'; out dx, al
+    0x8a, 0x06, 0x24, 0x0f, // mov al, [rsi]; and al, 15
+    0x04, 0x41, 0xee, // add al, 'A'; out dx, al
+    0xff, 0xc6, 0x81, 0xfe, 0x00, 0x00, 0x0e, 0x00, // inc esi; cmp esi, 0xe0000
+    0x75, 0xe7, 0xeb, 0xcd, // jne next; jmp to the first instruction
 ];
 
 /// A VM without devices that cannot be saved.
@@ -90,7 +108,10 @@ impl Folder {
     fn create(&self, name: &str) -> File {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(true);
-        options.open(self.0.path().join(name)).unwrap()
+        let path = self.0.path().join(name);
+        // A restored machine has the file of its memory mapped: that one keeps its content.
+        let _ = fs::remove_file(&path);
+        options.open(path).unwrap()
     }
 
     fn save(&self, handle: &VmHandle) -> Result<Reply, CommandError> {
@@ -179,6 +200,59 @@ fn a_restored_machine_may_begin_paused_and_has_no_kernel() {
     let refused = running.handle.command(Command::Reset {}).unwrap_err();
     assert!(refused.to_string().contains("no kernel"), "{refused}");
     in_a_row(&running.stop());
+}
+
+/// Whole lines of [`GENERATION`]; the first one may be the rest of one.
+fn lines(printed: &[u8]) -> Vec<(u8, String)> {
+    let text = String::from_utf8(printed.to_vec()).unwrap();
+    let whole = text.lines().filter(|line| line.len() == 33);
+    whole
+        .map(|line| (line.as_bytes()[0], line[1..].to_owned()))
+        .collect()
+}
+
+#[test]
+fn each_restored_machine_has_a_generation_id_of_its_own_and_is_told() {
+    const ZEROS: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    let kernel = common::kernel(GENERATION);
+    for (vmgenid, lean) in [(true, Lean::Off), (true, Lean::On), (false, Lean::On)] {
+        let mut config = config().with_kernel(kernel.path()).with_lean(lean);
+        config.vmgenid = vmgenid;
+        let folder = Folder::new();
+        let mut running = Running::new(|console| {
+            let vm = Vm::new(&config, console).unwrap();
+            // Where the guest looks.
+            let at = vm.plan().vmgenid.map(|id| id.range.base);
+            assert_eq!(at, vmgenid.then_some(0xd_fff0));
+            let power = vm.plan().device(DeviceKind::AcpiPower).unwrap();
+            assert_eq!(power.range.base, 0x600);
+            vm
+        });
+        let printed = running.print(200);
+        folder.save(&running.handle).unwrap();
+        running.stop();
+        let before = lines(&printed);
+        assert!(before.iter().all(|line| *line == before[0]), "{before:?}");
+        let mut ids = vec![before[0].1.clone()];
+        for _ in 0..2 {
+            let mut running = Running::new(|console| folder.restore(console).unwrap());
+            let printed = running.print(400);
+            running.stop();
+            let lines = lines(&printed);
+            // Read once, the event is gone.
+            let told = lines.iter().filter(|(events, _)| *events == b'C').count();
+            assert_eq!(told, usize::from(vmgenid), "{lines:?}");
+            ids.push(lines.last().unwrap().1.clone());
+        }
+        if vmgenid {
+            assert!(!ids.iter().any(|id| id == ZEROS));
+            ids.sort();
+            ids.dedup();
+            assert_eq!(ids.len(), 3, "{ids:?}");
+        } else {
+            assert_eq!(ids, [ZEROS; 3]);
+        }
+    }
 }
 
 /// A device that says nothing of its state.

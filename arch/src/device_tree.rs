@@ -4,7 +4,7 @@
 
 pub use vm_fdt::{Error, FdtWriter};
 
-use crate::{AddressRange, BootRequest, DevicePlan, MachinePlan, PciPlan, Platform};
+use crate::{AddressRange, BootRequest, DevicePlan, GenerationId, MachinePlan, PciPlan, Platform};
 
 pub mod board;
 mod boot;
@@ -39,6 +39,50 @@ pub fn chosen<P: Platform>(
     let (kaslr, rng) = request.seed.split_at(KASLR_SEED);
     fdt.property("kaslr-seed", kaslr)?;
     fdt.property("rng-seed", rng)?;
+    fdt.end_node(node)
+}
+
+/// The generation ID; `interrupts` is in the cells of its controller.
+///
+/// # Errors
+/// Those of the writer.
+pub fn generation_id(
+    fdt: &mut FdtWriter,
+    vmgenid: &GenerationId,
+    interrupts: Option<&[u32]>,
+) -> Result<(), Error> {
+    let range = vmgenid.range;
+    let node = fdt.begin_node(&format!("rng@{:x}", range.base))?;
+    fdt.property_string("compatible", "microsoft,vmgenid")?;
+    fdt.property_array_u64("reg", &[range.base, range.len])?;
+    if let Some(interrupts) = interrupts {
+        fdt.property_array_u32("interrupts", interrupts)?;
+    }
+    fdt.end_node(node)
+}
+
+/// The node `reserved-memory`: what of RAM a kernel leaves alone and does not map (Linux on aarch64 refuses to map RAM
+/// of its own for the driver of the generation ID).
+///
+/// # Errors
+/// Those of the writer.
+pub fn reserved_memory(fdt: &mut FdtWriter, plan: &MachinePlan) -> Result<(), Error> {
+    let in_ram = |range: &&AddressRange| plan.ram.iter().any(|ram| ram.contains(range));
+    let reserved = plan.reserved.iter().map(|reserved| &reserved.range);
+    let ranges: Vec<_> = reserved.filter(in_ram).collect();
+    if ranges.is_empty() {
+        return Ok(());
+    }
+    let node = fdt.begin_node("reserved-memory")?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_null("ranges")?;
+    for range in ranges {
+        let part = fdt.begin_node(&format!("reserved@{:x}", range.base))?;
+        fdt.property_array_u64("reg", &[range.base, range.len])?;
+        fdt.property_null("no-map")?;
+        fdt.end_node(part)?;
+    }
     fdt.end_node(node)
 }
 

@@ -11,6 +11,7 @@ mod config_path;
 pub mod contract;
 pub mod device_tree;
 mod error;
+mod generation;
 pub mod kernel;
 mod kvm;
 mod lean;
@@ -22,6 +23,7 @@ mod state;
 
 pub use config_path::ConfigPath;
 pub use error::{BootError, KvmError, PlanError};
+pub use generation::GenerationId;
 pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
 pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{

@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::PlanError;
 use crate::lean::{GuestKernel, Lean, LeanChoice};
+use crate::{GenerationId, PlanError};
 
 /// A global system interrupt: an input line of the interrupt chip, numbered as KVM does.
 pub type Gsi = u32;
@@ -35,6 +35,9 @@ pub struct MachineConfig {
     /// What is known of the kernel.
     #[serde(default)]
     pub kernel: GuestKernel,
+    /// Whether the machine has a generation ID.
+    #[serde(default)]
+    pub vmgenid: bool,
 }
 
 /// How virtio devices reach the guest.
@@ -259,7 +262,8 @@ pub enum DeviceKind {
     /// The register by which a guest says that it has panicked.
     Pvpanic,
     /// ACPI sleep control and status registers (one byte each), followed by the reset register and
-    /// the register of the events that its interrupt tells of: bit 0 is the power button.
+    /// the register of the events that its interrupt tells of: bit 0 is the power button, bit 1 another
+    /// generation ID.
     AcpiPower,
     /// An Arm PrimeCell UART.
     Pl011,
@@ -412,6 +416,9 @@ pub struct MachinePlan {
     /// The PCI bus, on machines whose transport is [`Transport::Pci`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pci: Option<PciPlan>,
+    /// Its generation ID, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmgenid: Option<GenerationId>,
     /// Number of vCPUs.
     pub vcpus: u32,
     /// Whether the machine is lean, on architectures where that makes a difference.

@@ -47,16 +47,23 @@ impl Resources {
         Ok(AddressRange::new(range.start(), range.len()))
     }
 
+    /// Takes an interrupt.
+    ///
+    /// # Errors
+    /// When they are used up.
+    pub fn line(&mut self) -> Result<Gsi, PlanError> {
+        self.gsis
+            .allocate_id()
+            .map_err(PlanError::allocation("the interrupt of a device"))
+    }
+
     /// Places a device with `len` bytes of registers and an interrupt of its own.
     ///
     /// # Errors
     /// When the window or the interrupts are used up.
     pub fn device(&mut self, kind: DeviceKind, len: u64) -> Result<DevicePlan, PlanError> {
         let range = self.range(len)?;
-        let gsi = self
-            .gsis
-            .allocate_id()
-            .map_err(PlanError::allocation("the interrupt of a device"))?;
+        let gsi = self.line()?;
         Ok(DevicePlan {
             id: None,
             messages: None,

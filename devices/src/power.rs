@@ -18,9 +18,10 @@ const fn sleep_type(value: u8) -> u8 {
 const S5: u8 = 5;
 /// The value that the tables announce for the reset register.
 const RESET: u8 = 1;
-/// The register of events, and the power button's bit.
+/// The register of events, and the bits of the power button and of another generation ID.
 const EVENTS: u8 = 3;
 const POWER_BUTTON: u8 = 1;
+const GENERATION: u8 = 2;
 
 /// Asks a guest to power itself off.
 pub trait PowerButton: Send + Sync {
@@ -48,13 +49,22 @@ impl AcpiPower {
             line,
         }
     }
+
+    /// Tells the guest that its generation ID is another one.
+    pub fn tell_generation(&self) {
+        self.tell(GENERATION);
+    }
+
+    fn tell(&self, event: u8) {
+        self.events.fetch_or(event, Ordering::SeqCst);
+        // A full counter means that the interrupt is on its way.
+        let _ = self.line.write(1);
+    }
 }
 
 impl PowerButton for AcpiPower {
     fn press(&self) {
-        self.events.fetch_or(POWER_BUTTON, Ordering::SeqCst);
-        // A full counter means that the interrupt is on its way.
-        let _ = self.line.write(1);
+        self.tell(POWER_BUTTON);
     }
 
     fn was_noticed(&self) -> bool {
@@ -89,7 +99,7 @@ impl ByteRegisters for AcpiPower {
         let DeviceState::AcpiPower(AcpiPowerState { events }) = state else {
             return Err(StateError::Foreign);
         };
-        if events & !POWER_BUTTON != 0 {
+        if events & !(POWER_BUTTON | GENERATION) != 0 {
             return Err(StateError::Range("events"));
         }
         self.events.store(*events, Ordering::SeqCst);
@@ -150,5 +160,9 @@ mod tests {
         assert_eq!(events(), [0]);
         assert_eq!(power.write(3, &[0xff]), Outcome::Continue);
         assert_eq!(events(), [0], "the guest causes none");
+        power.tell_generation();
+        assert!(power.was_noticed(), "the button was not pressed");
+        power.press();
+        assert_eq!(events(), [3]);
     }
 }

@@ -33,6 +33,7 @@ fuzz_target!(|data: &[u8]| {
         transport: Transport::Mmio,
         lean: Lean::Auto,
         kernel: kernel.map_or(GuestKernel::Unknown, GuestKernel::Linux),
+        vmgenid: true,
     };
     let plan = platform
         .setup_memory_layout(&config)

@@ -4,8 +4,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
-#[cfg(feature = "virtio-rng")]
-use clap::builder::TypedValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 #[cfg(feature = "virtio-balloon")]
@@ -184,10 +182,19 @@ pub(super) struct VmArgs {
     #[arg(
         long,
         value_name = "on|off",
-        value_parser = PossibleValuesParser::new(["on", "off"]).map(|word| word == "on"),
+        value_parser = values::on_off(),
         hide_possible_values = true
     )]
     rng: Option<bool>,
+    /// A generation ID: a restored guest learns that it is a copy, and Linux makes its random numbers anew
+    /// [default: on]
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_parser = values::on_off(),
+        hide_possible_values = true
+    )]
+    vmgenid: Option<bool>,
     #[arg(
         long,
         value_name = "auto|on|off",
@@ -377,6 +384,7 @@ impl VmArgs {
         {
             config.rng = self.rng.unwrap_or(config.rng);
         }
+        config.vmgenid = self.vmgenid.unwrap_or(config.vmgenid);
         config.lean = self.lean.unwrap_or(config.lean);
         config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);
         config.shutdown_timeout = self.shutdown_timeout.unwrap_or(config.shutdown_timeout);

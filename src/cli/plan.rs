@@ -293,6 +293,15 @@ fn write_text(out: &mut String, printed: &Printed<'_>) -> std::fmt::Result {
         let id = id.unwrap_or_default();
         writeln!(out, "  {place}  {}{irq}{id}", device.kind)?;
     }
+    if let Some(vmgenid) = &plan.vmgenid {
+        let irq = vmgenid.irq.map(|gsi| format!("  irq {gsi}"));
+        let place = range(&vmgenid.range, 18);
+        writeln!(
+            out,
+            "  ram  {place}  VM generation ID{}",
+            irq.unwrap_or_default()
+        )?;
+    }
     writeln!(out, "\ncommand line\n  {}", plan.cmdline)?;
     if !plan.remarks.is_empty() {
         writeln!(out, "\nremarks")?;

@@ -40,6 +40,11 @@ where
     })
 }
 
+/// `on` or `off`.
+pub(super) fn on_off() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["on", "off"]).map(|word| word == "on")
+}
+
 /// The transports of this build.
 #[cfg(feature = "virtio")]
 pub(super) fn transport() -> impl TypedValueParser<Value = Transport> {

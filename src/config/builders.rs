@@ -128,6 +128,13 @@ impl VmConfig {
         self
     }
 
+    /// Gives the machine no generation ID.
+    #[must_use]
+    pub fn without_vmgenid(mut self) -> Self {
+        self.vmgenid = false;
+        self
+    }
+
     /// Says how virtio devices reach the guest.
     #[must_use]
     pub fn with_transport(mut self, transport: Transport) -> Self {

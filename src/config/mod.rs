@@ -84,6 +84,9 @@ pub struct VmConfig {
     pub balloon: Option<BalloonConfig>,
     /// Whether the guest gets random bytes of the host.
     pub rng: bool,
+    /// Whether the machine has a generation ID, by which a guest learns that it goes on from a saved state
+    /// and is one of many (Linux then makes its random numbers anew).
+    pub vmgenid: bool,
     /// Whether the machine lacks what current kernels can do without, which KVM takes long to take down:
     /// on x86_64 the interval timer (PIT) and the PICs of a PC; the VMM then has the I/O APIC, with more
     /// pins, instead of KVM. Other architectures have nothing of the kind.
@@ -119,6 +122,7 @@ impl Default for VmConfig {
             console_overflow: Overflow::Wait,
             balloon: None,
             rng: true,
+            vmgenid: true,
             lean: Lean::Auto,
             overcommit: false,
         }
@@ -148,6 +152,7 @@ impl VmConfig {
             transport: self.transport,
             lean: self.lean,
             kernel,
+            vmgenid: self.vmgenid,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Makes the planned devices and puts them on the bus.
 
+pub(crate) mod generation;
 pub(crate) mod gsi;
 pub(crate) mod lines;
 pub(crate) mod opened;
@@ -21,6 +22,7 @@ use kvm_ioctls::VmFd;
 
 use crate::Error;
 use crate::console::Port;
+use crate::devices::generation::Generation;
 use crate::devices::lines::{Lines, interrupt};
 use crate::devices::opened::HostDevices;
 use crate::devices::registry::Registry;
@@ -32,6 +34,7 @@ pub(crate) struct Devices {
     pub(crate) serial: Option<Port>,
     pub(crate) virtio_console: Option<Port>,
     pub(crate) power_button: Option<Arc<dyn PowerButton>>,
+    pub(crate) generation: Option<Generation>,
     pub(crate) registry: Registry,
 }
 
@@ -53,6 +56,7 @@ pub(crate) fn create(
 ) -> Result<Devices, Error> {
     let mut serial = None;
     let mut power_button: Option<Arc<dyn PowerButton>> = None;
+    let mut events = None;
     #[cfg(not(feature = "virtio"))]
     let _ = (vm, ram);
     #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
@@ -78,6 +82,7 @@ pub(crate) fn create(
             DeviceKind::AcpiPower => {
                 let power = Arc::new(AcpiPower::new(interrupt(planned, lines)?));
                 power_button = Some(power.clone());
+                events = Some(Arc::clone(&power));
                 power
             }
             DeviceKind::Pl031 => Arc::new(Pl031::default()),
@@ -134,6 +139,7 @@ pub(crate) fn create(
         },
         serial,
         power_button,
+        generation: Generation::new(plan, lines, events)?,
         registry,
         virtio_console: opened.console,
     })

@@ -182,7 +182,9 @@ pub(crate) fn check(own: &[OwnDevice], plan: &MachinePlan) -> Result<(), Error> 
             continue;
         };
         let others = plan.devices.iter().filter(|other| other.irq == Some(gsi));
-        let others = others.map(|other| other.kind.to_string());
+        let of_id = plan.vmgenid.filter(|id| id.irq == Some(gsi));
+        let of_id = of_id.map(|_| "the VM generation ID".to_owned());
+        let others = others.map(|other| other.kind.to_string()).chain(of_id);
         let own = before.filter(|other| {
             other
                 .interrupt
@@ -305,6 +307,7 @@ mod tests {
             vcpus: 1,
             lean: None,
             cmdline: String::new(),
+            vmgenid: None,
             remarks: Vec::new(),
         }
     }

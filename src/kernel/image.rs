@@ -318,6 +318,7 @@ mod tests {
             pci: None,
             vcpus: 1,
             cmdline: String::new(),
+            vmgenid: None,
             remarks: Vec::new(),
         };
         place(size, &kernel, &plan)

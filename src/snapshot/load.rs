@@ -95,6 +95,7 @@ impl<P: KvmPlatform> Saved<P> {
             spaces,
             registry,
             ram,
+            generation,
             ..
         } = *machine;
         let parts = &self.snapshot.parts;
@@ -146,7 +147,13 @@ impl<P: KvmPlatform> Saved<P> {
                 source: io::Error::other(error),
                 cure: cure.to_owned(),
             }
-        })
+        })?;
+        // Last: its memory is here, and whoever is told of it.
+        if let Some(generation) = generation {
+            generation.renew(ram)?;
+            generation.tell();
+        }
+        Ok(())
     }
 
     /// What only KVM can say of this host may be that the machine cannot go on here.

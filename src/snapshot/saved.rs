@@ -182,6 +182,9 @@ impl Parts {
             return Err("it has more devices or regions of memory than a machine".to_owned());
         }
         self.memory.check(plan)?;
+        if plan.vmgenid.is_some_and(|id| !id.is_in_ram_of(plan)) {
+            return Err("its generation ID is not in its memory".to_owned());
+        }
         if plan.ram_size() != config.guest_memory.bytes() || plan.vcpus != config.vcpus {
             return Err("its machine is not that of its configuration".to_owned());
         }
@@ -198,7 +201,7 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
-    use arch::{AddressRange, DeviceKind};
+    use arch::{AddressRange, DeviceKind, GenerationId};
     use devices::config::BlkConfig;
 
     use super::*;
@@ -215,6 +218,7 @@ mod tests {
             vcpus: 1,
             lean: None,
             cmdline: String::new(),
+            vmgenid: None,
             remarks: Vec::new(),
         };
         Parts {
@@ -281,6 +285,28 @@ mod tests {
             parts.memory.regions.push(far);
         });
         assert!(both.is_err_and(|cause| cause.contains("of its configuration")));
+    }
+
+    #[test]
+    fn a_generation_id_that_is_not_in_memory_is_refused() {
+        let with = |base, len| {
+            read(|parts| {
+                parts.plan.vmgenid = Some(GenerationId {
+                    range: AddressRange::new(base, len),
+                    irq: None,
+                });
+            })
+        };
+        assert!(with((32 << 20) - 16, 16).is_ok());
+        for (base, len) in [
+            ((32 << 20) - 15, 16),
+            (u64::MAX - 8, 16),
+            (0x1000, 15),
+            (0x1000, u64::MAX),
+        ] {
+            let refused = with(base, len).err().unwrap_or_default();
+            assert!(refused.contains("generation ID"), "{base:#x}: {refused}");
+        }
     }
 
     #[test]

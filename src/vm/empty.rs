@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use arch::{BootRequest, GuestRam, KvmPlatform, MachinePlan, SEED};
+use arch::{BootRequest, GuestRam, KvmPlatform, MachinePlan};
 use kvm_ioctls::{VcpuFd, VmFd};
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::Error;
+use crate::devices::generation::Generation;
 use crate::devices::registry::Registry;
 use crate::kernel::image::{Initrd, Kernel};
+use crate::random::random;
 use crate::timeline::{Milestone, Timeline};
 use crate::vm::dispatch::IoSpaces;
 use crate::vm::story::Story;
@@ -24,6 +25,7 @@ pub(crate) struct Empty<'a, P: KvmPlatform> {
     pub(crate) vm: &'a VmFd,
     pub(crate) vcpus: &'a [VcpuFd],
     pub(crate) spaces: &'a IoSpaces,
+    pub(crate) generation: Option<&'a Generation>,
     pub(crate) registry: &'a Registry,
     pub(crate) ram: &'a GuestRam,
 }
@@ -43,6 +45,7 @@ impl<P: KvmPlatform> Empty<'_, P> {
             irq_chip,
             vm,
             ram,
+            generation,
             ..
         } = *self;
         let Kernel {
@@ -71,24 +74,17 @@ impl<P: KvmPlatform> Empty<'_, P> {
             irq_chip,
             kernel: &kernel,
             initrd,
-            seed: &seed()?,
+            seed: &random()?,
         };
         let boot_info = platform.build_boot_info(&request, ram).map_err(refused)?;
         story.told(&boot_info);
+        if let Some(generation) = generation {
+            generation.renew(ram)?;
+        }
         for (id, vcpu) in (0..).zip(self.vcpus) {
             let boot = (id == 0).then_some(&boot_info);
             platform.apply_vcpu(vm, vcpu, &platform.configure_vcpu(id, plan, boot)?)?;
         }
         Ok(())
     }
-}
-
-/// Random bytes from the host's kernel.
-fn seed() -> Result<[u8; SEED], Error> {
-    let mut seed = [0; SEED];
-    let filled = getrandom(&mut seed, GetRandomFlags::empty())
-        .map_err(|errno| Error::host("cannot get random bytes")(errno.into()))?;
-    // getrandom fills up to 256 bytes at once, or fails.
-    debug_assert_eq!(filled, SEED);
-    Ok(seed)
 }

@@ -198,6 +198,7 @@ impl<P: KvmPlatform> Machine<P> {
                 vm: &vm,
                 vcpus: &vcpus,
                 spaces: &devices.spaces,
+                generation: devices.generation.as_ref(),
                 registry: &devices.registry,
                 ram: &ram,
             },

@@ -57,6 +57,7 @@ fn tree(facts: &Aarch64, request: &BootRequest<'_, Aarch64>) -> Result<Vec<u8>, 
     let console = uart.map(|uart| format!("/{}", node_name(uart)));
     device_tree::chosen(&mut fdt, request, console.as_deref())?;
     device_tree::memory(&mut fdt, plan)?;
+    device_tree::reserved_memory(&mut fdt, plan)?;
     cpus(&mut fdt, facts, plan.vcpus)?;
     firmware(&mut fdt)?;
     timer(&mut fdt)?;
@@ -78,6 +79,11 @@ fn tree(facts: &Aarch64, request: &BootRequest<'_, Aarch64>) -> Result<Vec<u8>, 
     }
     for device in &plan.devices {
         describe(&mut fdt, device)?;
+    }
+    if let Some(vmgenid) = &plan.vmgenid {
+        let interrupts = vmgenid.irq.map(|gsi| [SPI, gsi, EDGE]);
+        let interrupts = interrupts.as_ref().map(|cells| &cells[..]);
+        device_tree::generation_id(&mut fdt, vmgenid, interrupts)?;
     }
     if let Some(pci) = &plan.pci {
         // The ITS knows each device by its bus, device and function number.

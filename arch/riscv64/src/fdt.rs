@@ -45,6 +45,7 @@ fn tree(facts: &Riscv64, request: &BootRequest<'_, Riscv64>) -> Result<Vec<u8>, 
     let console = uart.map(|uart| format!("/{BUS}/{}", node_name(uart)));
     device_tree::chosen(&mut fdt, request, console.as_deref())?;
     device_tree::memory(&mut fdt, plan)?;
+    device_tree::reserved_memory(&mut fdt, plan)?;
     cpus(&mut fdt, facts, plan.vcpus)?;
     interrupt_controllers(&mut fdt, request.irq_chip, plan.vcpus)?;
     // What has wired interrupts is below a node of its own: on a machine whose root names their
@@ -57,6 +58,11 @@ fn tree(facts: &Riscv64, request: &BootRequest<'_, Riscv64>) -> Result<Vec<u8>, 
     fdt.property_u32("interrupt-parent", APLIC)?;
     for device in &plan.devices {
         describe(&mut fdt, device)?;
+    }
+    if let Some(vmgenid) = &plan.vmgenid {
+        let interrupts = vmgenid.irq.map(|gsi| [gsi, EDGE]);
+        let interrupts = interrupts.as_ref().map(|cells| &cells[..]);
+        device_tree::generation_id(&mut fdt, vmgenid, interrupts)?;
     }
     fdt.end_node(bus)?;
     if let Some(pci) = &plan.pci {

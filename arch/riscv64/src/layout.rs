@@ -32,7 +32,7 @@ pub(crate) fn plan(facts: &Riscv64, config: &MachineConfig) -> Result<MachinePla
 
 #[cfg(test)]
 mod tests {
-    use arch::device_tree::board::{DEVICE_TREE, MMIO_WINDOW, PCI_ECAM, RAM_BASE};
+    use arch::device_tree::board::{DEVICE_TREE, GENERATION_ID, MMIO_WINDOW, PCI_ECAM, RAM_BASE};
     use arch::{Cmdline, GuestKernel, LEAST_MEMORY, Lean, Platform, Transport};
 
     use super::*;
@@ -41,6 +41,7 @@ mod tests {
         MachineConfig {
             lean: Lean::Off,
             kernel: GuestKernel::Unknown,
+            vmgenid: true,
             memory,
             vcpus,
             cmdline: Cmdline::default(),
@@ -59,6 +60,7 @@ mod tests {
             PCI_ECAM,
             MMIO_WINDOW,
             DEVICE_TREE,
+            GENERATION_ID,
         ];
         for pair in ranges.windows(2) {
             let [low, high] = pair else { unreachable!() };

@@ -27,6 +27,7 @@ pub(super) fn config(memory: u64, vcpus: u32) -> MachineConfig {
     MachineConfig {
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
+        vmgenid: true,
         memory,
         vcpus,
         cmdline: Cmdline {

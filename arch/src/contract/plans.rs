@@ -88,6 +88,14 @@ fn check<P: Platform>(platform: &P, config: &MachineConfig, plan: &MachinePlan) 
             Space::Pio => assert!(ranges.iter().all(|range| PORTS.contains(range))),
         }
     }
+    if let Some(id) = &plan.vmgenid {
+        assert!(config.vmgenid, "a generation ID that nobody asked for");
+        assert!(
+            id.is_in_ram_of(plan) && reserved.iter().any(|range| range.contains(&id.range)),
+            "the generation ID is not in reserved RAM: {plan:?}"
+        );
+        assert!(id.range.base.is_multiple_of(id.range.len), "{id:?}");
+    }
     check_interrupts(platform, plan);
     for transport in [Transport::Mmio, Transport::Pci] {
         let wanted = if config.transport == transport {
@@ -115,11 +123,9 @@ fn check_interrupts<P: Platform>(platform: &P, plan: &MachinePlan) {
         Err(error) => panic!("no interrupt chip for {plan:?}: {error}"),
     };
     let lines = chip.lines();
-    let mut gsis: Vec<_> = plan
-        .devices
-        .iter()
-        .filter_map(|device| device.irq)
-        .collect();
+    let of_devices = plan.devices.iter().filter_map(|device| device.irq);
+    let of_id = plan.vmgenid.and_then(|id| id.irq);
+    let mut gsis: Vec<_> = of_devices.chain(of_id).collect();
     assert!(
         gsis.iter().all(|gsi| lines.contains(gsi)),
         "interrupts outside {lines:?}: {gsis:?}"

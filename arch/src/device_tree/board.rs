@@ -4,13 +4,12 @@
 //! Devices and interrupt controllers lie below 2 GiB, RAM is one region above. The device tree is at the
 //! start of RAM; kernel and initrd follow in the kernel window.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-use std::borrow::Cow;
-
 use crate::{
-    AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
-    PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
+    AddressRange, DeviceKind, DevicePlan, GenerationId, Gsi, Limits, MachineConfig, MachinePlan,
+    PciPlan, PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
 };
 
 /// The configuration space of the PCI bus.
@@ -18,10 +17,13 @@ pub const PCI_ECAM: AddressRange = AddressRange::new(0x3000_0000, PciPlan::ECAM_
 /// Where virtio devices get their addresses: all of it is the window of 32-bit BARs on a machine
 /// with a PCI bus.
 pub const MMIO_WINDOW: AddressRange = AddressRange::new(0x4000_0000, 0x4000_0000);
+const PAGE: u64 = 0x1000;
 /// The start of RAM.
 pub const RAM_BASE: u64 = 0x8000_0000;
 /// The device tree. Linux maps it with 2 MiB (Documentation/arch/arm64/booting.rst, riscv/boot.rst).
-pub const DEVICE_TREE: AddressRange = AddressRange::new(RAM_BASE, 2 << 20);
+pub const DEVICE_TREE: AddressRange = AddressRange::new(RAM_BASE, (2 << 20) - PAGE);
+/// The page with the generation ID.
+pub const GENERATION_ID: AddressRange = AddressRange::new(DEVICE_TREE.end(), PAGE);
 
 /// What the binding of pvpanic has (Documentation/devicetree/bindings/misc/pvpanic-mmio.txt of Linux).
 const PVPANIC_REGISTERS: u64 = 2;
@@ -78,20 +80,24 @@ impl Board<'_> {
         } else {
             "panic=-1"
         };
-        let window = DEVICE_TREE.end();
+        let window = GENERATION_ID.end();
         let cmdline = config.cmdline.text(default);
         let reserved = |&(name, range)| Reserved {
             name: Cow::Borrowed(name),
             range,
         };
+        let (devices, vmgenid) = self.devices(config, pci.as_ref())?;
+        let controllers = self.controllers.iter().map(reserved);
+        let page = vmgenid.map(|_| GenerationId::reserved(GENERATION_ID));
         Ok(MachinePlan {
             arch: self.arch.into(),
             ram: vec![ram],
-            reserved: self.controllers.iter().map(reserved).collect(),
+            reserved: controllers.chain(page).collect(),
             kernel_window: AddressRange::new(window, ram.end().saturating_sub(window)),
             mmio_window: MMIO_WINDOW,
-            devices: self.devices(config, pci.as_ref())?,
+            devices,
             pci,
+            vmgenid,
             vcpus: config.vcpus,
             lean: None,
             remarks: config.remarks(&cmdline),
@@ -99,11 +105,12 @@ impl Board<'_> {
         })
     }
 
+    /// The devices, and the generation ID, whose interrupt is the last of the board's own.
     fn devices(
         &self,
         config: &MachineConfig,
         pci: Option<&PciPlan>,
-    ) -> Result<Vec<DevicePlan>, PlanError> {
+    ) -> Result<(Vec<DevicePlan>, Option<GenerationId>), PlanError> {
         let own = *self.lines.start()..=FIRST_VIRTIO_GSI - 1;
         let mut resources = Resources::new(Space::Mmio, self.device_window, own)?;
         let (console, registers, _) = self.console;
@@ -120,6 +127,14 @@ impl Board<'_> {
             range: resources.range(PVPANIC_REGISTERS)?,
             irq: None,
         });
+        let vmgenid = if config.vmgenid {
+            Some(GenerationId::in_page(
+                GENERATION_ID,
+                Some(resources.line()?),
+            ))
+        } else {
+            None
+        };
         match pci {
             Some(pci) => devices.extend(pci.devices(&config.virtio, None)?),
             None => {
@@ -127,6 +142,6 @@ impl Board<'_> {
                 devices.extend(virtio_mmio(MMIO_WINDOW, lines, &config.virtio)?);
             }
         }
-        Ok(devices)
+        Ok((devices, vmgenid))
     }
 }

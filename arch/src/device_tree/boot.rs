@@ -102,6 +102,7 @@ mod tests {
             vcpus: 1,
             lean: None,
             cmdline: String::new(),
+            vmgenid: None,
             remarks: Vec::new(),
         };
         place_kernel(&KernelHeader::Image(image), &plan)

@@ -16,6 +16,7 @@ use self::table::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Rendered, bytes, find, tab
 use crate::irqchip::IoApic;
 use crate::map;
 
+mod events;
 mod pci;
 mod table;
 
@@ -26,11 +27,6 @@ const NO_CMOS_CLOCK: u16 = 1 << 5;
 
 /// Value of the reset register that resets.
 const RESET_VALUE: u8 = 1;
-/// The register of events, from the first of the power registers on, the bit of the power button in
-/// it, and what its driver is told (5.6.6).
-const EVENTS: u64 = 3;
-const POWER_BUTTON: u8 = 1;
-const PRESSED: u8 = 0x80;
 /// Sleep type of S5, soft off.
 const S5_TYPE: u8 = 5;
 
@@ -207,7 +203,7 @@ fn dsdt(plan: &MachinePlan) -> Result<Vec<u8>, BootError> {
         }
     }
     if let Some(power) = find(devices, DeviceKind::AcpiPower) {
-        power_button(power, &mut body);
+        events::describe(power, plan.vmgenid.as_ref(), &mut body);
     }
     let virtio = devices
         .iter()
@@ -219,53 +215,6 @@ fn dsdt(plan: &MachinePlan) -> Result<Vec<u8>, BootError> {
         pci::describe(pci, devices, &mut body)?;
     }
     Ok(table(*b"DSDT", 2, &body))
-}
-
-/// A power button, and the generic event device (5.6.9) that tells of it: its method reads which
-/// events there were, which clears them, and passes them on.
-fn power_button(power: &DevicePlan, body: &mut Vec<u8>) {
-    const BUTTON: &str = "PWRB";
-    let Some(gsi) = power.irq else { return };
-    let space = match power.space {
-        Space::Mmio => aml::OpRegionSpace::SystemMemory,
-        Space::Pio => aml::OpRegionSpace::SystemIO,
-    };
-    Device::new(
-        Path::new("_SB_.PWRB"),
-        vec![&Name::new(Path::new("_HID"), &EISAName::new("PNP0C0C"))],
-    )
-    .to_aml_bytes(body);
-    let interrupt = Interrupt::new(true, true, false, false, gsi);
-    let register = power.range.base + EVENTS;
-    Device::new(
-        Path::new("_SB_.GED_"),
-        vec![
-            &Name::new(Path::new("_HID"), &"ACPI0013"),
-            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&interrupt])),
-            &aml::OpRegion::new(Path::new("EVTR"), space, &register, &aml::ONE),
-            &aml::Field::new(
-                Path::new("EVTR"),
-                aml::FieldAccessType::Byte,
-                aml::FieldLockRule::NoLock,
-                aml::FieldUpdateRule::WriteAsZeroes,
-                vec![aml::FieldEntry::Named(*b"EVTS", 8)],
-            ),
-            &aml::Method::new(
-                Path::new("_EVT"),
-                1,
-                true,
-                vec![
-                    &aml::Store::new(&aml::Local(0), &Path::new("EVTS")),
-                    &aml::And::new(&aml::Local(0), &aml::Local(0), &POWER_BUTTON),
-                    &aml::If::new(
-                        &aml::Equal::new(&aml::Local(0), &POWER_BUTTON),
-                        vec![&aml::Notify::new(&Path::new(BUTTON), &PRESSED)],
-                    ),
-                ],
-            ),
-        ],
-    )
-    .to_aml_bytes(body);
 }
 
 /// A device with its ports and its interrupt, an edge.

@@ -78,6 +78,7 @@ mod tests {
         let config = MachineConfig {
             lean: Lean::Off,
             kernel: GuestKernel::Unknown,
+            vmgenid: true,
             memory,
             vcpus: 1,
             cmdline: Cmdline::default(),

@@ -3,23 +3,25 @@
 use std::borrow::Cow;
 
 use arch::{
-    AddressRange, DeviceKind, DevicePlan, Gsi, Limits, MachineConfig, MachinePlan, PciPlan,
-    PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
+    AddressRange, DeviceKind, DevicePlan, GenerationId, Gsi, Limits, MachineConfig, MachinePlan,
+    PciPlan, PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
 };
 
 use crate::facts::X86_64;
 use crate::map::{
     ACPI_POWER_IRQ, ACPI_POWER_PORTS, ACPI_TABLES, CMOS, COM1, COM1_IRQ, EBDA, FIRST_VIRTIO_GSI,
-    FOUR_GIB, HIGH_MEMORY, HOLE, I8042, IOAPIC, ISA_INTERRUPTS, KVM_IDENTITY_MAP, KVM_TSS, LAPIC,
-    MAX_VCPUS, MMIO_WINDOW, MP_TABLE, NARROW_VCPUS, PCI_ECAM, PCI_PORTS, PCI_WINDOW, PORT_WINDOW,
-    RSDP_AREA, VIDEO, pins,
+    FOUR_GIB, GENERATION_ID, HIGH_MEMORY, HOLE, I8042, IOAPIC, ISA_INTERRUPTS, KVM_IDENTITY_MAP,
+    KVM_TSS, LAPIC, MAX_VCPUS, MMIO_WINDOW, MP_TABLE, NARROW_VCPUS, PCI_ECAM, PCI_PORTS,
+    PCI_WINDOW, PORT_WINDOW, RSDP_AREA, VIDEO, pins,
 };
 use crate::{announce, lean};
 
-const RESERVED: [Reserved; 8] = [
+const RESERVED: [Reserved; 9] = [
     reserved("EBDA", EBDA),
     reserved("video memory", VIDEO),
     reserved("ACPI tables", ACPI_TABLES),
+    // Also on a machine that has none: Linux expects no free RAM so close to a ROM's place.
+    GenerationId::reserved(GENERATION_ID),
     reserved("ACPI root pointer", RSDP_AREA),
     reserved("MP table", MP_TABLE),
     reserved("local APIC", LAPIC),
@@ -97,6 +99,9 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
         kernel_window: AddressRange::new(HIGH_MEMORY, low_end.saturating_sub(HIGH_MEMORY)),
         mmio_window: MMIO_WINDOW,
         pci,
+        vmgenid: config
+            .vmgenid
+            .then_some(GenerationId::in_page(GENERATION_ID, None)),
         vcpus: config.vcpus,
         remarks: remarks(config, lean.lean, &devices, &asked),
         devices,

@@ -101,6 +101,7 @@ mod tests {
             transport: Transport::Pci,
             lean,
             kernel,
+            vmgenid: true,
         };
         choose(facts, &config, cmdline)
     }

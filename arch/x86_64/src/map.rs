@@ -56,7 +56,9 @@ pub const EBDA: AddressRange = AddressRange::new(0x9_FC00, 0x400);
 /// The legacy video memory; there is none, and guests do not expect RAM there.
 pub const VIDEO: AddressRange = AddressRange::new(0xA_0000, 0x2_0000);
 /// Every ACPI table except the RSDP.
-pub const ACPI_TABLES: AddressRange = AddressRange::new(0xC_0000, 0x2_0000);
+pub const ACPI_TABLES: AddressRange = AddressRange::new(0xC_0000, 0x1_F000);
+/// The page with the generation ID.
+pub const GENERATION_ID: AddressRange = AddressRange::new(0xD_F000, PAGE_SIZE);
 /// The ACPI root pointer, in the area that a PC guest scans for it (ACPI 6.5, 5.2.5.1).
 pub const RSDP: u64 = 0xE_0000;
 /// The area of the root pointer.

@@ -144,7 +144,7 @@ fn a_pressed_button_stays_pressed() {
     assert!(!other.was_noticed());
     assert_eq!(read(&other, 3, 1), [1]);
     assert!(other.was_noticed());
-    let unknown = DeviceState::AcpiPower(AcpiPowerState { events: 2 });
+    let unknown = DeviceState::AcpiPower(AcpiPowerState { events: 4 });
     assert_eq!(other.load(&unknown), Err(StateError::Range("events")));
 
     let (one, other) = (Pl061::new(event()), Pl061::new(event()));

@@ -17,6 +17,7 @@ fn plan_of(facts: &Aarch64, memory: usize, vcpus: u32, transport: Transport) -> 
     let config = MachineConfig {
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
+        vmgenid: true,
         memory: memory as u64,
         vcpus,
         cmdline: Cmdline {

@@ -1,4 +1,4 @@
-use arch::device_tree::board::{DEVICE_TREE, MMIO_WINDOW, PCI_ECAM, RAM_BASE};
+use arch::device_tree::board::{DEVICE_TREE, GENERATION_ID, MMIO_WINDOW, PCI_ECAM, RAM_BASE};
 use arch::{Cmdline, GuestKernel, LEAST_MEMORY, Lean, Transport};
 
 use super::*;
@@ -7,6 +7,7 @@ fn config(memory: u64, vcpus: u32) -> MachineConfig {
     MachineConfig {
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
+        vmgenid: true,
         memory,
         vcpus,
         cmdline: Cmdline::default(),
@@ -30,6 +31,7 @@ fn fixed_ranges_do_not_touch() {
         PCI_ECAM,
         MMIO_WINDOW,
         DEVICE_TREE,
+        GENERATION_ID,
     ];
     for pair in ranges.windows(2) {
         let [low, high] = pair else { unreachable!() };
@@ -55,6 +57,30 @@ fn ram_is_one_region_as_far_as_the_address_bits_reach() {
         assert_eq!(field, "guest-memory");
         assert!(cure.contains(text), "{cure}");
     }
+}
+
+#[test]
+fn the_generation_id_has_a_line_of_its_own_after_those_of_the_devices() {
+    let plan = plan_of(LEAST_MEMORY).unwrap();
+    let id = plan.vmgenid.unwrap();
+    assert_eq!(id.range, AddressRange::new(GENERATION_ID.end() - 16, 16));
+    let lines: Vec<_> = plan
+        .devices
+        .iter()
+        .filter_map(|device| device.irq)
+        .collect();
+    assert_eq!((lines, id.irq), (vec![0, 1, 2], Some(3)));
+    let without = MachineConfig {
+        vmgenid: false,
+        ..config(LEAST_MEMORY, 1)
+    };
+    let without = super::plan(&Aarch64::typical(), &without).unwrap();
+    assert_eq!(without.vmgenid, None);
+    assert!(without.reserved.len() < plan.reserved.len());
+    assert_eq!(
+        (without.devices, without.kernel_window),
+        (plan.devices, plan.kernel_window)
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ fn plan_of(facts: &Riscv64, memory: u64, vcpus: u32, transport: Transport) -> Ma
     let config = MachineConfig {
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
+        vmgenid: true,
         memory,
         vcpus,
         cmdline: Cmdline {

@@ -18,6 +18,7 @@ fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
     let config = MachineConfig {
         lean: Lean::Auto,
         kernel: GuestKernel::Unknown,
+        vmgenid: true,
         memory: 256 << 20,
         vcpus,
         cmdline: Cmdline::default(),
@@ -199,10 +200,20 @@ fn iasl_disassembles_and_reassembles_the_tables_without_a_remark() {
         "ACPI0007",
         "C004",
         "_S5",
+        "VM_Gen_Counter",
+        "0x000DFFF0",
+        "Notify (VGEN, 0x80)",
+        "Notify (PWRB, 0x80)",
     ] {
         assert!(dsl.contains(part), "{part}: {dsl}");
     }
     assert!(!dsl.contains("C005"));
+    let without = MachinePlan {
+        vmgenid: None,
+        ..plan(1, Transport::Mmio)
+    };
+    let dsl = reassembled(&without);
+    assert!(dsl.contains("PWRB") && !dsl.contains("VGEN"), "{dsl}");
 }
 
 #[test]

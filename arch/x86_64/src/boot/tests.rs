@@ -62,6 +62,7 @@ fn boot_with(
     let config = MachineConfig {
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
+        vmgenid: true,
         memory: 32 << 20,
         vcpus: 2,
         cmdline: Cmdline {

@@ -38,6 +38,7 @@ impl Machine {
         let config = MachineConfig {
             lean,
             kernel: GuestKernel::Unknown,
+            vmgenid: true,
             memory: 32 << 20,
             vcpus: 2,
             cmdline: Cmdline::default(),

@@ -15,6 +15,7 @@ fn config() -> MachineConfig {
     MachineConfig {
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
+        vmgenid: true,
         memory: 32 << 20,
         vcpus: 2,
         cmdline: Cmdline::default(),

@@ -8,6 +8,7 @@ fn config(memory: u64) -> MachineConfig {
     MachineConfig {
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
+        vmgenid: true,
         memory,
         vcpus: 2,
         cmdline: Cmdline::default(),

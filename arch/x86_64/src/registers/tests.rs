@@ -120,6 +120,7 @@ fn only_the_boot_vcpu_gets_boot_registers() {
     let config = MachineConfig {
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
+        vmgenid: true,
         memory: 1 << 30,
         vcpus: 2,
         cmdline: Cmdline::default(),
