@@ -4,19 +4,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
-
-use crate::{AddressRange, Gsi, MachinePlan, Reserved};
-
-/// Where a machine has its generation ID, and how its guest learns of another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GenerationId {
-    /// Its [`GenerationId::LEN`] bytes: RAM, in a reserved range.
-    pub range: AddressRange,
-    /// The interrupt that tells of another one, raised as an edge. Without one it is an event of
-    /// [`DeviceKind::AcpiPower`](crate::DeviceKind::AcpiPower).
-    pub irq: Option<Gsi>,
-}
+use crate::{AddressRange, GenerationId, Gsi, MachinePlan, Reserved};
 
 impl GenerationId {
     /// Bytes of an ID.

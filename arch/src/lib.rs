@@ -23,13 +23,12 @@ mod state;
 
 pub use config_path::ConfigPath;
 pub use error::{BootError, KvmError, PlanError};
-pub use generation::GenerationId;
 pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
 pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{
-    AddressRange, Cmdline, DeviceKind, DevicePlan, Gsi, LEAST_MEMORY, Limits, MachineConfig,
-    MachinePlan, Messages, PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR, VirtioKind,
-    add_parameters, check_amounts, has_word, kernel_parameters, size_text,
+    AddressRange, Cmdline, DeviceKind, DevicePlan, GenerationId, Gsi, LEAST_MEMORY, Limits,
+    MachineConfig, MachinePlan, Messages, PciPlan, Reserved, Space, Transport, VIRTIO_PCI_BAR,
+    VirtioKind, add_parameters, check_amounts, has_word, kernel_parameters, size_text,
 };
 pub use platform::{
     ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, KernelPlacement, Placed, Planner,

@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::PlanError;
 use crate::lean::{GuestKernel, Lean, LeanChoice};
-use crate::{GenerationId, PlanError};
 
 /// A global system interrupt: an input line of the interrupt chip, numbered as KVM does.
 pub type Gsi = u32;
@@ -393,6 +393,16 @@ pub struct PciPlan {
     /// The first GSI that is no line of the interrupt chip: from here on they stand for messages
     /// (MSI-X), as KVM_SET_GSI_ROUTING maps them.
     pub first_msi_gsi: Gsi,
+}
+
+/// Where a machine has its generation ID, and how its guest learns of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationId {
+    /// Its [`GenerationId::LEN`] bytes: RAM, in a reserved range.
+    pub range: AddressRange,
+    /// The interrupt that tells of another one, raised as an edge. Without one it is an event of
+    /// [`DeviceKind::AcpiPower`].
+    pub irq: Option<Gsi>,
 }
 
 /// The whole machine, computed before anything is created.

@@ -1,8 +1,10 @@
 //! The virtio devices, with the drivers of stock kernels.
 
+mod copies;
 mod guest;
 mod memory;
 
+use self::copies::copies;
 use self::guest::Guest;
 use self::memory::memory;
 use super::architecture::Architecture;
@@ -25,6 +27,8 @@ pub(super) fn cases(arch: &Architecture, scope: Scope, everything: bool) -> Resu
             if arch.is_saved {
                 cases.push(snapshots(guest, 1, 25));
                 cases.push(snapshots(guest, 4, 3));
+                cases.push(copies(guest, "on"));
+                cases.push(copies(guest, "off"));
             }
             cases.extend(others(arch, guest));
         }
@@ -34,6 +38,7 @@ pub(super) fn cases(arch: &Architecture, scope: Scope, everything: bool) -> Resu
     cases.push(pauses(&pci, 10));
     if arch.is_saved {
         cases.push(snapshots(&pci, 2, 2));
+        cases.push(copies(&pci, "auto"));
     }
     if everything {
         cases.extend(disks(&pci, 2));
