@@ -65,6 +65,7 @@ fn words_that_are_none_of_an_option_are_named_with_those_that_are() {
         &["--serial=tty"],
         &["--serial", "it is stdio, null or file=PATH"],
     );
+    refused(&["--vmgenid=yes"], &["--vmgenid", "on, off"]);
     #[cfg(feature = "virtio-rng")]
     refused(&["--rng=yes"], &["--rng", "on, off"]);
     #[cfg(feature = "virtio-blk")]
