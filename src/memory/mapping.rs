@@ -41,7 +41,10 @@ impl Backing {
         }
         let (file, flags) = match self.memory {
             MemoryBacking::Shared => (Some(memory_file(len, None)?), MapFlags::SHARED),
-            MemoryBacking::Anonymous => (content, MapFlags::PRIVATE),
+            MemoryBacking::Anonymous => {
+                let content = content.filter(|_| self.maps_files());
+                (content, MapFlags::PRIVATE)
+            }
         };
         let flags = flags | MapFlags::NORESERVE;
         let map = || built(len, READ_WRITE, flags, file.as_ref(), false);
