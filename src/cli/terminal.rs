@@ -7,7 +7,6 @@
 
 use std::ffi::c_int;
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -93,11 +92,12 @@ fn lock(modes: &Mutex<Modes>) -> MutexGuard<'_, Modes> {
     modes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the terminal was at first, for [`restore_at_once`].
+/// What the terminal was at first, for a signal handler.
 static FIRST: OnceLock<Termios> = OnceLock::new();
 
 /// Restores the terminal from a signal handler, after which the process ends.
-pub(super) fn restore_at_once(stdin: BorrowedFd<'_>) {
+#[cfg(feature = "snapshot")]
+pub(super) fn restore_at_once(stdin: std::os::fd::BorrowedFd<'_>) {
     if let Some(first) = FIRST.get() {
         let _ = tcsetattr(stdin, OptionalActions::Now, first);
     }
