@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,10 +20,36 @@ const SMALL: &str = "--guest-memory=16";
 /// What a test has time for; machines of other architectures are emulated.
 const MOST: u32 = if cfg!(target_arch = "x86_64") { 12 } else { 4 };
 
+/// A process that does not outlive its test, however that ends.
+struct Running(Option<Child>);
+
+impl Running {
+    fn new(command: &mut Command) -> Self {
+        Self(Some(command.spawn().unwrap()))
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+
+    fn finish(mut self) -> Ended {
+        finish(self.0.take().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// A VM in one process after the other.
 struct Wanderer {
     folder: TempDir,
-    child: Child,
+    child: Running,
     stdout: String,
     /// How many processes it has had.
     generations: u32,
@@ -34,7 +60,7 @@ impl Wanderer {
         let folder = tempfile::tempdir().unwrap();
         let control = format!("--control={}", folder.path().join("control").display());
         Self {
-            child: start(&control),
+            child: Running(Some(start(&control))),
             folder,
             stdout: String::new(),
             generations: 1,
@@ -55,7 +81,7 @@ impl Wanderer {
         );
         let done = asked.status.success();
         let begin = Instant::now();
-        while !done && self.child.try_wait().unwrap().is_none() {
+        while !done && self.child.child().try_wait().unwrap().is_none() {
             assert!(begin.elapsed() < PATIENCE, "{arguments:?}: {asked:?}");
             thread::sleep(Duration::from_millis(1));
         }
@@ -69,7 +95,7 @@ impl Wanderer {
     /// Waits until its devices are there: then it answers.
     fn has_opened(&mut self) {
         while !self.listens() {
-            assert!(self.child.try_wait().unwrap().is_none());
+            assert!(self.child.child().try_wait().unwrap().is_none());
             thread::yield_now();
         }
         assert!(self.ctl(&["status"]));
@@ -79,7 +105,7 @@ impl Wanderer {
     fn goes_on(&mut self, arguments: &[&str]) -> bool {
         let (control, saved) = (self.path("control"), self.path("saved"));
         while !self.listens() {
-            if self.child.try_wait().unwrap().is_some() {
+            if self.child.child().try_wait().unwrap().is_some() {
                 return false;
             }
             thread::yield_now();
@@ -93,23 +119,20 @@ impl Wanderer {
         let restore = [&["restore", &saved, &control], arguments].concat();
         if self.generations % 4 == 1 {
             // One that stands still does nothing: its devices are as they were for the next one.
-            self.child = vmm(&[&restore, &["--paused"][..]].concat())
-                .spawn()
-                .unwrap();
+            self.child = Running::new(&mut vmm(&[&restore, &["--paused"][..]].concat()));
             self.has_opened();
             assert!(self.ctl(&["stop"]));
             self.settle();
         }
         let mut command = vmm(&restore);
-        self.child = command.stdin(Stdio::piped()).spawn().unwrap();
+        self.child = Running::new(command.stdin(Stdio::piped()));
         self.generations += 1;
         true
     }
 
     /// Keeps what the process printed; it has ended.
     fn settle(&mut self) {
-        let finished = std::mem::replace(&mut self.child, vmm(&["--version"]).spawn().unwrap());
-        let ended = finish(finished);
+        let ended = finish(self.child.0.take().unwrap());
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
         self.stdout.push_str(&ended.stdout);
     }
@@ -117,7 +140,7 @@ impl Wanderer {
     /// Wanders until the guest ends, or through so many processes; gives all that it printed.
     fn wander(mut self, arguments: &[&str]) -> (Ended, u32) {
         while self.generations < MOST && self.goes_on(arguments) {}
-        let mut ended = finish(self.child);
+        let mut ended = self.child.finish();
         ended.stdout.insert_str(0, &self.stdout);
         (ended, self.generations)
     }
@@ -163,7 +186,7 @@ fn frames_come_back_from_every_process() {
         let net = format!("--net={tap},mac=02:00:00:00:00:07");
         let mut wanderer =
             Wanderer::new(|control| start_virtio("virtio_net", transport, &[&net, control, SMALL]));
-        let stdout = wanderer.child.stdout.as_mut().unwrap();
+        let stdout = wanderer.child.child().stdout.as_mut().unwrap();
         read_until(stdout, "mac 02:00:00:00:00:07\nready\n");
         let frame = |fill: u8, len: usize| {
             let head = [2, 0, 0, 0, 0, 7, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
@@ -187,7 +210,7 @@ fn frames_come_back_from_every_process() {
         }
         let mut host = crate::micro_devices::packet_socket(&tap);
         host.write_all(&frame(b'q', 60)).unwrap();
-        assert_eq!(passed(finish(wanderer.child)), ["4 frames echoed"]);
+        assert_eq!(passed(wanderer.child.finish()), ["4 frames echoed"]);
     }
 }
 
@@ -202,7 +225,10 @@ fn r47_sockets_are_there_in_every_process() {
         let mut wanderer = Wanderer::new(|control| {
             start_virtio("virtio_vsock", transport, &[&vsock, control, SMALL])
         });
-        read_until(wanderer.child.stdout.as_mut().unwrap(), "cid 9\nready\n");
+        read_until(
+            wanderer.child.child().stdout.as_mut().unwrap(),
+            "cid 9\nready\n",
+        );
         for _ in 0..3 {
             assert!(wanderer.goes_on(&[]));
         }
@@ -221,7 +247,7 @@ fn r47_sockets_are_there_in_every_process() {
             assert!(sent == received);
         }
         drop(stream);
-        let lines = passed(finish(wanderer.child));
+        let lines = passed(wanderer.child.finish());
         assert!(lines[0].starts_with("1512 bytes echoed, then"), "{lines:?}");
     }
 }
@@ -237,10 +263,10 @@ fn a_console_echoes_in_every_process() {
             let arguments = [&console, &[control, SMALL][..]].concat();
             start_virtio("virtio_console", transport, &arguments)
         });
-        read_until(wanderer.child.stdout.as_mut().unwrap(), "ready\n");
+        read_until(wanderer.child.child().stdout.as_mut().unwrap(), "ready\n");
         for line in ["hello\n", "one more\n", "a third one\n"] {
             assert!(wanderer.goes_on(&console));
-            let child = &mut wanderer.child;
+            let child = wanderer.child.child();
             child
                 .stdin
                 .as_mut()
@@ -249,9 +275,10 @@ fn a_console_echoes_in_every_process() {
                 .unwrap();
             read_until(child.stdout.as_mut().unwrap(), &line.to_uppercase());
         }
-        let mut child = wanderer.child;
+        let mut running = wanderer.child;
+        let child = running.child();
         child.stdin.as_mut().unwrap().write_all(b"q\n").unwrap();
-        let ended = finish(child);
+        let ended = running.finish();
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
         let said = std::fs::read_to_string(serial.path()).unwrap();
         assert!(said.ends_with("the console echoed\nEXIT 0\n"), "{said}");
