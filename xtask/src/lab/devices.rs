@@ -27,8 +27,12 @@ pub(super) fn cases(arch: &Architecture, scope: Scope, everything: bool) -> Resu
             if arch.is_saved {
                 cases.push(snapshots(guest, 1, 25));
                 cases.push(snapshots(guest, 4, 3));
-                cases.push(copies(guest, "on"));
-                cases.push(copies(guest, "off"));
+                let all = if arch.lean.is_empty() {
+                    &["auto"]
+                } else {
+                    arch.lean
+                };
+                cases.extend(all.iter().map(|lean| copies(guest, lean)));
             }
             cases.extend(others(arch, guest));
         }
@@ -36,11 +40,11 @@ pub(super) fn cases(arch: &Architecture, scope: Scope, everything: bool) -> Resu
     }
     // A disk and the network are busy in it, too.
     cases.push(pauses(&pci, 10));
-    if arch.is_saved {
-        cases.push(snapshots(&pci, 2, 2));
-        cases.push(copies(&pci, "auto"));
-    }
     if everything {
+        // Elsewhere micro-guests go on in other processes.
+        if arch.is_saved {
+            cases.push(snapshots(&pci, 1, 2));
+        }
         cases.extend(disks(&pci, 2));
     }
     Ok(cases)
