@@ -40,11 +40,8 @@ pub(super) fn cases(arch: &Architecture, scope: Scope, everything: bool) -> Resu
     }
     // A disk and the network are busy in it, too.
     cases.push(pauses(&pci, 10));
+    // Machines that are saved: micro-guests, here and on the host's own KVM.
     if everything {
-        // Elsewhere micro-guests go on in other processes.
-        if arch.is_saved {
-            cases.push(snapshots(&pci, 1, 2));
-        }
         cases.extend(disks(&pci, 2));
     }
     Ok(cases)
