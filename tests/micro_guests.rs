@@ -12,6 +12,7 @@ mod micro_hostile;
 mod micro_metrics;
 #[cfg(feature = "control")]
 mod micro_pauses;
+mod micro_peers;
 #[cfg(all(
     feature = "snapshot",
     any(target_arch = "x86_64", target_arch = "aarch64")

@@ -185,9 +185,9 @@ fn r46_a_full_file_system_has_the_saved_vm_of_before() {
     let child = trial.spawn(0, &[&kernel, "--rng=off"]);
     fs::create_dir(trial.path("saved")).unwrap();
     let script = "mount -t tmpfs -o size=\"$1\" none \"$2\" || exit 77; shift; \
-        \"$3\" ctl \"$2\" snapshot \"$1\" || exit; cp -r \"$1\" \"$4\"; \
+        \"$3\" ctl \"$2\" snapshot \"$1\" || exit 2; cp -r \"$1\" \"$4\"; \
         head -c 1G /dev/zero > \"$1\"/fill 2> /dev/null; \
-        \"$3\" ctl \"$2\" snapshot \"$1\"; status=$?; rm \"$1\"/fill; diff -r \"$1\" \"$4\" && exit $status";
+        \"$3\" ctl \"$2\" snapshot \"$1\"; status=$?; rm \"$1\"/fill; diff -r \"$1\" \"$4\" || exit 3; exit $status";
     let arguments = [
         "-c".to_owned(),
         script.to_owned(),

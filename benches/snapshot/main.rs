@@ -10,15 +10,18 @@
 mod common;
 #[path = "../common/floor.rs"]
 mod floor;
+#[path = "../common/timed.rs"]
+mod timed;
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{RESET, print};
 use floor::{FLOOR, MEMORY};
+use timed::Timed;
 
 const ROUNDS: usize = 50;
 const MIB: [u64; 3] = [128, 1024, 6144];
@@ -50,53 +53,30 @@ fn code() -> Vec<u8> {
     [print("\x07"), wait.to_vec(), print("\x07"), RESET.to_vec()].concat()
 }
 
-/// What is measured, by name.
-struct Row {
-    name: &'static str,
-    command: Command,
-    first_byte: Vec<Duration>,
-    life: Vec<Duration>,
-}
-
-impl Row {
-    fn new(name: &'static str, command: Command) -> Self {
-        Self {
-            name,
-            command,
-            first_byte: Vec::new(),
-            life: Vec::new(),
-        }
-    }
-
-    fn measure(&mut self) -> Result<()> {
-        let start = Instant::now();
-        let mut child = piped(&mut self.command)?;
-        child.stdin.take().ok_or("no stdin")?.write_all(b"\n")?;
-        let mut byte = [0];
-        child
-            .stdout
-            .as_mut()
-            .ok_or("no stdout")?
-            .read_exact(&mut byte)?;
-        self.first_byte.push(start.elapsed());
-        let status = child.wait()?;
-        self.life.push(start.elapsed());
-        if byte == *b"\x07" && status.success() {
-            Ok(())
-        } else {
-            Err(format!("{:?} printed {byte:?}, ended with {status}", self.command).into())
-        }
+/// Runs it once.
+fn measure(row: &mut Timed) -> Result<()> {
+    let start = Instant::now();
+    let mut child = piped(&mut row.command)?;
+    child.stdin.take().ok_or("no stdin")?.write_all(b"\n")?;
+    let mut byte = [0];
+    child
+        .stdout
+        .as_mut()
+        .ok_or("no stdout")?
+        .read_exact(&mut byte)?;
+    row.first_byte.push(start.elapsed());
+    let status = child.wait()?;
+    row.life.push(start.elapsed());
+    if byte == *b"\x07" && status.success() {
+        Ok(())
+    } else {
+        Err(format!("{:?} printed {byte:?}, ended with {status}", row.command).into())
     }
 }
 
 fn piped(command: &mut Command) -> Result<Child> {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
     Ok(command.stderr(Stdio::null()).spawn()?)
-}
-
-fn median(samples: &mut [Duration]) -> f64 {
-    samples.sort();
-    samples[samples.len() / 2].as_secs_f64() * 1e3
 }
 
 /// Saves a machine that waits for input; gives what `ctl` says of it.
@@ -142,8 +122,8 @@ fn compare(mib: u64) -> Result<()> {
     };
     println!("{mib} MiB");
     let mut rows = vec![
-        Row::new("floor", floor("bare")?),
-        Row::new("floor+irqchip", floor("irqchip")?),
+        Timed::new("floor", floor("bare")?),
+        Timed::new("floor+irqchip", floor("irqchip")?),
     ];
     for (name, lean) in [("restored", "off"), ("restored, lean", "on")] {
         println!(
@@ -152,18 +132,18 @@ fn compare(mib: u64) -> Result<()> {
         );
         let mut command = Command::new(common::binary());
         command.arg("restore").arg(folder.path().join(lean));
-        rows.push(Row::new(name, command));
+        rows.push(Timed::new(name, command));
     }
     for _ in 0..ROUNDS {
-        rows.iter_mut().try_for_each(Row::measure)?;
+        rows.iter_mut().try_for_each(measure)?;
     }
     println!(
         "  {:16} {:>16} {:>7} {:>14}",
         "", "first byte", "ratio", "whole life"
     );
-    let base = median(&mut rows[0].first_byte);
+    let (base, _) = rows[0].medians();
     for row in &mut rows {
-        let (byte, life) = (median(&mut row.first_byte), median(&mut row.life));
+        let (byte, life) = row.medians();
         println!(
             "  {:16} {byte:13.2} ms {:7.2} {life:11.2} ms",
             row.name,

@@ -17,15 +17,18 @@ mod common;
 mod floor;
 #[path = "../common/namespace.rs"]
 mod namespace;
+#[path = "../common/timed.rs"]
+mod timed;
 
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{RESET, print};
 use floor::FLOOR;
 use namespace::{Namespace, ip};
+use timed::Timed;
 
 const ROUNDS: usize = 100;
 const TAP: &str = "bench";
@@ -64,61 +67,32 @@ fn in_namespace() -> Result<()> {
     }
 }
 
-/// A VMM, by name.
-struct Vmm {
-    name: &'static str,
-    command: Command,
-    first_byte: Vec<Duration>,
-    life: Vec<Duration>,
-}
-
-impl Vmm {
-    fn new(name: &'static str, command: Command) -> Self {
-        Self {
-            name,
-            command,
-            first_byte: Vec::new(),
-            life: Vec::new(),
+/// Runs it once.
+fn measure(vmm: &mut Timed) -> Result<()> {
+    let start = Instant::now();
+    let mut child = vmm
+        .command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut stdout = child.stdout.take().ok_or("no stdout")?;
+    let (mut first_byte, mut said, mut buffer) = (None, Vec::new(), [0; 4096]);
+    while let len @ 1.. = stdout.read(&mut buffer)? {
+        said.extend_from_slice(&buffer[..len]);
+        let is_first = |text: &&[u8]| said.windows(text.len()).any(|found| found == *text);
+        if first_byte.is_none() && FIRST.iter().any(is_first) {
+            first_byte = Some(start.elapsed());
         }
     }
-
-    /// Runs it once.
-    fn measure(&mut self) -> Result<()> {
-        let start = Instant::now();
-        let mut child = self
-            .command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut stdout = child.stdout.take().ok_or("no stdout")?;
-        let (mut first_byte, mut said, mut buffer) = (None, Vec::new(), [0; 4096]);
-        while let len @ 1.. = stdout.read(&mut buffer)? {
-            said.extend_from_slice(&buffer[..len]);
-            let is_first = |text: &&[u8]| said.windows(text.len()).any(|found| found == *text);
-            if first_byte.is_none() && FIRST.iter().any(is_first) {
-                first_byte = Some(start.elapsed());
-            }
-        }
-        let status = child.wait()?;
-        self.life.push(start.elapsed());
-        if !status.success() {
-            return Err(format!("{:?} ended with {status}", self.command).into());
-        }
-        self.first_byte.push(
-            first_byte.ok_or_else(|| format!("{:?}: the guest printed nothing", self.command))?,
-        );
-        Ok(())
+    let status = child.wait()?;
+    vmm.life.push(start.elapsed());
+    if !status.success() {
+        return Err(format!("{:?} ended with {status}", vmm.command).into());
     }
-
-    /// Medians in milliseconds.
-    fn medians(&mut self) -> (f64, f64) {
-        let median = |samples: &mut [Duration]| {
-            samples.sort();
-            samples[samples.len() / 2].as_secs_f64() * 1e3
-        };
-        (median(&mut self.first_byte), median(&mut self.life))
-    }
+    vmm.first_byte
+        .push(first_byte.ok_or_else(|| format!("{:?}: the guest printed nothing", vmm.command))?);
+    Ok(())
 }
 
 /// What the guest does.
@@ -200,20 +174,20 @@ fn compare(net: bool) -> Result<()> {
         devices = format!("{devices} --net={TAP}");
     }
     let mut vmms = vec![
-        Vmm::new("floor", floor("bare")),
-        Vmm::new("floor+irqchip", floor("irqchip")),
-        Vmm::new("floor+irqchip+cpuid", floor("cpuid")),
-        Vmm::new("vmm", ours(kernel.path(), "")),
-        Vmm::new("vmm, devices", ours(kernel.path(), &devices)),
-        Vmm::new("vmm, devices, Linux", ours(linux.path(), &devices)),
+        Timed::new("floor", floor("bare")),
+        Timed::new("floor+irqchip", floor("irqchip")),
+        Timed::new("floor+irqchip+cpuid", floor("cpuid")),
+        Timed::new("vmm", ours(kernel.path(), "")),
+        Timed::new("vmm, devices", ours(kernel.path(), &devices)),
+        Timed::new("vmm, devices, Linux", ours(linux.path(), &devices)),
     ];
     let mut built_in = Command::new(common::binary());
     built_in.args(devices.split_whitespace());
-    vmms.push(Vmm::new("vmm, devices, built-in guest", built_in));
+    vmms.push(Timed::new("vmm, devices, built-in guest", built_in));
     if let Some(binary) = std::env::var_os("VMM_BENCH_PEER_FIRECRACKER") {
         let command = |name, kernel, devices| {
             firecracker(binary.as_ref(), kernel, folder.path(), devices)
-                .map(|command| Vmm::new(name, command))
+                .map(|command| Timed::new(name, command))
         };
         vmms.push(command("firecracker", kernel.path(), None)?);
         let devices = Some((disk.as_path(), net));
@@ -228,7 +202,7 @@ fn compare(net: bool) -> Result<()> {
         for vmm in &mut vmms {
             // Left behind by one that does not start where there is a socket.
             let _ = std::fs::remove_file(folder.path().join(SOCKET));
-            vmm.measure()?;
+            measure(vmm)?;
         }
     }
     let mut out = std::io::stdout().lock();

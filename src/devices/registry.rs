@@ -24,6 +24,16 @@ use crate::control::handle::VmHandle;
 use crate::control::metrics::DeviceReport;
 use crate::devices::opened::Lasting;
 
+/// Why a device does not go on.
+#[cfg(feature = "snapshot")]
+#[derive(Debug)]
+pub(crate) struct NotLoaded {
+    pub(crate) id: String,
+    /// The key of such devices in a configuration.
+    pub(crate) kind: &'static str,
+    pub(crate) error: StateError,
+}
+
 /// The state of a virtio device, by its id.
 #[cfg(all(feature = "virtio", feature = "snapshot"))]
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -138,16 +148,24 @@ impl Registry {
 
     /// And back, into new ones: each has its state.
     #[cfg(feature = "snapshot")]
-    pub(crate) fn load(&self, saved: &[SavedVirtio]) -> Result<(), (String, StateError)> {
+    pub(crate) fn load(&self, saved: &[SavedVirtio]) -> Result<(), NotLoaded> {
         let is_here = |saved: &SavedVirtio| self.entries.iter().any(|entry| entry.id == saved.id);
         if let Some(other) = saved.iter().find(|saved| !is_here(saved)) {
-            return Err((other.id.clone(), StateError::Foreign));
+            return Err(NotLoaded {
+                id: other.id.clone(),
+                kind: "virtio",
+                error: StateError::Foreign,
+            });
         }
         for entry in &self.entries {
             let found = saved.iter().find(|saved| saved.id == entry.id);
             let found = found.ok_or(StateError::Foreign);
             let loaded = found.and_then(|found| entry.transport.load(&found.state));
-            loaded.map_err(|error| (entry.id.clone(), error))?;
+            loaded.map_err(|error| NotLoaded {
+                id: entry.id.clone(),
+                kind: entry.kind,
+                error,
+            })?;
         }
         Ok(())
     }
@@ -260,7 +278,7 @@ impl Registry {
     }
 
     #[cfg(feature = "snapshot")]
-    pub(crate) fn load(&self, _: &[SavedVirtio]) -> Result<(), (String, StateError)> {
+    pub(crate) fn load(&self, _: &[SavedVirtio]) -> Result<(), NotLoaded> {
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use devices::state::StateError;
 use super::saved::{LONGEST_VCPU, from_bytes};
 use super::{Snapshot, memory};
 use crate::Error;
+use crate::devices::registry::NotLoaded;
 use crate::memory::Backing;
 use crate::vm::dispatch::IoSpaces;
 use crate::vm::empty::Empty;
@@ -116,44 +117,44 @@ impl<P: KvmPlatform> Saved<P> {
         }
         self.load_devices(spaces)?;
         let loaded = registry.load(&parts.virtio);
-        loaded.map_err(|(id, error)| {
-            let (field, cure) = match &error {
-                StateError::Changed(_) => (
-                    "blk",
-                    "restore with the file as it was then, or say changed=ok for this disk: its guest may then take \
-                     for its content what it remembers",
-                ),
-                StateError::Size { .. } => (
-                    "blk",
-                    "restore with the file that the guest knows, or a copy of it",
-                ),
-                StateError::Features(_) => (
-                    "device",
-                    "restore with what the device had where it was saved: a network device has the features of its \
-                     tap device and of the kernel",
-                ),
-                StateError::Host => (
-                    "device",
-                    "look at what it has on this host: a tap device with as many queues",
-                ),
-                _ => {
-                    let cause = format!("its device {id}: {error}");
-                    return self.snapshot.refuse(cause);
-                }
-            };
-            Error::Refused {
-                field: field.into(),
-                value: id,
-                source: io::Error::other(error),
-                cure: cure.to_owned(),
-            }
-        })?;
+        loaded.map_err(|not_loaded| self.refuse_device(not_loaded))?;
         // Last: its memory is here, and whoever is told of it.
         if let Some(generation) = generation {
             generation.renew(ram)?;
             generation.tell();
         }
         Ok(())
+    }
+
+    /// What the host has for a device is not what its guest knows; or its state is none.
+    fn refuse_device(&self, not_loaded: NotLoaded) -> Error {
+        let NotLoaded { id, kind, error } = not_loaded;
+        let cure = match &error {
+            StateError::Changed(_) => {
+                "restore with the file as it was then, or say changed=ok for this disk: its guest may then take for its \
+                 content what it remembers"
+            }
+            StateError::Size { .. } => {
+                "restore with the file that the guest knows, or a copy of it"
+            }
+            StateError::Features(_) => {
+                "restore with what the device had where it was saved: a network device has the features of its tap \
+                 device and of the kernel"
+            }
+            StateError::Host => {
+                "look at what it has on this host: a tap device with as many queues"
+            }
+            _ => {
+                let cause = format!("its device {id}: {error}");
+                return self.snapshot.refuse(cause);
+            }
+        };
+        Error::Refused {
+            field: kind.into(),
+            value: id,
+            source: io::Error::other(error),
+            cure: cure.to_owned(),
+        }
     }
 
     /// What only KVM can say of this host may be that the machine cannot go on here.

@@ -131,10 +131,11 @@ pub(crate) fn write(ram: &GuestRam, layout: &MemoryLayout, file: &File) -> io::R
         let region = ram.find_region(GuestAddress(range.base));
         let region = region.filter(|region| region.len() == range.len);
         let region = region.ok_or_else(|| io::Error::other("RAM is not the machine's"))?;
+        let content = present.of(region)?;
         // The lists of a part are short whatever the guest has touched.
         for start in (0..range.len).step_by(PART) {
             let part = start..(start + PART as u64).min(range.len);
-            for run in present.runs(region, part)? {
+            for run in content.runs(part)? {
                 let read = |at: u64, bytes: &mut [u8]| match (run.from, region.file_offset()) {
                     (From::File, Some(place)) => {
                         place.file().read_exact_at(bytes, place.start() + at)

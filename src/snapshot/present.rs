@@ -47,32 +47,64 @@ impl Present {
         Self(pagemap.ok().zip(maps.ok()))
     }
 
-    /// The runs of a part of a region that have content, in their order; between them are zeros.
-    pub(super) fn runs(&self, region: &GuestRegionMmap, part: Range<u64>) -> io::Result<Vec<Run>> {
-        let run = |from| move |bytes| Run { bytes, from };
-        let place = region.file_offset();
+    /// What it tells of a region.
+    pub(super) fn of<'a>(&'a self, region: &'a GuestRegionMmap) -> io::Result<Content<'a>> {
         let flags = MapFlags::from_bits_retain(region.flags().cast_unsigned());
-        if let Some(place) = place.filter(|_| flags.contains(MapFlags::SHARED)) {
-            let data = of_file(place, &part)?;
-            return Ok(data.into_iter().map(run(From::File)).collect());
-        }
-        let Some((pagemap, maps)) = &self.0 else {
-            return Ok(vec![run(From::Memory)(part)]);
-        };
-        let own = private(pagemap, region, &part)?;
-        let Some(place) = place else {
-            return Ok(own.into_iter().map(run(From::Memory)).collect());
-        };
-        if place.file().metadata()?.len() < place.start() + region.len() {
-            return Err(io::Error::other(
-                "the file that memory was restored from was cut",
-            ));
-        }
-        // What was written to since is in memory, the rest as in the file; but for what was given back since, which has
-        // memory of its own.
-        let files = files(maps, region.as_ptr().addr() as u64, region.len());
-        let data = both(of_file(place, &part)?.into_iter(), &files);
-        Ok(over(data.into_iter(), own))
+        Ok(match (region.file_offset(), &self.0) {
+            (Some(place), _) if flags.contains(MapFlags::SHARED) => Content::File(place),
+            (_, None) => Content::Unknown,
+            (None, Some((pagemap, _))) => Content::Memory(pagemap, region),
+            (Some(place), Some((pagemap, maps))) => {
+                if place.file().metadata()?.len() < place.start() + region.len() {
+                    return Err(io::Error::other(
+                        "the file that memory was restored from was cut",
+                    ));
+                }
+                let start = region.as_ptr().addr() as u64;
+                Content::Above(pagemap, region, place, files(maps, start, region.len()))
+            }
+        })
+    }
+}
+
+/// Where a region's content is.
+#[derive(Debug)]
+pub(super) enum Content<'a> {
+    /// Anywhere in memory, as far as is known.
+    Unknown,
+    /// In the pages that the process has.
+    Memory(&'a File, &'a GuestRegionMmap),
+    /// In its file.
+    File(&'a FileOffset),
+    /// In pages that were written to since, the rest in its file; but for what was given back since, which has memory of
+    /// its own: these are the parts that have not.
+    Above(
+        &'a File,
+        &'a GuestRegionMmap,
+        &'a FileOffset,
+        Vec<Range<u64>>,
+    ),
+}
+
+impl Content<'_> {
+    /// The runs of a part that have content, in their order; between them are zeros.
+    pub(super) fn runs(&self, part: Range<u64>) -> io::Result<Vec<Run>> {
+        let run = |from| move |bytes| Run { bytes, from };
+        Ok(match self {
+            Self::Unknown => vec![run(From::Memory)(part)],
+            Self::Memory(pagemap, region) => {
+                let own = private(pagemap, region, &part)?;
+                own.into_iter().map(run(From::Memory)).collect()
+            }
+            Self::File(place) => {
+                let data = of_file(place, &part)?;
+                data.into_iter().map(run(From::File)).collect()
+            }
+            Self::Above(pagemap, region, place, files) => {
+                let data = both(of_file(place, &part)?.into_iter(), files);
+                over(data.into_iter(), private(pagemap, region, &part)?)
+            }
+        })
     }
 }
 
@@ -234,7 +266,7 @@ mod tests {
     }
 
     fn all(region: &GuestRegionMmap) -> Vec<Run> {
-        Present::look().runs(region, 0..LEN).unwrap()
+        Present::look().of(region).unwrap().runs(0..LEN).unwrap()
     }
 
     fn pages(runs: &[Run]) -> Vec<(u64, u64, From)> {
@@ -323,7 +355,11 @@ mod tests {
         let region = region(Some(sparse()), MapFlags::PRIVATE);
         touch(&region, 10);
         let present = Present::look();
-        let part = present.runs(&region, 9 * PAGE..33 * PAGE).unwrap();
+        let part = present
+            .of(&region)
+            .unwrap()
+            .runs(9 * PAGE..33 * PAGE)
+            .unwrap();
         let expected = [
             (9, 10, From::File),
             (10, 11, From::Memory),
@@ -331,7 +367,8 @@ mod tests {
             (32, 33, From::File),
         ];
         assert_eq!(pages(&part), expected);
-        let blind = Present(None).runs(&region, 0..PAGE).unwrap();
+        let nothing = Present(None);
+        let blind = nothing.of(&region).unwrap().runs(0..PAGE).unwrap();
         assert_eq!(pages(&blind), [(0, 1, From::Memory)]);
     }
 
@@ -340,7 +377,7 @@ mod tests {
         let file = sparse();
         let region = region(Some(file.try_clone().unwrap()), MapFlags::PRIVATE);
         file.set_len(20 * PAGE).unwrap();
-        assert!(Present::look().runs(&region, 0..LEN).is_err());
+        assert!(Present::look().of(&region).is_err());
     }
 
     #[test]

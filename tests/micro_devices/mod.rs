@@ -83,34 +83,10 @@ fn an_independent_driver_reads_random_bytes_that_differ() {
     }
 }
 
-/// All frames of a network device of the host.
-#[cfg(feature = "virtio-net")]
-pub(crate) fn packet_socket(name: &str) -> std::fs::File {
-    use std::os::fd::{FromRawFd, OwnedFd};
-    let index = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).unwrap();
-    // SAFETY: plain system calls; the address is a sockaddr_ll of its size, the descriptor is ours.
-    unsafe {
-        let protocol = u16::try_from(libc::ETH_P_ALL).unwrap().to_be();
-        let fd = libc::socket(
-            libc::AF_PACKET,
-            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-            protocol.into(),
-        );
-        assert!(fd >= 0, "a packet socket needs CAP_NET_RAW");
-        let mut address: libc::sockaddr_ll = std::mem::zeroed();
-        address.sll_family = libc::AF_PACKET.try_into().unwrap();
-        address.sll_protocol = protocol;
-        address.sll_ifindex = index.trim().parse().unwrap();
-        let len = size_of_val(&address).try_into().unwrap();
-        assert_eq!(libc::bind(fd, (&raw const address).cast(), len), 0);
-        OwnedFd::from_raw_fd(fd).into()
-    }
-}
-
 #[test]
 #[cfg(feature = "virtio-net")]
 fn an_independent_driver_sends_frames_back() {
-    use std::io::Read;
+    use crate::micro_peers::{FRAMES, comes_back, frame, packet_socket};
     for transport in TRANSPORTS {
         let tap = format!("mg{}", std::process::id());
         let net = format!("--net={tap},mac=02:00:00:00:00:07");
@@ -120,24 +96,8 @@ fn an_independent_driver_sends_frames_back() {
             "mac 02:00:00:00:00:07\nready\n",
         );
         let mut host = packet_socket(&tap);
-        // To the guest, from us, of a type for experiments.
-        let frame = |fill: u8, len: usize| {
-            let head = [2, 0, 0, 0, 0, 7, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
-            let mut frame = head.to_vec();
-            frame.resize(len, fill);
-            frame
-        };
-        for (fill, len) in [(1, 60), (2, 1514), (3, 600), (4, 64)] {
-            host.write_all(&frame(fill, len)).unwrap();
-            let mut expected = frame(fill, len);
-            expected[..12].rotate_left(6);
-            loop {
-                let mut buffer = [0; 2048];
-                let received = host.read(&mut buffer).unwrap();
-                if buffer[..received] == expected {
-                    break;
-                }
-            }
+        for (fill, len) in FRAMES {
+            comes_back(&mut host, fill, len);
         }
         all_close_on_exec(&child);
         host.write_all(&frame(b'q', 60)).unwrap();
@@ -148,32 +108,16 @@ fn an_independent_driver_sends_frames_back() {
 #[test]
 #[cfg(feature = "virtio-vsock")]
 fn an_independent_driver_sends_back_what_comes_through_its_sockets() {
-    use std::io::Read;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use crate::micro_peers::{connect, echoes};
+    use std::os::unix::net::UnixListener;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("v");
     let vsock = format!("--vsock=cid=9,path={}", path.display());
-    let echoes = |stream: &mut UnixStream| {
-        for len in [1, 255, 256, 1000] {
-            let sent: Vec<u8> = (0..len).map(low_byte).collect();
-            stream.write_all(&sent).unwrap();
-            let mut received = vec![0; len];
-            stream.read_exact(&mut received).unwrap();
-            assert!(sent == received);
-        }
-    };
     for transport in TRANSPORTS {
         // The host connects.
         let mut child = start_virtio("virtio_vsock", transport, &[&vsock]);
         read_until(child.stdout.as_mut().unwrap(), "cid 9\nready\n");
-        let mut stream = UnixStream::connect(&path).unwrap();
-        stream.write_all(b"CONNECT 1234\n").unwrap();
-        let mut answer = [0; 3];
-        stream.read_exact(&mut answer).unwrap();
-        assert_eq!(&answer, b"OK ");
-        while answer[0] != b'\n' {
-            stream.read_exact(&mut answer[..1]).unwrap();
-        }
+        let mut stream = connect(&path);
         echoes(&mut stream);
         all_close_on_exec(&child);
         drop(stream);

@@ -1,13 +1,13 @@
 //! Guests whose devices work while the machine is paused and goes on again, as often as it can.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Child;
 use std::thread::{self, JoinHandle};
 
 use crate::common::{finish, read_until};
-use crate::{SECTOR, TRANSPORTS, disk, low_byte, passed, sectors, start_virtio};
+use crate::{SECTOR, TRANSPORTS, disk, passed, sectors, start_virtio};
 
 /// Pauses and resumes a VM until its end; gives how often.
 fn disturb(socket: &Path) -> JoinHandle<u32> {
@@ -75,6 +75,7 @@ fn a_driver_of_a_disk_notices_nothing_of_pauses() {
 #[test]
 #[cfg(feature = "virtio-vsock")]
 fn streams_of_sockets_survive_pauses() {
+    use crate::micro_peers::{connect, echoes};
     let folder = tempfile::tempdir().unwrap();
     let (path, socket) = (folder.path().join("v"), folder.path().join("control"));
     let vsock = format!("--vsock=cid=9,path={}", path.display());
@@ -84,19 +85,8 @@ fn streams_of_sockets_survive_pauses() {
         wait_for(&socket, &mut child);
         let disturbed = disturb(&socket);
         read_until(child.stdout.as_mut().unwrap(), "cid 9\nready\n");
-        let mut stream = UnixStream::connect(&path).unwrap();
-        stream.write_all(b"CONNECT 1234\n").unwrap();
-        let mut answer = [0];
-        while answer != [b'\n'] {
-            stream.read_exact(&mut answer).unwrap();
-        }
-        for len in [1, 255, 256, 1000] {
-            let sent: Vec<u8> = (0..len).map(low_byte).collect();
-            stream.write_all(&sent).unwrap();
-            let mut received = vec![0; len];
-            stream.read_exact(&mut received).unwrap();
-            assert!(sent == received);
-        }
+        let mut stream = connect(&path);
+        echoes(&mut stream);
         drop(stream);
         let lines = passed(finish(child));
         assert!(lines[0].starts_with("1512 bytes echoed, then"), "{lines:?}");

@@ -1,7 +1,6 @@
 //! Guests that go on in another process, again and again, while their drivers and devices work.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::common::{Ended, finish, read_until, vmm};
-use crate::{SECTOR, TRANSPORTS, disk, low_byte, passed, sectors, start_virtio};
+use crate::{SECTOR, TRANSPORTS, disk, passed, sectors, start_virtio};
 
 /// How long a VM may take to end that has told nothing more.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -181,6 +180,7 @@ fn a_driver_of_a_disk_notices_nothing_of_other_processes() {
 #[test]
 #[cfg(feature = "virtio-net")]
 fn frames_come_back_from_every_process() {
+    use crate::micro_peers::{FRAMES, comes_back, frame, packet_socket};
     for transport in TRANSPORTS {
         let tap = format!("ms{}", std::process::id());
         let net = format!("--net={tap},mac=02:00:00:00:00:07");
@@ -188,27 +188,13 @@ fn frames_come_back_from_every_process() {
             Wanderer::new(|control| start_virtio("virtio_net", transport, &[&net, control, SMALL]));
         let stdout = wanderer.child.child().stdout.as_mut().unwrap();
         read_until(stdout, "mac 02:00:00:00:00:07\nready\n");
-        let frame = |fill: u8, len: usize| {
-            let head = [2, 0, 0, 0, 0, 7, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
-            let mut frame = head.to_vec();
-            frame.resize(len, fill);
-            frame
-        };
-        for (fill, len) in [(1, 60), (2, 1514), (3, 600), (4, 64)] {
+        for (fill, len) in FRAMES {
             assert!(wanderer.goes_on(&[]));
             wanderer.has_opened();
             // Each process has made the tap device anew.
-            let mut host = crate::micro_devices::packet_socket(&tap);
-            host.write_all(&frame(fill, len)).unwrap();
-            let mut expected = frame(fill, len);
-            expected[..12].rotate_left(6);
-            let mut buffer = vec![0; 2048];
-            let mut received = 0;
-            while expected != buffer[..received] {
-                received = host.read(&mut buffer).unwrap();
-            }
+            comes_back(&mut packet_socket(&tap), fill, len);
         }
-        let mut host = crate::micro_devices::packet_socket(&tap);
+        let mut host = packet_socket(&tap);
         host.write_all(&frame(b'q', 60)).unwrap();
         assert_eq!(passed(wanderer.child.finish()), ["4 frames echoed"]);
     }
@@ -218,6 +204,7 @@ fn frames_come_back_from_every_process() {
 #[test]
 #[cfg(feature = "virtio-vsock")]
 fn r47_sockets_are_there_in_every_process() {
+    use crate::micro_peers::{connect, echoes};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("v");
     let vsock = format!("--vsock=cid=9,path={}", path.display());
@@ -233,19 +220,8 @@ fn r47_sockets_are_there_in_every_process() {
             assert!(wanderer.goes_on(&[]));
         }
         wanderer.has_opened();
-        let mut stream = UnixStream::connect(&path).unwrap();
-        stream.write_all(b"CONNECT 1234\n").unwrap();
-        let mut answer = [0];
-        while answer != [b'\n'] {
-            stream.read_exact(&mut answer).unwrap();
-        }
-        for len in [1, 255, 256, 1000] {
-            let sent: Vec<u8> = (0..len).map(low_byte).collect();
-            stream.write_all(&sent).unwrap();
-            let mut received = vec![0; len];
-            stream.read_exact(&mut received).unwrap();
-            assert!(sent == received);
-        }
+        let mut stream = connect(&path);
+        echoes(&mut stream);
         drop(stream);
         let lines = passed(wanderer.child.finish());
         assert!(lines[0].starts_with("1512 bytes echoed, then"), "{lines:?}");
