@@ -1,6 +1,11 @@
 //! What a machine gets beside its configuration, which is plain data: open consoles, devices of the embedder's own.
 
-use crate::{Console, Consoles, OwnDevice};
+use std::sync::Arc;
+
+#[cfg(feature = "virtio")]
+use ::devices::virtio::FrameHook;
+
+use crate::{Confinement, Console, Consoles, OwnDevice};
 
 /// What is attached to a machine from outside: where its consoles go, and devices of the embedder's own. One
 /// [`Console`] stands for a machine with nothing but a serial console.
@@ -24,6 +29,13 @@ pub struct Attachments {
     pub consoles: Consoles,
     /// Devices of the embedder's own.
     pub devices: Vec<OwnDevice>,
+    /// What the names of the vCPUs' threads begin with; the vCPU's number comes behind it. Without it, `vcpu`.
+    pub vcpu_threads: Option<String>,
+    /// What takes rights from the process and the VM's threads.
+    pub confinement: Option<Arc<dyn Confinement>>,
+    /// Hooks that see the frames of network devices, with the ids of those.
+    #[cfg(feature = "virtio")]
+    pub frame_hooks: Vec<(String, Box<dyn FrameHook>)>,
 }
 
 impl Attachments {
@@ -42,6 +54,30 @@ impl Attachments {
         self
     }
 
+    /// Says what the names of the vCPUs' threads begin with, for whoever looks for them in `/proc` (to pin them, to put
+    /// them into a cgroup). The kernel keeps 15 bytes of a name.
+    #[must_use]
+    pub fn with_vcpu_threads(mut self, prefix: impl Into<String>) -> Self {
+        self.vcpu_threads = Some(prefix.into());
+        self
+    }
+
+    /// Says what takes rights from the process once everything is open, and from each thread as it begins.
+    #[must_use]
+    pub fn with_confinement(mut self, confinement: Arc<dyn Confinement>) -> Self {
+        self.confinement = Some(confinement);
+        self
+    }
+
+    /// Has a hook see the frames of a network device, which has this id ([`NetConfig::id`](crate::NetConfig::id); `net0`,
+    /// `net1` … where the configuration has none). A device has one hook.
+    #[cfg(feature = "virtio")]
+    #[must_use]
+    pub fn with_frame_hook(mut self, device: impl Into<String>, hook: Box<dyn FrameHook>) -> Self {
+        self.frame_hooks.push((device.into(), hook));
+        self
+    }
+
     /// Adds a device of the embedder's own.
     #[must_use]
     pub fn with_device(mut self, device: OwnDevice) -> Self {
@@ -54,7 +90,7 @@ impl From<Consoles> for Attachments {
     fn from(consoles: Consoles) -> Self {
         Self {
             consoles,
-            devices: Vec::new(),
+            ..Self::default()
         }
     }
 }

@@ -5,6 +5,14 @@ use rustix::process::{Resource, getrlimit};
 /// A page of guest memory that KVM does not get.
 pub(crate) const LOST_MEMORY: &str = "if the VM was restored, its file of memory was cut, or that file's disk fails: \
      restore it again, from a whole copy. With reserved huge pages, look at how many this host has left";
+/// No userfaultfd for faults of the kernel's own accesses, of which KVM's are.
+#[cfg(feature = "snapshot")]
+pub(crate) const USERFAULTFD: &str = "let your user read and write /dev/userfaultfd (Linux 6.1 or newer), run as root, or set the \
+     sysctl vm.unprivileged_userfaultfd to 1; or restore with memory=lazy";
+/// The process that brings the pages of a restored VM.
+#[cfg(feature = "snapshot")]
+pub(crate) const HANDLER: &str = "restore the VM again, with a handler of page faults that listens on the socket before, answers \
+     each fault, and keeps its end of the socket open as long as the VM lives; or with memory=lazy";
 /// The limit of threads and processes is reached.
 pub(crate) const PROCESSES: &str = "raise the limit of threads and processes (`ulimit -u`, TasksMax= of systemd, the pids \
      controller of the cgroup), or ask for fewer vCPUs and devices";

@@ -92,6 +92,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Whoever had the content of guest memory is gone, and so nobody can go on.
+    #[error("guest memory is lost: {cause}")]
+    LostMemory {
+        /// Who is gone.
+        cause: String,
+        /// What to do about it.
+        cure: &'static str,
+    },
     /// A vCPU could not go on: KVM failed it, or it left the guest for a reason the VMM does not
     /// know. The report has the exit reason, registers, instruction bytes and last console output.
     #[error("vCPU {id} stopped: {cause}")]
@@ -176,6 +184,7 @@ impl Error {
         match self {
             Self::Config { cure, .. } | Self::Refused { cure, .. } => Some(cure),
             Self::KvmUnavailable { cure, .. } => Some(cure),
+            Self::LostMemory { cure, .. } => Some(cure),
             Self::Vcpu { cure, .. } => *cure,
             Self::Boot {
                 source: BootError::WrongFile { cure, .. },

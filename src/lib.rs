@@ -22,11 +22,15 @@
 mod attachments;
 mod backend;
 mod config;
+mod confinement;
 mod console;
 mod control;
 mod cures;
 mod devices;
 mod error;
+#[cfg_attr(not(feature = "snapshot"), path = "no_fork.rs")]
+mod fork;
+mod handed;
 mod host;
 mod kernel;
 mod memory;
@@ -34,15 +38,22 @@ mod outputs;
 mod random;
 #[cfg(feature = "snapshot")]
 mod snapshot;
+#[cfg(any(feature = "control", feature = "snapshot"))]
+mod threads;
 mod timeline;
 mod vm;
 mod wake;
 
 pub use crate::devices::own::{Interrupt, OwnDevice};
+#[cfg(feature = "virtio-net")]
+pub use crate::devices::virtio::open_tap;
 pub use ::devices::config::{
-    BalloonConfig, BlkConfig, BlkEngine, BlkReplacement, Limits, Mac, NetConfig, NetReplacement,
-    OptionError, VsockConfig, VsockReplacement, with_text, words_of,
+    BalloonConfig, BlkConfig, BlkCopy, BlkEngine, BlkReplacement, Direction, Limits, LimitsChange,
+    Mac, NetConfig, NetReplacement, OptionError, Rate, VsockConfig, VsockReplacement, with_text,
+    words_of,
 };
+#[cfg(feature = "virtio")]
+pub use ::devices::virtio::{FRAME_START, FrameHook};
 pub use ::devices::{
     BalloonStatistics, Bucket, Change, ChangeError, DeviceMetrics, GuestStatistics, Hinting,
     HintingState, HintingStatus, LATENCY_BOUNDS_US, Latencies, Link, NewFile, OperationMetrics,
@@ -50,7 +61,7 @@ pub use ::devices::{
 };
 pub use ::devices::{BusDevice, Outcome};
 pub use arch;
-pub use arch::{ConfigPath, Lean, Transport};
+pub use arch::{ConfigPath, FeatureBits, Lean, Transport};
 pub use attachments::Attachments;
 pub use backend::hello_guest;
 #[cfg(feature = "host")]
@@ -58,28 +69,41 @@ pub use backend::{ARCHITECTURES, HostPlatform, planner, planner_with_facts};
 pub use config::{HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig, in_plain_words};
 #[cfg(any(feature = "config-file", feature = "control", feature = "snapshot"))]
 pub use config::{ReadError, Step, ValuePath, read_unique, read_value};
+pub use confinement::{Confinement, ConfinementReport, MissingPart, ThreadRole};
 pub use console::{Console, Consoles, EscapeKeys, MainConsole, in_background};
-#[cfg(feature = "snapshot")]
-pub use control::command::Written;
+pub use control::answer::Pending;
 pub use control::command::{
     Command, CommandError, DeviceStatus, Reply, State, Status, VcpuRegisters,
 };
+pub use control::ending::{Crash, CrashCause, ExitReason};
 pub use control::event::{Event, Happening, Subscription};
-pub use control::handle::{Crash, CrashCause, ExitReason, VmHandle};
-pub use control::metrics::{DeviceReport, Exits, Metrics, VcpuMetrics};
+#[cfg(feature = "snapshot")]
+pub use control::forking::{DiskContent, ForkWish, Forked, ForkedDisk, ForkedTap};
+pub use control::handle::VmHandle;
+pub use control::metrics::{DeviceReport, Exits, Metrics, RegisterMetrics, VcpuMetrics};
+#[cfg(feature = "snapshot")]
+pub use control::saving::{CopiedDisk, CopyMethod, DiskCopy, SavedForm, SavingStatus, Written};
 #[cfg(feature = "schema")]
 pub use control::server::schema::control_schema;
 #[cfg(feature = "control")]
-pub use control::server::{ControlServer, ControlSocket, PROTOCOL, Place};
+pub use control::server::{
+    ClientLimits, ControlServer, ControlSocket, Input, MAX_DESCRIPTORS, Next, PROTOCOL,
+    ParkedControl, ParkedServer, Place, Service, SocketServer,
+};
 pub use error::Error;
+#[cfg(feature = "virtio-vsock")]
+pub use handed::MadeSocket;
+pub use handed::own_descriptor;
 pub use host::{Check, Level, diagnose, probe};
 pub use kernel::inspect::{KernelReport, inspect};
 pub use memory::huge::transparent_size as transparent_page_bytes;
 pub use outputs::{NamedFile, NamedFiles, busy_output, check_descriptor_path, refused_output};
 #[cfg(feature = "snapshot")]
-pub use snapshot::Snapshot;
+pub use snapshot::{RestoredClock, SavedMemory, Snapshot};
 pub use timeline::{Milestone, Timeline};
 pub use vm::machine::Machine;
+#[cfg(feature = "snapshot")]
+pub use vm::parked::{Fork, Forking, Parked, Ran};
 pub use vm::planned_for::PlannedFor;
 pub use vm::planning::{device_tree, plan};
 pub use vm::rehearsal::rehearse;

@@ -47,6 +47,7 @@ fn every_field_of_a_configuration_has_a_builder() {
                 ("VmConfig", "rng") => "without_rng(".to_owned(),
                 ("VmConfig", "vmgenid") => "without_vmgenid(".to_owned(),
                 ("BlkConfig", "discard") => "without_discard(".to_owned(),
+                ("BlkConfig", "lock") => "without_lock(".to_owned(),
                 ("BlkConfig" | "VsockConfig", "path") | ("VsockConfig", "cid") => "new(".to_owned(),
                 _ => format!("with_{field}("),
             };

@@ -153,7 +153,7 @@ fn devices_are_changed_from_another_process() {
                 "{ended:?}"
             );
         }
-        let answer = json(socket, &["device", "root", "limits", "iops=1"]);
+        let answer = json(socket, &["device", "root", "adjust-limits", "iops=1"]);
         assert_eq!(answer["state"], json(socket, &["status"])["state"]);
         let answer = json(socket, &["device", "balloon0", "hinting", "status"]);
         assert_eq!(answer["hinting"]["state"], "idle");
@@ -194,7 +194,7 @@ fn devices_are_changed_from_another_process() {
             (&["root", "limits", "bw=0"], "1 to 1024T"),
             (
                 &["root", "limits", "speed=1"],
-                "bw=, bw-burst=, iops= and iops-burst=",
+                "bw=, bw-burst=, bw-refill=, bw-once=, iops=, iops-burst=, iops-refill= and iops-once=",
             ),
             (&["root", "limits", "bw=1", "bw=2"], "bw is given twice"),
             (&["root", "limits", "bw-burst=1"], "give bw as well"),
@@ -281,7 +281,7 @@ fn a_disk_gets_another_file_which_the_client_opens() {
             ],
             [
                 "the file of blk0 cannot be changed",
-                "in use as a disk already by process",
+                "in use as a disk already",
             ],
         ),
         (
@@ -530,4 +530,38 @@ fn what_is_no_control_socket_is_named() {
             refused(arguments, &["--control=", "cure: name a"]);
         }
     }
+}
+
+/// A container's VM: its client and the leaders of its session and its group have no number there.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_client_from_outside_of_the_namespace_of_processes_is_served() {
+    if !rustix::process::getuid().is_root() {
+        eprintln!("SKIPPED: only root makes a namespace of processes");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = common::kernel(&busy());
+    let socket = folder.path().join("control");
+    let mut child = std::process::Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--"])
+        .arg(common::binary())
+        .arg("--log-level=info")
+        .arg(common::option("kernel", kernel.path()))
+        .arg(common::option("control", &socket))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    common::read_until(child.stdout.as_mut().unwrap(), "up\n");
+    said(&socket, &["stop"]);
+    let ended = finish(child);
+    assert!(
+        ended
+            .stderr
+            .contains("a client of another namespace of processes, user 0"),
+        "{}",
+        ended.stderr
+    );
 }

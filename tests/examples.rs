@@ -132,3 +132,17 @@ fn own_device_counts() {
         &["hello from", "it has written 0 times"],
     );
 }
+
+#[test]
+#[cfg(all(feature = "snapshot", target_arch = "x86_64"))]
+fn a_vm_becomes_two() {
+    // Both print to one pipe.
+    let spin = [0xeb, 0xfe];
+    says(
+        "fork",
+        Some(&spin),
+        &[],
+        &["parent: Forked(", "parent: it was asked to end"],
+    );
+    says("fork", Some(&spin), &[], &["fork: it was asked to end"]);
+}

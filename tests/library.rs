@@ -6,6 +6,7 @@ mod common;
 
 use std::sync::Mutex;
 use std::thread;
+use std::time::Duration;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use vmm_reference::arch::kernel::{KernelHeader, KernelImage};
@@ -13,7 +14,9 @@ use vmm_reference::arch::{
     BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, Kvm, KvmError, KvmIrqChip,
     KvmPlatform, MachineConfig, MachinePlan, PlanError, Platform, Unsaved, VcpuFd, VcpuId, VmFd,
 };
-use vmm_reference::{Console, ExitReason, Happening, HostPlatform, Machine, Vm, VmConfig};
+use vmm_reference::{
+    Attachments, Console, ExitReason, Happening, HostPlatform, Machine, Vm, VmConfig,
+};
 
 type HostChip = <HostPlatform as KvmPlatform>::Chip;
 
@@ -39,6 +42,32 @@ fn several_vms_run_and_stop_in_one_process() {
     for thread in threads {
         assert_eq!(thread.join().unwrap(), ExitReason::Stopped);
     }
+}
+
+#[test]
+fn the_threads_of_vcpus_have_the_names_that_an_embedder_gives() {
+    let spin = common::kernel(&[0xeb, 0xfe]);
+    let config = VmConfig::default().with_kernel(spin.path()).with_vcpus(2);
+    let attachments = |prefix| Attachments::default().with_vcpu_threads(prefix);
+    let vm = Vm::new(&config, attachments("my_vcpu ")).unwrap();
+    let handle = vm.handle();
+    let thread = thread::spawn(|| vm.run().unwrap());
+    for expected in ["my_vcpu 0\n", "my_vcpu 1\n"] {
+        let is_there = || {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            // Threads of other tests end meanwhile.
+            let mut names = tasks
+                .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+            names.any(|name| name == expected)
+        };
+        while !is_there() {
+            thread::yield_now();
+        }
+    }
+    handle.request_stop();
+    assert_eq!(thread.join().unwrap(), ExitReason::Stopped);
+    let refused = Vm::new(&config, attachments("a\0b")).unwrap_err();
+    assert!(refused.to_string().contains("NUL"), "{refused}");
 }
 
 #[test]
@@ -152,6 +181,10 @@ impl Platform for Recorder {
             },
             ram,
         )
+    }
+
+    fn pass_time(&self, _: Duration, clock: &mut Unsaved, _: &mut [Unsaved]) {
+        match *clock {}
     }
 
     fn configure_vcpu(

@@ -7,16 +7,17 @@ mod common;
 #[cfg(feature = "virtio-console")]
 mod micro_consoles;
 mod micro_devices;
+#[cfg(all(feature = "control", feature = "snapshot"))]
+mod micro_forks;
 mod micro_hostile;
+#[cfg(feature = "control")]
+mod micro_keyboard;
 #[cfg(feature = "control")]
 mod micro_metrics;
 #[cfg(feature = "control")]
 mod micro_pauses;
 mod micro_peers;
-#[cfg(all(
-    feature = "snapshot",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-))]
+#[cfg(feature = "snapshot")]
 mod micro_snapshots;
 
 use std::io::Write;

@@ -29,6 +29,13 @@ const READ_STRING: &[u8] = &[
 /// Reads memory that is not RAM for ever: `mov ebx, 0xfed40000; mov eax, [rbx]; jmp`.
 const READ_MEMORY: &[u8] = &[0xbb, 0, 0, 0xd4, 0xfe, 0x8b, 0x03, 0xeb, 0xfc];
 
+/// Waits for the power button, and powers off: `mov dx, 0x603; in al, dx; test al, 1; jz to in; mov dx, 0x600;
+/// mov al, 0x34; out dx, al; hlt`.
+const HEED_BUTTON: &[u8] = &[
+    0x66, 0xba, 0x03, 0x06, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee,
+    0xf4,
+];
+
 struct Machine {
     handle: VmHandle,
     thread: JoinHandle<Result<ExitReason, vmm_reference::Error>>,
@@ -161,6 +168,40 @@ fn a_machine_stands_still_whatever_its_vcpus_do() {
             machine.pause();
             machine.stop();
         }
+    }
+}
+
+#[test]
+fn what_a_machine_has_done_is_told_after_its_end_too() {
+    let machine = Machine::start(READ, 1);
+    while machine.accesses() == 0 {
+        thread::yield_now();
+    }
+    machine.pause();
+    let before = machine.accesses();
+    assert_eq!(machine.done(Command::Stop {}), State::Ended);
+    assert_eq!(machine.thread.join().unwrap().unwrap(), ExitReason::Stopped);
+    let Ok(Reply::Metrics(metrics)) = machine.handle.command(Command::Metrics {}) else {
+        panic!("no metrics");
+    };
+    assert_eq!(metrics.exits.port_reads, before);
+    assert_eq!((metrics.vcpus.len(), metrics.pauses), (1, 1));
+}
+
+#[test]
+fn ctrl_alt_del_is_the_power_button_of_a_guest_without_a_keyboard() {
+    for keyboard in [false, true] {
+        let machine = Machine::with(HEED_BUTTON, Console::null(), |mut config| {
+            config.keyboard = keyboard;
+            config
+        });
+        machine.pause();
+        let refused = machine.handle.command(Command::CtrlAltDel {}).unwrap_err();
+        assert!(refused.to_string().contains("is paused"), "{refused}");
+        machine.resume();
+        assert_eq!(machine.done(Command::CtrlAltDel {}), State::Running);
+        let end = machine.thread.join().unwrap().unwrap();
+        assert_eq!(end, ExitReason::PoweredOff);
     }
 }
 

@@ -5,14 +5,15 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use vm_fdt::FdtWriter;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_reference::arch::kernel::{KernelHeader, Protocol};
 use vmm_reference::arch::{
-    AddressRange, BootError, BootInfo, BootRequest, DeviceKind, DevicePlan, Gsi, GuestRam,
-    IrqModel, KernelPlacement, MachineConfig, MachinePlan, PciPlan, Placed, PlanError, Platform,
-    Space, Transport, Unsaved, VcpuId, WiredRoute, contract, device_tree, virtio_mmio,
+    AddressRange, BootError, BootInfo, BootRequest, DeviceKind, DevicePlan, Difference, Gsi,
+    GuestRam, IrqModel, KernelPlacement, MachineConfig, MachinePlan, PciPlan, Placed, PlanError,
+    Platform, Space, Transport, Unsaved, VcpuId, WiredRoute, contract, device_tree, virtio_mmio,
 };
 use vmm_reference::{VmConfig, plan};
 
@@ -49,6 +50,7 @@ enum Flaw {
     PlacesKernelsAnywhere,
     EntersElsewhere,
     NamesNoKernel,
+    BreaksItsPromise,
 }
 
 /// RAM from 2 GiB on, devices below, everything that the guest is told in one block.
@@ -118,10 +120,24 @@ fn refuse<T>(field: &'static str, value: impl ToString) -> Result<T, PlanError> 
 impl Platform for Fake {
     type IrqChip = Lines;
     type VcpuSetup = Option<u64>;
-    type Promise = Unsaved;
+    type Promise = ();
     type VcpuState = Unsaved;
     type ChipState = Unsaved;
     type ClockState = Unsaved;
+
+    fn promise(&self) -> Option<()> {
+        Some(())
+    }
+
+    fn keep(&mut self, (): ()) -> Vec<Difference> {
+        let broken = self.has(Flaw::BreaksItsPromise);
+        let difference = || Difference::new("everything", "it", "not");
+        broken.then(difference).into_iter().collect()
+    }
+
+    fn pass_time(&self, _: Duration, clock: &mut Unsaved, _: &mut [Unsaved]) {
+        match *clock {}
+    }
 
     fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
         static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -338,7 +354,8 @@ fn the_contract_finds_every_flaw() {
     let vcpus = move |fake: Fake| contract::every_vcpu_can_be_configured(&fake, &protocols);
     type Check<'a> = &'a dyn Fn(Fake);
     let kernels = move |fake: Fake| contract::kernels_have_their_place(&fake, &protocols);
-    let checks: [(Flaw, Check<'_>, &str); 23] = [
+    let promises: fn(Fake) = |fake| contract::a_host_keeps_its_own_promise(fake);
+    let checks: [(Flaw, Check<'_>, &str); 24] = [
         (Flaw::LosesAPage, &plans, "RAM of"),
         (Flaw::DeviceInRam, &plans, "overlaps devices"),
         (Flaw::SharedInterrupt, &plans, "interrupts are shared"),
@@ -370,6 +387,7 @@ fn the_contract_finds_every_flaw() {
         (Flaw::PlacesKernelsAnywhere, &kernels, "outside the window"),
         (Flaw::EntersElsewhere, &kernels, "outside the kernel"),
         (Flaw::NamesNoKernel, &kernels, "the z80 ELF is not named"),
+        (Flaw::BreaksItsPromise, &promises, "left == right"),
     ];
     for (flaw, check, text) in checks {
         let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(Fake(flaw))))

@@ -4,104 +4,19 @@
 #![cfg(target_arch = "x86_64")]
 
 mod common;
+mod restore_layers;
 
 use std::fs;
 use std::path::Path;
-use std::process::Child;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::{Ended, finish, option, vmm};
-use tempfile::TempDir;
-
-/// Prints 1, 2, 3 and so on, for ever, as in tests/snapshot.rs.
-const COUNT: &[u8] = &[
-    0xfe, 0xc3, 0x88, 0xd8, 0x66, 0xba, 0xf8, 0x03, 0xee, 0xb9, 200, 0, 0, 0, 0xe2, 0xfe, 0xeb,
-    0xee,
-];
-
-struct Trial(TempDir);
-
-/// A VM that does not outlive its test, however that ends.
-struct Spawned(Option<Child>);
-
-impl Spawned {
-    fn finish(mut self) -> Ended {
-        finish(self.0.take().unwrap())
-    }
-}
-
-impl Drop for Spawned {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Trial {
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    fn spawn(&self, generation: u32, arguments: &[&str]) -> Spawned {
-        let serial = format!("--serial=file={}", self.output(generation));
-        let control = format!("--control={}", self.path("control"));
-        let child = vmm(&[arguments, &[&serial, &control]].concat()).spawn();
-        let mut child = child.unwrap();
-        while !Path::new(&self.path("control")).exists() {
-            let ended = child.try_wait().unwrap();
-            assert!(ended.is_none(), "{ended:?}");
-            thread::yield_now();
-        }
-        Spawned(Some(child))
-    }
-
-    fn output(&self, generation: u32) -> String {
-        self.path(&format!("output{generation}"))
-    }
-
-    /// Waits until a VM has printed something.
-    fn wait(&self, generation: u32) {
-        let begin = Instant::now();
-        while fs::read(self.output(generation)).unwrap().is_empty() {
-            assert!(
-                begin.elapsed() < Duration::from_secs(60),
-                "it prints nothing"
-            );
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> Ended {
-        let control = self.path("control");
-        finish(
-            vmm(&[&["ctl", &control], arguments].concat())
-                .spawn()
-                .unwrap(),
-        )
-    }
-
-    fn said(&self, arguments: &[&str]) -> String {
-        let ended = self.ctl(arguments);
-        assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {ended:?}");
-        ended.stdout
-    }
-
-    /// The names in the folder of the saved VM.
-    fn files(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path("saved")).unwrap();
-        let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
-        let mut names: Vec<_> = entries.map(|entry| name(entry.unwrap())).collect();
-        names.sort();
-        names
-    }
-}
+use common::trial::{COUNT, Trial};
+use common::{finish, option, vmm};
 
 #[test]
 fn a_vm_goes_on_in_another_process() {
-    let trial = Trial(tempfile::tempdir().unwrap());
+    let trial = Trial::new();
     let kernel = common::kernel(COUNT);
     let kernel = option("kernel", kernel.path());
     let saved = trial.path("saved");
@@ -117,7 +32,8 @@ fn a_vm_goes_on_in_another_process() {
         for text in [
             "saved VM  of vmm-reference ",
             "vCPUs     1\n",
-            "memory    32 MiB, ",
+            "memory    32 MiB\n",
+            " KiB in memory-",
         ] {
             assert!(inspected.contains(text), "{inspected}");
         }
@@ -155,7 +71,7 @@ fn a_vm_goes_on_in_another_process() {
 
 #[test]
 fn r46_a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
-    let trial = Trial(tempfile::tempdir().unwrap());
+    let trial = Trial::new();
     let kernel = common::kernel(COUNT);
     let kernel = option("kernel", kernel.path());
     let saved = trial.path("saved");
@@ -179,38 +95,44 @@ fn r46_a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
 /// Says nothing where nobody may mount a file system.
 #[test]
 fn r46_a_full_file_system_has_the_saved_vm_of_before() {
-    let trial = Trial(tempfile::tempdir().unwrap());
+    let trial = Trial::new();
     let kernel = common::kernel(COUNT);
     let kernel = option("kernel", kernel.path());
     let child = trial.spawn(0, &[&kernel, "--rng=off"]);
     fs::create_dir(trial.path("saved")).unwrap();
     let script = "mount -t tmpfs -o size=\"$1\" none \"$2\" || exit 77; shift; \
-        \"$3\" ctl \"$2\" snapshot \"$1\" || exit 2; cp -r \"$1\" \"$4\"; \
+        \"$3\" ctl \"$2\" snapshot \"$1\" $5 || exit 2; cp -r \"$1\" \"$4\"; \
         head -c 1G /dev/zero > \"$1\"/fill 2> /dev/null; \
-        \"$3\" ctl \"$2\" snapshot \"$1\"; status=$?; rm \"$1\"/fill; diff -r \"$1\" \"$4\" || exit 3; exit $status";
-    let arguments = [
-        "-c".to_owned(),
-        script.to_owned(),
-        "sh".to_owned(),
-        "4M".to_owned(),
-        trial.path("saved"),
-        trial.path("control"),
-        env!("CARGO_BIN_EXE_vmm-reference").to_owned(),
-        trial.path("copy"),
-    ];
-    let mut unshare = std::process::Command::new("unshare");
-    let ended = unshare
-        .args(["--map-root-user", "--mount", "sh"])
-        .args(arguments)
-        .output();
-    let ended = ended.unwrap();
-    if ended.status.code() == Some(77) {
-        let allowed = std::env::var_os("CI").is_none();
-        assert!(allowed, "no file system: {ended:?}");
-    } else {
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        assert!(said.contains("No space left on device"), "{said}");
+        \"$3\" ctl \"$2\" snapshot \"$1\" $5; status=$?; rm \"$1\"/fill; diff -r \"$1\" \"$4\" || exit 3; exit $status";
+    for what in ["", "--diff"] {
+        if !what.is_empty() && !restore_layers::is_told(&trial) {
+            break;
+        }
+        let arguments = [
+            "-c".to_owned(),
+            script.to_owned(),
+            "sh".to_owned(),
+            "4M".to_owned(),
+            trial.path("saved"),
+            trial.path("control"),
+            env!("CARGO_BIN_EXE_vmm-reference").to_owned(),
+            trial.path(&format!("copy{what}")),
+            what.to_owned(),
+        ];
+        let mut unshare = std::process::Command::new("unshare");
+        let ended = unshare
+            .args(["--map-root-user", "--mount", "sh"])
+            .args(arguments)
+            .output();
+        let ended = ended.unwrap();
+        if ended.status.code() == Some(77) {
+            let allowed = std::env::var_os("CI").is_none();
+            assert!(allowed, "no file system: {ended:?}");
+        } else {
+            let said = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+            assert!(said.contains("No space left on device"), "{said}");
+        }
     }
     assert!(trial.said(&["status"]).starts_with("state     running\n"));
     trial.said(&["stop"]);
@@ -220,7 +142,7 @@ fn r46_a_full_file_system_has_the_saved_vm_of_before() {
 /// Whenever `ctl` is killed, the folder has the saved VM of before or the next one.
 #[test]
 fn r46_a_killed_ctl_leaves_a_whole_saved_vm_and_nothing_that_is_in_the_way() {
-    let trial = Trial(tempfile::tempdir().unwrap());
+    let trial = Trial::new();
     let kernel = common::kernel(COUNT);
     let kernel = option("kernel", kernel.path());
     let (saved, control) = (trial.path("saved"), trial.path("control"));
@@ -241,19 +163,23 @@ fn r46_a_killed_ctl_leaves_a_whole_saved_vm_and_nothing_that_is_in_the_way() {
         assert_eq!(inspected.status.code(), Some(0), "{step}: {inspected:?}");
     }
     assert!(trial.said(&["status"]).starts_with("state     running\n"));
+    trial.is_written();
     trial.said(&["snapshot", &saved]);
+    // What those that were killed have left is gone.
+    let files = trial.files();
+    assert!(
+        matches!(&files[..], [memory, state] if memory.starts_with("memory-") && state == "state"),
+        "{files:?}"
+    );
     trial.said(&["stop"]);
     child.finish();
-    let child = trial.spawn(1, &["restore", &saved]);
-    trial.wait(1);
-    trial.said(&["stop"]);
-    child.finish();
+    trial.goes_on();
 }
 
 /// Memory is the file, and whoever cuts it takes the memory away.
 #[test]
 fn r32_a_vm_whose_memory_is_cut_says_so_and_ends() {
-    let trial = Trial(tempfile::tempdir().unwrap());
+    let trial = Trial::new();
     let kernel = common::kernel(COUNT);
     let kernel = option("kernel", kernel.path());
     let saved = trial.path("saved");
@@ -283,7 +209,7 @@ fn r32_a_vm_whose_memory_is_cut_says_so_and_ends() {
 /// A disk belongs to the memory that knows it.
 #[test]
 fn a_disk_that_went_on_is_refused_unless_it_is_said_to_be_fine() {
-    let trial = Trial(tempfile::tempdir().unwrap());
+    let trial = Trial::new();
     let kernel = common::kernel(COUNT);
     let kernel = option("kernel", kernel.path());
     let saved = trial.path("saved");

@@ -4,6 +4,7 @@
 #![cfg(target_arch = "x86_64")]
 
 mod common;
+mod snapshot_layers;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
@@ -117,7 +118,17 @@ impl Folder {
     fn save(&self, handle: &VmHandle) -> Result<Reply, CommandError> {
         let files: Vec<OwnedFd> = vec![self.create("state").into(), self.create("memory").into()];
         let memory = "memory".to_owned();
-        handle.command_with(Command::Snapshot { memory }, files)
+        let since = None;
+        handle.command_with(
+            Command::Snapshot {
+                memory,
+                since,
+                copies: vec![],
+                form: vmm_reference::SavedForm::Layer,
+                note: None,
+            },
+            files,
+        )
     }
 
     fn open(&self, name: &str) -> File {
@@ -126,7 +137,8 @@ impl Folder {
 
     fn restore(&self, console: Console) -> Result<Vm, vmm_reference::Error> {
         let snapshot = Snapshot::read("state", self.open("state"))?;
-        let memory = self.open(snapshot.memory_file());
+        let names = snapshot.memory_files();
+        let memory: Vec<_> = names.into_iter().map(|name| self.open(name)).collect();
         Vm::restore(snapshot, memory, console)
     }
 }
@@ -299,7 +311,14 @@ fn files_that_are_not_empty_or_have_no_name_are_refused() {
     let save = |memory: &str, ram: File| {
         let files: Vec<OwnedFd> = vec![folder.create("state").into(), ram.into()];
         let memory = memory.to_owned();
-        let command = Command::Snapshot { memory };
+        let since = None;
+        let command = Command::Snapshot {
+            memory,
+            since,
+            copies: vec![],
+            form: vmm_reference::SavedForm::Layer,
+            note: None,
+        };
         running.handle.command_with(command, files).unwrap_err()
     };
     for name in ["", "..", "a/b", "state"] {
@@ -317,20 +336,39 @@ fn files_that_are_not_empty_or_have_no_name_are_refused() {
     assert_eq!(fs::read(folder.0.path().join("full")).unwrap(), b"precious");
     let twice = folder.create("memory");
     let files = vec![twice.try_clone().unwrap().into(), twice.into()];
-    let memory = "m".to_owned();
-    let command = Command::Snapshot { memory };
+    let (memory, since) = ("m".to_owned(), None);
+    let command = Command::Snapshot {
+        memory,
+        since,
+        copies: vec![],
+        form: vmm_reference::SavedForm::Layer,
+        note: None,
+    };
     let refused = running.handle.command_with(command, files).unwrap_err();
     let source = std::error::Error::source(&refused).unwrap().to_string();
-    assert!(source.contains("the same one"), "{source}");
+    assert!(
+        source.contains("two files for it are the same one"),
+        "{source}"
+    );
     // A pipe that nobody reads keeps nobody waiting.
     let (_reader, pipe) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let files = vec![pipe, folder.create("memory").into()];
-    let memory = "m".to_owned();
-    let command = Command::Snapshot { memory };
+    let (memory, since) = ("m".to_owned(), None);
+    let command = Command::Snapshot {
+        memory,
+        since,
+        copies: vec![],
+        form: vmm_reference::SavedForm::Layer,
+        note: None,
+    };
     let refused = running.handle.command_with(command, files).unwrap_err();
     assert!(matches!(refused, CommandError::Host { .. }), "{refused}");
     let refused = running.handle.command(Command::Snapshot {
         memory: "m".to_owned(),
+        since: None,
+        copies: vec![],
+        form: vmm_reference::SavedForm::Layer,
+        note: None,
     });
     assert!(matches!(refused, Err(CommandError::Descriptors { .. })));
     running.stop();
@@ -378,5 +416,5 @@ fn a_damaged_or_foreign_state_is_refused() {
     folder.create("memory").set_len(4096).unwrap();
     let error = folder.restore(Console::null()).unwrap_err();
     let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("it has 4096 bytes"), "{source}");
+    assert!(source.contains("memory has 4096 bytes"), "{source}");
 }

@@ -2,39 +2,18 @@
 
 use core::fmt;
 
-use crate::serial::byte;
-
-/// Prints text as it is.
-pub fn text(text: &[u8]) {
-    for &character in text {
-        byte(character);
-    }
-}
+use crate::digits::{digits, room};
+pub use crate::serial::text;
 
 /// Prints a number in decimal.
 pub fn decimal(number: u64) {
-    if number >= 10 {
-        decimal(number / 10);
-    }
-    byte(b'0' + (number % 10) as u8);
+    text(digits(&mut room(), number, 10));
 }
 
 /// Prints a number in hexadecimal.
 pub fn hex(number: u64) {
     text(b"0x");
-    hex_digits(number);
-}
-
-fn hex_digits(number: u64) {
-    if number >= 16 {
-        hex_digits(number >> 4);
-    }
-    let digit = number as u8 & 0xf;
-    byte(if digit < 10 {
-        b'0' + digit
-    } else {
-        b'a' - 10 + digit
-    });
+    text(digits(&mut room(), number, 16));
 }
 
 /// For formatted text, which only a panic has.

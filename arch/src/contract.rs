@@ -8,12 +8,14 @@ mod configuration;
 mod kernels;
 mod machines;
 mod plans;
+mod promises;
 mod trees;
 
 pub use boot::{boot_information_is_placed_well, every_vcpu_can_be_configured};
 pub use configuration::{bad_values_are_refused_by_name, the_configuration_is_in_the_plan};
 pub use kernels::kernels_have_their_place;
 pub use plans::plans_hold_over_all_sizes;
+pub use promises::{a_host_keeps_its_own_promise, features_without_a_register_are_refused_by_name};
 pub use trees::{decompiled, device_trees_are_read_without_a_remark};
 
 /// Runs the contract suite on a platform: `platform_contract!(X86_64::typical(),
@@ -21,6 +23,11 @@ pub use trees::{decompiled, device_trees_are_read_without_a_remark};
 #[macro_export]
 macro_rules! platform_contract {
     ($platform:expr, $protocols:expr) => {
+        #[test]
+        fn contract_features_without_a_register_are_refused_by_name() {
+            $crate::contract::features_without_a_register_are_refused_by_name($platform);
+        }
+
         #[test]
         fn contract_plans_hold_over_all_sizes() {
             $crate::contract::plans_hold_over_all_sizes(&$platform);
@@ -54,6 +61,11 @@ macro_rules! platform_contract {
         #[test]
         fn contract_every_vcpu_can_be_configured() {
             $crate::contract::every_vcpu_can_be_configured(&$platform, &$protocols);
+        }
+
+        #[test]
+        fn contract_a_host_keeps_its_own_promise() {
+            $crate::contract::a_host_keeps_its_own_promise($platform);
         }
     };
 }

@@ -1,5 +1,6 @@
 //! The host half of a backend. It uses only those kvm-ioctls handles that exist on every target.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::kernel::{KernelHeader, KernelImage, Protocol};
@@ -60,8 +61,8 @@ pub trait KvmPlatform: Platform {
     fn apply_vcpu(&self, vm: &VmFd, vcpu: &VcpuFd, setup: &Self::VcpuSetup)
     -> Result<(), KvmError>;
 
-    /// A vCPU has left the guest for a pause, which its guest will see as lost time: a clock that KVM shares with
-    /// the guest is told here. Called by the vCPU's own thread.
+    /// A vCPU has left the guest for a pause, which its guest will see as lost time, or is about to enter it after one that
+    /// it was saved for: a clock that KVM shares with the guest is told here. Called by the thread that has the vCPU.
     fn vcpu_paused(&self, vcpu: &VcpuFd) {
         let _ = vcpu;
     }
@@ -182,5 +183,17 @@ pub trait KvmIrqChip: Send + Sync {
     fn connect(&self, vm: &Arc<VmFd>, event: &EventFd, gsi: Gsi) -> Result<(), KvmError> {
         vm.register_irqfd(event, gsi)
             .map_err(KvmError::of("KVM_IRQFD"))
+    }
+
+    /// Ends the threads that the chip has, until [`Self::unpark`]. No device raises a line meanwhile.
+    fn park(&self) {}
+
+    /// The chip has its threads again.
+    ///
+    /// # Errors
+    /// When the host refuses one. It may be tried again.
+    fn unpark(&self, vm: &Arc<VmFd>) -> io::Result<()> {
+        let _ = vm;
+        Ok(())
     }
 }

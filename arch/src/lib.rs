@@ -7,10 +7,12 @@
 //!
 //! This crate contains no `cfg`: adding an architecture does not change it.
 
+mod attribute;
 mod config_path;
 pub mod contract;
 pub mod device_tree;
 mod error;
+mod features;
 mod generation;
 pub mod kernel;
 mod kvm;
@@ -21,8 +23,10 @@ mod platform;
 mod resources;
 mod state;
 
+pub use attribute::{attribute, get_attribute, set_attribute};
 pub use config_path::ConfigPath;
 pub use error::{BootError, KvmError, PlanError};
+pub use features::FeatureBits;
 pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
 pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{
@@ -32,13 +36,13 @@ pub use plan::{
 };
 pub use platform::{
     ARGUMENTS, BootInfo, BootRequest, GuestRam, IrqModel, KernelPlacement, Placed, Planner,
-    Platform, SEED, VcpuId, WiredRoute,
+    Platform, SEED, VcpuId, WiredRoute, refused_features,
 };
-pub use resources::{Resources, virtio_mmio};
-pub use state::{Bytes, Difference, Unsaved};
+pub use resources::{Resources, virtio_mmio, window_above};
+pub use state::{Bytes, Difference, Unsaved, ticks};
 
 // What backends use of crates that have no version 1.0 yet, by names of our own: who writes a backend gets the
 // versions that the core has. `GuestRam` is vm-memory's.
-pub use kvm_ioctls::{Cap, Error as Errno, Kvm, VcpuFd, VmFd};
+pub use kvm_ioctls::{Cap, DeviceFd, Error as Errno, Kvm, VcpuFd, VmFd};
 pub use vm_memory::GuestMemoryError as MemoryError;
 pub use vmm_sys_util::eventfd::EventFd;

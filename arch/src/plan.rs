@@ -22,6 +22,9 @@ pub struct MachineConfig {
     pub cmdline: Cmdline,
     /// Whether the machine has a serial console.
     pub serial: bool,
+    /// Bytes at the beginning of the window for devices that are the embedder's: no planned device is there.
+    #[serde(default)]
+    pub own_window: u64,
     /// Its virtio devices, in order.
     #[serde(default)]
     pub virtio: Vec<VirtioKind>,
@@ -38,6 +41,13 @@ pub struct MachineConfig {
     /// Whether the machine has a generation ID.
     #[serde(default)]
     pub vmgenid: bool,
+    /// Whether a keyboard is told of, on platforms that have one ([`DeviceKind::I8042`]).
+    #[serde(default)]
+    pub keyboard: bool,
+    /// Whether the command line names virtio devices on [`Transport::Mmio`] whatever else it says, where a guest may
+    /// have them from nowhere else (x86_64 without ACPI).
+    #[serde(default)]
+    pub announce_virtio: bool,
 }
 
 /// How virtio devices reach the guest.
@@ -255,7 +265,8 @@ impl VirtioKind {
 pub enum DeviceKind {
     /// A 16550A compatible UART.
     Uart16550,
-    /// The i8042 keyboard controller, as far as a reset needs it.
+    /// The i8042 keyboard controller, by which a guest resets the machine. With an interrupt it has a keyboard, for
+    /// Ctrl-Alt-Del.
     I8042,
     /// The MC146818 real-time clock and its CMOS memory.
     Cmos,
@@ -325,7 +336,7 @@ impl fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Uart16550 => "16550A UART (serial console)",
-            Self::I8042 => "i8042 keyboard controller (reset)",
+            Self::I8042 => "i8042 keyboard controller",
             Self::Cmos => "MC146818 clock and CMOS memory",
             Self::Pvpanic => "pvpanic (the guest's panic)",
             Self::AcpiPower => "ACPI sleep control, reset and power button",

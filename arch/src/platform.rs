@@ -1,13 +1,17 @@
 //! The pure half of a backend.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vm_memory::GuestMemoryMmap;
 
 use crate::kernel::{KernelHeader, Protocol};
-use crate::{AddressRange, BootError, Difference, Gsi, MachineConfig, MachinePlan, PlanError};
+use crate::{
+    AddressRange, BootError, ConfigPath, Difference, FeatureBits, Gsi, MachineConfig, MachinePlan,
+    PlanError,
+};
 
 /// Guest RAM as the backends see it.
 pub type GuestRam = GuestMemoryMmap<()>;
@@ -183,6 +187,32 @@ pub trait Platform: Debug + Send + Sync + Sized + 'static {
         self.configure_vcpu(id, plan, None)
     }
 
+    /// Moves the time of a saved machine on, whose promise this platform keeps: its guest finds what it finds after a pause
+    /// of so long. A state may say anything, and no time is too long.
+    fn pass_time(
+        &self,
+        passed: Duration,
+        clock: &mut Self::ClockState,
+        vcpus: &mut [Self::VcpuState],
+    );
+
+    /// Changes what guests are told of their processor, for all machines that are planned from now on.
+    ///
+    /// # Errors
+    /// Names the first change that cannot be: the platform has no such register, or the host lacks what it sets. Nothing
+    /// is changed then.
+    fn show_features(&mut self, changes: &[FeatureBits]) -> Result<(), PlanError> {
+        match changes.first() {
+            Some(change) => Err(refused_features(
+                0,
+                change,
+                "this architecture has no such register",
+                "leave it away",
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// What machines of this host are promised and cannot do without. `None`: they cannot be saved.
     fn promise(&self) -> Option<Self::Promise> {
         None
@@ -193,6 +223,22 @@ pub trait Platform: Debug + Send + Sync + Sized + 'static {
     fn keep(&mut self, promise: Self::Promise) -> Vec<Difference> {
         let _ = promise;
         Vec::new()
+    }
+}
+
+/// Why a guest's processor features cannot be these.
+#[must_use]
+pub fn refused_features(
+    place: usize,
+    change: &FeatureBits,
+    cause: impl Into<String>,
+    cure: &str,
+) -> PlanError {
+    PlanError::Config {
+        field: ConfigPath::from("features").item(place),
+        value: change.to_string(),
+        cause: cause.into(),
+        cure: cure.to_owned(),
     }
 }
 

@@ -75,6 +75,27 @@ impl Resources {
     }
 }
 
+/// The window for planned devices, of which the first `own` bytes are the embedder's.
+///
+/// # Errors
+/// When they are no whole pages, or more than a part of it.
+pub fn window_above(window: AddressRange, own: u64) -> Result<AddressRange, PlanError> {
+    /// As much as any device could want, and little beside the window.
+    const MOST: u64 = 16 << 20;
+    if own > MOST || !own.is_multiple_of(VIRTIO_MMIO) {
+        return Err(PlanError::Config {
+            field: "own-window".into(),
+            value: own.to_string(),
+            cause: "it is whole pages of 4096 bytes, 16 MiB at most".to_owned(),
+            cure: "give as much as the embedder's devices need, rounded up".to_owned(),
+        });
+    }
+    Ok(AddressRange::new(
+        window.base.saturating_add(own),
+        window.len.saturating_sub(own),
+    ))
+}
+
 /// Bytes that each virtio device behind the MMIO transport gets: a page, so that it can be mapped alone.
 const VIRTIO_MMIO: u64 = 0x1000;
 

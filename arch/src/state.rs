@@ -2,6 +2,7 @@
 //! what a machine was promised and a host has not.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -13,6 +14,16 @@ pub struct Bytes(pub Vec<u8>);
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Bytes {
+    /// The number that they are, the lowest byte first, as messages show it.
+    #[must_use]
+    pub fn number(&self) -> String {
+        let digits = self.0.iter().rev().map(|byte| format!("{byte:02x}"));
+        let digits: String = digits.collect();
+        format!("0x{}", if digits.is_empty() { "0" } else { &digits })
     }
 }
 
@@ -45,6 +56,13 @@ impl<'de> Deserialize<'de> for Bytes {
             .map(Self)
             .ok_or_else(|| D::Error::custom("they are pairs of hexadecimal digits"))
     }
+}
+
+/// What a counter of this frequency counts in a time; beyond 64 bits as much as fits.
+#[must_use]
+pub fn ticks(time: Duration, hz: u64) -> u64 {
+    let ticks = time.as_nanos().saturating_mul(hz.into()) / 1_000_000_000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
 }
 
 /// The state of what cannot be saved: there is none.
@@ -95,11 +113,23 @@ mod tests {
     }
 
     #[test]
+    fn a_counter_counts_in_any_time() {
+        assert_eq!(
+            ticks(Duration::from_nanos(2_000_000_002), 2_500_000_000),
+            5_000_000_005
+        );
+        assert_eq!(ticks(Duration::ZERO, u64::MAX), 0);
+        assert_eq!(ticks(Duration::MAX, u64::MAX), u64::MAX);
+    }
+
+    #[test]
     fn bytes_are_pairs_of_digits() {
         assert_eq!(read("").unwrap().0, []);
         assert_eq!(read("00ff7F").unwrap().0, [0, 0xff, 0x7f]);
         for wrong in ["0", "0g", "zz", "00 1", "é0", "+1"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
+        assert_eq!(Bytes(vec![0x34, 0x12]).number(), "0x1234");
+        assert_eq!(Bytes::default().number(), "0x0");
     }
 }

@@ -1,8 +1,9 @@
-//! The least any VMM must do: one memslot, one vCPU, run. It prints what the guest writes to COM1, ends
+//! The least any VMM must do: memslots, one vCPU, run. It prints what the guest writes to COM1, ends
 //! when it asks for a reset, and answers whatever else is read with ones.
 
 use std::fs::File;
 use std::io::Write;
+use std::sync::Arc;
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit};
@@ -28,7 +29,10 @@ const LARGE_PAGE: u64 = 2 << 20;
 const ENTRY: u64 = 3;
 const LARGE: u64 = 1 << 7;
 
-/// Memory below 3 GiB, of zeros or of a file.
+/// Memory below the devices of a PC; what it has more begins at 4 GiB.
+const BELOW: u64 = 3 << 30;
+
+/// Memory of zeros or of a file.
 fn memory() -> Result<GuestMemoryMmap> {
     let Some(path) = std::env::var_os(MEMORY) else {
         return Ok(GuestMemoryMmap::from_ranges(&[(
@@ -36,15 +40,23 @@ fn memory() -> Result<GuestMemoryMmap> {
             256 << 20,
         )])?);
     };
-    let file = File::open(path)?;
-    let len = usize::try_from(file.metadata()?.len())?;
-    let region = MmapRegionBuilder::new(len)
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE)
-        .with_file_offset(FileOffset::new(file, 0))
-        .build()?;
-    let region = GuestRegionMmap::new(region, GuestAddress(0)).ok_or("memory wraps")?;
-    Ok(GuestMemoryMmap::from_regions(vec![region])?)
+    let file = Arc::new(File::open(path)?);
+    let len = file.metadata()?.len();
+    let pieces = [
+        (0, 0, len.min(BELOW)),
+        (4 << 30, BELOW, len.saturating_sub(BELOW)),
+    ];
+    let mut regions = Vec::new();
+    for (address, offset, len) in pieces.into_iter().filter(|(_, _, len)| *len > 0) {
+        let region = MmapRegionBuilder::new(usize::try_from(len)?)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+            .with_file_offset(FileOffset::from_arc(Arc::clone(&file), offset))
+            .build()?;
+        let region = GuestRegionMmap::new(region, GuestAddress(address));
+        regions.push(region.ok_or("memory wraps")?);
+    }
+    Ok(GuestMemoryMmap::from_regions(regions)?)
 }
 
 /// Runs 64-bit code.
@@ -58,14 +70,17 @@ pub(crate) fn run(kind: &str, code: &[u8]) -> Result<()> {
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
     let ram = memory()?;
-    let region = ram.iter().next().ok_or("no region")?;
-    let memslot = kvm_userspace_memory_region {
-        memory_size: region.len(),
-        userspace_addr: region.as_ptr() as u64,
-        ..Default::default()
-    };
-    // SAFETY: the region outlives the VM.
-    unsafe { vm.set_user_memory_region(memslot)? };
+    for (slot, region) in (0..).zip(ram.iter()) {
+        let memslot = kvm_userspace_memory_region {
+            slot,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+            ..Default::default()
+        };
+        // SAFETY: the region outlives the VM.
+        unsafe { vm.set_user_memory_region(memslot)? };
+    }
     if irqchip {
         vm.set_tss_address(0xfffb_d000)?;
         vm.create_irq_chip()?;

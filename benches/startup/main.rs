@@ -8,7 +8,7 @@
 //! medians and ratios: `cargo bench --bench startup`.
 //!
 //! "devices" has a disk, a network device on a tap that is there before (as root, in a network
-//! namespace), and sockets. `VMM_BENCH_PEER_FIRECRACKER=/path/to/firecracker` adds that VMM with the
+//! namespace), and sockets. All run in their sandbox, but for the two rows without. `VMM_BENCH_PEER_FIRECRACKER=/path/to/firecracker` adds that VMM with the
 //! same guest, twice: as it is and with the same devices.
 
 #[path = "../../tests/common/mod.rs"]
@@ -181,9 +181,17 @@ fn compare(net: bool) -> Result<()> {
         Timed::new("vmm, devices", ours(kernel.path(), &devices)),
         Timed::new("vmm, devices, Linux", ours(linux.path(), &devices)),
     ];
-    let mut built_in = Command::new(common::binary());
-    built_in.args(devices.split_whitespace());
-    vmms.push(Timed::new("vmm, devices, built-in guest", built_in));
+    let built_in = |name, sandbox: &str| {
+        let mut command = Command::new(common::binary());
+        command.args(devices.split_whitespace()).arg(sandbox);
+        Timed::new(name, command)
+    };
+    vmms.push(Timed::new(
+        "vmm, no sandbox",
+        ours(kernel.path(), "--sandbox=off"),
+    ));
+    vmms.push(built_in("vmm, devices, built-in guest", "--sandbox=auto"));
+    vmms.push(built_in("the same, no sandbox", "--sandbox=off"));
     if let Some(binary) = std::env::var_os("VMM_BENCH_PEER_FIRECRACKER") {
         let command = |name, kernel, devices| {
             firecracker(binary.as_ref(), kernel, folder.path(), devices)

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::{
-    Limits, OptionError, check_stats_interval, size_with_unit, whole_number, word,
+    Limits, LimitsChange, OptionError, check_stats_interval, size_with_unit, whole_number, word,
 };
 
 /// A change of a device that is there, whether a driver uses it or not.
@@ -14,8 +14,10 @@ use crate::config::{
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Change {
-    /// Of a disk or a network device: how much may pass. What is not named is not limited any more.
+    /// Of a disk, a network device or a source of random bytes: how much may pass. What is not named is not limited any more.
     Limits(#[serde(deserialize_with = "crate::config::limits_table")] Limits),
+    /// Likewise, but what is not named stays as it is.
+    AdjustLimits(LimitsChange),
     /// Of a network device: whether its cable is plugged in. While it is not, frames are dropped.
     Link(#[serde(deserialize_with = "word")] Link),
     /// Of a balloon: bytes of RAM that the guest is left with.
@@ -94,7 +96,7 @@ impl Change {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Limits(_) => "limits",
+            Self::Limits(_) | Self::AdjustLimits(_) => "limits",
             Self::Link(_) => "link",
             Self::Target(_) => "target",
             Self::Size(_) => "size",
@@ -113,6 +115,7 @@ impl Change {
             |key, value: String, cause: &str| Err(OptionError::Value(key, value, cause.to_owned()));
         match self {
             Self::Limits(limits) => limits.check(),
+            Self::AdjustLimits(change) => change.check(),
             Self::Target(0) => {
                 let cause = "the guest would be left with no memory; give what it may keep";
                 wrong("target", "0".to_owned(), cause)
@@ -138,6 +141,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Limits(limits) => write!(f, "limits {limits}"),
+            Self::AdjustLimits(change) => write!(f, "adjust-limits {change}"),
             Self::Link(Link::Up) => f.write_str("link up"),
             Self::Link(Link::Down) => f.write_str("link down"),
             Self::Target(target) => write!(f, "target {}", size_with_unit(*target)),

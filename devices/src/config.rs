@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+mod adjust;
 mod balloon;
 mod builders;
 mod error;
@@ -15,6 +16,7 @@ mod id;
 mod limits;
 mod mac;
 mod ranges;
+mod rate;
 mod replacement;
 mod tap;
 mod text;
@@ -27,15 +29,17 @@ use self::id::check_id;
 use self::tap::tap_name;
 use self::text::{First, number, on_or_off, options, value, within};
 
+pub use self::adjust::{Direction, LimitsChange};
 pub use self::balloon::BalloonConfig;
 pub(crate) use self::balloon::check_stats_interval;
 pub use self::error::OptionError;
 pub(crate) use self::file::stats_interval;
 pub use self::file::{Size, size_with_unit, whole_number};
 pub use self::limits::Limits;
-pub(crate) use self::limits::table as limits_table;
+pub use self::limits::table as limits_table;
 pub use self::mac::Mac;
-pub use self::replacement::{BlkReplacement, NetReplacement, VsockReplacement};
+pub use self::rate::Rate;
+pub use self::replacement::{BlkCopy, BlkReplacement, NetReplacement, VsockReplacement};
 pub use self::text::parse_size;
 pub use self::words::{one_of, with_text, word, words_of};
 
@@ -118,6 +122,8 @@ pub struct BlkConfig {
     pub queue_size: u16,
     /// The guest may give parts of the file back.
     pub discard: bool,
+    /// Nobody else may write to the file, nor read it where the guest writes.
+    pub lock: bool,
     /// How much the guest may read and write.
     #[serde(deserialize_with = "limits::table")]
     pub limits: Limits,
@@ -135,6 +141,7 @@ impl Default for BlkConfig {
             queues: 1,
             queue_size: 256,
             discard: true,
+            lock: true,
             limits: Limits::default(),
         }
     }
@@ -155,10 +162,15 @@ impl BlkConfig {
         "queues=",
         "queue-size=",
         "discard=",
+        "lock=",
         "bw=",
         "bw-burst=",
+        "bw-refill=",
+        "bw-once=",
         "iops=",
         "iops-burst=",
+        "iops-refill=",
+        "iops-once=",
     ];
 
     /// How many queues the device has.
@@ -203,7 +215,8 @@ impl FromStr for BlkConfig {
                 "queues" => disk.queues = number(key, text, &ranges::BLK_QUEUES)?,
                 "queue-size" => disk.queue_size = parse_queue_size(text)?,
                 "discard" => disk.discard = on_or_off(key, text)?,
-                _ => disk.limits.take(key, text)?,
+                "lock" => disk.lock = on_or_off(key, text)?,
+                _ => drop(disk.limits.take(&Limits::KEYS, key, text)?),
             }
         }
         disk.check()?;
@@ -243,6 +256,12 @@ pub struct NetConfig {
     /// How much may pass in each direction.
     #[serde(deserialize_with = "limits::table")]
     pub limits: Limits,
+    /// Instead, for frames to the guest.
+    #[serde(deserialize_with = "limits::optional_table")]
+    pub rx_limits: Option<Limits>,
+    /// Instead, for frames from the guest.
+    #[serde(deserialize_with = "limits::optional_table")]
+    pub tx_limits: Option<Limits>,
 }
 
 impl Default for NetConfig {
@@ -256,6 +275,8 @@ impl Default for NetConfig {
             queues: 1,
             queue_size: 256,
             limits: Limits::default(),
+            rx_limits: None,
+            tx_limits: None,
         }
     }
 }
@@ -272,8 +293,28 @@ impl NetConfig {
         "queue-size=",
         "bw=",
         "bw-burst=",
+        "bw-refill=",
+        "bw-once=",
         "iops=",
         "iops-burst=",
+        "iops-refill=",
+        "iops-once=",
+        "rx-bw=",
+        "rx-bw-burst=",
+        "rx-bw-refill=",
+        "rx-bw-once=",
+        "rx-iops=",
+        "rx-iops-burst=",
+        "rx-iops-refill=",
+        "rx-iops-once=",
+        "tx-bw=",
+        "tx-bw-burst=",
+        "tx-bw-refill=",
+        "tx-bw-once=",
+        "tx-iops=",
+        "tx-iops-burst=",
+        "tx-iops-refill=",
+        "tx-iops-once=",
     ];
 
     /// How many queues the device has: pairs, and one for control.
@@ -317,7 +358,27 @@ impl NetConfig {
         }
         within("queues", self.queues, &ranges::NET_QUEUES)?;
         queue_size(self.queue_size)?;
-        self.limits.check()
+        self.limits.check()?;
+        for (limits, keys) in [
+            (&self.rx_limits, &Limits::RX_KEYS),
+            (&self.tx_limits, &Limits::TX_KEYS),
+        ] {
+            limits.iter().try_for_each(|limits| limits.check_as(keys))?;
+        }
+        Ok(())
+    }
+
+    fn take_limit(&mut self, key: &str, text: &str) -> Result<(), OptionError> {
+        for (limits, keys) in [
+            (&mut self.rx_limits, &Limits::RX_KEYS),
+            (&mut self.tx_limits, &Limits::TX_KEYS),
+        ] {
+            let mut found = limits.unwrap_or_default();
+            if found.take(keys, key, text)? {
+                *limits = Some(found);
+            }
+        }
+        self.limits.take(&Limits::KEYS, key, text).map(drop)
     }
 }
 
@@ -345,7 +406,7 @@ impl FromStr for NetConfig {
                 "mtu" => net.mtu = Some(number(key, text, &ranges::MTU)?),
                 "queues" => net.queues = number(key, text, &ranges::NET_QUEUES)?,
                 "queue-size" => net.queue_size = parse_queue_size(text)?,
-                _ => net.limits.take(key, text)?,
+                _ => net.take_limit(key, text)?,
             }
         }
         net.check()?;
@@ -361,7 +422,8 @@ pub struct VsockConfig {
     /// What commands call it; without it, `vsock0`.
     #[serde(default, deserialize_with = "id::in_file")]
     pub id: Option<String>,
-    /// The guest's context identifier: 3 or more.
+    /// The guest's context identifier: 3 to 4294967294, since VIRTIO reserves the others. It means nothing outside of
+    /// this VM: several may have the same.
     #[serde(deserialize_with = "file::cid")]
     pub cid: u32,
     /// The Unix socket that programs of the host connect to; where the guest connects to is the
@@ -403,7 +465,14 @@ impl VsockConfig {
     /// Names the option and what it takes.
     pub fn check(&self) -> Result<(), OptionError> {
         check_id(self.id.as_deref())?;
-        within("cid", self.cid, &ranges::CID)?;
+        if !ranges::CID.contains(&self.cid) {
+            // A guest could not tell itself, or everybody, from the host.
+            let cause = "it is 3 to 4294967294: the others are the hypervisor's, the guest's own, the host's and \
+                         everybody's (VIRTIO 1.3, 5.10.4); a front end whose clients give such a number may give the \
+                         guest any other, since no VM sees another's";
+            let (cid, cause) = (self.cid.to_string(), cause.to_owned());
+            return Err(OptionError::Value("cid", cid, cause));
+        }
         if self.path.as_os_str().is_empty() {
             return Err(OptionError::Missing("path", VSOCK_FORM));
         }

@@ -26,9 +26,11 @@ mod power;
 mod pvpanic;
 mod query;
 mod rare;
+pub mod sealed;
 #[cfg(feature = "sockets")]
 pub mod socket;
 pub mod state;
+mod threads;
 #[cfg(feature = "serial")]
 mod uart;
 #[cfg(feature = "virtio")]
@@ -38,7 +40,7 @@ pub use bus::{Bus, BusDevice, BusEntry, BusError, Outcome};
 pub use change::{Change, ChangeError, Hinting, Link, NewFile, TerminalSize};
 pub use cmos::Cmos;
 pub use goldfish_rtc::GoldfishRtc;
-pub use i8042::I8042;
+pub use i8042::{CtrlAltDel, I8042};
 pub use ioapic::{IoApic, Route};
 pub(crate) use lock::lock;
 pub use metrics::{
@@ -55,5 +57,6 @@ pub use power::{AcpiPower, PowerButton};
 pub use pvpanic::Pvpanic;
 pub use query::{BalloonStatistics, GuestStatistics, HintingState, HintingStatus, Query, Report};
 pub use rare::Rare;
+pub use threads::Threads;
 #[cfg(feature = "serial")]
 pub use uart::Uart16550;

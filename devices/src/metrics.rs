@@ -193,6 +193,12 @@ pub struct DeviceMetrics {
     pub limiter_waits: u64,
     /// How long its limits held something back, in microseconds.
     pub limiter_wait_us: u64,
+    /// How often the driver has notified it of each queue, up to the last one of which it did.
+    pub notifications: Vec<u64>,
+    /// How often the driver was interrupted for what its queues have.
+    pub interrupts: u64,
+    /// How often the driver was interrupted for a change of the configuration.
+    pub config_interrupts: u64,
     /// How often a driver became ready.
     pub drivers: u64,
     /// How often it needed a reset by its driver.

@@ -1,6 +1,7 @@
 //! ACPI sleep control, sleep status and reset registers (ACPI 6.5, sections 4.8.3.6 and 4.8.3.7), and
 //! the events of a generic event device (5.6.9) with the machine's power button.
 
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -24,7 +25,7 @@ const POWER_BUTTON: u8 = 1;
 const GENERATION: u8 = 2;
 
 /// Asks a guest to power itself off.
-pub trait PowerButton: Send + Sync {
+pub trait PowerButton: Debug + Send + Sync {
     /// Presses the button.
     fn press(&self);
 

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -136,7 +136,28 @@ impl SocketFile {
     }
 
     fn adopt(path: &Path, fd: RawFd) -> Result<Self, SocketError> {
-        let socket = descriptor::duplicate(fd)?;
+        Self::listening(path, descriptor::duplicate(fd)?)
+    }
+
+    /// A socket that another process has made at a path for this one, with which its file goes.
+    ///
+    /// # Errors
+    /// When it is no such socket.
+    pub fn given(path: &Path, socket: OwnedFd) -> Result<Self, SocketError> {
+        let mut socket = Self::listening(path, socket)?;
+        path.clone_into(&mut socket.path);
+        // Nothing else goes at its end, whatever the path names.
+        let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        socket.identity = identity(path).ok().filter(|_| is_socket);
+        Ok(socket)
+    }
+
+    /// Leaves the file where it is, to a process that has the socket too.
+    pub fn leave(mut self) {
+        self.identity = None;
+    }
+
+    fn listening(path: &Path, socket: OwnedFd) -> Result<Self, SocketError> {
         let listens = socket_domain(&socket).is_ok_and(|domain| domain == AddressFamily::UNIX)
             && socket_type(&socket).is_ok_and(|kind| kind == SocketType::STREAM)
             && socket_acceptconn(&socket).unwrap_or(false);
@@ -314,6 +335,28 @@ mod tests {
             drop(won);
             assert!(!path.exists());
         }
+    }
+
+    #[test]
+    fn a_socket_that_was_made_for_this_process_goes_with_it_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, precious] = ["socket", "precious"].map(|name| folder.path().join(name));
+        fs::write(&precious, "precious").unwrap();
+        for (named, stays) in [(&path, false), (&precious, true)] {
+            let made = at(&path).unwrap();
+            let listener = made.listener().try_clone().unwrap();
+            made.leave();
+            assert!(path.exists());
+            let given = SocketFile::given(named, listener.into()).unwrap();
+            let _client = UnixStream::connect(&path).unwrap();
+            assert!(given.listener().accept().is_ok());
+            drop(given);
+            assert_eq!(named.exists(), stays);
+            let _ = fs::remove_file(&path);
+        }
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let refused = SocketFile::given(&path, stream.into());
+        assert!(matches!(refused, Err(SocketError::NotListening)));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub enum DeviceState {
     Pl011(Pl011State),
     /// The PC's clock.
     Cmos(CmosState),
+    /// A PC's keyboard controller, and its keyboard.
+    I8042(I8042State),
     /// ACPI's power button and sleep registers.
     AcpiPower(AcpiPowerState),
     /// An I/O APIC of the VMM.
@@ -151,6 +153,24 @@ pub struct CmosState {
 pub struct AcpiPowerState {
     /// A bit for each.
     pub events: u8,
+}
+
+/// A PC's keyboard controller, and its keyboard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct I8042State {
+    /// The command byte.
+    pub control: u8,
+    /// A command of the controller that waits for its byte.
+    pub command: Option<u8>,
+    /// What the controller has answered and the guest has not read.
+    pub answer: Option<u8>,
+    /// Whether the keyboard tells of keys.
+    pub scanning: bool,
+    /// A command of the keyboard that waits for its value.
+    pub keyboard_command: Option<u8>,
+    /// What the keyboard has said and the guest has not read.
+    pub typed: Vec<u8>,
 }
 
 /// Registers of an I/O APIC.

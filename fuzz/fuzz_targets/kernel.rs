@@ -34,6 +34,9 @@ fuzz_target!(|data: &[u8]| {
         lean: Lean::Auto,
         kernel: kernel.map_or(GuestKernel::Unknown, GuestKernel::Linux),
         vmgenid: true,
+        own_window: 0,
+        keyboard: false,
+        announce_virtio: false,
     };
     let plan = platform
         .setup_memory_layout(&config)

@@ -11,7 +11,7 @@ use devices::Message;
 use devices::config::{BlkConfig, BlkEngine};
 use devices::pci::{MsiSink, PciFunction, PciHost};
 use devices::virtio::{Block, GuestRam, VirtioPci};
-use devices::{Bus, BusEntry};
+use devices::{Bus, BusEntry, Threads};
 use libfuzzer_sys::fuzz_target;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -181,6 +181,7 @@ fuzz_target!(|data: &[u8]| {
         u32::try_from(WINDOW).expect("32 bits"),
         Box::new(sink),
         Box::new(|_, _, _| Ok(())),
+        &Threads::default(),
     );
     let function: Arc<dyn PciFunction> = Arc::new(function.expect("a function"));
     let host = PciHost::new([(SLOT, function)]);

@@ -18,6 +18,8 @@ use vmm_reference::NetConfig;
 use vmm_reference::NetReplacement;
 #[cfg(feature = "virtio-console")]
 use vmm_reference::Overflow;
+#[cfg(feature = "snapshot")]
+use vmm_reference::RestoredClock;
 #[cfg(feature = "virtio")]
 use vmm_reference::Transport;
 #[cfg(feature = "virtio-vsock")]
@@ -33,6 +35,9 @@ use super::config::Config;
 use super::config::ConsoleTarget;
 #[cfg(feature = "control")]
 use super::request::CtlOptions;
+#[cfg(feature = "snapshot")]
+use super::restored::RestoredMemory;
+use super::sandbox::SandboxArgs;
 use super::{help, values};
 
 #[derive(Debug, Parser)]
@@ -49,6 +54,12 @@ pub(super) struct Cli {
 pub(super) struct Start {
     #[command(flatten)]
     pub(super) vm: VmArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogArgs {
     /// What the VMM says on stderr about its own work
     #[arg(
         long,
@@ -60,22 +71,51 @@ pub(super) struct Start {
     pub(super) log_level: LogLevel,
 }
 
+/// What `restore` takes.
+#[cfg(feature = "snapshot")]
+#[derive(Debug, Args)]
+struct Restore {
+    #[command(flatten)]
+    options: RestoreOptions,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Reads arguments as those of a command that stands alone. One that is wrong is to hear of the other commands, so
+/// there is no help here.
+fn alone<T: Args>(arguments: &[OsString]) -> Option<Result<(T, Vec<String>), clap::Error>> {
+    let command = T::augment_args(clap::Command::new("")).disable_help_flag(true);
+    let matches = command.try_get_matches_from(arguments).ok()?;
+    Some(T::from_arg_matches(&matches).map(|read| (read, given(&matches))))
+}
+
 impl Cli {
     /// What the command line says, and the options that stand on it, behind a command where there is one.
     ///
     /// # Errors
     /// What the parser says, help and version included.
     pub(super) fn read(arguments: &[OsString]) -> Result<(Self, Vec<String>), clap::Error> {
-        // The commands' options cost the start of a VM more than its own: they are put together only for what is
-        // no such start. One that is wrong is none either, and hears of the commands.
-        let start = Start::augment_args(clap::Command::new("")).disable_help_flag(true);
-        if let Ok(matches) = start.try_get_matches_from(arguments) {
-            let start = Start::from_arg_matches(&matches)?;
-            let cli = Self {
-                command: None,
-                start,
-            };
-            return Ok((cli, given(&matches)));
+        // To put the options of all commands together takes longer than to read those of one: a VM that starts does it
+        // only where they are wrong.
+        match arguments.get(1).and_then(|first| first.to_str()) {
+            #[cfg(feature = "snapshot")]
+            Some("restore") => {
+                if let Some(read) = arguments.get(1..).and_then(alone) {
+                    let (Restore { options, log }, given) = read?;
+                    let (command, vm) = (Some(Command::Restore(options)), VmArgs::default());
+                    let start = Start { vm, log };
+                    return Ok((Self { command, start }, given));
+                }
+            }
+            // It is a command, or nothing.
+            Some(word) if !word.starts_with('-') => {}
+            _ => {
+                if let Some(read) = alone(arguments) {
+                    let (start, given) = read?;
+                    let command = None;
+                    return Ok((Self { command, start }, given));
+                }
+            }
         }
         let matches = Self::command().try_get_matches_from(arguments)?;
         Ok((Self::from_arg_matches(&matches)?, given(&matches)))
@@ -101,12 +141,16 @@ pub(super) enum Command {
     /// Goes on where a saved VM was (`ctl PATH snapshot FOLDER`)
     #[cfg(feature = "snapshot")]
     Restore(RestoreOptions),
+    /// What can be done to a saved VM
+    #[cfg(feature = "snapshot")]
+    #[command(subcommand)]
+    Snapshot(SnapshotOptions),
     /// Asks a VM that runs with --control: pause, resume, status and more
     #[cfg(feature = "control")]
     Ctl(CtlOptions),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct VmArgs {
     #[cfg(feature = "config-file")]
     #[arg(long, value_name = "FILE", help = help::config())]
@@ -156,13 +200,14 @@ pub(super) struct VmArgs {
     #[arg(long, value_name = "ACTION", value_parser = values::word::<Overflow>())]
     console_overflow: Option<Overflow>,
     /// A disk: PATH or path=PATH[,id=TEXT][,ro][,serial=TEXT][,engine=auto|io_uring|sync][,direct][,queues=N]
-    /// [,queue-size=N][,discard=off][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N], the limits
+    /// [,queue-size=N][,discard=off][,lock=off][,bw=BYTES][,bw-burst=BYTES][,bw-refill=MS][,bw-once=BYTES][,iops=N]
+    /// [,iops-burst=N][,iops-refill=MS][,iops-once=N], the limits
     /// per second; a value with a comma stands in double quotes; may be repeated
     #[cfg(feature = "virtio-blk")]
     #[arg(long, value_name = "DISK", value_parser = values::text::<BlkConfig>())]
     blk: Vec<BlkConfig>,
     /// A network device: NAME, or tap=NAME or fd=N with options [,id=TEXT][,mac=MAC][,mtu=N][,queues=N]
-    /// [,queue-size=N][,bw=BYTES][,bw-burst=BYTES][,iops=N][,iops-burst=N]; the tap device is
+    /// [,queue-size=N], limits as for --blk, and with rx- or tx- in front for one direction; the tap device is
     /// created if there is none; may be repeated
     #[cfg(feature = "virtio-net")]
     #[arg(long, value_name = "NET", value_parser = values::text::<NetConfig>())]
@@ -186,6 +231,10 @@ pub(super) struct VmArgs {
         hide_possible_values = true
     )]
     rng: Option<bool>,
+    /// How many of them: [bw=BYTES][,iops=N] and more, as for --blk [default: no limit]
+    #[cfg(feature = "virtio-rng")]
+    #[arg(long, value_name = "LIMITS", value_parser = values::text::<vmm_reference::Limits>())]
+    rng_limits: Option<vmm_reference::Limits>,
     /// A generation ID: a restored guest learns that it is a copy, and Linux makes its random numbers anew
     /// [default: on]
     #[arg(
@@ -195,6 +244,14 @@ pub(super) struct VmArgs {
         hide_possible_values = true
     )]
     vmgenid: Option<bool>,
+    /// A keyboard that the guest is told of, on x86_64: `ctl PATH ctrl-alt-del` types on it [default: off]
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_parser = values::on_off(),
+        hide_possible_values = true
+    )]
+    keyboard: Option<bool>,
     #[arg(
         long,
         value_name = "auto|on|off",
@@ -214,10 +271,22 @@ pub(super) struct VmArgs {
     #[cfg(feature = "virtio")]
     #[arg(long, value_name = "TRANSPORT", help = help::transport(), value_parser = values::transport())]
     transport: Option<Transport>,
+    /// Names virtio devices on the kernel's command line also when that leaves ACPI on: x86_64, --transport=mmio
+    /// [default: off]
+    #[cfg(feature = "virtio")]
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_parser = values::on_off(),
+        hide_possible_values = true
+    )]
+    announce_virtio: Option<bool>,
     /// Takes commands on this Unix socket, which is made for this user only: `vmm-reference ctl PATH status`
     #[cfg(feature = "control")]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
     /// Writes where the time of the start went, when the VM ends: a page with bars (.html) or the
     /// numbers (.json)
     #[arg(long, value_name = "FILE")]
@@ -242,7 +311,7 @@ impl Command {
             Self::Inspect(what) => what.json,
             Self::Doctor(what) => what.json,
             #[cfg(feature = "snapshot")]
-            Self::Restore(_) => false,
+            Self::Restore(_) | Self::Snapshot(_) => false,
             #[cfg(feature = "control")]
             Self::Ctl(what) => what.json,
         }
@@ -283,6 +352,16 @@ impl PlanOptions {
 }
 
 #[cfg(feature = "snapshot")]
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotOptions {
+    /// Puts the memory of a VM that was saved with --diff into one file
+    Merge {
+        /// The folder with the saved VM
+        folder: PathBuf,
+    },
+}
+
+#[cfg(feature = "snapshot")]
 #[derive(Debug, Args)]
 pub(super) struct RestoreOptions {
     /// The folder with the saved VM
@@ -291,6 +370,14 @@ pub(super) struct RestoreOptions {
     /// The guest stands still until it is resumed
     #[arg(long)]
     pub(super) paused: bool,
+    /// How the guest gets its memory: a page is read when it is touched (lazy), or all of it before the guest goes on
+    /// (prefault), or a process that listens on SOCKET brings a page when it is touched (uffd=SOCKET, or uffd=fd=N with
+    /// an open descriptor that is connected to it) [default: lazy]
+    #[arg(long, value_name = "HOW", value_parser = values::text::<RestoredMemory>())]
+    pub(super) memory: Option<RestoredMemory>,
+    /// What time the guest finds: its clocks go on where they stopped, or have gone on meanwhile [default: stopped]
+    #[arg(long, value_name = "TIME", value_parser = values::word::<RestoredClock>())]
+    pub(super) clock: Option<RestoredClock>,
     /// Another file behind a disk, or the one that it has although it has changed: id=ID,path=FILE or
     /// id=ID,changed=ok
     #[cfg(feature = "virtio-blk")]
@@ -315,6 +402,8 @@ pub(super) struct RestoreOptions {
     #[cfg(feature = "control")]
     #[arg(long, value_name = "PATH")]
     pub(super) control: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) sandbox: SandboxArgs,
 }
 
 #[derive(Debug, Args)]
@@ -349,6 +438,7 @@ impl VmArgs {
         {
             all.control = self.control.or(all.control);
         }
+        all.sandbox = self.sandbox.over(all.sandbox);
         let mut config = all.vm;
         config.console = all.console.is_some();
         config.kernel = self.kernel.or(config.kernel);
@@ -383,14 +473,17 @@ impl VmArgs {
         #[cfg(feature = "virtio-rng")]
         {
             config.rng = self.rng.unwrap_or(config.rng);
+            config.rng_limits = self.rng_limits.unwrap_or(config.rng_limits);
         }
         config.vmgenid = self.vmgenid.unwrap_or(config.vmgenid);
+        config.keyboard = self.keyboard.unwrap_or(config.keyboard);
         config.lean = self.lean.unwrap_or(config.lean);
         config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);
         config.shutdown_timeout = self.shutdown_timeout.unwrap_or(config.shutdown_timeout);
         #[cfg(feature = "virtio")]
         {
             config.transport = self.transport.unwrap_or(config.transport);
+            config.announce_virtio = self.announce_virtio.unwrap_or(config.announce_virtio);
         }
         all.vm = config;
         all
@@ -413,15 +506,17 @@ fn given(matches: &ArgMatches) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn read(words: &str) -> Result<(Cli, Vec<String>), clap::Error> {
+        let words: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+        Cli::read(&words)
+    }
+
     #[test]
     fn a_value_that_is_named_like_a_command_is_a_value() {
-        let read = |words: &str| {
-            let words: Vec<OsString> = words.split(' ').map(OsString::from).collect();
-            Cli::read(&words)
-        };
         let (cli, given) = read("vmm --kernel plan --append=doctor --log-level off").unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.start.vm.kernel, Some("plan".into()));
+        assert!(matches!(cli.start.log.log_level, LogLevel::Off));
         for name in ["kernel", "append", "log-level"] {
             assert!(given.iter().any(|other| other == name), "{given:?}");
         }
@@ -433,5 +528,29 @@ mod tests {
         assert!(said.contains("plan"), "{said}");
         let said = read("vmm --kernel x plan").unwrap_err().to_string();
         assert!(said.contains("cannot be used with"), "{said}");
+    }
+    #[cfg(feature = "snapshot")]
+    #[test]
+    fn a_restore_is_read_as_with_the_other_commands_beside_it() {
+        let (cli, given) = read("vmm restore --paused folder --log-level off").unwrap();
+        let Some(Command::Restore(options)) = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert!(options.paused);
+        assert_eq!(options.folder, PathBuf::from("folder"));
+        assert!(matches!(cli.start.log.log_level, LogLevel::Off));
+        for name in ["paused", "log-level"] {
+            assert!(given.iter().any(|other| other == name), "{given:?}");
+        }
+        for (words, expected) in [
+            ("vmm restore", "vmm restore <FOLDER>"),
+            ("vmm restore --help", "Goes on where a saved VM was"),
+            ("vmm restore folder --pause", "--paused"),
+            ("vmm restore folder --clock now", "realtime"),
+            ("vmm restores folder", "restore"),
+        ] {
+            let said = read(words).unwrap_err().to_string();
+            assert!(said.contains(expected), "{words}: {said}");
+        }
     }
 }

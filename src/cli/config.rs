@@ -1,7 +1,7 @@
 //! What a command line and a configuration file describe: a VM, and what of the host's it is connected to.
 //!
-//! The file's keys are those of [`VmConfig`], and three of this program's own: `serial` and `console`, where the
-//! consoles go, and `control`.
+//! The file's keys are those of [`VmConfig`], and some of this program's own: `serial` and `console`, where the
+//! consoles go, `control`, and those of the sandbox.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,6 +11,8 @@ use serde::Deserializer;
 use vmm_reference::{
     Error, NamedFile, NamedFiles, VmConfig, busy_output, check_descriptor_path, with_text,
 };
+
+use super::sandbox::SandboxArgs;
 
 /// A VM, and this program's part of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(super) struct Config {
     pub(super) console: Option<ConsoleTarget>,
     /// The socket on which commands are taken.
     pub(super) control: Option<PathBuf>,
+    /// What the process gives up.
+    pub(super) sandbox: SandboxArgs,
 }
 
 impl Config {
@@ -75,7 +79,7 @@ impl Config {
                 cure: "give serial=null, or serial=file=PATH".to_owned(),
             });
         }
-        Ok(())
+        self.sandbox.user().map(drop)
     }
 
     /// Checks that every descriptor that is named is open; to be called before this program opens a file that

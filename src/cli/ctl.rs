@@ -2,34 +2,23 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{BufRead, BufReader, IoSlice, Read, Write};
-use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-#[cfg(feature = "snapshot")]
-use vmm_reference::Written;
-use vmm_reference::{Command, Error, Metrics, PROTOCOL, Report, State, Status, VcpuRegisters};
+use vmm_reference::{Command, Error, Metrics, MissingPart, Report, State, Status, VcpuRegisters};
 
+use super::connection::Connection;
 use super::errors::print_error;
 use super::files::print;
 use super::request::{CtlOptions, What};
 use super::status::FAILED;
+#[cfg(feature = "snapshot")]
+use super::{fork, save};
 use super::{metrics, report, usage};
 
-/// The longest line of an answer, in bytes.
-const MAX_LINE: u64 = 1 << 20;
-/// How long a VM may take for an answer, and for its greeting.
-const PATIENCE: Duration = Duration::from_secs(60);
-const GREETING: Duration = Duration::from_secs(5);
 /// After that time the VM is asked again for what its guest has not told yet.
 const AGAIN: Duration = Duration::from_millis(10);
 
@@ -48,10 +37,15 @@ pub(super) fn run(options: &CtlOptions) -> Result<ExitCode, Error> {
     };
     let mut vm = Connection::open(&options.socket)?;
     #[cfg(feature = "snapshot")]
-    if let What::Snapshot { folder } = &options.what {
-        return save(&mut vm, folder, options.json);
+    if let What::Snapshot { folder, diff, blk } = &options.what {
+        let (diff, copies) = (*diff, blk);
+        return save::save(&mut vm, folder, save::How { diff, copies }, options.json);
     }
-    let files: Vec<_> = file.iter().collect();
+    #[cfg(feature = "snapshot")]
+    if let What::Fork(wanted) = &options.what {
+        return fork::fork(&mut vm, wanted, options.json);
+    }
+    let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
     match command {
         Some(command) => {
             let asked = Instant::now();
@@ -94,162 +88,6 @@ pub(super) fn run(options: &CtlOptions) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A VM's control socket.
-struct Connection<'a> {
-    path: &'a Path,
-    stream: BufReader<UnixStream>,
-}
-
-impl<'a> Connection<'a> {
-    fn open(path: &'a Path) -> Result<Self, Error> {
-        let refuse = |cause: String| Error::Config {
-            field: "control".into(),
-            value: path.display().to_string(),
-            cause,
-            cure: "name the socket of a VM that was started with --control=PATH, as the same user"
-                .to_owned(),
-        };
-        let is_socket = std::fs::metadata(path).map(|found| found.file_type().is_socket());
-        if is_socket.is_ok_and(|is_socket| !is_socket) {
-            return Err(refuse("it is no socket".to_owned()));
-        }
-        let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::ConnectionRefused => {
-                refuse("nobody listens there: its VM is gone".to_owned())
-            }
-            _ => refuse(error.to_string()),
-        })?;
-        let patience = |stream: &UnixStream, time| {
-            let set = stream.set_read_timeout(Some(time));
-            set.map_err(|error| refuse(error.to_string()))
-        };
-        patience(&stream, GREETING)?;
-        let mut connection = Self {
-            path,
-            stream: BufReader::new(stream),
-        };
-        let greeting = connection.value().map_err(|error| match error {
-            Error::Host { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock => {
-                connection.strange("it is no control socket: it says nothing")
-            }
-            error => error,
-        })?;
-        patience(connection.stream.get_ref(), PATIENCE)?;
-        match greeting.get("protocol").and_then(Value::as_u64) {
-            Some(version) if version == u64::from(PROTOCOL) => Ok(connection),
-            Some(version) => Err(connection.strange(&format!(
-                "its protocol has version {version}, this program knows {PROTOCOL}"
-            ))),
-            None => Err(connection.strange("it is no control socket")),
-        }
-    }
-
-    /// Asks, with files that go with the request; gives what the answer has under "ok", or else under "error".
-    fn ask(&mut self, request: &Value, files: &[&File]) -> Result<Result<Value, Value>, Error> {
-        let sent = send(self.stream.get_mut(), &format!("{request}\n"), files);
-        sent.map_err(|error| self.failed(error))?;
-        let mut answer = self.value()?;
-        Ok(match answer.get_mut("error") {
-            Some(error) => Err(error.take()),
-            None => Ok(answer.get_mut("ok").map(Value::take).unwrap_or_default()),
-        })
-    }
-
-    /// The error for what the VM says under "error".
-    fn refused(&self, refusal: &Value) -> Error {
-        let message = refusal.get("message").and_then(Value::as_str);
-        Error::Host {
-            what: format!("{}", self.path.display()),
-            source: std::io::Error::other(message.unwrap_or("it was refused").to_owned()),
-        }
-    }
-
-    /// Events may be as far apart as they like.
-    fn wait_for_ever(&self) -> Result<(), Error> {
-        let set = self.stream.get_ref().set_read_timeout(None);
-        set.map_err(|error| self.failed(error))
-    }
-
-    fn value(&mut self) -> Result<Value, Error> {
-        let line = self
-            .line()?
-            .ok_or_else(|| self.strange("it says nothing"))?;
-        serde_json::from_str(&line)
-            .map_err(|_| self.strange("what it says is no line of the protocol"))
-    }
-
-    /// The next line; `None` at the end.
-    fn line(&mut self) -> Result<Option<String>, Error> {
-        let mut line = String::new();
-        let read = (&mut self.stream).take(MAX_LINE).read_line(&mut line);
-        let len = read.map_err(|error| self.failed(error))?;
-        Ok((len > 0).then_some(line))
-    }
-
-    fn failed(&self, source: std::io::Error) -> Error {
-        Error::Host {
-            what: format!("{}: no answer", self.path.display()),
-            source,
-        }
-    }
-
-    fn strange(&self, what: &str) -> Error {
-        self.failed(std::io::Error::other(what.to_owned()))
-    }
-}
-
-/// Sends a line; descriptors go with its last byte.
-fn send(stream: &mut UnixStream, line: &str, files: &[&File]) -> std::io::Result<()> {
-    if files.is_empty() {
-        return stream.write_all(line.as_bytes());
-    }
-    let (end, bytes) = line.as_bytes().split_last().unwrap_or((&b'\n', &[]));
-    stream.write_all(bytes)?;
-    let files: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
-    // No command takes more.
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&files));
-    let end = [*end];
-    sendmsg(
-        stream,
-        &[IoSlice::new(&end)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
-    Ok(())
-}
-
-/// Saves the VM into a folder.
-#[cfg(feature = "snapshot")]
-fn save(vm: &mut Connection<'_>, folder: &Path, json: bool) -> Result<ExitCode, Error> {
-    let files = super::snapshot::Files::new(folder)?;
-    let command = Command::Snapshot {
-        memory: files.memory.clone(),
-    };
-    // It takes as long as the disk takes for the memory.
-    vm.wait_for_ever()?;
-    let answer = match vm.ask(&json!(command), &files.open())? {
-        Ok(answer) => answer,
-        Err(refusal) if json => {
-            print_error(&refusal);
-            return Ok(FAILED.into());
-        }
-        Err(refusal) => return Err(vm.refused(&refusal)),
-    };
-    files.publish()?;
-    match serde_json::from_value::<Written>(answer.clone()) {
-        Ok(written) if !json => print(&format!(
-            "saved to {}: {} KiB of memory; the guest stood still for {} ms",
-            folder.display(),
-            written.memory_bytes >> 10,
-            written.still_us.div_ceil(1000)
-        ))?,
-        _ => print(&answer.to_string())?,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 /// What is printed of an answer.
 enum Text {
     Is(String),
@@ -287,6 +125,7 @@ fn text(
             report::text(&report)
         }
         Command::Shutdown { .. } => "the guest was asked to power off".to_owned(),
+        Command::CtrlAltDel {} => "the guest was told".to_owned(),
         Command::Device { device, change } => format!("{device}: {change}"),
         Command::Reset {} => "the guest starts again".to_owned(),
         _ => {
@@ -302,6 +141,15 @@ fn status_text(status: &Status) -> String {
     text += &format!("{:9} {}\n", "vCPUs", status.vcpus);
     text += &format!("{:9} {} MiB\n", "memory", status.memory_bytes >> 20);
     text += &format!("{:9} {}", "restarts", status.restarts);
+    let sandbox = status.sandbox.as_ref();
+    text += &format!(
+        "\n{:9} {}",
+        "sandbox",
+        sandbox.map_or("off", |report| &report.level)
+    );
+    for MissingPart { part, why, .. } in sandbox.iter().flat_map(|report| &report.missing) {
+        text += &format!("\n{:9} without {part}: {why}", "");
+    }
     for device in &status.devices {
         text += &format!("\n{:9} {}", device.id, device.state);
     }
@@ -344,6 +192,8 @@ fn event_text(line: &str) -> Option<String> {
             let device = device.unwrap_or_default();
             format!("{device}error{}: {}", times()?, cause()?)
         }
+        "forked" => format!("forked: the process {}", number("pid")?),
+        "fork-ended" => format!("the fork {} has ended: {}", number("pid")?, text("status")?),
         "ended" => format!("ended: {}", text("reason")?),
         "lost" => format!("{} events are missing here", number("count")?),
         _ => return None,
@@ -440,6 +290,14 @@ mod tests {
                     times: 1,
                 },
                 "error: no",
+            ),
+            (Happening::Forked { pid: 7 }, "forked: the process 7"),
+            (
+                Happening::ForkEnded {
+                    pid: 7,
+                    status: "signal 9".to_owned(),
+                },
+                "the fork 7 has ended: signal 9",
             ),
             (
                 Happening::Ended {

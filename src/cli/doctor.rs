@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use serde_json::{Map, json};
-use vmm_reference::{Check, Error, HostPlatform, Level, diagnose};
+use vmm_reference::{Check, Error, HostPlatform, Level, MissingPart, diagnose};
 
 use super::arguments::DoctorOptions;
+use super::config::Config;
+use super::confined;
 use super::errors::with_options;
 use super::files::print;
 use super::status::FAILED;
@@ -13,7 +15,8 @@ use super::status::FAILED;
 pub(super) fn check(options: &DoctorOptions) -> Result<ExitCode, Error> {
     // As for a VM.
     super::run::allow_many_files();
-    let checks = diagnose::<HostPlatform>();
+    let mut checks = diagnose::<HostPlatform>();
+    checks.push(sandbox());
     let worst = checks.iter().map(|check| check.level).max();
     let fails = worst == Some(Level::Fail);
     if options.json {
@@ -27,6 +30,34 @@ pub(super) fn check(options: &DoctorOptions) -> Result<ExitCode, Error> {
         ExitCode::SUCCESS
     })
 }
+
+/// How much of a sandbox a VM has here: this process enters it.
+fn sandbox() -> Check {
+    const NAME: &str = "sandbox";
+    const WHAT: &str = "sandbox";
+    let report = match confined::tried(&Config::default()) {
+        Ok(report) => report,
+        Err(error) => return Check::warn(NAME, WHAT, error.to_string(), OFF),
+    };
+    if report.missing.is_empty() {
+        return Check::ok(
+            NAME,
+            WHAT,
+            format!("{}: VMs give up all that they can", report.level),
+        );
+    }
+    let missing = report.missing.iter();
+    let missing: Vec<_> = missing
+        .map(|MissingPart { part, why, .. }| format!("without {part}: {why}"))
+        .collect();
+    let found = format!("{}; {}", report.level, missing.join("; "));
+    Check::warn(NAME, WHAT, found, LESS)
+}
+
+/// What is said where there is less than all of it, or nothing.
+const LESS: &str =
+    "the reasons say what the host has to allow (docs/security.md); sandbox=auto does without it";
+const OFF: &str = "use sandbox=off, or find out what keeps the process from it";
 
 fn text(checks: &[Check], fails: bool) -> String {
     let mut lines = Vec::new();

@@ -66,7 +66,9 @@ impl Failure {
     }
 
     fn cure(&self) -> Option<String> {
-        let of_this_host = self.error.is_failed_emulation().then(interprets);
+        // Nothing can be looked at from inside a sandbox.
+        let can_look = self.error.is_failed_emulation() && !super::sandbox::is_entered();
+        let of_this_host = can_look.then(interprets);
         of_this_host
             .flatten()
             .or(self.error.cure())
@@ -165,8 +167,11 @@ fn option(field: &ConfigPath, value: &str, device: Option<&str>) -> String {
         ("blk", _) | ("net", "mac" | "mtu" | "queues" | "queue-size") => {
             format!("--{first}{device}: {key}{}", equals(value))
         }
-        ("net", "bw" | "bw-burst" | "iops" | "iops-burst") => {
-            format!("--{first}{device}: {key}{}", equals(value))
+        // Of one direction, where it is in the path.
+        ("net", key) if key.starts_with("bw") || key.starts_with("iops") => {
+            let direction = field.rest().get(..3).filter(|start| start.ends_with('-'));
+            let direction = direction.unwrap_or_default();
+            format!("--{first}{device}: {direction}{key}{}", equals(value))
         }
         _ => format!("--{first}={key}{}", equals(value)),
     }
@@ -176,12 +181,13 @@ fn option(field: &ConfigPath, value: &str, device: Option<&str>) -> String {
 /// becomes `--lean=auto`. Commands, which stand in backquotes, stay as they are.
 pub(super) fn with_options(text: &str) -> String {
     let command = Cli::command();
+    let others = ["plan", "restore"].map(|name| command.find_subcommand(name));
     let word = |word: &str| {
         let start = word.find(|c| c != '(').unwrap_or(word.len());
         let (before, rest) = word.split_at(start);
         let found = rest.split_once('=').and_then(|(key, value)| {
-            let of_plan = command.find_subcommand("plan").into_iter();
-            let options = of_plan.flat_map(clap::Command::get_arguments);
+            let options = others.iter().flatten();
+            let options = options.flat_map(|command| command.get_arguments());
             let option = command
                 .get_arguments()
                 .chain(options)
@@ -263,6 +269,11 @@ mod tests {
             (
                 "more (guest-memory=SIZE), or overcommit=true when",
                 "more (--guest-memory=SIZE), or --overcommit when",
+            ),
+            #[cfg(feature = "snapshot")]
+            (
+                "restore it with memory=lazy",
+                "restore it with --memory=lazy",
             ),
             (
                 "run `chmod u+w kernel=x`, kernel=x",

@@ -12,13 +12,16 @@ use vmm_reference::{
 use super::config::{Config, ConsoleTarget};
 use super::files::read_text;
 use super::locate::{Seek, steps, toml_key};
+use super::sandbox::SandboxArgs;
 
 const CURE: &str = "see docs/configuration.md, or --dump-config for a file that is right";
 /// How alike a key has to be to what was written.
 const ALIKE: f64 = 0.7;
 
 /// The keys of a file that are not those of the VM.
-const OWN_KEYS: [&str; 3] = ["serial", "console", "control"];
+const OWN_KEYS: [&str; 7] = [
+    "serial", "console", "control", "sandbox", "cgroup", "uid", "gid",
+];
 
 /// A file's text and the parser that its name asks for.
 #[derive(Debug)]
@@ -89,6 +92,15 @@ fn table(config: &Config) -> Result<Value, String> {
         if let Some(path) = &config.control {
             table.insert("control".to_owned(), text_of(path)?.into());
         }
+        let sandbox = &config.sandbox;
+        table.insert("sandbox".to_owned(), sandbox.mode().to_string().into());
+        if let Some(cgroup) = &sandbox.cgroup {
+            text_of(&cgroup.path)?;
+            table.insert("cgroup".to_owned(), cgroup.to_string().into());
+        }
+        for (key, id) in [("uid", sandbox.uid), ("gid", sandbox.gid)] {
+            table.insert(key.to_owned(), id.into());
+        }
     }
     without_nulls(&mut table);
     Ok(table)
@@ -144,6 +156,12 @@ impl File {
             serial: self.take(&mut table, "serial")?,
             console: self.take(&mut table, "console")?,
             control: self.take(&mut table, "control")?,
+            sandbox: SandboxArgs {
+                sandbox: self.take(&mut table, "sandbox")?,
+                cgroup: self.take(&mut table, "cgroup")?,
+                uid: self.take(&mut table, "uid")?,
+                gid: self.take(&mut table, "gid")?,
+            },
             vm: self.read(table.into(), None)?,
         })
     }

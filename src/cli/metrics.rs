@@ -49,6 +49,10 @@ pub(super) fn text(metrics: &Metrics) -> String {
         let had = format!("{:.3} s, {} exits", seconds(vcpu.cpu_us), vcpu.exits);
         lines.push((format!("vcpu {}", vcpu.id), had));
     }
+    for device in &metrics.registers {
+        let used = format!("{} reads, {} writes", device.reads, device.writes);
+        lines.push((format!("registers {}", device.device), used));
+    }
     for device in &metrics.devices {
         device_text(device, &mut lines);
     }
@@ -69,6 +73,9 @@ fn device_text(device: &DeviceReport, lines: &mut Vec<(String, String)>) {
     for (name, value) in [
         ("stalls", counted.stalls),
         ("limiter waits", counted.limiter_waits),
+        ("notifications", counted.notifications.iter().sum()),
+        ("interrupts", counted.interrupts),
+        ("config interrupts", counted.config_interrupts),
         ("drivers", counted.drivers),
         ("needs resets", counted.needs_resets),
         ("host errors", counted.host_errors),
@@ -118,6 +125,7 @@ pub(super) fn prometheus(metrics: &Metrics) -> String {
     for family in machine(metrics).into_iter().chain(vcpus(metrics, &ids)) {
         expose(&family, &mut text);
     }
+    expose(&registers(metrics), &mut text);
     for family in operations(metrics).into_iter().chain(devices(metrics)) {
         expose(&family, &mut text);
     }
@@ -179,6 +187,23 @@ fn vcpus<'a>(metrics: &'a Metrics, ids: &'a [String]) -> [Family<'a>; 2] {
     ]
 }
 
+/// How often the registers of the platform's devices were used.
+fn registers(metrics: &Metrics) -> Family<'_> {
+    let devices = metrics.registers.iter();
+    let samples = devices.flat_map(|device| {
+        [("read", device.reads), ("write", device.writes)].map(|(kind, number)| {
+            let labels = vec![("device", &*device.device), ("kind", kind)];
+            (labels, Value::Number(number))
+        })
+    });
+    Family {
+        name: "register_accesses_total",
+        kind: "counter",
+        help: "Accesses of vCPUs to registers of devices of the platform.",
+        samples: samples.collect(),
+    }
+}
+
 fn labels(device: &DeviceReport) -> Labels<'_> {
     vec![("id", &device.id), ("kind", &device.kind)]
 }
@@ -227,7 +252,7 @@ fn operations(metrics: &Metrics) -> [Family<'_>; 4] {
 /// What devices meet.
 fn devices(metrics: &Metrics) -> Vec<Family<'_>> {
     type Number = fn(&DeviceReport) -> Option<Value<'_>>;
-    let all: [(_, _, _, Number); 7] = [
+    let all: [(_, _, _, Number); 10] = [
         (
             "device_stalls_total",
             "counter",
@@ -245,6 +270,24 @@ fn devices(metrics: &Metrics) -> Vec<Family<'_>> {
             "counter",
             "Time in which limits held something back.",
             |device| Some(Value::Seconds(device.counted.limiter_wait_us)),
+        ),
+        (
+            "device_notifications_total",
+            "counter",
+            "Notifications by the driver, of all queues.",
+            |device| Some(Value::Number(device.counted.notifications.iter().sum())),
+        ),
+        (
+            "device_interrupts_total",
+            "counter",
+            "Interrupts for what queues have.",
+            |device| Some(Value::Number(device.counted.interrupts)),
+        ),
+        (
+            "device_config_interrupts_total",
+            "counter",
+            "Interrupts for a change of the configuration.",
+            |device| Some(Value::Number(device.counted.config_interrupts)),
         ),
         (
             "device_drivers_total",
@@ -347,8 +390,9 @@ mod tests {
             "exits": {"port_reads": 1, "port_writes": 2, "mmio_reads": 3, "mmio_writes": 4, "other": 5, "kicks": 6},
             "pauses": 7, "paused_us": 8500, "resident_bytes": 4096,
             "vcpus": [{"id": 0, "cpu_us": 1_500_000, "exits": 21}],
+            "registers": [{"device": "serial", "reads": 8, "writes": 9}],
             "devices": [
-                {"id": id, "kind": "blk", "stalls": 2, "limiter_wait_us": 1_250_000,
+                {"id": id, "kind": "blk", "stalls": 2, "notifications": [3, 4], "interrupts": 5, "limiter_wait_us": 1_250_000,
                  "operations": {"read": {"requests": 4, "bytes": 2048, "errors": 1, "latency": {
                     "count": 4, "sum_us": 9_000_100,
                     "buckets": [{"up_to_us": 16, "count": 1}, {"up_to_us": 64, "count": 2}]}}}},
@@ -382,6 +426,9 @@ mod tests {
             "vmm_device_errors_total{id=\"blk0\",kind=\"blk\",operation=\"read\"} 1",
             "vmm_device_limiter_wait_seconds_total{id=\"blk0\",kind=\"blk\"} 1.25",
             "vmm_device_streams{id=\"vsock0\",kind=\"vsock\"} 3",
+            "vmm_register_accesses_total{device=\"serial\",kind=\"write\"} 9",
+            "vmm_device_notifications_total{id=\"blk0\",kind=\"blk\"} 7",
+            "vmm_device_interrupts_total{id=\"blk0\",kind=\"blk\"} 5",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
@@ -403,6 +450,9 @@ mod tests {
             "paused               8.500 ms",
             "vcpu 0               1.500 s, 21 exits",
             "blk0 read            4, 2048 bytes, 1 errors, 2250.025 ms on average",
+            "registers serial     8 reads, 9 writes",
+            "blk0 notifications   7",
+            "blk0 interrupts      5",
             "blk0 stalls          2",
             "blk0 limiter wait    1250.000 ms",
             "vsock0 streams       3",

@@ -1,7 +1,13 @@
 //! Options, exit status and error messages.
 
 mod arguments;
+mod around;
 mod config;
+mod confined;
+#[cfg(feature = "control")]
+mod connection;
+#[cfg(feature = "snapshot")]
+mod copies;
 #[cfg(feature = "control")]
 mod ctl;
 mod doctor;
@@ -12,6 +18,10 @@ mod file;
 #[path = "no_file.rs"]
 mod file;
 mod files;
+#[cfg(all(feature = "control", feature = "snapshot"))]
+mod fork;
+#[cfg(all(feature = "control", feature = "snapshot"))]
+mod forks;
 #[cfg(feature = "completions")]
 mod generate;
 mod help;
@@ -22,6 +32,9 @@ mod locate;
 mod lost_memory;
 #[cfg(feature = "control")]
 mod metrics;
+#[cfg(feature = "snapshot")]
+mod new_file;
+mod notify;
 mod plan;
 #[cfg(feature = "control")]
 mod report;
@@ -29,9 +42,14 @@ mod report;
 mod request;
 #[cfg(feature = "snapshot")]
 mod restore;
+#[cfg(feature = "snapshot")]
+mod restored;
 mod run;
+mod sandbox;
+#[cfg(all(feature = "control", feature = "snapshot"))]
+mod save;
 mod signals;
-#[cfg(all(feature = "snapshot", feature = "control"))]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 mod status;
 mod terminal;
@@ -64,7 +82,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return usage::end(&error, &arguments),
     };
     env_logger::Builder::new()
-        .filter_level(match cli.start.log_level {
+        .filter_level(match cli.start.log.log_level {
             LogLevel::Off => log::LevelFilter::Off,
             LogLevel::Error => log::LevelFilter::Error,
             LogLevel::Warn => log::LevelFilter::Warn,
@@ -91,13 +109,18 @@ pub(crate) fn main() -> ExitCode {
             let file = cli.start.vm.boot_timeline.clone();
             let timeline = file.as_deref().map(|path| (path, start));
             with_config(cli.start.vm, &given, |config, inputs| {
-                run::run(config, inputs, timeline, |consoles| {
-                    Vm::new(&config.vm, consoles)
+                run::run(config, inputs, timeline, |vm, attachments| {
+                    Vm::new(vm, attachments)
                 })
             })
         }
         #[cfg(feature = "snapshot")]
         Some(Command::Restore(what)) => restore::run(what),
+        #[cfg(feature = "snapshot")]
+        Some(Command::Snapshot(what)) => {
+            let done = snapshot::run(&what).map(|()| ExitCode::SUCCESS);
+            done.map_err(Failure::from)
+        }
         Some(Command::Plan { vm, what }) => {
             let timeline = vm.boot_timeline.clone();
             with_config(*vm, &given, |config, inputs| {

@@ -7,15 +7,16 @@ use std::process::ExitCode;
 use serde::Serialize;
 use vmm_reference::arch::{AddressRange, LeanChoice, MachinePlan, Planner, Space};
 use vmm_reference::{
-    ARCHITECTURES, Error, HostPlatform, HugePages, MemoryBacking, NamedFile, PlannedFor, VmConfig,
-    busy_output, device_tree, in_plain_words, planner, planner_with_facts, probe, rehearse,
-    transparent_page_bytes,
+    ARCHITECTURES, ConfinementReport, Error, HostPlatform, HugePages, MemoryBacking, MissingPart,
+    NamedFile, PlannedFor, VmConfig, busy_output, device_tree, in_plain_words, planner,
+    planner_with_facts, probe, rehearse, transparent_page_bytes,
 };
 #[cfg(feature = "control")]
 use vmm_reference::{ControlSocket, Place};
 
 use super::arguments::PlanOptions;
 use super::config::Config;
+use super::confined;
 use super::errors::with_options;
 use super::files::{OutputFile, print as print_text, read_text};
 
@@ -72,8 +73,11 @@ pub(super) fn print(
         let tree = device_tree(&*planner, &plan, config)?;
         OutputFile::open("dump-dtb", path, config)?.write(&tree)?;
     }
+    // Last: nothing can be opened afterwards.
+    let sandbox = (!other).then(|| confined::tried(all)).transpose()?;
     let printed = Printed {
         plan: &plan,
+        sandbox,
         memory_backing: config.memory_backing,
         huge_pages: config.huge_pages,
         page_size_bytes: page_size(config.huge_pages, planned_for),
@@ -97,6 +101,9 @@ struct Printed<'a> {
     /// Of the largest pages that are asked for; another host's usual ones are not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     page_size_bytes: Option<u64>,
+    /// What the VM's process gives up on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<ConfinementReport>,
 }
 
 fn page_size(pages: HugePages, planned_for: PlannedFor) -> Option<u64> {
@@ -252,6 +259,12 @@ fn write_text(out: &mut String, printed: &Printed<'_>) -> std::fmt::Result {
     writeln!(out, "{}", printed.backing())?;
     if let Some(choice) = &plan.lean {
         writeln!(out, "{}", lean(choice))?;
+    }
+    if let Some(sandbox) = &printed.sandbox {
+        writeln!(out, "sandbox: {}", sandbox.level)?;
+        for MissingPart { part, why, .. } in &sandbox.missing {
+            writeln!(out, "  without {part}: {why}")?;
+        }
     }
     writeln!(out, "\nmemory")?;
     for ram in &plan.ram {

@@ -2,11 +2,23 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+#[cfg(feature = "snapshot")]
+use std::str::FromStr;
 
 use clap::error::ErrorKind;
 use clap::{Args, Subcommand, ValueEnum};
-use vmm_reference::{Change, Command, Error, Hinting, Limits, Link, NewFile, Query, TerminalSize};
+#[cfg(all(feature = "snapshot", feature = "virtio-net"))]
+use vmm_reference::NetReplacement;
+#[cfg(all(feature = "snapshot", feature = "virtio-vsock"))]
+use vmm_reference::VsockReplacement;
+#[cfg(feature = "snapshot")]
+use vmm_reference::{BlkCopy, BlkReplacement, ForkWish};
+use vmm_reference::{
+    Change, Command, Direction, Error, Hinting, Limits, LimitsChange, Link, NewFile, OptionError,
+    Query, TerminalSize,
+};
 
 use super::values;
 
@@ -38,6 +50,8 @@ pub(super) enum What {
         #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds())]
         timeout: Option<u32>,
     },
+    /// Types Ctrl-Alt-Del on the guest's keyboard, or presses its power button if it listens to none
+    CtrlAltDel,
     /// The guest starts again, with fresh memory and the same devices
     Reset,
     /// Says what the VM has done so far
@@ -53,7 +67,17 @@ pub(super) enum What {
     Snapshot {
         /// Where its files go; those of a VM that was saved there before are replaced
         folder: PathBuf,
+        /// Adds to the saved VM there what changed since, if it is this VM's last one with --diff; else saves all of it,
+        /// and remembers that
+        #[arg(long)]
+        diff: bool,
+        /// Copies the file of a disk meanwhile, to a new file which the saved VM has in its place
+        #[arg(long, value_name = "id=ID,copy=FILE", value_parser = values::text::<BlkCopy>())]
+        blk: Vec<BlkCopy>,
     },
+    /// The VM becomes two: a fork of it goes on as a process of its own, from the same memory
+    #[cfg(feature = "snapshot")]
+    Fork(ForkOptions),
     /// Prints what happens to the VM, until it ends
     Events,
     /// Changes a device while the VM runs or is paused, or has it tell something
@@ -65,14 +89,111 @@ pub(super) enum What {
     },
 }
 
+/// What a fork has of its own.
+#[cfg(feature = "snapshot")]
+#[derive(Debug, Clone, Args)]
+pub(super) struct ForkOptions {
+    /// The fork takes commands on this Unix socket, which is made for this user only
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: PathBuf,
+    /// Another file behind a disk, or a new file which becomes a copy of it while the guest stands still: id=ID,path=FILE
+    /// or id=ID,copy=FILE. Every disk that the guest may write to needs one; the others are shared
+    #[cfg(feature = "virtio-blk")]
+    #[arg(long, value_name = "id=ID,copy=FILE", value_parser = values::text::<ForkBlk>())]
+    pub(super) blk: Vec<ForkBlk>,
+    /// Another tap device of a network device: id=ID,tap=NAME or id=ID,fd=N
+    #[cfg(feature = "virtio-net")]
+    #[arg(long, value_name = "id=ID,tap=NAME", value_parser = values::text::<NetReplacement>())]
+    pub(super) net: Vec<NetReplacement>,
+    /// Another socket for the vsock device
+    #[cfg(feature = "virtio-vsock")]
+    #[arg(long, value_name = "path=SOCKET", value_parser = values::text::<VsockReplacement>())]
+    pub(super) vsock: Option<VsockReplacement>,
+    /// Where the fork's serial console goes: null, or file=PATH, a new or empty file [default: null]
+    #[cfg(feature = "serial")]
+    #[arg(long, value_name = "TARGET", value_parser = values::text::<ForkConsole>())]
+    pub(super) serial: Option<ForkConsole>,
+    /// Where its virtio console goes, if the VM has one [default: null]
+    #[cfg(feature = "virtio-console")]
+    #[arg(long, value_name = "TARGET", value_parser = values::text::<ForkConsole>())]
+    pub(super) console: Option<ForkConsole>,
+    /// The fork's guest stands still until it is resumed
+    #[arg(long)]
+    pub(super) paused: bool,
+}
+
+/// The file of a fork's disk.
+#[cfg(feature = "snapshot")]
+#[derive(Debug, Clone)]
+pub(super) enum ForkBlk {
+    /// One that is there.
+    File { id: String, path: PathBuf },
+    /// A new one.
+    Copy(BlkCopy),
+}
+
+#[cfg(feature = "snapshot")]
+impl FromStr for ForkBlk {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(copy) = text.parse() {
+            return Ok(Self::Copy(copy));
+        }
+        match text.parse::<BlkReplacement>() {
+            Ok(BlkReplacement {
+                id,
+                path: Some(path),
+                changed: false,
+                ..
+            }) => Ok(Self::File { id, path }),
+            _ => Err("it is id=ID,path=FILE or id=ID,copy=FILE".to_owned()),
+        }
+    }
+}
+
+/// Where a console of a fork goes.
+#[cfg(feature = "snapshot")]
+#[derive(Debug, Clone)]
+#[cfg_attr(
+    not(any(feature = "serial", feature = "virtio-console")),
+    allow(dead_code)
+)]
+pub(super) enum ForkConsole {
+    Null,
+    File(PathBuf),
+}
+
+#[cfg(feature = "snapshot")]
+impl FromStr for ForkConsole {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("file=") {
+            Some(path) if !path.is_empty() => Ok(Self::File(path.into())),
+            None if text == "null" => Ok(Self::Null),
+            _ => Err("it is null or file=PATH"),
+        }
+    }
+}
+
 /// What can be changed of a device, or told by it.
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum Part {
-    /// How much may pass a disk or a network device
+    /// How much may pass a disk or a network device, or how many random bytes the guest gets
     Limits {
-        /// bw=BYTES, bw-burst=BYTES, iops=N, iops-burst=N, the rates per second; or none. What is not named is not
-        /// limited any more
+        /// bw=BYTES, bw-burst=BYTES, bw-refill=MS, bw-once=BYTES, iops=N, iops-burst=N, iops-refill=MS, iops-once=N, the
+        /// rates per second; or none. What is not named is not limited any more
         #[arg(required = true, value_name = "LIMIT", value_parser = values::limit())]
+        words: Vec<String>,
+    },
+    /// The same, but what is not named stays as it is
+    AdjustLimits {
+        /// Of a network device, frames to the guest or from it only [default: both]
+        #[arg(long, value_enum)]
+        direction: Option<Way>,
+        /// As for limits; bw=0 and iops=0 take a limit away
+        #[arg(required = true, value_name = "LIMIT")]
         words: Vec<String>,
     },
     /// Another file behind a disk, which this command opens: the VM itself opens nothing
@@ -125,6 +246,14 @@ pub(super) enum Hints {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Way {
+    /// To the guest
+    Rx,
+    /// From the guest
+    Tx,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Plug {
     /// Frames pass
     Up,
@@ -142,6 +271,7 @@ impl What {
             Self::Shutdown { timeout } => Command::Shutdown {
                 timeout_s: *timeout,
             },
+            Self::CtrlAltDel => Command::CtrlAltDel {},
             Self::Reset => Command::Reset {},
             Self::Metrics { .. } => Command::Metrics {},
             Self::Registers => Command::Registers {},
@@ -149,11 +279,23 @@ impl What {
             #[cfg(feature = "snapshot")]
             Self::Snapshot { .. } => Command::Snapshot {
                 memory: String::new(),
+                since: None,
+                copies: Vec::new(),
+                form: vmm_reference::SavedForm::Layer,
+                note: None,
             },
+            // Its files are not open yet.
+            #[cfg(feature = "snapshot")]
+            Self::Fork(_) => Command::Fork(ForkWish::default()),
             Self::Device { id, part } => part.command(id.clone())?,
             Self::Events => return Ok(None),
         }))
     }
+}
+
+fn invalid_limits(text: &str, error: &OptionError) -> clap::Error {
+    let message = format!("invalid limits '{text}': {error}\n");
+    clap::Error::raw(ErrorKind::ValueValidation, message)
 }
 
 impl Part {
@@ -166,10 +308,16 @@ impl Part {
             Self::Limits { words } => {
                 let text = words.join(" ");
                 let limits = text.parse::<Limits>();
-                Change::Limits(limits.map_err(|error| {
-                    let message = format!("invalid limits '{text}': {error}\n");
-                    clap::Error::raw(ErrorKind::ValueValidation, message)
-                })?)
+                Change::Limits(limits.map_err(|error| invalid_limits(&text, &error))?)
+            }
+            Self::AdjustLimits { direction, words } => {
+                let text = words.join(" ");
+                let direction = direction.map(|way| match way {
+                    Way::Rx => Direction::Rx,
+                    Way::Tx => Direction::Tx,
+                });
+                let change = LimitsChange::parse(direction, &text);
+                Change::AdjustLimits(change.map_err(|error| invalid_limits(&text, &error))?)
             }
             Self::File { path } => {
                 let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
@@ -206,24 +354,34 @@ impl Part {
         let Self::File { path } = self else {
             return Ok(None);
         };
-        let writing = File::options().read(true).write(true).open(path);
-        let opened = match writing {
-            // A disk that is only read needs no more.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                ) =>
-            {
-                File::open(path)
-            }
-            opened => opened,
-        };
-        opened.map(Some).map_err(|error| Error::Config {
-            field: "file".into(),
-            value: path.display().to_string(),
-            cause: error.to_string(),
-            cure: "name a raw image or a block device that this user may open".to_owned(),
-        })
+        open_disk("file", path).map(Some)
     }
+}
+
+/// Opens the file of a disk, for writing if that is possible.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(super) fn open_disk(field: &'static str, path: &Path) -> Result<File, Error> {
+    let mut options = File::options();
+    // A FIFO must not block; a regular file does not care.
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let opened = match options.clone().write(true).open(path) {
+        // A disk that is only read needs no more.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            options.open(path)
+        }
+        opened => opened,
+    };
+    opened.map_err(|error| Error::Config {
+        field: field.into(),
+        value: path.display().to_string(),
+        cause: error.to_string(),
+        cure: "name a raw image or a block device that this user may open".to_owned(),
+    })
 }

@@ -1,21 +1,26 @@
 //! Runs a VM on the console that the configuration names.
 
+#[cfg(feature = "control")]
+use std::os::unix::fs::lchown;
 use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 #[cfg(feature = "control")]
 use vmm_reference::ControlSocket;
 use vmm_reference::{
-    Console, Consoles, Error, ExitReason, MainConsole, NamedFile, Vm, refused_output,
+    Attachments, Console, Consoles, Error, ExitReason, MainConsole, NamedFile, Vm, VmConfig,
+    refused_output,
 };
 
+use super::around::{Around, EndSignals};
 use super::config::{Config, ConsoleTarget};
+use super::confined::{self, Confined};
 use super::errors::with_options;
-use super::signals::{ignored_signals, resizes, signal_error, signals};
+use super::notify::Manager;
+use super::signals::{ignored_signals, resizes, signal_error};
 use super::status::{CRASHED, say};
-use super::terminal::RawTerminal;
+use super::terminal::Terminal;
 use super::timeline::{self, ProcessStart};
 
 /// `inputs` are the files that the command line has read; `timeline` is where the boot timeline goes, if there is to be
@@ -24,7 +29,7 @@ pub(super) fn run(
     config: &Config,
     inputs: &[NamedFile<'_>],
     timeline: Option<(&Path, ProcessStart)>,
-    make: impl FnOnce(Consoles) -> Result<Vm, Error>,
+    make: impl FnOnce(&VmConfig, Attachments) -> Result<Vm, Error>,
 ) -> Result<ExitCode, Error> {
     // Before a file of this program gets the number of one that is not open.
     config.check_descriptors()?;
@@ -41,6 +46,13 @@ pub(super) fn run(
         .map(|(path, start)| timeline::Output::create(path, start, &config.vm))
         .transpose()?;
     allow_many_files();
+    let inside = confined::with_paths_inside(config);
+    let config = &inside;
+    if let Some(cgroup) = &config.sandbox.cgroup {
+        cgroup.join()?;
+    }
+    let confined = Confined::new(config)?;
+    let manager = Manager::of_this_process();
     let mut consoles = Consoles::from(console("serial", config.serial())?);
     if let Some(target) = &config.console {
         let resized = resizes().map_err(signal_error)?;
@@ -52,31 +64,61 @@ pub(super) fn run(
         .as_deref()
         .map(ControlSocket::bind)
         .transpose()?;
-    let mut vm = make(consoles)?;
+    #[cfg(feature = "control")]
+    if let (Some(path), Some(user)) = (&config.control, config.sandbox.user()?) {
+        // Its clients are the user that the VM becomes.
+        lchown(path, Some(user.uid), Some(user.gid)).map_err(|source| Error::Host {
+            what: "cannot give the control socket to the VM's user".to_owned(),
+            source,
+        })?;
+    }
     let mut targets = config.consoles();
     let on_stdio = targets.any(|(_, target)| *target == ConsoleTarget::Stdio);
+    let ignored = ignored_signals();
+    let signals = EndSignals::catch(ignored)?;
+    let terminal = on_stdio.then(|| Terminal::find(ignored)).flatten();
+    let mut attachments = Attachments::from(consoles);
+    let confinement = confined.clone().map(|confined| confined as _);
+    attachments.confinement = confinement;
+    let mut vm = make(&config.vm, attachments)?;
     warn_consoles(config, &vm.plan().cmdline);
     for remark in &vm.plan().remarks {
         log::warn!("{}", with_options(remark));
     }
-    let ignored = ignored_signals();
-    if let Some(signals) = signals(&[SIGINT, SIGHUP], ignored).map_err(signal_error)? {
-        vm.stop_on(signals);
-    }
-    if let Some(signals) = signals(&[SIGTERM], ignored).map_err(signal_error)? {
-        vm.shutdown_on(signals);
-    }
-    // Restored when it goes out of scope: after the guest's end, an error or a panic.
-    let _terminal = on_stdio.then(|| RawTerminal::enter(ignored));
+    signals.end(&mut vm);
     let (reached, plan) = (vm.timeline(), vm.plan().clone());
-    // Its clients hear of the end.
-    #[cfg(feature = "control")]
-    let _control = control
-        .map(|control| control.serve(vm.handle()))
-        .transpose()?;
+    let begin = |role: &'static str| {
+        let confined = confined.clone();
+        move || {
+            if let Some(confined) = &confined {
+                confined.begin_as(role);
+            }
+        }
+    };
+    // Fields drop in their order, after the guest's end, an error or a panic.
+    let mut around = Around {
+        notifier: manager
+            .map(|manager| manager.runs(vm.handle(), begin("notify")))
+            .transpose()?,
+        // Its clients hear of the end.
+        #[cfg(feature = "control")]
+        control: control
+            .map(|control| control.serve(vm.handle()))
+            .transpose()?,
+        // Restored then.
+        terminal: terminal.map(|terminal| terminal.enter(begin("terminal"))),
+        timeline,
+        #[cfg(all(feature = "control", feature = "snapshot"))]
+        ignored,
+    };
+    #[cfg(all(feature = "control", feature = "snapshot"))]
+    let ended = super::forks::run(vm, &mut around);
+    #[cfg(not(all(feature = "control", feature = "snapshot")))]
     let ended = vm.run();
     // However it ended; the guest's failure matters more than that of the file.
+    let timeline = around.timeline.take();
     let written = timeline.map_or(Ok(()), |output| output.write(&reached, &plan));
+    drop(around);
     let ended = ended?;
     written?;
     match ended {

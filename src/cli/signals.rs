@@ -4,11 +4,13 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use signal_hook::consts::{SIGCONT, SIGWINCH, SIGXFSZ};
-use signal_hook::flag;
 use signal_hook::low_level::pipe;
+#[cfg(all(feature = "control", feature = "snapshot"))]
+use signal_hook::low_level::unregister;
+use signal_hook::{SigId, flag};
 use vmm_reference::Error;
 
 pub(super) fn signal_error(source: io::Error) -> Error {
@@ -34,18 +36,39 @@ pub(super) fn signals(signals: &[c_int], ignored: u64) -> io::Result<Option<Owne
     for &signal in signals {
         // nohup, and a shell's background jobs, start us with a signal ignored: so it stays.
         if !is_ignored(ignored, signal) {
-            caught = Some(pipe::register(signal, sender.try_clone()?)?);
+            register(signal, sender.try_clone()?)?;
+            caught = Some(());
         }
     }
-    Ok(caught.map(|_| receiver.into()))
+    Ok(caught.map(|()| receiver.into()))
+}
+
+/// What writes to descriptors when a signal comes.
+static REGISTERED: Mutex<Vec<SigId>> = Mutex::new(Vec::new());
+
+/// Writes a byte to a socket for each signal that comes.
+pub(super) fn register(signal: c_int, socket: UnixStream) -> io::Result<()> {
+    let id = pipe::register(signal, socket)?;
+    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    registered.push(id);
+    Ok(())
+}
+
+/// Nothing of that is written any more.
+#[cfg(all(feature = "control", feature = "snapshot"))]
+pub(super) fn unregister_all() {
+    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    for id in registered.drain(..) {
+        unregister(id);
+    }
 }
 
 /// The end of a socket that is readable once the terminal may have another size. A process that is stopped, or in
 /// the background, is not told.
 pub(super) fn resizes() -> io::Result<OwnedFd> {
     let (receiver, sender) = UnixStream::pair()?;
-    pipe::register(SIGCONT, sender.try_clone()?)?;
-    pipe::register(SIGWINCH, sender)?;
+    register(SIGCONT, sender.try_clone()?)?;
+    register(SIGWINCH, sender)?;
     Ok(receiver.into())
 }
 

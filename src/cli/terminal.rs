@@ -6,20 +6,23 @@
 //! to any program, on a restored terminal.
 
 use std::ffi::c_int;
+#[cfg(all(feature = "control", feature = "snapshot"))]
+use std::io::Write;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{
     InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
 };
 use signal_hook::consts::{SIGCONT, SIGQUIT, SIGTSTP};
-use signal_hook::low_level::{emulate_default_handler, pipe};
+use signal_hook::low_level::emulate_default_handler;
 use vmm_reference::in_background;
 
-use super::signals::is_ignored;
+use super::signals::{is_ignored, register};
 
 /// How often a process in the background looks whether it is in the foreground: a shell tells only one
 /// that was stopped.
@@ -29,22 +32,37 @@ const LOOK: Timespec = Timespec {
 };
 
 /// stdin in raw mode; dropping it restores what was there before.
-#[derive(Debug)]
-pub(super) struct RawTerminal(Option<Arc<Mutex<Modes>>>);
+pub(super) struct RawTerminal(Option<Raw>);
 
-impl RawTerminal {
-    /// Every key goes to the guest unechoed. Output processing stays on, so that our own messages
-    /// begin at the left margin. `ignored` are the signals that this process was started to ignore.
-    pub(super) fn enter(ignored: u64) -> Self {
+struct Raw {
+    modes: Arc<Mutex<Modes>>,
+    signals: Option<Arc<Signals>>,
+    /// What the thread does first that follows them.
+    begin: Arc<dyn Fn() + Send + Sync>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A terminal that this program may use, with what tells of job control.
+pub(super) struct Terminal {
+    saved: Termios,
+    signals: io::Result<Signals>,
+}
+
+impl Terminal {
+    /// stdin, when it is one. `ignored` are the signals that this process was started to ignore.
+    pub(super) fn find(ignored: u64) -> Option<Self> {
         let stdin = io::stdin();
         // Fails when stdin is no terminal: then there is nothing to do or to restore. The terminal may
         // belong to another job, which would not like it; and the kernel would stop this one.
-        let Ok(saved) = tcgetattr(&stdin) else {
-            return Self(None);
-        };
-        if in_background(&stdin) {
-            return Self(None);
-        }
+        let saved = tcgetattr(&stdin).ok().filter(|_| !in_background(&stdin))?;
+        let signals = Signals::catch(ignored);
+        Some(Self { saved, signals })
+    }
+
+    /// Every key goes to the guest unechoed. Output processing stays on, so that our own messages
+    /// begin at the left margin. `begin` is what a thread does first that follows job control.
+    pub(super) fn enter(self, begin: impl Fn() + Send + Sync + 'static) -> RawTerminal {
+        let Self { saved, signals } = self;
         let _ = FIRST.set(saved.clone());
         let mut modes = Modes {
             saved,
@@ -53,24 +71,74 @@ impl RawTerminal {
         };
         if let Err(error) = modes.enter() {
             log::warn!("the terminal stays in line mode: {error}");
-            return Self(None);
+            return RawTerminal(None);
         }
-        let modes = Arc::new(Mutex::new(modes));
-        if let Err(error) = Signals::catch(ignored).and_then(|signals| {
-            let modes = Arc::clone(&modes);
-            let serve = move || signals.serve(&modes);
-            thread::Builder::new().name("terminal".into()).spawn(serve)
-        }) {
+        let mut raw = Raw {
+            modes: Arc::new(Mutex::new(modes)),
+            signals: None,
+            begin: Arc::new(begin),
+            thread: None,
+        };
+        let followed = signals.and_then(|signals| {
+            raw.signals = Some(Arc::new(signals));
+            raw.follow()
+        });
+        if let Err(error) = followed {
             log::warn!("the terminal does not follow SIGTSTP, SIGCONT and SIGQUIT: {error}");
         }
-        Self(Some(modes))
+        RawTerminal(Some(raw))
+    }
+}
+
+impl RawTerminal {
+    /// Ends the thread that follows signals, until [`Self::unpark`].
+    #[cfg(all(feature = "control", feature = "snapshot"))]
+    pub(super) fn park(&mut self) {
+        if let Some(Raw {
+            signals: Some(signals),
+            thread,
+            ..
+        }) = &mut self.0
+            && let Some(thread) = thread.take()
+        {
+            let [stop, _] = &signals.stop;
+            // It has room for a byte.
+            let _ = (&mut &*stop).write(&[0]);
+            let _ = thread.join();
+        }
+    }
+
+    /// Signals are followed again, those too that have come meanwhile.
+    #[cfg(all(feature = "control", feature = "snapshot"))]
+    pub(super) fn unpark(&mut self) {
+        if let Some(raw) = &mut self.0
+            && let Err(error) = raw.follow()
+        {
+            log::warn!("the terminal does not follow signals any more: {error}");
+        }
+    }
+}
+
+impl Raw {
+    fn follow(&mut self) -> io::Result<()> {
+        if let Some(signals) = &self.signals {
+            let (signals, modes) = (Arc::clone(signals), Arc::clone(&self.modes));
+            let begin = Arc::clone(&self.begin);
+            let serve = move || {
+                begin();
+                signals.serve(&modes);
+            };
+            let thread = thread::Builder::new().name("terminal".into());
+            self.thread = Some(thread.spawn(serve)?);
+        }
+        Ok(())
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        if let Some(modes) = &self.0 {
-            let mut modes = lock(modes);
+        if let Some(raw) = &self.0 {
+            let mut modes = lock(&raw.modes);
             modes.restore();
             modes.over = true;
         }
@@ -95,11 +163,21 @@ fn lock(modes: &Mutex<Modes>) -> MutexGuard<'_, Modes> {
 /// What the terminal was at first, for a signal handler.
 static FIRST: OnceLock<Termios> = OnceLock::new();
 
+/// The terminal is another process' from now on.
+static GIVEN_UP: AtomicBool = AtomicBool::new(false);
+
+/// This process, a fork, leaves the terminal to its parent.
+#[cfg(all(feature = "control", feature = "snapshot"))]
+pub(super) fn give_up() {
+    GIVEN_UP.store(true, Ordering::Relaxed);
+}
+
 /// Restores the terminal from a signal handler, after which the process ends.
-#[cfg(feature = "snapshot")]
-pub(super) fn restore_at_once(stdin: std::os::fd::BorrowedFd<'_>) {
-    if let Some(first) = FIRST.get() {
-        let _ = tcsetattr(stdin, OptionalActions::Now, first);
+pub(super) fn restore_at_once() {
+    if let Some(first) = FIRST.get()
+        && !GIVEN_UP.load(Ordering::Relaxed)
+    {
+        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, first);
     }
 }
 
@@ -142,7 +220,14 @@ fn same(one: &Termios, other: &Termios) -> bool {
 }
 
 /// The signals that concern the terminal, a socket each that has a byte for each that has come.
-struct Signals([(c_int, UnixStream); 3]);
+#[derive(Debug)]
+struct Signals {
+    caught: [(c_int, UnixStream); 3],
+    /// A byte in the second one ends the thread that follows them.
+    stop: [UnixStream; 2],
+    /// The process goes on in the background: nobody says when that ends.
+    away: AtomicBool,
+}
 
 impl Signals {
     fn catch(ignored: u64) -> io::Result<Self> {
@@ -150,33 +235,44 @@ impl Signals {
             let (receiver, sender) = UnixStream::pair()?;
             receiver.set_nonblocking(true)?;
             if !is_ignored(ignored, signal) {
-                pipe::register(signal, sender)?;
+                register(signal, sender)?;
             } else {
                 // Its end would be readable for ever.
                 std::mem::forget(sender);
             }
             Ok::<_, io::Error>((signal, receiver))
         };
-        Ok(Self([catch(SIGTSTP)?, catch(SIGCONT)?, catch(SIGQUIT)?]))
+        let (ours, theirs) = UnixStream::pair()?;
+        theirs.set_nonblocking(true)?;
+        Ok(Self {
+            caught: [catch(SIGTSTP)?, catch(SIGCONT)?, catch(SIGQUIT)?],
+            stop: [ours, theirs],
+            away: AtomicBool::new(false),
+        })
     }
 
-    fn serve(self, modes: &Mutex<Modes>) {
-        // Goes on in the background: nobody says when that ends.
-        let mut away = false;
+    fn serve(&self, modes: &Mutex<Modes>) {
+        let [_, stop] = &self.stop;
+        let is_read = |socket: &UnixStream| matches!((&mut &*socket).read(&mut [0; 64]), Ok(1..));
         loop {
-            let mut fds = self
-                .0
-                .each_ref()
-                .map(|(_, socket)| PollFd::new(socket, PollFlags::IN));
+            let sockets = self.caught.iter().map(|(_, socket)| socket);
+            let mut fds: Vec<_> = sockets
+                .chain([stop])
+                .map(|socket| PollFd::new(socket, PollFlags::IN))
+                .collect();
+            let away = self.away.load(Ordering::Relaxed);
             // It is interrupted by the signals themselves.
             let _ = poll(&mut fds, away.then_some(&LOOK));
-            for (signal, socket) in &self.0 {
-                if matches!((&mut &*socket).read(&mut [0; 64]), Ok(1..)) {
-                    away |= handle(*signal, modes);
+            if is_read(stop) {
+                return;
+            }
+            for (signal, socket) in &self.caught {
+                if is_read(socket) && handle(*signal, modes) {
+                    self.away.store(true, Ordering::Relaxed);
                 }
             }
-            if away && !in_background(io::stdin()) {
-                away = false;
+            if self.away.load(Ordering::Relaxed) && !in_background(io::stdin()) {
+                self.away.store(false, Ordering::Relaxed);
                 let mut modes = lock(modes);
                 if !modes.over
                     && let Err(error) = modes.enter()

@@ -31,12 +31,15 @@ const OPTIONAL: &[(&str, &str, &str, bool)] = optional![
     "--console-overflow" "virtio console" "virtio-console",
     "--balloon" "memory balloon" "virtio-balloon",
     "--rng" "random bytes for the guest" "virtio-rng",
+    "--rng-limits" "random bytes for the guest" "virtio-rng",
     "--transport" "virtio devices" "virtio",
+    "--announce-virtio" "virtio devices" "virtio",
     "--config" "configuration files" "config-file",
     "--dump-config" "configuration files" "config-file",
     "--control" "control socket" "control",
     "ctl" "control socket" "control",
     "restore" "saved VMs" "snapshot",
+    "snapshot" "saved VMs" "snapshot",
     "generate-files" "completions and man pages" "completions",
 ];
 

@@ -63,6 +63,14 @@ pub(super) fn vcpus() -> Text<u32> {
     Text(|text| number(text, 1, "1 to as many as this host offers"))
 }
 
+/// The number of a user or a group; the last one stands for none (chown(2)).
+pub(super) fn id() -> Text<u32> {
+    Text(|text| match number(text, 0, "a number") {
+        Ok(u32::MAX) => Err("it stands for no user and no group".to_owned()),
+        other => other,
+    })
+}
+
 pub(super) fn seconds() -> Text<u32> {
     Text(|text| number(text, 0, "0 to 4294967295 seconds"))
 }
@@ -94,8 +102,8 @@ fn balloon(key: &str, text: &str) -> Result<vmm_reference::BalloonConfig, String
 pub(super) fn limit() -> Text<String> {
     Text(|text| match text.split_once('=') {
         // Without its rate, a burst is none.
-        Some(("bw-burst", _)) => check_limit(text, "bw=1"),
-        Some(("iops-burst", _)) => check_limit(text, "iops=1"),
+        Some((key, _)) if key.starts_with("bw-") => check_limit(text, "bw=1"),
+        Some((key, _)) if key.starts_with("iops-") => check_limit(text, "iops=1"),
         _ => check_limit(text, ""),
     })
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use arch::{Lean, Transport};
+use arch::{FeatureBits, Lean, Transport};
 use devices::Overflow;
-use devices::config::{BalloonConfig, BlkConfig, NetConfig, VsockConfig};
+use devices::config::{BalloonConfig, BlkConfig, Limits, NetConfig, VsockConfig};
 
 use super::{HugePages, MemoryBacking, MemorySize, OnReboot, VmConfig};
 
@@ -128,10 +128,45 @@ impl VmConfig {
         self
     }
 
+    /// Sets how many random bytes of the host the guest gets.
+    #[must_use]
+    pub fn with_rng_limits(mut self, limits: Limits) -> Self {
+        self.rng_limits = limits;
+        self
+    }
+
     /// Gives the machine no generation ID.
     #[must_use]
     pub fn without_vmgenid(mut self) -> Self {
         self.vmgenid = false;
+        self
+    }
+
+    /// Leaves bytes at the beginning of the window for devices to the embedder's own, a multiple of 4096.
+    #[must_use]
+    pub fn with_own_window(mut self, bytes: u64) -> Self {
+        self.own_window = bytes;
+        self
+    }
+
+    /// Shows the guest other bits of a register by which it knows its processor.
+    #[must_use]
+    pub fn with_features(mut self, bits: FeatureBits) -> Self {
+        self.features.push(bits);
+        self
+    }
+
+    /// Tells the guest of a keyboard, for Ctrl-Alt-Del.
+    #[must_use]
+    pub fn with_keyboard(mut self) -> Self {
+        self.keyboard = true;
+        self
+    }
+
+    /// Names virtio devices on the kernel command line in any case.
+    #[must_use]
+    pub fn with_announce_virtio(mut self) -> Self {
+        self.announce_virtio = true;
         self
     }
 

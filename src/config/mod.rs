@@ -11,13 +11,17 @@ mod words;
 use std::path::PathBuf;
 
 use arch::{
-    Cmdline, ConfigPath, DeviceKind, GuestKernel, Lean, MachineConfig, MachinePlan, Messages,
-    Transport, VirtioKind,
+    Cmdline, ConfigPath, DeviceKind, FeatureBits, GuestKernel, Lean, MachineConfig, MachinePlan,
+    Messages, Transport, VirtioKind,
 };
 use devices::Overflow;
-use devices::config::{BalloonConfig, BlkConfig, NetConfig, OptionError, VsockConfig, word};
+use devices::config::{
+    BalloonConfig, BlkConfig, Limits, NetConfig, OptionError, VsockConfig, word,
+};
 use serde::{Deserialize, Serialize};
 
+#[cfg(any(feature = "control", feature = "snapshot"))]
+pub(crate) use self::read::read_json;
 #[cfg(any(feature = "config-file", feature = "control", feature = "snapshot"))]
 pub use self::read::{ReadError, Step, ValuePath, read_unique, read_value};
 pub use self::values::{HugePages, MemoryBacking, MemorySize, OnReboot};
@@ -84,9 +88,19 @@ pub struct VmConfig {
     pub balloon: Option<BalloonConfig>,
     /// Whether the guest gets random bytes of the host.
     pub rng: bool,
+    /// How many of them.
+    #[serde(deserialize_with = "devices::config::limits_table")]
+    pub rng_limits: Limits,
     /// Whether the machine has a generation ID, by which a guest learns that it goes on from a saved state
     /// and is one of many (Linux then makes its random numbers anew).
     pub vmgenid: bool,
+    /// Whether a guest on x86_64 is told of the keyboard on which [`Command::CtrlAltDel`](crate::Command::CtrlAltDel) is
+    /// typed. Other architectures have none.
+    pub keyboard: bool,
+    /// Whether the kernel command line of a guest on x86_64 names its virtio devices on the MMIO transport in any case
+    /// (`virtio_mmio.device=`), and not only when it takes ACPI away: for kernels of which nobody knows whether they have
+    /// ACPI.
+    pub announce_virtio: bool,
     /// Whether the machine lacks what current kernels can do without, which KVM takes long to take down:
     /// on x86_64 the interval timer (PIT) and the PICs of a PC; the VMM then has the I/O APIC, with more
     /// pins, instead of KVM. Other architectures have nothing of the kind.
@@ -94,6 +108,14 @@ pub struct VmConfig {
     pub lean: Lean,
     /// The guest may have more memory than the host has: it will not use all of it.
     pub overcommit: bool,
+    /// Bytes at the beginning of the machine's window for devices ([`MachinePlan`](arch::MachinePlan)) that are left free
+    /// for devices of the embedder's own ([`OwnDevice`](crate::OwnDevice)), a multiple of 4096. No file has it.
+    #[serde(skip)]
+    pub own_window: u64,
+    /// Bits of registers by which a guest knows its processor that are others than the host's. A saved machine keeps
+    /// what it was shown. No file has it.
+    #[serde(skip)]
+    pub features: Vec<FeatureBits>,
 }
 
 impl Default for VmConfig {
@@ -122,9 +144,14 @@ impl Default for VmConfig {
             console_overflow: Overflow::Wait,
             balloon: None,
             rng: true,
+            rng_limits: Limits::default(),
             vmgenid: true,
+            keyboard: false,
+            announce_virtio: false,
             lean: Lean::Auto,
             overcommit: false,
+            own_window: 0,
+            features: Vec::new(),
         }
     }
 }
@@ -148,11 +175,14 @@ impl VmConfig {
                 append: self.append_with_console(),
             },
             serial: cfg!(feature = "serial"),
+            own_window: self.own_window,
             virtio: self.virtio(),
             transport: self.transport,
             lean: self.lean,
             kernel,
             vmgenid: self.vmgenid,
+            keyboard: self.keyboard,
+            announce_virtio: self.announce_virtio,
         })
     }
 
@@ -370,6 +400,17 @@ impl VmConfig {
                 .check()
                 .map_err(|error| refused("balloon".into(), error))?;
         }
+        let limits = ConfigPath::from("rng-limits");
+        self.rng_limits.check().map_err(|error| match error {
+            // Without `limits.` in front, as devices have it.
+            OptionError::Value(key, value, cause) => Error::Config {
+                field: limits.key(key),
+                value,
+                cause,
+                cure: "give a value that it may have; docs/configuration.md lists them".to_owned(),
+            },
+            error => refused(limits, error),
+        })?;
         self.check_ids()
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 use serde_path_to_error::Segment;
 
@@ -69,11 +70,16 @@ impl<'de> Visitor<'de> for Any {
                 let cause = "it is a date or a time, which nothing here is";
                 return Err(A::Error::custom(cause));
             }
-            if map.contains_key(&key) {
-                return Err(A::Error::custom(format!("duplicate field `{key}`")));
+            match map.entry(key) {
+                Entry::Vacant(entry) => {
+                    let UniqueKeys(value) = entries.next_value()?;
+                    entry.insert(value);
+                }
+                Entry::Occupied(entry) => {
+                    let key = entry.key();
+                    return Err(A::Error::custom(format!("duplicate field `{key}`")));
+                }
             }
-            let UniqueKeys(value) = entries.next_value()?;
-            map.insert(key, value);
         }
         Ok(UniqueKeys(map.into()))
     }
@@ -138,6 +144,16 @@ pub fn read_unique<'de, D: Deserializer<'de>>(from: D) -> Result<Value, (ValuePa
         Ok(UniqueKeys(value)) => Ok(value),
         Err(error) => Err((ValuePath::of(error.path()), error.into_inner())),
     }
+}
+
+/// Reads a text of JSON in which no key stands twice, and nothing behind it. Where a fault is, is not kept for it, which
+/// would take as long again.
+#[cfg(any(feature = "control", feature = "snapshot"))]
+pub(crate) fn read_json(text: &[u8]) -> serde_json::Result<Value> {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let UniqueKeys(value) = UniqueKeys::deserialize(&mut json)?;
+    json.end()?;
+    Ok(value)
 }
 
 /// What is wrong with a value, and where.

@@ -191,6 +191,14 @@ impl Line {
         }
     }
 
+    /// Nothing of it is watched any more, until [`Self::init`].
+    pub(crate) fn rest(&mut self) {
+        self.watching_input = false;
+        self.watching_output = false;
+        // What is there, and what could not be written, is looked at again.
+        self.arm();
+    }
+
     fn data(&self, what: u32) -> u32 {
         self.number | what
     }

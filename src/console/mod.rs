@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use devices::OutputRing;
 use devices::descriptor;
-use rustix::process::getpgrp;
 use rustix::termios::tcgetpgrp;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -182,7 +181,10 @@ impl Console {
 
 /// Whether a descriptor is a terminal whose foreground belongs to another process group.
 pub fn in_background(terminal: impl AsFd) -> bool {
-    tcgetpgrp(terminal).is_ok_and(|group| group != getpgrp())
+    // SAFETY: it has no arguments. rustix' takes no group of 0, which is one outside of this
+    // process's namespace.
+    let own = unsafe { libc::getpgrp() };
+    tcgetpgrp(terminal).is_ok_and(|group| group.as_raw_nonzero().get() != own)
 }
 
 /// A descriptor for the same file that does not block. O_NONBLOCK belongs to the open file

@@ -7,9 +7,14 @@ use std::io;
 use devices::{Change, ChangeError, Query, Report};
 use serde::{Deserialize, Serialize};
 
+use crate::confinement::ConfinementReport;
 #[cfg(feature = "control")]
 use crate::control::fields;
+#[cfg(feature = "snapshot")]
+use crate::control::forking::{ForkWish, Forked};
 use crate::control::metrics::Metrics;
+#[cfg(feature = "snapshot")]
+use crate::control::saving::{DiskCopy, SavedForm, SavingStatus, Written};
 
 /// Something to ask a machine for, by [`VmHandle::command`](crate::VmHandle::command).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +36,10 @@ pub enum Command {
         #[cfg_attr(feature = "control", serde(deserialize_with = "fields::timeout"))]
         timeout_s: Option<u32>,
     },
+    /// Ctrl-Alt-Del is typed, where the guest listens to a keyboard
+    /// ([`VmConfig::keyboard`](crate::VmConfig::keyboard)): it begins anew, or whatever it does then. Elsewhere its power
+    /// button is pressed. Nothing else happens, whatever the guest makes of it.
+    CtrlAltDel {},
     /// The machine starts again, with fresh memory and the same devices, as after a reset by the guest.
     Reset {},
     /// What state the machine and its devices are in.
@@ -45,7 +54,29 @@ pub enum Command {
     Snapshot {
         /// The name that the file for the RAM will have, beside that for the state.
         memory: String,
+        /// The id of the saved machine that was published last. If the VM knows that one, the file for the RAM gets what
+        /// changed since, and the state names the files of that one too; else it gets all. Without an id nothing is
+        /// remembered for the next time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<String>,
+        /// Disks that are copied meanwhile: an open empty file for each comes beside the command, behind the others and in
+        /// this order. The saved machine has the copies instead of the files.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[cfg_attr(feature = "control", serde(deserialize_with = "fields::copies"))]
+        copies: Vec<DiskCopy>,
+        /// What the file for the RAM gets, and whether it has to be empty.
+        #[serde(default, skip_serializing_if = "SavedForm::is_default")]
+        #[cfg_attr(feature = "control", serde(deserialize_with = "fields::form"))]
+        form: SavedForm,
+        /// What the saved machine shall know for whoever restores it ([`Snapshot::note`](crate::Snapshot::note)): any text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
     },
+    /// The machine becomes two: a copy of it goes on as a process of its own, with what comes open beside the command
+    /// (docs/fork.md). Its RAM is shared until one of the two writes to it. Only a program that takes forks
+    /// ([`Machine::run_until_fork`](crate::Machine::run_until_fork)) carries it out.
+    #[cfg(feature = "snapshot")]
+    Fork(ForkWish),
     /// A device is changed while it is there; the change stays when the guest starts again.
     Device {
         /// The device's id, as [`Command::Status`] tells it.
@@ -74,12 +105,15 @@ impl Command {
         "resume",
         "stop",
         "shutdown",
+        "ctrl-alt-del",
         "reset",
         "status",
         "metrics",
         "registers",
         #[cfg(feature = "snapshot")]
         "snapshot",
+        #[cfg(feature = "snapshot")]
+        "fork",
         "device",
         "query",
     ];
@@ -95,8 +129,12 @@ impl Command {
             }
         );
         #[cfg(feature = "snapshot")]
-        if let Self::Snapshot { .. } = self {
-            return 2;
+        if let Self::Snapshot { copies, .. } = self {
+            return 2 + copies.len();
+        }
+        #[cfg(feature = "snapshot")]
+        if let Self::Fork(wish) = self {
+            return wish.descriptors();
         }
         usize::from(takes_file)
     }
@@ -109,12 +147,15 @@ impl Command {
             Self::Resume {} => "resume",
             Self::Stop {} => "stop",
             Self::Shutdown { .. } => "shutdown",
+            Self::CtrlAltDel {} => "ctrl-alt-del",
             Self::Reset {} => "reset",
             Self::Status {} => "status",
             Self::Metrics {} => "metrics",
             Self::Registers {} => "registers",
             #[cfg(feature = "snapshot")]
             Self::Snapshot { .. } => "snapshot",
+            #[cfg(feature = "snapshot")]
+            Self::Fork(_) => "fork",
             Self::Device { .. } => "device",
             Self::Query { .. } => "query",
         }
@@ -125,18 +166,34 @@ impl Command {
     pub fn is_legal(&self, state: State) -> bool {
         match (self, state) {
             (Self::Status {}, _) => true,
-            (Self::Metrics {} | Self::Device { .. } | Self::Query { .. }, state) => {
+            (Self::Device { .. } | Self::Query { .. }, state) => {
                 matches!(state, State::Running | State::Paused)
             }
+            (Self::Metrics {}, state) => state != State::Created,
             // Those of a guest that runs are gone when they are told.
             (Self::Registers {}, state) => state == State::Paused,
             #[cfg(feature = "snapshot")]
-            (Self::Snapshot { .. }, state) => matches!(state, State::Running | State::Paused),
+            (Self::Snapshot { .. } | Self::Fork(_), state) => {
+                matches!(state, State::Running | State::Paused)
+            }
             (_, State::Ended) => false,
             // Pausing what is paused and resuming what runs changes nothing.
             (Self::Pause {} | Self::Resume {} | Self::Stop {}, _) => true,
-            // A guest that stands still cannot hear of its power button.
-            (Self::Shutdown { .. } | Self::Reset {}, state) => state == State::Running,
+            // A guest that stands still cannot hear of its power button, or its keyboard.
+            (Self::Shutdown { .. } | Self::CtrlAltDel {} | Self::Reset {}, state) => {
+                state == State::Running
+            }
+        }
+    }
+
+    /// Whether it leaves a machine that is written just now as it is, or ends it.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn is_legal_while_saving(&self) -> bool {
+        match self {
+            Self::Status {} | Self::Metrics {} | Self::Registers {} | Self::Query { .. } => true,
+            Self::Stop {} | Self::Shutdown { .. } => true,
+            Self::Pause {} | Self::Resume {} | Self::CtrlAltDel {} | Self::Reset {} => false,
+            Self::Snapshot { .. } | Self::Fork(_) | Self::Device { .. } => false,
         }
     }
 }
@@ -186,6 +243,9 @@ pub enum Reply {
     /// To [`Command::Snapshot`].
     #[cfg(feature = "snapshot")]
     Snapshot(Written),
+    /// To [`Command::Fork`].
+    #[cfg(feature = "snapshot")]
+    Forked(Forked),
     /// To [`Command::Query`].
     Device(Report),
     /// It was done; the machine is in this state now.
@@ -210,6 +270,13 @@ pub struct Status {
     pub restarts: u64,
     /// Its devices.
     pub devices: Vec<DeviceStatus>,
+    /// What its process has given up; none where nobody has asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<ConfinementReport>,
+    /// How far it is written, while it is saved.
+    #[cfg(feature = "snapshot")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saving: Option<SavingStatus>,
 }
 
 impl Status {
@@ -221,6 +288,9 @@ impl Status {
             memory_bytes: 0,
             restarts,
             devices: Vec::new(),
+            sandbox: None,
+            #[cfg(feature = "snapshot")]
+            saving: None,
         }
     }
 }
@@ -236,18 +306,6 @@ pub struct DeviceStatus {
     pub kind: String,
     /// `idle`: no driver uses it; `running`; `needs-reset`: its driver broke a rule; `lost`: a fault of the VMM.
     pub state: String,
-}
-
-/// A machine that was saved.
-#[cfg(feature = "snapshot")]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[non_exhaustive]
-pub struct Written {
-    /// How long the guest stood still for it, in microseconds; of a guest that was paused, how long it took.
-    pub still_us: u64,
-    /// The bytes of its RAM that are no zeros, by pages.
-    pub memory_bytes: u64,
 }
 
 /// A vCPU of a paused machine.
@@ -329,9 +387,24 @@ pub enum CommandError {
         #[source]
         source: ChangeError,
     },
+    /// The machine is saved just now, or disks are copied for a fork.
+    #[cfg(feature = "snapshot")]
+    #[error(
+        "{0} is not possible while the machine is saved, or copied for a fork: wait for that, or stop it"
+    )]
+    Saving(&'static str),
     /// The machine has something that cannot be saved.
     #[error("the machine cannot be saved: {0}")]
     NotSaved(String),
+    /// The machine was not forked, or its fork has ended before its guest went on. The machine goes on as before.
+    #[cfg(feature = "snapshot")]
+    #[error("the machine is not forked: {0}")]
+    NotForked(String),
+    /// The machine has neither a keyboard that its guest listens to nor a power button.
+    #[error(
+        "{0} is not possible: the guest listens to no keyboard, and the machine has no power button"
+    )]
+    NoKeyboard(&'static str),
     /// A machine that goes on where a saved one was has no kernel to begin with.
     #[error("{0} is not possible: the machine was restored, and has no kernel to begin with")]
     NoKernel(&'static str),
@@ -372,19 +445,25 @@ mod tests {
             device: "balloon0".to_owned(),
             query: Query::Statistics,
         };
-        let legal: [(Command, &[State]); 11] = [
+        let legal: [(Command, &[State]); 13] = [
+            (Command::Fork(ForkWish::default()), &[Running, Paused]),
             (device, &[Running, Paused]),
             (query, &[Running, Paused]),
             (Command::Pause {}, &[Created, Running, Paused]),
             (Command::Resume {}, &[Created, Running, Paused]),
             (Command::Stop {}, &[Created, Running, Paused]),
             (Command::Shutdown { timeout_s: None }, &[Running]),
+            (Command::CtrlAltDel {}, &[Running]),
             (Command::Reset {}, &[Running]),
-            (Command::Metrics {}, &[Running, Paused]),
+            (Command::Metrics {}, &[Running, Paused, Ended]),
             (Command::Registers {}, &[Paused]),
             (
                 Command::Snapshot {
                     memory: "m".to_owned(),
+                    since: None,
+                    copies: Vec::new(),
+                    form: SavedForm::Layer,
+                    note: None,
                 },
                 &[Running, Paused],
             ),

@@ -105,6 +105,18 @@ pub enum Happening {
         /// How often that has happened to the device so far.
         times: u64,
     },
+    /// A fork of the machine goes on, as a process of its own.
+    Forked {
+        /// The process.
+        pid: u32,
+    },
+    /// The process of a fork has ended.
+    ForkEnded {
+        /// The process.
+        pid: u32,
+        /// How: `exit status N`, or `signal N`.
+        status: String,
+    },
     /// The VM has ended; no event comes after it.
     Ended {
         /// Why, as a part of a sentence.
@@ -122,7 +134,7 @@ pub enum Happening {
 impl Happening {
     /// The names of all.
     #[cfg_attr(not(feature = "control"), allow(dead_code))]
-    pub(crate) const NAMES: [&str; 12] = [
+    pub(crate) const NAMES: [&str; 14] = [
         "state",
         "shutdown-asked",
         "restart",
@@ -133,6 +145,8 @@ impl Happening {
         "device-changed",
         "limited",
         "error",
+        "forked",
+        "fork-ended",
         "ended",
         "lost",
     ];
@@ -151,6 +165,8 @@ impl Happening {
             Self::DeviceChanged { .. } => "device-changed",
             Self::Limited { .. } => "limited",
             Self::Error { .. } => "error",
+            Self::Forked { .. } => "forked",
+            Self::ForkEnded { .. } => "fork-ended",
             Self::Ended { .. } => "ended",
             Self::Lost { .. } => "lost",
         }
@@ -361,6 +377,11 @@ mod tests {
                 device: None,
                 cause: text(),
                 times: 1,
+            },
+            Happening::Forked { pid: 1 },
+            Happening::ForkEnded {
+                pid: 1,
+                status: text(),
             },
             Happening::Ended {
                 reason: text(),

@@ -7,6 +7,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::config::{in_plain_words, read_value};
+#[cfg(feature = "snapshot")]
+use crate::control::saving::{DiskCopy, SavedForm};
 
 /// Names the field, and the part of it that is wrong.
 fn named<'de, D, T>(name: &str, from: D) -> Result<T, D::Error>
@@ -47,6 +49,42 @@ pub(super) fn device<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Er
     }
 
     named("device", from).map(|Id(id)| id)
+}
+
+#[cfg(feature = "snapshot")]
+pub(super) fn disks<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    named("blk", from)
+}
+
+#[cfg(feature = "snapshot")]
+pub(super) fn taps<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    named("net", from)
+}
+
+#[cfg(feature = "snapshot")]
+pub(super) fn copies<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<DiskCopy>, D::Error> {
+    named("copies", from)
+}
+
+#[cfg(feature = "snapshot")]
+pub(super) fn form<'de, D: Deserializer<'de>>(from: D) -> Result<SavedForm, D::Error> {
+    struct Word(SavedForm);
+
+    impl<'de> Deserialize<'de> for Word {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            devices::config::word(from).map(Self)
+        }
+    }
+
+    named("form", from).map(|Word(form)| form)
 }
 
 pub(super) fn query<'de, D: Deserializer<'de>>(from: D) -> Result<Query, D::Error> {

@@ -5,9 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use std::time::{Duration, Instant};
 
 use devices::PowerButton;
@@ -17,98 +15,16 @@ use rustix::time::{
 };
 
 use crate::Error;
+use crate::confinement::Confined;
+use crate::control::answer::{Answer, Asked, Pending, Request};
 use crate::control::command::{Command, CommandError, Reply, State, Status};
+use crate::control::ending::ExitReason;
 use crate::control::event::{Happening, Publisher, Subscription, millis};
-use crate::control::metrics::Resident;
+use crate::control::metrics::{Metrics, Resident};
+use crate::memory::proc_files::ProcFiles;
 use crate::wake::Wake;
 
-/// Why a VM ended without a failure of the VMM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ExitReason {
-    /// The guest powered itself off.
-    PoweredOff,
-    /// The guest asked for a reset.
-    Reset,
-    /// The guest crashed.
-    Crashed(Crash),
-    /// [`VmHandle::request_stop`] was called.
-    Stopped,
-}
-
-/// How a guest crashed. `Display` is a part of a sentence, without the report.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Crash {
-    /// The vCPU that crashed, or told of it.
-    pub vcpu: u32,
-    /// What happened.
-    pub cause: CrashCause,
-    /// The vCPU's registers, the instruction that it was at and the last console output, several lines, in a form
-    /// that depends on the architecture. Control characters of the guest's are replaced.
-    pub report: String,
-}
-
-impl fmt::Display for Crash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "vCPU {}: {}", self.vcpu, self.cause)
-    }
-}
-
-/// What makes the end of a guest a crash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CrashCause {
-    /// An exception that it could not handle, nor the exceptions that followed (KVM_EXIT_SHUTDOWN).
-    TripleFault,
-    /// Its kernel panicked and told of it through the pvpanic device.
-    Panic,
-    /// It told the hypervisor that it crashed (KVM_SYSTEM_EVENT_CRASH).
-    SystemEvent,
-}
-
-impl CrashCause {
-    /// Its name in events.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::TripleFault => "triple-fault",
-            Self::Panic => "panic",
-            Self::SystemEvent => "system-event",
-        }
-    }
-}
-
-impl fmt::Display for CrashCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TripleFault => "triple fault, an exception that it has no working handler for",
-            Self::Panic => "its kernel panicked, as it told through pvpanic",
-            Self::SystemEvent => "it reported a crash to the hypervisor (KVM_SYSTEM_EVENT_CRASH)",
-        })
-    }
-}
-
-impl fmt::Display for ExitReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PoweredOff => f.write_str("the guest powered off"),
-            Self::Reset => f.write_str("the guest asked for a reset"),
-            Self::Crashed(crash) => write!(f, "the guest crashed: {crash}"),
-            Self::Stopped => f.write_str("it was asked to end"),
-        }
-    }
-}
-
 pub(crate) type Outcome = Result<ExitReason, Error>;
-
-/// A command that waits for the machine's thread, and whoever waits for the answer.
-pub(crate) struct Request {
-    pub(crate) command: Command,
-    /// As many as the command takes.
-    pub(crate) files: Vec<OwnedFd>,
-    pub(crate) answer: mpsc::Sender<Result<Reply, CommandError>>,
-}
 
 #[derive(Default)]
 struct Life {
@@ -127,6 +43,8 @@ struct Life {
     /// A command asked for the reset: the machine starts again whatever its configuration says.
     reset: bool,
     restarts: u64,
+    /// What the machine had done when its guest ended last.
+    metrics: Metrics,
 }
 
 /// What the machine does, and with that who answers commands.
@@ -180,6 +98,8 @@ struct Shared {
     requested: Wake,
     publisher: Publisher,
     resident: Resident,
+    proc_files: ProcFiles,
+    confined: Confined,
     /// Runs out when a guest that was asked to power itself off has had its time.
     deadline: OwnedFd,
 }
@@ -189,20 +109,41 @@ struct Shared {
 pub struct VmHandle(Arc<Shared>);
 
 impl VmHandle {
+    #[cfg(test)]
     pub(crate) fn new() -> Result<Self, Error> {
+        Self::confined_by(Confined::default(), Resident::open(), ProcFiles::open())
+    }
+
+    pub(crate) fn confined_by(
+        confined: Confined,
+        resident: Resident,
+        proc_files: ProcFiles,
+    ) -> Result<Self, Error> {
         Ok(Self(Arc::new(Shared {
             life: Mutex::default(),
             ended: AtomicBool::new(false),
             event: Wake::new()?,
             requested: Wake::new()?,
             publisher: Publisher::default(),
-            resident: Resident::open(),
+            resident,
+            proc_files,
+            confined,
             deadline: timerfd_create(
                 TimerfdClockId::Monotonic,
                 TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
             )
             .map_err(|errno| Error::host("cannot create a timer")(errno.into()))?,
         })))
+    }
+
+    /// What the kernel tells of this process' memory.
+    #[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
+    pub(crate) fn proc_files(&self) -> &ProcFiles {
+        &self.0.proc_files
+    }
+
+    pub(crate) fn confined(&self) -> &Confined {
+        &self.0.confined
     }
 
     /// Asks the VM to end now, with [`ExitReason::Stopped`] unless it has ended already.
@@ -212,7 +153,8 @@ impl VmHandle {
     }
 
     /// Has the machine do something, from any thread but the one in [`Machine::run`](crate::Machine::run), and
-    /// waits for the answer. Commands are carried out one after the other, in the order in which they come.
+    /// waits for the answer. Commands are carried out one after the other, in the order in which they come; [`Command::Stop`]
+    /// at once.
     ///
     /// # Errors
     /// When the command makes no sense in the machine's state, or the machine ends before it comes to it.
@@ -229,6 +171,28 @@ impl VmHandle {
         command: Command,
         files: Vec<OwnedFd>,
     ) -> Result<Reply, CommandError> {
+        self.ask(command, files, None)?.wait()
+    }
+
+    /// As [`Self::command_with`], without waiting: a program that is to fork has no thread left that waits.
+    ///
+    /// # Errors
+    /// When the command makes no sense in the machine's state, or takes another number of descriptors.
+    pub fn start_command(
+        &self,
+        command: Command,
+        files: Vec<OwnedFd>,
+    ) -> Result<Pending, CommandError> {
+        self.ask(command, files, None).map(Pending)
+    }
+
+    /// The same, without waiting: `wake` is set when the answer comes.
+    pub(crate) fn ask(
+        &self,
+        command: Command,
+        files: Vec<OwnedFd>,
+        wake: Option<Arc<Wake>>,
+    ) -> Result<Asked, CommandError> {
         let name = command.name();
         if files.len() != command.descriptors() {
             return Err(CommandError::Descriptors {
@@ -237,7 +201,6 @@ impl VmHandle {
                 given: files.len(),
             });
         }
-        let (answer, answered) = mpsc::channel();
         let mut life = self.life();
         let state = life.stage.state();
         if !command.is_legal(state) {
@@ -246,31 +209,38 @@ impl VmHandle {
                 state,
             });
         }
+        // Not in its turn: what comes before it may wait for a guest that does not answer.
+        if matches!(command, Command::Stop {}) {
+            drop(life);
+            self.request_stop();
+            let state = State::Ended;
+            return Ok(Asked::Now(Reply::Done { state }));
+        }
         match life.stage {
             Stage::Running | Stage::Paused => {
+                let (answer, answered) = Answer::new(name, wake);
                 life.requests.push_back(Request {
                     command,
                     files,
                     answer,
                 });
                 self.0.requested.set();
-                drop(life);
-                answered.recv().unwrap_or(Err(CommandError::Ended(name)))
+                Ok(Asked::Later(answered))
             }
             Stage::Created | Stage::CreatedPaused | Stage::Ended => {
                 match command {
                     Command::Pause {} => life.stage = Stage::CreatedPaused,
                     Command::Resume {} => life.stage = Stage::Created,
+                    Command::Metrics {} => {
+                        return Ok(Asked::Now(Reply::Metrics(life.metrics.clone())));
+                    }
                     Command::Status {} => {
-                        let restarts = life.restarts;
-                        return Ok(Reply::Status(Status::without_machine(state, restarts)));
+                        let status = Status::without_machine(state, life.restarts);
+                        return Ok(Asked::Now(Reply::Status(status)));
                     }
-                    _ => {
-                        drop(life);
-                        self.request_stop();
-                    }
+                    _ => {}
                 }
-                Ok(Reply::Done { state })
+                Ok(Asked::Now(Reply::Done { state }))
             }
         }
     }
@@ -337,6 +307,11 @@ impl VmHandle {
         self.0.resident.bytes()
     }
 
+    /// The machine ends, and this is what it has done.
+    pub(crate) fn keep_metrics(&self, metrics: Metrics) {
+        self.life().metrics = metrics;
+    }
+
     /// How often the machine has started again.
     pub(crate) fn restarts(&self) -> u64 {
         self.life().restarts
@@ -368,7 +343,7 @@ impl VmHandle {
         });
         for request in std::mem::take(&mut life.requests) {
             let name = request.command.name();
-            let _ = request.answer.send(Err(CommandError::Ended(name)));
+            request.answer.send(Err(CommandError::Ended(name)));
         }
     }
 
@@ -517,6 +492,7 @@ impl VmHandle {
 mod tests {
     use super::*;
 
+    #[derive(Debug)]
     struct Button;
 
     impl PowerButton for Button {

@@ -67,6 +67,9 @@ pub struct Metrics {
     /// Each vCPU, in the order of their ids.
     #[serde(default)]
     pub vcpus: Vec<VcpuMetrics>,
+    /// Each device of the platform of which it is counted, in the order of the plan.
+    #[serde(default)]
+    pub registers: Vec<RegisterMetrics>,
     /// Each device that has an id, in the order of the plan.
     #[serde(default)]
     pub devices: Vec<DeviceReport>,
@@ -85,6 +88,19 @@ pub struct VcpuMetrics {
     pub exits: u64,
 }
 
+/// How often vCPUs have used the registers of a device of the platform.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct RegisterMetrics {
+    /// `serial`, `keyboard` (its controller, on x86_64) or `rtc`.
+    pub device: String,
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+}
+
 /// What a device has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -100,6 +116,27 @@ pub struct DeviceReport {
 }
 
 impl Metrics {
+    /// Adds what was counted of the registers of devices in a run, by their names.
+    pub(crate) fn add_accesses(
+        &mut self,
+        accesses: impl Iterator<Item = (&'static str, [u64; 2])>,
+    ) {
+        for (device, [reads, writes]) in accesses {
+            let mut known = self.registers.iter_mut();
+            match known.find(|known| known.device == device) {
+                Some(known) => {
+                    known.reads = known.reads.saturating_add(reads);
+                    known.writes = known.writes.saturating_add(writes);
+                }
+                None => self.registers.push(RegisterMetrics {
+                    device: device.to_owned(),
+                    reads,
+                    writes,
+                }),
+            }
+        }
+    }
+
     /// Adds what the vCPUs of a run have counted, by their ids.
     pub(crate) fn add_vcpus(&mut self, vcpus: &[Arc<VcpuCounters>]) {
         for (id, counters) in (0..).zip(vcpus) {
@@ -161,6 +198,12 @@ impl Resident {
         Self(File::open("/proc/self/statm").ok())
     }
 
+    /// It does not tell.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn unknown() -> Self {
+        Self(None)
+    }
+
     /// The resident memory of this process in bytes (proc_pid_statm(5)); 0 where /proc does not tell.
     pub(crate) fn bytes(&self) -> u64 {
         let mut text = [0; 128];
@@ -206,6 +249,20 @@ mod tests {
         let exits: Vec<_> = metrics.vcpus.iter().map(|v| (v.id, v.exits)).collect();
         assert_eq!(exits, [(0, 0), (1, 4)]);
         assert_eq!((metrics.exits.port_reads, metrics.exits.kicks), (2, 2));
+    }
+
+    #[test]
+    fn accesses_are_added_by_their_devices_over_restarts() {
+        let mut metrics = Metrics::default();
+        for _ in 0..2 {
+            metrics.add_accesses([("serial", [1, 2]), ("rtc", [3, 4])].into_iter());
+        }
+        let found: Vec<_> = metrics
+            .registers
+            .iter()
+            .map(|of| (&*of.device, of.reads, of.writes))
+            .collect();
+        assert_eq!(found, [("serial", 2, 4), ("rtc", 6, 8)]);
     }
 
     #[test]

@@ -1,8 +1,15 @@
 //! How a program that has no handle asks: by descriptors.
 
 use std::fs::File;
+#[cfg(feature = "snapshot")]
+use std::io;
+#[cfg(feature = "snapshot")]
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
+
+#[cfg(feature = "snapshot")]
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Descriptors by which somebody outside wants the VM to end.
 #[derive(Debug, Default)]
@@ -11,4 +18,46 @@ pub(crate) struct Requests {
     pub(crate) end: Option<OwnedFd>,
     /// Readable when the guest shall power off, and how long it may take.
     pub(crate) shutdown: Option<(File, Duration)>,
+}
+
+#[cfg(feature = "snapshot")]
+impl Requests {
+    /// The same ones, for whoever looks at them elsewhere.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        let end = self.end.as_ref().map(OwnedFd::try_clone);
+        let shutdown = self.shutdown.as_ref();
+        let shutdown =
+            shutdown.map(|(file, patience)| file.try_clone().map(|file| (file, *patience)));
+        Ok(Self {
+            end: end.transpose()?,
+            shutdown: shutdown.transpose()?,
+        })
+    }
+}
+
+/// What there is to read from a descriptor, without waiting for it.
+#[cfg(feature = "snapshot")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Nothing,
+    Something,
+    /// Nobody writes to it any more.
+    Ended,
+}
+
+#[cfg(feature = "snapshot")]
+impl Asked {
+    pub(crate) fn on(fd: &impl AsFd) -> Self {
+        let mut fds = [PollFd::new(fd, PollFlags::IN)];
+        // Interrupted, it is looked at the next time.
+        let _ = poll(&mut fds, Some(&Timespec::default()));
+        let found = fds.first().map_or(PollFlags::empty(), PollFd::revents);
+        if found.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+            Self::Ended
+        } else if found.contains(PollFlags::IN) {
+            Self::Something
+        } else {
+            Self::Nothing
+        }
+    }
 }

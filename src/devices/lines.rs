@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arch::{DevicePlan, Gsi, KvmError};
+use devices::Threads;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
@@ -16,6 +17,9 @@ pub(crate) struct Lines<'a> {
     pub(crate) range: Range<Gsi>,
     /// How KVM routes them, and the messages beside them.
     pub(crate) routes: Arc<MsiRoutes>,
+    /// Makes the devices' threads.
+    #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
+    pub(crate) threads: Threads,
     /// Makes each write to an eventfd an edge on one.
     pub(crate) connect: &'a dyn Fn(&EventFd, Gsi) -> Result<(), KvmError>,
 }

@@ -1,5 +1,6 @@
 //! Makes the planned devices and puts them on the bus.
 
+mod counted;
 pub(crate) mod generation;
 pub(crate) mod gsi;
 pub(crate) mod lines;
@@ -15,8 +16,8 @@ use std::sync::Arc;
 
 use arch::{DeviceKind, DevicePlan, GuestRam, MachinePlan, Space};
 use devices::{
-    AcpiPower, Bus, BusDevice, BusEntry, Cmos, GoldfishRtc, I8042, IoApic, OutputRing, Pl031,
-    Pl061, PowerButton, Pvpanic,
+    AcpiPower, Bus, BusDevice, BusEntry, Cmos, CtrlAltDel, GoldfishRtc, I8042, IoApic, OutputRing,
+    Pl031, Pl061, PowerButton, Pvpanic,
 };
 use kvm_ioctls::VmFd;
 
@@ -34,6 +35,8 @@ pub(crate) struct Devices {
     pub(crate) serial: Option<Port>,
     pub(crate) virtio_console: Option<Port>,
     pub(crate) power_button: Option<Arc<dyn PowerButton>>,
+    /// With an interrupt.
+    pub(crate) keyboard: Option<Arc<dyn CtrlAltDel>>,
     pub(crate) generation: Option<Generation>,
     pub(crate) registry: Registry,
 }
@@ -57,15 +60,14 @@ pub(crate) fn create(
     let mut serial = None;
     let mut power_button: Option<Arc<dyn PowerButton>> = None;
     let mut events = None;
+    let mut keyboard: Option<Arc<dyn CtrlAltDel>> = None;
     #[cfg(not(feature = "virtio"))]
     let _ = (vm, ram);
-    #[cfg_attr(not(feature = "virtio"), allow(unused_mut))]
     let mut registry = Registry::default();
     #[cfg(feature = "pci")]
-    let mut pci = plan
-        .pci
-        .as_ref()
-        .map(|_| crate::devices::pci::PciBus::new(Arc::clone(&lines.routes)));
+    let mut pci = plan.pci.as_ref().map(|_| {
+        crate::devices::pci::PciBus::new(Arc::clone(&lines.routes), lines.threads.clone())
+    });
     let (mut mmio, mut pio) = (Vec::new(), Vec::new());
     for planned in &plan.devices {
         #[cfg(feature = "virtio")]
@@ -76,7 +78,13 @@ pub(crate) fn create(
                 serial = Some(port);
                 device
             }
-            DeviceKind::I8042 => Arc::new(I8042::default()),
+            DeviceKind::I8042 => {
+                let controller = Arc::new(I8042::new(interrupt(planned, lines)?));
+                if planned.irq.is_some() {
+                    keyboard = Some(controller.clone());
+                }
+                controller
+            }
             DeviceKind::Cmos => Arc::new(Cmos::default()),
             DeviceKind::Pvpanic => Arc::new(Pvpanic),
             DeviceKind::AcpiPower => {
@@ -116,6 +124,7 @@ pub(crate) fn create(
             #[cfg(not(feature = "pci"))]
             DeviceKind::VirtioPci { .. } => continue,
         };
+        let device = registry.counted(planned.kind, device);
         let (base, len) = (planned.range.base, planned.range.len);
         match planned.space {
             Space::Mmio => mmio.push(BusEntry { base, len, device }),
@@ -139,6 +148,7 @@ pub(crate) fn create(
         },
         serial,
         power_button,
+        keyboard,
         generation: Generation::new(plan, lines, events)?,
         registry,
         virtio_console: opened.console,

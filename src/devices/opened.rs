@@ -1,5 +1,11 @@
 //! The host's side of the devices, open before the machine is made and open across its restarts.
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+#[cfg(feature = "virtio")]
+use ::devices::virtio::FrameHook;
+
 #[cfg(feature = "virtio")]
 use crate::Error;
 use crate::OwnDevice;
@@ -13,6 +19,19 @@ pub(crate) type Lasting = Box<dyn ::devices::virtio::VirtioDevice>;
 #[cfg(not(feature = "virtio"))]
 pub(crate) type Lasting = std::convert::Infallible;
 
+/// What of the host is open already, by the devices' ids.
+#[derive(Debug, Default)]
+// A build without some devices needs a part of this only.
+#[allow(dead_code)]
+pub(crate) struct Given {
+    /// Of disks.
+    pub(crate) files: Vec<(String, File)>,
+    /// Of network devices.
+    pub(crate) taps: Vec<(String, OwnedFd)>,
+    /// That of the vsock device, which listens.
+    pub(crate) socket: Option<OwnedFd>,
+}
+
 /// The host's side of the virtio devices, open: the devices themselves, which know nothing of the machine that they
 /// will be in. A restart has the same.
 #[derive(Debug, Default)]
@@ -24,10 +43,30 @@ pub(crate) struct HostDevices {
     pub(crate) console: Option<Port>,
     /// Those of the embedder's own.
     pub(crate) own: Vec<OwnDevice>,
+    /// What the names of the vCPUs' threads begin with.
+    pub(crate) vcpu_threads: Option<String>,
 }
 
 #[cfg(feature = "virtio")]
 impl HostDevices {
+    /// Has a hook see the frames of the network device with this id.
+    pub(crate) fn hook(&mut self, id: &str, hook: Box<dyn FrameHook>) -> Result<(), Error> {
+        let mut devices = self.devices.iter_mut();
+        let device = devices.find(|(other, _)| other == id);
+        let hooked = device.map(|(_, device)| device.hook(hook).is_ok());
+        let cause = match hooked {
+            Some(true) => return Ok(()),
+            Some(false) => "the device is none of a network and has no frames",
+            None => "there is no device of this name",
+        };
+        Err(Error::Config {
+            field: "frame-hook".into(),
+            value: id.to_owned(),
+            cause: cause.to_owned(),
+            cure: "name a network device of the machine, such as net0".to_owned(),
+        })
+    }
+
     /// The device with this id.
     pub(crate) fn take(&mut self, id: &str) -> Result<Lasting, Error> {
         let place = self.devices.iter().position(|(other, _)| other == id);
@@ -45,6 +84,7 @@ impl HostDevices {
     pub(crate) fn open(
         _: &crate::VmConfig,
         _: &crate::timeline::Timeline,
+        _: Given,
     ) -> Result<Self, crate::Error> {
         Ok(Self::default())
     }
@@ -54,6 +94,31 @@ impl HostDevices {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl FrameHook for Nothing {
+        fn wants(&mut self, _: &[u8]) -> bool {
+            false
+        }
+
+        fn take(&mut self, _: &[u8]) {}
+
+        fn give(&mut self, _: &mut [u8]) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn a_hook_is_for_a_network_device_that_is_there() {
+        let error = HostDevices::default().hook("net7", Box::new(Nothing));
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("net7") && error.contains("there is no device"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn a_machine_is_not_built_without_a_device_that_was_lost() {

@@ -8,7 +8,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arch::{AddressRange, ConfigPath, Gsi, MachinePlan, Space};
-use devices::{BusDevice, BusEntry};
+use devices::state::{DeviceState, StateError};
+use devices::{BusDevice, BusEntry, Outcome};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
@@ -84,6 +85,14 @@ impl OwnDevice {
         self
     }
 
+    /// Says that nothing of the device goes on in a machine that was saved: a new one takes its place there. Else a machine
+    /// that has it is not saved.
+    #[must_use]
+    pub fn without_state(mut self) -> Self {
+        self.device = Arc::new(Stateless(self.device));
+        self
+    }
+
     /// What is wrong with the `number`th device of a list.
     fn refuse(&self, number: usize, cause: String, cure: &str) -> Error {
         Error::Config {
@@ -91,6 +100,31 @@ impl OwnDevice {
             value: self.name.clone(),
             cause,
             cure: cure.to_owned(),
+        }
+    }
+}
+
+/// A device without a state.
+#[derive(Debug)]
+struct Stateless(Arc<dyn BusDevice>);
+
+impl BusDevice for Stateless {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.0.read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Outcome {
+        self.0.write(offset, data)
+    }
+
+    fn save(&self) -> Option<DeviceState> {
+        Some(DeviceState::Stateless {})
+    }
+
+    fn load(&self, state: &DeviceState) -> Result<(), StateError> {
+        match state {
+            DeviceState::Stateless {} => Ok(()),
+            _ => Err(StateError::Foreign),
         }
     }
 }

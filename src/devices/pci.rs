@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arch::{DeviceKind, DevicePlan, Gsi, GuestRam, MachinePlan};
 use devices::pci::{MsiSink, PciFunction, PciHost};
 use devices::virtio::{VirtioDevice, VirtioPci};
-use devices::{BusEntry, Message};
+use devices::{BusEntry, Message, Threads};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -50,15 +50,17 @@ impl MsiSink for DeviceMessages {
 /// A bus that gets its functions.
 pub(crate) struct PciBus {
     routes: Arc<MsiRoutes>,
+    threads: Threads,
     /// With their slots.
     functions: Vec<(u8, Arc<dyn PciFunction>)>,
 }
 
 impl PciBus {
     /// A bus without functions.
-    pub(crate) fn new(routes: Arc<MsiRoutes>) -> Self {
+    pub(crate) fn new(routes: Arc<MsiRoutes>, threads: Threads) -> Self {
         Self {
             routes,
+            threads,
             functions: Vec::new(),
         }
     }
@@ -103,7 +105,7 @@ impl PciBus {
             };
             result.map_err(io::Error::from)
         });
-        let function = VirtioPci::new(device, ram.clone(), base, messages, connect);
+        let function = VirtioPci::new(device, ram.clone(), base, messages, connect, &self.threads);
         let function = Arc::new(function.map_err(failed())?);
         self.functions.push((slot, function.clone()));
         Ok(function)

@@ -3,10 +3,12 @@
 //! It knows what a command can name: the virtio devices, each behind its transport. What the guest reaches is on
 //! the bus; this is the VMM's way to the same devices.
 
+#[cfg(feature = "snapshot")]
+use std::fs::File;
 use std::os::fd::OwnedFd;
-#[cfg(feature = "virtio")]
 use std::sync::Arc;
 
+use ::devices::BusDevice;
 #[cfg(feature = "virtio")]
 use ::devices::virtio::{DeviceState, Monitor, Notice, VirtioTransport};
 
@@ -17,12 +19,19 @@ use ::devices::{ChangeError, NewFile};
 #[cfg(feature = "snapshot")]
 use ::devices::state::StateError;
 
+use arch::DeviceKind;
+
+#[cfg(feature = "snapshot")]
+use crate::Error;
 use crate::control::command::{CommandError, DeviceStatus};
 #[cfg(feature = "virtio")]
 use crate::control::event::Happening;
 use crate::control::handle::VmHandle;
 use crate::control::metrics::DeviceReport;
+use crate::devices::counted::{self, Accesses, Counted};
 use crate::devices::opened::Lasting;
+#[cfg(all(feature = "virtio", feature = "snapshot"))]
+use crate::threads::patiently;
 
 /// Why a device does not go on.
 #[cfg(feature = "snapshot")]
@@ -76,6 +85,30 @@ impl Entry {
 pub(crate) struct Registry {
     #[cfg(feature = "virtio")]
     entries: Vec<Entry>,
+    /// Of devices without an id, by their names.
+    accesses: Vec<(&'static str, Arc<Accesses>)>,
+}
+
+impl Registry {
+    /// Has the accesses to a device counted from now on, if anybody would look for that.
+    pub(crate) fn counted(
+        &mut self,
+        kind: DeviceKind,
+        device: Arc<dyn BusDevice>,
+    ) -> Arc<dyn BusDevice> {
+        let Some(name) = counted::name(kind) else {
+            return device;
+        };
+        let accesses = Arc::<Accesses>::default();
+        self.accesses.push((name, Arc::clone(&accesses)));
+        Arc::new(Counted::new(device, &accesses))
+    }
+
+    /// The accesses to each device that is counted.
+    pub(crate) fn accesses(&self) -> impl Iterator<Item = (&'static str, [u64; 2])> {
+        let accesses = self.accesses.iter();
+        accesses.map(|(name, accesses)| (*name, accesses.numbers()))
+    }
 }
 
 #[cfg(feature = "virtio")]
@@ -130,6 +163,38 @@ impl Registry {
         self.entries
             .iter()
             .for_each(|entry| entry.transport.resume());
+    }
+
+    /// Ends the threads of devices that are quiet, until [`Self::unpark`].
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn park(&self) {
+        self.entries.iter().for_each(|entry| entry.transport.park());
+    }
+
+    /// Each has its thread again.
+    ///
+    /// # Errors
+    /// When the host refuses one. It may be tried again.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn unpark(&self) -> Result<(), Error> {
+        for entry in &self.entries {
+            let started = patiently(|| entry.transport.unpark());
+            started.map_err(Error::host(format!(
+                "cannot start the thread of {}",
+                entry.id
+            )))?;
+        }
+        Ok(())
+    }
+
+    /// What the devices have written is where it stays; they are quiet.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn sync(&self) -> Result<(), String> {
+        let sync = |entry: &Entry| {
+            let synced = entry.transport.sync();
+            synced.map_err(|error| format!("the device {}: {error}", entry.id))
+        };
+        self.entries.iter().try_for_each(sync)
     }
 
     /// What of each device goes on in another machine; they are quiet.
@@ -198,6 +263,16 @@ impl Registry {
                 change: change.name(),
                 source,
             },
+        })
+    }
+
+    /// The open file behind a device that does nothing.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn file(&self, id: &str) -> Result<File, CommandError> {
+        let entry = self.entry(id)?;
+        entry.transport.file().map_err(|error| match error {
+            ChangeError::Foreign => entry.foreign("file"),
+            error => CommandError::NotSaved(format!("the device {id}: {error}")),
         })
     }
 
@@ -273,6 +348,19 @@ impl Registry {
     pub(crate) fn resume(&self) {}
 
     #[cfg(feature = "snapshot")]
+    pub(crate) fn park(&self) {}
+
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn unpark(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn sync(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    #[cfg(feature = "snapshot")]
     pub(crate) fn save(&self) -> Result<Vec<SavedVirtio>, String> {
         Ok(Vec::new())
     }
@@ -287,6 +375,11 @@ impl Registry {
     }
 
     pub(crate) fn change(&self, id: &str, _: &Change, _: Vec<OwnedFd>) -> Result<(), CommandError> {
+        Err(no_device(id, Vec::new()))
+    }
+
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn file(&self, id: &str) -> Result<File, CommandError> {
         Err(no_device(id, Vec::new()))
     }
 

@@ -5,14 +5,16 @@
     not(all(
         feature = "virtio-balloon",
         feature = "virtio-blk",
+        feature = "virtio-console",
         feature = "virtio-net",
         feature = "virtio-vsock"
     )),
-    allow(dead_code, unused_imports, unused_variables)
+    allow(dead_code, unused_imports, unused_mut, unused_variables)
 )]
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,14 +29,18 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::config::NamedDevice;
 use crate::console::Port;
 use crate::devices::lines::{Lines, interrupt};
-use crate::devices::opened::{HostDevices, Lasting};
+use crate::devices::opened::{Given, HostDevices, Lasting};
 use crate::timeline::{Milestone, Timeline};
 use crate::{Error, PlannedFor, VmConfig};
 
 impl HostDevices {
-    /// Opens the devices that a configuration asks for. Kinds that were left out of this build are none:
-    /// [`VmConfig::check`] has refused them.
-    pub(crate) fn open(config: &VmConfig, timeline: &Timeline) -> Result<Self, Error> {
+    /// Opens the devices that a configuration asks for, but for what is `given`. Kinds that were left out of this build
+    /// are none: [`VmConfig::check`] has refused them.
+    pub(crate) fn open(
+        config: &VmConfig,
+        timeline: &Timeline,
+        mut given: Given,
+    ) -> Result<Self, Error> {
         let mut opened = Self::default();
         for NamedDevice {
             id, kind, place, ..
@@ -43,16 +49,22 @@ impl HostDevices {
             let device: Option<Lasting> = match kind {
                 #[cfg(feature = "virtio-blk")]
                 VirtioKind::Block => {
-                    let disk = |config| disk(place, config, timeline);
+                    let file = take(&mut given.files, &id);
+                    let disk = |config| disk(place, config, timeline, file);
                     config.blk.get(place).map(disk).transpose()?
                 }
                 #[cfg(feature = "virtio-net")]
                 VirtioKind::Net => {
-                    let net = |config| net(place, config);
+                    let tap = take(&mut given.taps, &id);
+                    let net = |config| net(place, config, tap);
                     config.net.get(place).map(net).transpose()?
                 }
                 #[cfg(feature = "virtio-vsock")]
-                VirtioKind::Vsock => config.vsock.as_ref().map(vsock).transpose()?,
+                VirtioKind::Vsock => {
+                    let socket = given.socket.take();
+                    let vsock = |config| vsock(config, socket);
+                    config.vsock.as_ref().map(vsock).transpose()?
+                }
                 #[cfg(feature = "virtio-console")]
                 VirtioKind::Console => {
                     let (device, port) = console(config.console_overflow)?;
@@ -60,7 +72,12 @@ impl HostDevices {
                     Some(device)
                 }
                 #[cfg(feature = "virtio-rng")]
-                VirtioKind::Rng => Some(Box::new(devices::virtio::Rng::default())),
+                VirtioKind::Rng => {
+                    let rng = devices::virtio::Rng::new(&config.rng_limits);
+                    Some(Box::new(rng.map_err(Error::host(
+                        "cannot make a source of random bytes",
+                    ))?))
+                }
                 #[cfg(feature = "virtio-balloon")]
                 VirtioKind::Balloon => {
                     let ram = config.guest_memory.bytes();
@@ -74,6 +91,12 @@ impl HostDevices {
         }
         Ok(opened)
     }
+}
+
+/// What belongs to the device with this id.
+fn take<T>(given: &mut Vec<(String, T)>, id: &str) -> Option<T> {
+    let place = given.iter().position(|(other, _)| other == id)?;
+    Some(given.swap_remove(place).1)
 }
 
 /// A virtio console, and the host's end of it.
@@ -172,8 +195,13 @@ fn disk(
     place: usize,
     config: &BlkConfig,
     timeline: &Timeline,
+    file: Option<fs::File>,
 ) -> Result<Box<dyn VirtioDevice>, Error> {
-    let mut disk = devices::virtio::Block::open(config).map_err(refused_disk(place, config))?;
+    let opened = match file {
+        Some(file) => devices::virtio::Block::on(file, config),
+        None => devices::virtio::Block::open(config),
+    };
+    let mut disk = opened.map_err(refused_disk(place, config))?;
     let timeline = timeline.clone();
     disk.on_first_request(move || timeline.reach(Milestone::DiskRequest));
     Ok(Box::new(disk))
@@ -190,9 +218,29 @@ fn refused_disk(place: usize, config: &BlkConfig) -> impl Fn(devices::virtio::Bl
     }
 }
 
+/// Opens the host's tap device of this name for a network device with one pair of queues, or creates it. A program that
+/// is to find out early what it may not open keeps the descriptor and names its number in the configuration
+/// ([`NetConfig::with_fd`]).
+///
+/// # Errors
+/// Names the tap device and the cause.
 #[cfg(feature = "virtio-net")]
-fn net(place: usize, config: &NetConfig) -> Result<Box<dyn VirtioDevice>, Error> {
-    let net = devices::virtio::Net::open(config).map_err(refused_net(place, config))?;
+pub fn open_tap(name: &str) -> Result<std::os::fd::OwnedFd, Error> {
+    let config = NetConfig::default().with_tap(name);
+    devices::virtio::Net::open_tap(name).map_err(refused_net(0, &config))
+}
+
+#[cfg(feature = "virtio-net")]
+fn net(
+    place: usize,
+    config: &NetConfig,
+    tap: Option<OwnedFd>,
+) -> Result<Box<dyn VirtioDevice>, Error> {
+    let opened = match &tap {
+        Some(tap) => devices::virtio::Net::on_tap(tap.as_fd(), config),
+        None => devices::virtio::Net::open(config),
+    };
+    let net = opened.map_err(refused_net(place, config))?;
     Ok(Box::new(net))
 }
 
@@ -216,8 +264,12 @@ fn refused_net(place: usize, config: &NetConfig) -> impl Fn(devices::virtio::Net
 }
 
 #[cfg(feature = "virtio-vsock")]
-fn vsock(config: &VsockConfig) -> Result<Box<dyn VirtioDevice>, Error> {
-    let vsock = devices::virtio::Vsock::open(config).map_err(refused_vsock(config))?;
+fn vsock(config: &VsockConfig, socket: Option<OwnedFd>) -> Result<Box<dyn VirtioDevice>, Error> {
+    let opened = match socket {
+        Some(socket) => devices::virtio::Vsock::on(socket, config),
+        None => devices::virtio::Vsock::open(config),
+    };
+    let vsock = opened.map_err(refused_vsock(config))?;
     Ok(Box::new(vsock))
 }
 
@@ -263,8 +315,8 @@ pub(crate) fn carry(
         };
         result.map_err(io::Error::from)
     });
-    let transport =
-        VirtioMmio::new(device, ram.clone(), line, connect).map_err(not_made(planned))?;
+    let transport = VirtioMmio::new(device, ram.clone(), line, connect, &lines.threads);
+    let transport = transport.map_err(not_made(planned))?;
     Ok(Arc::new(transport))
 }
 
@@ -312,7 +364,8 @@ mod tests {
                 )
                 .with_console();
             config.balloon = Some(balloon);
-            let opened = HostDevices::open(&config, &Timeline::default()).unwrap();
+            let opened =
+                HostDevices::open(&config, &Timeline::default(), Given::default()).unwrap();
             for (device, (id, opened)) in config.named_devices().iter().zip(&opened.devices) {
                 assert_eq!(&device.id, id);
                 let queues = u32::try_from(opened.queue_sizes().len()).unwrap();

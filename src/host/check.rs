@@ -32,7 +32,9 @@ pub struct Check {
 }
 
 impl Check {
-    pub(super) fn ok(name: &'static str, what: &'static str, found: impl Into<String>) -> Self {
+    /// It is as it should be.
+    #[must_use]
+    pub fn ok(name: &'static str, what: &'static str, found: impl Into<String>) -> Self {
         Self {
             name,
             what,
@@ -42,7 +44,9 @@ impl Check {
         }
     }
 
-    pub(super) fn warn(
+    /// Some VMs miss something; `cure` says what to do.
+    #[must_use]
+    pub fn warn(
         name: &'static str,
         what: &'static str,
         found: impl Into<String>,

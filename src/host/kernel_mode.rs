@@ -19,7 +19,7 @@ use kvm_ioctls::{Kvm, VcpuFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::signal::{Killable, unblock_signal};
 
-use crate::memory::Backing;
+use crate::memory::{self, Backing};
 use crate::timeline::Timeline;
 use crate::vm::bare::Bare;
 use crate::vm::dispatch::{Flow, IoSpaces, dispatch};
@@ -48,8 +48,8 @@ impl<P: KvmPlatform> Tried<P> {
     pub(super) fn new(kvm: &Kvm, platform: &P) -> Result<Self, Error> {
         let config = VmConfig::default().with_memory_mib(RAM);
         let plan = crate::plan(platform, &config)?;
-        let (backing, unread) = (Backing::default(), Timeline::default());
-        let made = Bare::new(kvm, platform, &plan, backing, None, &unread)?;
+        let map = || memory::map_ram(&plan, Backing::default());
+        let made = Bare::new(kvm, platform, &plan, map, &Timeline::default())?;
         Ok(Self { made, plan })
     }
 }

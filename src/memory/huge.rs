@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use arch::MachinePlan;
 
@@ -18,7 +19,9 @@ const USUAL: u64 = 2 << 20;
 /// The size of this host's transparent huge pages, in bytes; 2 MiB where the kernel does not tell.
 #[must_use]
 pub fn transparent_size() -> u64 {
-    transparent_size_in(Path::new(MM)).unwrap_or(USUAL)
+    // It does not change while the host runs, and a process in a jail cannot look.
+    static SIZE: OnceLock<u64> = OnceLock::new();
+    *SIZE.get_or_init(|| transparent_size_in(Path::new(MM)).unwrap_or(USUAL))
 }
 
 fn transparent_size_in(mm: &Path) -> Option<u64> {
@@ -30,28 +33,34 @@ fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
+/// Refuses an amount of RAM that is no whole number of huge pages.
+pub(super) fn check_size(backing: Backing, size: u64) -> Result<(), Error> {
+    let Some(page) = backing.pool().filter(|page| !size.is_multiple_of(*page)) else {
+        return Ok(());
+    };
+    let below = size / page * page;
+    let less = (below > 0).then(|| format!("{} or ", arch::size_text(below)));
+    let pages = backing.pages;
+    Err(Error::Config {
+        field: "guest-memory".into(),
+        value: arch::size_text(size),
+        cause: format!("it is no multiple of the pages of huge-pages={pages}"),
+        cure: format!(
+            "give {}{}, or other huge pages",
+            less.unwrap_or_default(),
+            arch::size_text(below.saturating_add(page))
+        ),
+    })
+}
+
 /// Refuses RAM that is not made of whole huge pages; true on every host.
 pub(super) fn check_multiple(backing: Backing, plan: &MachinePlan) -> Result<(), Error> {
+    check_size(backing, plan.ram_size())?;
     let Some(page) = backing.pool() else {
         return Ok(());
     };
-    let size = plan.ram_size();
     let pages = backing.pages;
     let whole = |bytes: u64| bytes.is_multiple_of(page);
-    if !whole(size) {
-        let below = size / page * page;
-        let less = (below > 0).then(|| format!("{} or ", arch::size_text(below)));
-        return Err(Error::Config {
-            field: "guest-memory".into(),
-            value: arch::size_text(size),
-            cause: format!("it is no multiple of the pages of huge-pages={pages}"),
-            cure: format!(
-                "give {}{}, or other huge pages",
-                less.unwrap_or_default(),
-                arch::size_text(below.saturating_add(page))
-            ),
-        });
-    }
     if let Some(range) = plan
         .ram
         .iter()
@@ -160,11 +169,10 @@ impl Pool {
 }
 
 /// Refuses what this host's pool, or the control group of this process, has not got.
-pub(super) fn check_pool(backing: Backing, plan: &MachinePlan) -> Result<(), Error> {
+pub(super) fn check_pool(backing: Backing, wanted: u64) -> Result<(), Error> {
     let Some(size) = backing.pool() else {
         return Ok(());
     };
-    let wanted = plan.ram_size();
     Pool::new(Path::new(MM), backing.pages, size).check(wanted)?;
     // hugetlb.2MB.max counts pages when they are touched, and then ends the process (SIGBUS).
     for kind in ["max", "rsvd.max"] {
@@ -183,6 +191,18 @@ pub(super) fn check_pool(backing: Backing, plan: &MachinePlan) -> Result<(), Err
         }
     }
     Ok(())
+}
+
+/// The host has fewer huge pages than when they were counted: others have taken some since.
+pub(super) fn taken(backing: Backing, plan: &MachinePlan) -> Error {
+    let pages = plan.ram_size() / backing.pool().unwrap_or(USUAL);
+    Error::Config {
+        field: "huge-pages".into(),
+        value: backing.pages.to_string(),
+        cause: format!("the guest needs {pages} huge pages, and this host has not as many free any more"),
+        cure: "start it again, which says how many there are and how to get more; or use huge-pages=transparent"
+            .to_owned(),
+    }
 }
 
 /// What is said where pages that the kernel should make will not be made.

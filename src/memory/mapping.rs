@@ -18,7 +18,7 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const TRIES: usize = 16;
 
 impl Backing {
-    /// Maps `len` bytes that the guest finds at `base`: what `content` has, if it [may](Self::maps_files); else zeros, and
+    /// Maps `len` bytes that the guest finds at `base`: what `image` has, if it [may](Self::maps_files); else zeros, and
     /// nothing that was there before. Nothing that the guest writes reaches that file.
     ///
     /// Reserved huge pages come from a file in memory even when nobody shares them: the kernel gives whole
@@ -30,7 +30,7 @@ impl Backing {
         self,
         base: u64,
         len: usize,
-        content: Option<FileOffset>,
+        image: Option<FileOffset>,
     ) -> io::Result<MmapRegion> {
         if let Some(page) = self.pool() {
             let file = memory_file(len, Some(page))?;
@@ -42,8 +42,8 @@ impl Backing {
         let (file, flags) = match self.memory {
             MemoryBacking::Shared => (Some(memory_file(len, None)?), MapFlags::SHARED),
             MemoryBacking::Anonymous => {
-                let content = content.filter(|_| self.maps_files());
-                (content, MapFlags::PRIVATE)
+                let image = image.filter(|_| self.maps_files());
+                (image, MapFlags::PRIVATE)
             }
         };
         let flags = flags | MapFlags::NORESERVE;

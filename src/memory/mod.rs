@@ -3,23 +3,49 @@
 pub(crate) mod backing;
 pub(crate) mod host;
 pub(crate) mod huge;
+#[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
+pub(crate) mod image;
 mod mapping;
+#[cfg_attr(not(feature = "snapshot"), allow(dead_code))]
+pub(crate) mod proc_files;
+#[cfg(feature = "snapshot")]
+pub(crate) mod uffd;
 
-use std::fs::File;
 use std::io;
-use std::sync::Arc;
+#[cfg(feature = "snapshot")]
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use arch::{GuestRam, KvmError, MachinePlan};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+#[cfg(feature = "snapshot")]
+use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 use rustix::process::{Resource, getrlimit};
+#[cfg(feature = "snapshot")]
+use vm_memory::{Bytes, MemoryRegionAddress};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 pub(crate) use self::backing::Backing;
-use crate::{Error, HugePages, MemoryBacking, PlannedFor};
+use self::image::MemoryImage;
+use crate::{Error, HugePages, MemoryBacking, PlannedFor, VmConfig};
 
-/// Refuses RAM that cannot be had; says what will not be as it was asked for.
+/// Refuses RAM that this host has not got; says what will not be as it was asked for. Everything is read here that its
+/// kernel tells in files: where the machine is built, there may be none.
+///
+/// # Errors
+/// Names what is missing.
+pub(crate) fn check_host(config: &VmConfig) -> Result<Option<String>, Error> {
+    host::check(config)?;
+    let (backing, size) = (Backing::of(config), config.guest_memory.bytes());
+    huge::check_size(backing, size)?;
+    huge::check_pool(backing, size)?;
+    let _ = (huge::transparent_size(), overcommit());
+    Ok(huge::remark(backing))
+}
+
+/// Refuses RAM that cannot be had so.
 ///
 /// # Errors
 /// Names what is missing.
@@ -27,14 +53,19 @@ pub(crate) fn check(
     plan: &MachinePlan,
     backing: Backing,
     planned_for: PlannedFor,
-) -> Result<Option<String>, Error> {
+) -> Result<(), Error> {
     huge::check_multiple(backing, plan)?;
     if planned_for == PlannedFor::AnotherHost {
-        return Ok(None);
+        return Ok(());
     }
-    huge::check_pool(backing, plan)?;
-    check_file_limit(plan, backing, getrlimit(Resource::Fsize).current)?;
-    Ok(huge::remark(backing))
+    check_file_limit(plan, backing, getrlimit(Resource::Fsize).current)
+}
+
+/// The sysctl vm.overcommit_memory, as it was first seen.
+fn overcommit() -> Option<&'static str> {
+    static SEEN: OnceLock<Option<String>> = OnceLock::new();
+    let read = || std::fs::read_to_string("/proc/sys/vm/overcommit_memory").ok();
+    SEEN.get_or_init(read).as_deref()
 }
 
 /// `limit` is RLIMIT_FSIZE, in bytes; it holds for files in memory too.
@@ -64,34 +95,43 @@ fn check_file_limit(plan: &MachinePlan, backing: Backing, limit: Option<u64>) ->
 
 /// Maps the plan's RAM, never zeroed by the VMM. Huge pages of a pool are reserved here; everything else is lazy.
 pub(crate) fn map_ram(plan: &MachinePlan, backing: Backing) -> Result<GuestRam, Error> {
-    map_content(plan, backing, None)
+    map_image(plan, backing, None)
 }
 
-/// The same, with the content of a file where the backing [may](Backing::maps_files) show it: region by region.
-pub(crate) fn map_content(
+/// The same, with the content of files where the backing [may](Backing::maps_files) show them.
+pub(crate) fn map_image(
     plan: &MachinePlan,
     backing: Backing,
-    content: Option<&File>,
+    image: Option<&MemoryImage>,
 ) -> Result<GuestRam, Error> {
     let refused = |error: io::Error| refusal(plan, backing, &error);
-    let content = content.map(|file| file.try_clone().map(Arc::new));
-    let content = content.transpose().map_err(refused)?;
+    let image = image.filter(|_| backing.maps_files());
+    let whole = image.and_then(|image| image.files.first());
+    let whole = whole.map(|file| file.try_clone().map(Arc::new));
+    let whole = whole.transpose().map_err(refused)?;
     let mut offset = 0;
     let regions = plan
         .ram
         .iter()
         .map(|range| {
             let len = usize::try_from(range.len).map_err(io::Error::other)?;
-            let content = content.as_ref();
-            let content = content.map(|file| FileOffset::from_arc(Arc::clone(file), offset));
+            let whole = whole.as_ref();
+            let whole = whole.map(|file| FileOffset::from_arc(Arc::clone(file), offset));
             offset += range.len;
-            let mapping = backing.map(range.base, len, content)?;
+            let mapping = backing.map(range.base, len, whole)?;
             GuestRegionMmap::new(mapping, GuestAddress(range.base))
                 .ok_or_else(|| io::Error::other("its end cannot be addressed"))
         })
         .collect::<io::Result<Vec<_>>>()
         .map_err(refused)?;
     let ram = GuestRam::from_regions(regions).map_err(|error| refused(io::Error::other(error)))?;
+    let laid = image.map_or(Ok(()), |image| image.lay_over(&ram));
+    laid.map_err(|source| Error::Host {
+        what: "cannot map the layers of a saved machine's memory: merge them, or raise the number of mappings that a \
+               process may have (sysctl vm.max_map_count)"
+            .to_owned(),
+        source,
+    })?;
     if let Err(error) = advise(&ram, Advice::LinuxDontDump) {
         log::warn!("guest memory will be part of core dumps: {error}");
     }
@@ -105,21 +145,37 @@ pub(crate) fn map_content(
 
 /// What the host does not map.
 fn refusal(plan: &MachinePlan, backing: Backing, error: &io::Error) -> Error {
-    // Others may have taken huge pages since they were counted.
-    if error.raw_os_error() == Some(libc::ENOMEM)
-        && let Err(missing) = huge::check_pool(backing, plan)
-    {
-        return missing;
+    if error.raw_os_error() == Some(libc::ENOMEM) && backing.pool().is_some() {
+        return huge::taken(backing, plan);
     }
     Error::Config {
         field: "guest-memory".into(),
         value: arch::size_text(plan.ram_size()),
         cause: format!("the host cannot map it: {error}"),
-        cure: cure(
-            getrlimit(Resource::As).current,
-            std::fs::read_to_string("/proc/sys/vm/overcommit_memory").ok(),
-        ),
+        cure: cure(getrlimit(Resource::As).current, overcommit()),
     }
+}
+
+/// RAM for a process that this one makes, which has all of it as it is now: a copy where both would write to the same
+/// pages, which that process then does not inherit.
+///
+/// # Errors
+/// When the host has no memory for a copy, or what `copy` says.
+#[cfg(feature = "snapshot")]
+pub(crate) fn for_child(
+    ram: &GuestRam,
+    plan: &MachinePlan,
+    backing: Backing,
+    copy: impl FnOnce(&GuestRam, &GuestRam) -> io::Result<()>,
+) -> Result<GuestRam, Error> {
+    if backing.pool().is_none() {
+        return Ok(ram.clone());
+    }
+    let theirs = map_ram(plan, backing)?;
+    copy(ram, &theirs)
+        .and_then(|()| advise(ram, Advice::LinuxDontFork))
+        .map_err(Error::host("cannot copy guest memory"))?;
+    Ok(theirs)
 }
 
 /// Gives the kernel advice about all of RAM that changes nothing about its content. (What the guest has in its
@@ -127,7 +183,7 @@ fn refusal(plan: &MachinePlan, backing: Backing, error: &io::Error) -> Error {
 fn advise(ram: &GuestRam, advice: Advice) -> io::Result<()> {
     debug_assert!(matches!(
         advice,
-        Advice::LinuxDontDump | Advice::LinuxHugepage
+        Advice::LinuxDontDump | Advice::LinuxDontFork | Advice::LinuxHugepage
     ));
     for region in ram.iter() {
         let len = usize::try_from(region.len()).unwrap_or(usize::MAX);
@@ -137,10 +193,31 @@ fn advise(ram: &GuestRam, advice: Advice) -> io::Result<()> {
     Ok(())
 }
 
+/// Brings a part of a region that is mapped to a file into memory. The pages stay the file's: nothing is copied.
+#[cfg(feature = "snapshot")]
+pub(crate) fn bring(region: &GuestRegionMmap, part: Range<u64>) -> io::Result<()> {
+    let page = rustix::param::page_size();
+    // Blocks of a file may be smaller.
+    let start = part.start / page as u64 * page as u64;
+    let place = region.get_host_address(MemoryRegionAddress(start));
+    let place = place.map_err(io::Error::other)?;
+    let len = usize::try_from(part.end.min(region.len()).saturating_sub(start));
+    let len = len.map_err(io::Error::other)?;
+    // SAFETY: the advice changes nothing about the memory's content; the range lies in the region's mapping.
+    match unsafe { madvise(place.cast(), len, Advice::LinuxPopulateRead) } {
+        // Before Linux 5.14.
+        Err(Errno::INVAL) => (start..part.end).step_by(page).try_for_each(|at| {
+            let byte = region.read_obj::<u8>(MemoryRegionAddress(at));
+            byte.map(drop).map_err(io::Error::other)
+        }),
+        populated => populated.map_err(Into::into),
+    }
+}
+
 /// What helps where RAM cannot be mapped; `limit` is RLIMIT_AS in bytes, `overcommit` the sysctl
 /// vm.overcommit_memory.
-fn cure(limit: Option<u64>, overcommit: Option<String>) -> String {
-    match (limit, overcommit.as_deref().map(str::trim)) {
+fn cure(limit: Option<u64>, overcommit: Option<&str>) -> String {
+    match (limit, overcommit.map(str::trim)) {
         (Some(limit), _) => format!(
             "this process may have {} MiB of address space: raise that limit (`ulimit -v unlimited`, LimitAS= of \
              systemd), or ask for less memory",
@@ -207,7 +284,7 @@ mod tests {
             }
         }
         backings.retain(|backing| {
-            let has = huge::check_pool(*backing, &plan(mib));
+            let has = huge::check_pool(*backing, u64::from(mib) << 20);
             if let Err(error) = &has {
                 eprintln!("SKIPPED {backing:?}: {error}");
             }
@@ -264,7 +341,7 @@ mod tests {
             let ram = map_ram(&plan(16), backing).unwrap();
             assert_eq!(HugePagePool::free(), 0, "nothing was touched yet");
             let error = map_ram(&plan(16), backing).unwrap_err().to_string();
-            let expected = "needs 8 huge pages and this host has 0 free, of 8";
+            let expected = "needs 8 huge pages, and this host has not as many free any more";
             assert!(error.contains(expected), "{error}");
             drop(ram);
             assert_eq!(HugePagePool::free(), 8);
@@ -289,10 +366,10 @@ mod tests {
 
     #[test]
     fn r72_the_limit_that_ram_does_not_fit_into_is_named() {
-        let two = || Some("2\n".to_owned());
-        assert!(cure(Some(512 << 20), two()).contains("512 MiB of address space"));
-        assert!(cure(None, two()).contains("vm.overcommit_memory is 2"));
-        assert!(cure(None, Some("0\n".to_owned())).contains("ask for less memory"));
+        let two = Some("2\n");
+        assert!(cure(Some(512 << 20), two).contains("512 MiB of address space"));
+        assert!(cure(None, two).contains("vm.overcommit_memory is 2"));
+        assert!(cure(None, Some("0\n")).contains("ask for less memory"));
         assert!(cure(None, None).contains("ask for less memory"));
     }
 }

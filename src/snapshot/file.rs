@@ -13,7 +13,7 @@
 /// How a state begins.
 const MAGIC: &[u8; 16] = b"VMMREF SNAPSHOT\n";
 /// The version of the container.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 const NAME: usize = 24;
 const ENTRY: usize = NAME + 4 + 4 + 8 + 8;
 const HEADER: usize = MAGIC.len() + 4 + 4;

@@ -1,36 +1,53 @@
 //! Makes a new machine, whose guest has not run yet, what a saved one was.
 
-use std::fs::File;
 use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Instant;
 
-use arch::{KvmError, KvmPlatform, MachinePlan, Space};
+use arch::{GuestRam, KvmError, KvmPlatform, MachinePlan, Space};
 use devices::state::StateError;
 
-use super::saved::{LONGEST_VCPU, from_bytes};
-use super::{Snapshot, memory};
+use super::chain::{Base, Chain, Origin};
+use super::handler::Handled;
+use super::memory_source::MemorySource;
+use super::platform::PlatformState;
+use super::saved::Parts;
+use super::{RestoredClock, SavedMemory, Snapshot, clock, memory};
 use crate::Error;
+use crate::control::handle::VmHandle;
 use crate::devices::registry::NotLoaded;
-use crate::memory::Backing;
+use crate::fork::report::Wait;
+use crate::memory::{Backing, map_image};
 use crate::vm::dispatch::IoSpaces;
 use crate::vm::empty::Empty;
 
-fn wrong_memory(snapshot: &Snapshot, source: io::Error) -> Error {
+pub(super) fn wrong_memory(snapshot: &Snapshot, source: io::Error) -> Error {
     Error::Refused {
         field: "snapshot".into(),
-        value: snapshot.parts.memory.file.clone(),
+        value: snapshot.name.clone(),
         source,
-        cure: "restore with the file of memory that was saved with the state".to_owned(),
+        cure: "restore with the files of memory that were saved with the state".to_owned(),
     }
 }
 
 /// A saved machine, for a platform that can read all of it.
 pub(crate) struct Saved<P: KvmPlatform> {
     pub(crate) snapshot: Snapshot,
-    /// The content of RAM.
-    pub(crate) file: File,
-    vcpus: Vec<P::VcpuState>,
-    chip: P::ChipState,
-    clock: P::ClockState,
+    memory: MemorySource,
+    state: PlatformState<P>,
+    /// Of a machine that this process has inherited.
+    inherited: Option<Inherited>,
+}
+
+/// What such a machine has besides.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    /// When it stood still; its clocks have gone on since.
+    pub(crate) since: Instant,
+    pub(crate) chain: Chain,
+    /// Threads may be there from then on.
+    pub(crate) wait: Wait,
 }
 
 impl<P: KvmPlatform> Saved<P> {
@@ -38,7 +55,11 @@ impl<P: KvmPlatform> Saved<P> {
     ///
     /// # Errors
     /// Names everything that this host lacks, in one message.
-    pub(crate) fn new(platform: &mut P, snapshot: Snapshot, file: File) -> Result<Self, Error> {
+    pub(crate) fn new(
+        platform: &mut P,
+        snapshot: Snapshot,
+        memory: SavedMemory,
+    ) -> Result<Self, Error> {
         let parts = &snapshot.parts;
         let refuse = |cause| snapshot.refuse(cause);
         let here = std::env::consts::ARCH;
@@ -48,37 +69,113 @@ impl<P: KvmPlatform> Saved<P> {
                 "it is a machine of {arch}, and this host is {here}"
             )));
         }
-        // Memory may be this file: what lies beyond its end could not be read.
-        let checked = memory::check_file(&parts.memory, &file);
-        checked.map_err(|source| wrong_memory(&snapshot, source))?;
-        let count = usize::try_from(parts.plan.vcpus).unwrap_or(usize::MAX);
-        if parts.vcpus.len() > LONGEST_VCPU.saturating_mul(count) {
-            return Err(refuse("its section vcpus is too long".to_owned()));
-        }
-        let vcpus: Vec<P::VcpuState> = from_bytes("vcpus", &parts.vcpus).map_err(refuse)?;
-        if vcpus.len() != count {
-            return Err(refuse("its vCPUs are not the machine's".to_owned()));
-        }
-        let chip = from_bytes("chip", &parts.chip).map_err(refuse)?;
-        let clock = from_bytes("clock", &parts.clock).map_err(refuse)?;
-        let promise = from_bytes("promise", &parts.promise).map_err(refuse)?;
-        let differences = platform.keep(promise);
+        let memory = MemorySource::new(memory, &snapshot)?;
+        let (state, differences) = snapshot.judge(platform)?;
         if !differences.is_empty() {
             let texts: Vec<_> = differences.iter().map(ToString::to_string).collect();
             return Err(refuse(texts.join("; ")));
         }
         Ok(Self {
             snapshot,
-            file,
-            vcpus,
-            chip,
-            clock,
+            memory,
+            state,
+            inherited: None,
         })
     }
 
-    /// The content of its RAM.
-    pub(crate) fn content(&self) -> &File {
-        &self.file
+    /// One that this process has inherited with its RAM; what only its platform can read, `parts` have not.
+    pub(crate) fn inherited(
+        parts: Parts,
+        state: PlatformState<P>,
+        ram: GuestRam,
+        inherited: Inherited,
+    ) -> Self {
+        Self {
+            snapshot: Snapshot::of(parts, "a VM that was forked"),
+            memory: MemorySource::Inherited(ram),
+            state,
+            inherited: Some(inherited),
+        }
+    }
+
+    /// Its RAM, if that is there already.
+    pub(crate) fn ram(&self) -> Option<&GuestRam> {
+        match &self.memory {
+            MemorySource::Inherited(ram) => Some(ram),
+            _ => None,
+        }
+    }
+
+    /// Whether its RAM is there already.
+    pub(crate) fn has_ram(&self) -> bool {
+        self.ram().is_some()
+    }
+
+    /// Its RAM, which shows the files that have its content if it may.
+    pub(crate) fn map(&self, backing: Backing) -> Result<GuestRam, Error> {
+        match &self.memory {
+            MemorySource::Inherited(ram) => Ok(ram.clone()),
+            other => map_image(self.plan(), backing, other.image()),
+        }
+    }
+
+    /// Has another process bring it, if one shall.
+    pub(crate) fn hand_over(
+        &self,
+        ram: &GuestRam,
+        handle: &VmHandle,
+    ) -> Result<Option<Handled>, Error> {
+        if let Some(inherited) = &self.inherited {
+            inherited.wait.wait();
+        }
+        let MemorySource::Handler(socket, uffd) = &self.memory else {
+            return Ok(None);
+        };
+        let twice = socket
+            .try_clone()
+            .and_then(|socket| Ok((socket, uffd.try_clone()?)));
+        let (socket, uffd) = twice.map_err(Error::host("cannot have a descriptor twice"))?;
+        let parts = &self.snapshot.parts;
+        let page = Backing::of(&parts.config).pool();
+        let page = page.unwrap_or(rustix::param::page_size() as u64);
+        Handled::new(ram, &parts.memory, page, (socket, uffd), handle.clone()).map(Some)
+    }
+
+    /// What the machine knows of itself.
+    pub(crate) fn chain(self) -> Chain {
+        if let Some(inherited) = self.inherited {
+            return inherited.chain;
+        }
+        let Parts {
+            about,
+            memory,
+            config,
+            ..
+        } = self.snapshot.parts;
+        let image = match self.memory {
+            MemorySource::Lazy(image) | MemorySource::Prefault(image) => Some(image),
+            MemorySource::Handler(..) | MemorySource::Inherited(_) => None,
+        };
+        let image = image.filter(|_| Backing::of(&config).maps_files());
+        Chain::new(image.map(|image| Origin {
+            base: Base {
+                id: about.id,
+                layout: memory,
+                // Nobody has seen another one before it.
+                runs: Vec::new(),
+            },
+            image: Arc::new(image),
+        }))
+    }
+
+    /// The descriptors of files that it knows.
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        let Some(inherited) = &self.inherited else {
+            return Vec::new();
+        };
+        let mut all = inherited.chain.descriptors();
+        all.push(inherited.wait.raw());
+        all
     }
 
     /// The machine.
@@ -87,7 +184,7 @@ impl<P: KvmPlatform> Saved<P> {
     }
 
     /// Loads everything.
-    pub(crate) fn load(&self, machine: &Empty<'_, P>) -> Result<(), Error> {
+    pub(crate) fn load(&mut self, machine: &Empty<'_, P>) -> Result<(), Error> {
         let Empty {
             platform,
             chip,
@@ -100,20 +197,34 @@ impl<P: KvmPlatform> Saved<P> {
             ..
         } = *machine;
         let parts = &self.snapshot.parts;
-        if !Backing::of(&parts.config).maps_files() {
-            let read = memory::read(ram, &parts.memory, &self.file);
-            read.map_err(|source| wrong_memory(&self.snapshot, source))?;
-        }
-        for ((id, vcpu), state) in (0..).zip(vcpus).zip(&self.vcpus) {
+        let brought = match &self.memory {
+            // Into memory that cannot show a file.
+            MemorySource::Lazy(image) | MemorySource::Prefault(image)
+                if !Backing::of(&parts.config).maps_files() =>
+            {
+                memory::read(ram, &parts.memory, image)
+            }
+            MemorySource::Prefault(image) => memory::populate(ram, &parts.memory, image),
+            MemorySource::Lazy(_) | MemorySource::Handler(..) | MemorySource::Inherited(_) => {
+                Ok(())
+            }
+        };
+        brought.map_err(|source| wrong_memory(&self.snapshot, source))?;
+        self.pass_time(platform);
+        let parts = &self.snapshot.parts;
+        for ((id, vcpu), state) in (0..).zip(vcpus).zip(&self.state.vcpus) {
             let setup = platform.configure_saved(id, &parts.plan, state)?;
             let applied = platform.apply_vcpu(vm, vcpu, &setup);
             applied.map_err(|error| self.refuse(error))?;
         }
-        platform.load_clock(vm, &self.clock)?;
-        platform.load_chip(vm, chip, &self.chip)?;
-        for (vcpu, state) in vcpus.iter().zip(&self.vcpus) {
+        platform.load_clock(vm, &self.state.clock)?;
+        platform.load_chip(vm, chip, &self.state.chip)?;
+        for (vcpu, state) in vcpus.iter().zip(&self.state.vcpus) {
             let loaded = platform.load_vcpu(vm, vcpu, state);
             loaded.map_err(|error| self.refuse(error))?;
+            if self.inherited.is_some() || self.snapshot.clock == RestoredClock::Realtime {
+                platform.vcpu_paused(vcpu);
+            }
         }
         self.load_devices(spaces)?;
         let loaded = registry.load(&parts.virtio);
@@ -124,6 +235,30 @@ impl<P: KvmPlatform> Saved<P> {
             generation.tell();
         }
         Ok(())
+    }
+
+    /// Moves the time on that the guest will find, if it is to be: as late as can be, since bringing memory takes time.
+    fn pass_time(&mut self, platform: &P) {
+        if let Some(inherited) = &self.inherited {
+            let (passed, state) = (inherited.since.elapsed(), &mut self.state);
+            return platform.pass_time(passed, &mut state.clock, &mut state.vcpus);
+        }
+        if self.snapshot.clock == RestoredClock::Stopped {
+            return;
+        }
+        match clock::since(self.snapshot.saved_ms()) {
+            Some(passed) => {
+                platform.pass_time(passed, &mut self.state.clock, &mut self.state.vcpus);
+                log::debug!(
+                    "the guest's clocks are moved on by {} ms",
+                    passed.as_millis()
+                );
+            }
+            None => log::warn!(
+                "the VM was saved at a time that is still to come by this host's clock: its guest's clocks go on where \
+                 they stopped"
+            ),
+        }
     }
 
     /// What the host has for a device is not what its guest knows; or its state is none.

@@ -1,222 +1,274 @@
-//! The content of RAM in a file: each region at an offset of its own, pages of zeros as holes.
+//! The content of RAM in files, pages of zeros as holes.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use arch::{AddressRange, GuestRam, MachinePlan};
+use arch::{AddressRange, GuestRam};
 use rustix::fs::{OFlags, fcntl_getfl};
-use serde::{Deserialize, Serialize};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap,
+    MemoryRegionAddress,
+};
 
-use super::present::{self, From, Present};
+use super::layout::MemoryLayout;
+use super::present::{From, Present};
+use super::progress::Progress;
+use super::ranges::{Ranges, push, total};
+use super::sparse::{CHUNK, Data, Writer};
+use crate::memory::bring;
+use crate::memory::image::{MemoryImage, Part};
+use crate::memory::proc_files::ProcFiles;
 
-/// What is looked at for zeros at once, in bytes.
-const PAGE: usize = 4096;
 /// Of what it is looked for at once what has content, in bytes.
 const PART: usize = 1 << 30;
-/// What is read and written at once, in bytes.
-const CHUNK: usize = 1 << 20;
-
-/// Where the file has which part of RAM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct MemoryLayout {
-    /// The file's name, beside the state.
-    pub(crate) file: String,
-    /// In the order in which they lie in the file, one after the other.
-    pub(crate) regions: Vec<AddressRange>,
-}
-
-impl MemoryLayout {
-    pub(crate) fn of(plan: &MachinePlan, file: &str) -> Self {
-        Self {
-            file: file.to_owned(),
-            regions: plan.ram.clone(),
-        }
-    }
-
-    /// Whether it is that of a machine.
-    pub(crate) fn check(&self, plan: &MachinePlan) -> Result<(), String> {
-        if self.regions != plan.ram {
-            return Err("its memory is not the machine's".to_owned());
-        }
-        let mut end = 0_u64;
-        for range in &plan.ram {
-            let is_whole =
-                range.base.is_multiple_of(PAGE as u64) && range.len.is_multiple_of(PAGE as u64);
-            let next = range.base.checked_add(range.len);
-            end = next
-                .filter(|_| is_whole && range.len > 0 && range.base >= end)
-                .ok_or("its memory cannot be a machine's")?;
-        }
-        match self.file.as_str() {
-            "" | "." | ".." | "state" => {
-                Err("its file of memory has no name of its own".to_owned())
-            }
-            name if name.contains(['/', '\0']) => {
-                Err("its file of memory is not beside it".to_owned())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// How long the file is.
-    pub(crate) fn len(&self) -> u64 {
-        self.regions.iter().map(|range| range.len).sum()
-    }
-}
-
-/// The regions of RAM, with their offsets in the file.
-fn regions(layout: &MemoryLayout) -> impl Iterator<Item = (AddressRange, u64)> {
-    let mut next = 0;
-    layout.regions.iter().map(move |range| {
-        let offset = next;
-        next += range.len;
-        (*range, offset)
-    })
+/// The region of RAM at a range.
+pub(super) fn find(ram: &GuestRam, range: AddressRange) -> io::Result<&GuestRegionMmap> {
+    let region = ram.find_region(GuestAddress(range.base));
+    let region = region.filter(|region| region.len() == range.len);
+    region.ok_or_else(|| io::Error::other("RAM is not the machine's"))
 }
 
 fn failed(error: vm_memory::GuestMemoryError) -> io::Error {
     io::Error::other(error)
 }
 
-/// Whether files are two regular ones without content, which are written where we say: nothing hangs, and nothing is
-/// overwritten.
-pub(crate) fn check_empty(files: [&File; 2]) -> io::Result<()> {
+/// Whether files are regular ones without content, which are written where we say: nothing hangs, and nothing is
+/// overwritten. Only the second one, that of RAM, may have `in_place` bytes.
+pub(crate) fn check_files(files: &[&File], in_place: Option<u64>) -> io::Result<()> {
     let refused = |cause: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, cause));
-    for file in files {
+    let mut known = Vec::new();
+    for (number, file) in files.iter().enumerate() {
         let found = file.metadata()?;
-        if !found.is_file() || found.len() != 0 {
-            return refused("a file for it is no empty regular file");
+        let may_have = in_place.filter(|_| number == 1);
+        if !found.is_file() || found.len() != 0 && Some(found.len()) != may_have {
+            return refused(match may_have {
+                None => "a file for it is no empty regular file",
+                Some(_) => "the file for its memory is no regular file, empty or as long as that",
+            });
         }
         if fcntl_getfl(file)?.contains(OFlags::APPEND) {
             return refused("a file for it is open for appending");
         }
-    }
-    let [one, other] = [files[0].metadata()?, files[1].metadata()?];
-    if (one.dev(), one.ino()) == (other.dev(), other.ino()) {
-        return refused("both files for it are the same one");
+        let identity = (found.dev(), found.ino());
+        if known.contains(&identity) {
+            return refused("two files for it are the same one");
+        }
+        known.push(identity);
     }
     Ok(())
 }
 
-/// Whether a file is as long as it has to be.
-pub(crate) fn check_file(layout: &MemoryLayout, file: &File) -> io::Result<()> {
-    let found = file.metadata()?;
-    if found.is_file() && found.len() == layout.len() {
-        return Ok(());
-    }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!(
-            "it has {} bytes, and the machine's memory {}",
-            found.len(),
-            layout.len()
-        ),
-    ))
+/// The content of RAM, and what is known of where it is.
+#[derive(Debug)]
+pub(super) struct Content<'a> {
+    pub(super) ram: &'a GuestRam,
+    pub(super) layout: &'a MemoryLayout,
+    /// What RAM had at first, of a machine whose memory is mapped to files.
+    pub(super) origin: Option<&'a MemoryImage>,
+    pub(super) present: &'a Present,
 }
 
-/// Writes RAM to an empty file; gives the bytes that are no holes.
-pub(crate) fn write(ram: &GuestRam, layout: &MemoryLayout, file: &File) -> io::Result<u64> {
-    file.set_len(layout.len())?;
-    let mut writer = Writer {
-        file,
-        buffer: vec![0; CHUNK],
-        written: 0,
-    };
-    let present = Present::look();
-    for (range, offset) in regions(layout) {
-        let region = ram.find_region(GuestAddress(range.base));
-        let region = region.filter(|region| region.len() == range.len);
-        let region = region.ok_or_else(|| io::Error::other("RAM is not the machine's"))?;
-        let content = present.of(region)?;
-        // The lists of a part are short whatever the guest has touched.
-        for start in (0..range.len).step_by(PART) {
-            let part = start..(start + PART as u64).min(range.len);
-            for run in content.runs(part)? {
-                let read = |at: u64, bytes: &mut [u8]| match (run.from, region.file_offset()) {
-                    (From::File, Some(place)) => {
-                        place.file().read_exact_at(bytes, place.start() + at)
-                    }
-                    _ => region
-                        .read_slice(bytes, MemoryRegionAddress(at))
-                        .map_err(failed),
-                };
-                writer.copy(run.bytes, offset, read)?;
-            }
+impl Content<'_> {
+    /// Writes these runs of RAM to an empty file, one behind the other; gives the bytes that are no holes.
+    pub(super) fn write(
+        &self,
+        runs: &[Range<u64>],
+        file: &File,
+        progress: &Progress,
+    ) -> io::Result<u64> {
+        file.set_len(total(runs))?;
+        let mut writer = Writer::new(file, progress, 0);
+        // Where the file has the run.
+        let mut place = 0;
+        for run in runs {
+            let start = run.start;
+            self.each(run, |part, content| match content {
+                Some(read) => writer.copy(part.clone(), place + (part.start - start), read),
+                None => Ok(()),
+            })?;
+            place += run.end - run.start;
         }
+        file.sync_data()?;
+        Ok(writer.written)
     }
-    file.sync_data()?;
-    Ok(writer.written)
-}
 
-/// What is written to a file.
-struct Writer<'a> {
-    file: &'a File,
-    buffer: Vec<u8>,
-    /// How many bytes.
-    written: u64,
-}
+    /// Writes these runs of RAM to their places in a file, zeros too; gives the bytes. What else an empty file has are
+    /// holes.
+    pub(super) fn write_in_place(
+        &self,
+        runs: &[Range<u64>],
+        file: &File,
+        progress: &Progress,
+    ) -> io::Result<u64> {
+        file.set_len(self.layout.len())?;
+        let mut writer = Writer::new(file, progress, 0);
+        for run in runs {
+            self.each(run, |part, content| match content {
+                Some(read) => writer.copy_all(part.clone(), part.start, read),
+                None => writer.copy_all(part.clone(), part.start, |_, bytes| {
+                    bytes.fill(0);
+                    Ok(())
+                }),
+            })?;
+        }
+        file.sync_data()?;
+        Ok(writer.written)
+    }
 
-impl Writer<'_> {
-    /// Copies a part of a region whose place in the file is `offset`, but for its zeros.
-    fn copy(
-        &mut self,
-        part: Range<u64>,
-        offset: u64,
-        read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+    /// Calls `take` for each part of a run of RAM, in their order, with what reads it; without that it is zeros.
+    fn each(
+        &self,
+        run: &Range<u64>,
+        mut take: impl FnMut(Range<u64>, Option<&Read<'_>>) -> io::Result<()>,
     ) -> io::Result<()> {
-        for at in part.clone().step_by(CHUNK) {
-            let len = usize::try_from(part.end - at).unwrap_or(CHUNK).min(CHUNK);
-            let bytes = self.buffer.get_mut(..len).unwrap_or_default();
-            read(at, bytes)?;
-            let mut place = offset + at;
-            let mut rest = &*bytes;
-            // Neighbours that are no zeros go together.
-            while !rest.is_empty() {
-                let zeros = leading(rest, true);
-                let (skipped, behind) = rest.split_at(zeros);
-                let data = leading(behind, false);
-                let (data, behind) = behind.split_at(data);
-                place += skipped.len() as u64;
-                self.file.write_all_at(data, place)?;
-                place += data.len() as u64;
-                self.written += data.len() as u64;
-                rest = behind;
+        for (range, offset) in self.layout.regions() {
+            let inside = run.start.max(offset)..run.end.min(offset + range.len);
+            if inside.is_empty() {
+                continue;
+            }
+            let region = find(self.ram, range)?;
+            let populated = self
+                .present
+                .of(region, layered(self.origin, offset, range.len))?;
+            // The lists of a part are short whatever the guest has touched.
+            for start in inside.clone().step_by(PART) {
+                let end = (start + PART as u64).min(inside.end);
+                // What was looked at.
+                let mut done = start;
+                for found in populated.runs(start - offset..end - offset)? {
+                    let read =
+                        |at: u64, bytes: &mut [u8]| read_at(region, found.from, at - offset, bytes);
+                    let part = offset + found.bytes.start..offset + found.bytes.end;
+                    if done < part.start {
+                        take(done..part.start, None)?;
+                    }
+                    done = part.end;
+                    take(part, Some(&read))?;
+                }
+                if done < end {
+                    take(done..end, None)?;
+                }
             }
         }
         Ok(())
     }
 }
 
-/// How many bytes the pages at the beginning have that are zeros, or are not.
-fn leading(bytes: &[u8], zeros: bool) -> usize {
-    let pages = bytes.chunks(PAGE).take_while(|page| is_zero(page) == zeros);
-    pages.map(<[u8]>::len).sum()
+/// Reads a run of a region.
+fn read_at(region: &GuestRegionMmap, from: From, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+    match (from, region.file_offset()) {
+        (From::File, Some(place)) => place.file().read_exact_at(bytes, place.start() + at),
+        _ => region
+            .read_slice(bytes, MemoryRegionAddress(at))
+            .map_err(failed),
+    }
 }
 
-fn is_zero(page: &[u8]) -> bool {
-    // By words, which even a build without optimization does in time.
-    let (words, rest) = page.as_chunks::<16>();
-    let is_zero = |word: &[u8; 16]| u128::from_ne_bytes(*word) == 0;
-    words.iter().all(is_zero) && rest.iter().all(|byte| *byte == 0)
-}
-
-/// Reads RAM that is still all zeros.
-pub(crate) fn read(ram: &GuestRam, layout: &MemoryLayout, file: &File) -> io::Result<()> {
+/// Copies RAM that is mapped to no other files than its own to RAM of the same regions that is still all zeros.
+pub(crate) fn copy(ram: &GuestRam, to: &GuestRam, files: &ProcFiles) -> io::Result<()> {
+    let present = Present::look(files);
     let mut buffer = vec![0; CHUNK];
-    for (range, offset) in regions(layout) {
-        for run in present::data(file, offset..offset + range.len)? {
-            for at in run.clone().step_by(CHUNK) {
-                let len = usize::try_from(run.end - at).unwrap_or(CHUNK).min(CHUNK);
-                let bytes = buffer.get_mut(..len).unwrap_or_default();
-                file.read_exact_at(bytes, at)?;
-                let place = GuestAddress(range.base + (at - offset));
-                ram.write_slice(bytes, place).map_err(failed)?;
+    for region in ram.iter() {
+        let populated = present.of(region, Ranges::new())?;
+        for start in (0..region.len()).step_by(PART) {
+            let end = (start + PART as u64).min(region.len());
+            for found in populated.runs(start..end)? {
+                for at in found.bytes.clone().step_by(CHUNK) {
+                    let len = usize::try_from(found.bytes.end - at).unwrap_or(CHUNK);
+                    let bytes = buffer.get_mut(..len.min(CHUNK)).unwrap_or_default();
+                    read_at(region, found.from, at, bytes)?;
+                    if bytes.iter().any(|byte| *byte != 0) {
+                        let place = GuestAddress(region.start_addr().0 + at);
+                        to.write_slice(bytes, place).map_err(failed)?;
+                    }
+                }
             }
         }
     }
     Ok(())
+}
+
+/// Reads bytes from a place on.
+type Read<'a> = dyn Fn(u64, &mut [u8]) -> io::Result<()> + 'a;
+
+/// What of a region is mapped to other files than the first one, at least at first.
+pub(super) fn layered(origin: Option<&MemoryImage>, offset: u64, len: u64) -> Ranges {
+    let parts = origin.iter().flat_map(|origin| &origin.parts);
+    let parts = parts.filter(|part| part.file > 0);
+    let mut ranges = Vec::new();
+    for part in parts.filter_map(|part| part.cut(offset, offset + len)) {
+        push(&mut ranges, part.at - offset..part.end() - offset);
+    }
+    ranges
+}
+
+/// Brings all that files have into RAM that is mapped to them.
+pub(crate) fn populate(
+    ram: &GuestRam,
+    layout: &MemoryLayout,
+    image: &MemoryImage,
+) -> io::Result<()> {
+    for (range, offset) in layout.regions() {
+        let region = find(ram, range)?;
+        let parts = image.parts.iter();
+        for part in parts.filter_map(|part| part.cut(offset, offset + range.len)) {
+            let (_, runs) = data(image, &part)?;
+            let first = part.at - offset;
+            for run in runs {
+                let run = run?;
+                let [start, end] = [run.start, run.end].map(|at| first + (at - part.place));
+                bring(region, start..end)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What has content of a part of RAM, as bytes of its file.
+fn data<'a>(image: &'a MemoryImage, part: &Part) -> io::Result<(&'a File, Data<'a>)> {
+    let file = image.files.get(part.file);
+    let file = file.ok_or_else(|| io::Error::other("a file of memory is missing"))?;
+    Ok((file, Data::of(file, part.place..part.place + part.len)))
+}
+
+/// Reads RAM that is still all zeros.
+pub(crate) fn read(ram: &GuestRam, layout: &MemoryLayout, image: &MemoryImage) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    for (range, offset) in layout.regions() {
+        let parts = image.parts.iter();
+        for part in parts.filter_map(|part| part.cut(offset, offset + range.len)) {
+            let (file, runs) = data(image, &part)?;
+            for run in runs {
+                let run = run?;
+                for at in run.clone().step_by(CHUNK) {
+                    let len = usize::try_from(run.end - at).unwrap_or(CHUNK).min(CHUNK);
+                    let bytes = buffer.get_mut(..len).unwrap_or_default();
+                    file.read_exact_at(bytes, at)?;
+                    let inside = part.at - offset + (at - part.place);
+                    let place = GuestAddress(range.base + inside);
+                    ram.write_slice(bytes, place).map_err(failed)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes the whole of a saved machine's RAM to an empty file; gives the bytes that are no holes.
+pub(crate) fn merge(image: &MemoryImage, file: &File) -> io::Result<u64> {
+    file.set_len(image.parts.last().map_or(0, Part::end))?;
+    let progress = Progress::default();
+    let mut writer = Writer::new(file, &progress, 0);
+    for part in &image.parts {
+        let (from, runs) = data(image, part)?;
+        for run in runs {
+            let run = run?;
+            let place = part.at + (run.start - part.place);
+            writer.copy(run, place, |at, bytes| from.read_exact_at(bytes, at))?;
+        }
+    }
+    file.sync_data()?;
+    Ok(writer.written)
 }

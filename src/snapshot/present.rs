@@ -1,14 +1,16 @@
 //! Which parts of RAM have content, without touching those that have none.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
 use rustix::mm::MapFlags;
 use vm_memory::{FileOffset, GuestMemoryRegion, GuestRegionMmap};
+
+use super::ranges::{Ranges, both, gaps, push, union};
+use super::sparse::Data;
+use crate::memory::proc_files::ProcFiles;
 
 /// Entries of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst of Linux): the page is in memory, it is
 /// swapped out, it is a file's.
@@ -37,23 +39,32 @@ pub(super) struct Run {
 
 /// What the kernel tells of this process' memory. Where it does not, all of it may have content.
 #[derive(Debug)]
-pub(super) struct Present(Option<(File, Vec<u8>)>);
+pub(super) enum Present {
+    /// All of memory may have content: of what is not here another process brings it.
+    Anywhere,
+    /// The pagemap and the list of mappings, where the kernel has them.
+    Told(Option<(File, Vec<u8>)>),
+}
 
 impl Present {
-    pub(super) fn look() -> Self {
-        let pagemap = File::open("/proc/self/pagemap");
-        // A path in it may be any bytes.
-        let maps = fs::read("/proc/self/maps");
-        Self(pagemap.ok().zip(maps.ok()))
+    pub(super) fn look(files: &ProcFiles) -> Self {
+        Self::Told(files.pagemap().ok().zip(files.maps().ok()))
     }
 
-    /// What it tells of a region.
-    pub(super) fn of<'a>(&'a self, region: &'a GuestRegionMmap) -> io::Result<Content<'a>> {
+    /// What it tells of a region, of which `layered` was mapped to other files than its own.
+    pub(super) fn of<'a>(
+        &'a self,
+        region: &'a GuestRegionMmap,
+        layered: Ranges,
+    ) -> io::Result<Populated<'a>> {
         let flags = MapFlags::from_bits_retain(region.flags().cast_unsigned());
-        Ok(match (region.file_offset(), &self.0) {
-            (Some(place), _) if flags.contains(MapFlags::SHARED) => Content::File(place),
-            (_, None) => Content::Unknown,
-            (None, Some((pagemap, _))) => Content::Memory(pagemap, region),
+        let Self::Told(told) = self else {
+            return Ok(Populated::Unknown);
+        };
+        Ok(match (region.file_offset(), told) {
+            (Some(place), _) if flags.contains(MapFlags::SHARED) => Populated::File(place),
+            (_, None) => Populated::Unknown,
+            (None, Some((pagemap, _))) => Populated::Memory(pagemap, region),
             (Some(place), Some((pagemap, maps))) => {
                 if place.file().metadata()?.len() < place.start() + region.len() {
                     return Err(io::Error::other(
@@ -61,32 +72,61 @@ impl Present {
                     ));
                 }
                 let start = region.as_ptr().addr() as u64;
-                Content::Above(pagemap, region, place, files(maps, start, region.len()))
+                Populated::Above(Above {
+                    pagemap,
+                    region,
+                    place,
+                    files: files(maps, start, region.len()),
+                    layered,
+                })
             }
         })
     }
 }
 
-/// Where a region's content is.
+/// Where those pages of a region are that may be other than zeros.
 #[derive(Debug)]
-pub(super) enum Content<'a> {
+pub(super) enum Populated<'a> {
     /// Anywhere in memory, as far as is known.
     Unknown,
     /// In the pages that the process has.
     Memory(&'a File, &'a GuestRegionMmap),
     /// In its file.
     File(&'a FileOffset),
-    /// In pages that were written to since, the rest in its file; but for what was given back since, which has memory of
-    /// its own: these are the parts that have not.
-    Above(
-        &'a File,
-        &'a GuestRegionMmap,
-        &'a FileOffset,
-        Vec<Range<u64>>,
-    ),
+    /// In pages that were written to since, the rest in files.
+    Above(Above<'a>),
 }
 
-impl Content<'_> {
+/// A region that is mapped to files.
+#[derive(Debug)]
+pub(super) struct Above<'a> {
+    pagemap: &'a File,
+    region: &'a GuestRegionMmap,
+    place: &'a FileOffset,
+    /// All but what was given back since, which has memory of its own.
+    files: Ranges,
+    /// What another file than the region's has.
+    layered: Ranges,
+}
+
+impl Above<'_> {
+    fn runs(&self, part: Range<u64>) -> io::Result<Vec<Run>> {
+        let data = both(of_file(self.place, &part)?.into_iter(), &self.files);
+        let own = private(self.pagemap, self.region, &part)?;
+        // The mapping shows what other files have.
+        let layered = both(std::iter::once(part), &self.layered);
+        Ok(over(data.into_iter(), union(own, layered)))
+    }
+
+    /// What is not as it was in the files: what was written, and what was given back.
+    pub(super) fn changed(&self) -> io::Result<Ranges> {
+        let len = self.region.len();
+        let own = private(self.pagemap, self.region, &(0..len))?;
+        Ok(union(own, gaps(&self.files, len)))
+    }
+}
+
+impl Populated<'_> {
     /// The runs of a part that have content, in their order; between them are zeros.
     pub(super) fn runs(&self, part: Range<u64>) -> io::Result<Vec<Run>> {
         let run = |from| move |bytes| Run { bytes, from };
@@ -100,10 +140,7 @@ impl Content<'_> {
                 let data = of_file(place, &part)?;
                 data.into_iter().map(run(From::File)).collect()
             }
-            Self::Above(pagemap, region, place, files) => {
-                let data = both(of_file(place, &part)?.into_iter(), files);
-                over(data.into_iter(), private(pagemap, region, &part)?)
-            }
+            Self::Above(above) => above.runs(part)?,
         })
     }
 }
@@ -111,13 +148,13 @@ impl Content<'_> {
 /// The data in a part of a region's file, by the region's bytes.
 fn of_file(place: &FileOffset, part: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
     let start = place.start();
-    let data = data(place.file(), start + part.start..start + part.end)?;
-    let by_region = |run: Range<u64>| run.start - start..run.end - start;
-    Ok(data.into_iter().map(by_region).collect())
+    let data = Data::of(place.file(), start + part.start..start + part.end);
+    let by_region = |run: io::Result<Range<u64>>| run.map(|run| run.start - start..run.end - start);
+    data.map(by_region).collect()
 }
 
 /// The parts of a region that are mapped to a file, as /proc/PID/maps tells (proc_pid_maps(5)).
-fn files(maps: &[u8], start: u64, len: u64) -> Vec<Range<u64>> {
+fn files(maps: &[u8], start: u64, len: u64) -> Ranges {
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
     let file = |line: &[u8]| {
         // The path comes last, and has to be none of ours.
@@ -129,24 +166,12 @@ fn files(maps: &[u8], start: u64, len: u64) -> Vec<Range<u64>> {
         let end = number(end)?.saturating_sub(start).min(len);
         (is_file && first < end).then_some(first..end)
     };
-    maps.split(|byte| *byte == b'\n').filter_map(file).collect()
-}
-
-/// What is in both lists, whose runs are in order.
-fn both(one: impl Iterator<Item = Range<u64>>, other: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut found = Vec::new();
-    let mut other = other;
-    for run in one {
-        // Those that end before it are of no later one either.
-        while let [first, rest @ ..] = other
-            && first.end <= run.start
-        {
-            other = rest;
-        }
-        let those = other.iter().take_while(|other| other.start < run.end);
-        found.extend(those.map(|other| run.start.max(other.start)..run.end.min(other.end)));
-    }
-    found
+    let mut files = Vec::new();
+    let lines = maps.split(|byte| *byte == b'\n');
+    lines
+        .filter_map(file)
+        .for_each(|range| push(&mut files, range));
+    files
 }
 
 /// Runs of a file, with those of memory above them.
@@ -174,18 +199,15 @@ fn over(data: impl Iterator<Item = Range<u64>>, memory: Vec<Range<u64>>) -> Vec<
 }
 
 /// Pages of a part of a mapping that are its own: in memory or swapped out.
-fn private(
-    pagemap: &File,
-    region: &GuestRegionMmap,
-    part: &Range<u64>,
-) -> io::Result<Vec<Range<u64>>> {
+fn private(pagemap: &File, region: &GuestRegionMmap, part: &Range<u64>) -> io::Result<Ranges> {
     let page = rustix::param::page_size() as u64;
     let first = region.as_ptr().addr() as u64 / page;
     let (begin, end) = (part.start / page, part.end.div_ceil(page));
-    let mut runs: Vec<Range<u64>> = Vec::new();
-    let mut buffer = vec![0; ENTRY * ENTRIES];
+    let mut runs = Vec::new();
+    let entries = |begin| usize::try_from(end - begin).map_or(ENTRIES, |left| left.min(ENTRIES));
+    let mut buffer = vec![0; ENTRY * entries(begin)];
     for begin in (begin..end).step_by(ENTRIES) {
-        let len = usize::try_from(end - begin).map_or(ENTRIES, |left| left.min(ENTRIES));
+        let len = entries(begin);
         let bytes = buffer.get_mut(..ENTRY * len).unwrap_or_default();
         pagemap.read_exact_at(bytes, (first + begin) * ENTRY as u64)?;
         let (entries, _) = bytes.as_chunks::<ENTRY>();
@@ -195,38 +217,8 @@ fn private(
                 continue;
             }
             let bytes = (number * page).max(part.start)..((number + 1) * page).min(part.end);
-            match runs.last_mut() {
-                Some(last) if last.end == bytes.start => last.end = bytes.end,
-                _ => runs.push(bytes),
-            }
+            push(&mut runs, bytes);
         }
-    }
-    Ok(runs)
-}
-
-/// The parts of a file that are no holes.
-pub(super) fn data(file: &File, part: Range<u64>) -> io::Result<Vec<Range<u64>>> {
-    let mut runs = Vec::new();
-    let mut at = part.start;
-    while at < part.end {
-        let start = match seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            // Nothing but a hole is left.
-            Err(Errno::NXIO) => break,
-            // The file system knows of no holes.
-            Err(Errno::INVAL) => at,
-            Err(error) => return Err(error.into()),
-        };
-        if start >= part.end {
-            break;
-        }
-        let end = match seek(file, SeekFrom::Hole(start)) {
-            Ok(end) => end.clamp(start + 1, part.end),
-            Err(Errno::INVAL) => part.end,
-            Err(error) => return Err(error.into()),
-        };
-        runs.push(start..end);
-        at = end;
     }
     Ok(runs)
 }
@@ -266,7 +258,11 @@ mod tests {
     }
 
     fn all(region: &GuestRegionMmap) -> Vec<Run> {
-        Present::look().of(region).unwrap().runs(0..LEN).unwrap()
+        Present::look(&ProcFiles::open())
+            .of(region, vec![])
+            .unwrap()
+            .runs(0..LEN)
+            .unwrap()
     }
 
     fn pages(runs: &[Run]) -> Vec<(u64, u64, From)> {
@@ -354,9 +350,9 @@ mod tests {
     fn parts_of_a_region_are_parts_of_its_runs() {
         let region = region(Some(sparse()), MapFlags::PRIVATE);
         touch(&region, 10);
-        let present = Present::look();
+        let present = Present::look(&ProcFiles::open());
         let part = present
-            .of(&region)
+            .of(&region, vec![])
             .unwrap()
             .runs(9 * PAGE..33 * PAGE)
             .unwrap();
@@ -367,8 +363,8 @@ mod tests {
             (32, 33, From::File),
         ];
         assert_eq!(pages(&part), expected);
-        let nothing = Present(None);
-        let blind = nothing.of(&region).unwrap().runs(0..PAGE).unwrap();
+        let nothing = Present::Told(None);
+        let blind = nothing.of(&region, vec![]).unwrap().runs(0..PAGE).unwrap();
         assert_eq!(pages(&blind), [(0, 1, From::Memory)]);
     }
 
@@ -377,7 +373,11 @@ mod tests {
         let file = sparse();
         let region = region(Some(file.try_clone().unwrap()), MapFlags::PRIVATE);
         file.set_len(20 * PAGE).unwrap();
-        assert!(Present::look().of(&region).is_err());
+        assert!(
+            Present::look(&ProcFiles::open())
+                .of(&region, vec![])
+                .is_err()
+        );
     }
 
     #[test]

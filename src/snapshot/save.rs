@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,10 +11,17 @@ use arch::{KvmError, KvmPlatform, MachinePlan, Space};
 use devices::state::VirtioDeviceState;
 use kvm_ioctls::VmFd;
 
-use super::memory::{self, MemoryLayout};
+use super::chain::{Chain, Next};
+use super::disk::{self, Copying};
+use super::layout::MemoryLayout;
+use super::memory;
+use super::merge::new_id;
+use super::platform::PlatformState;
 use super::saved::{About, Parts, SavedDevice, to_bytes};
+use super::saving::{Writing, host};
 use crate::VmConfig;
 use crate::control::command::CommandError;
+use crate::control::saving::{DiskCopy, SavedForm};
 use crate::devices::registry::{Registry, SavedVirtio};
 use crate::vm::vcpu::{Shared, VcpuThreads};
 
@@ -31,53 +36,127 @@ pub(crate) struct Machine<'a, P: KvmPlatform> {
     pub(crate) config: &'a VmConfig,
 }
 
-fn host(source: io::Error) -> CommandError {
-    CommandError::Host {
-        command: "snapshot",
-        source,
-    }
-}
-
 fn kvm(error: KvmError) -> CommandError {
     match error {
         KvmError::Failed { operation, source } => host(io::Error::new(
             source.kind(),
             format!("{operation}: {source}"),
         )),
+        KvmError::Lacks { cure, .. } => CommandError::NotSaved(format!("{error}: {cure}")),
         other => CommandError::NotSaved(other.to_string()),
     }
 }
 
-/// A path that means the same wherever the machine goes on.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+/// What a machine is saved to.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    /// What the file of RAM will be called.
+    pub(crate) memory: &'a str,
+    /// Only what changed since this machine, if the chain knows it.
+    pub(crate) since: Option<&'a str>,
+    /// What the file of RAM gets.
+    pub(crate) form: SavedForm,
+    /// For whoever restores it.
+    pub(crate) note: Option<&'a str>,
+    /// The disks that are copied.
+    pub(crate) copies: &'a [DiskCopy],
+    /// For the state, for RAM, for each copy.
+    pub(crate) files: Vec<OwnedFd>,
 }
 
 impl<P: KvmPlatform> Machine<'_, P> {
-    /// Writes the state to the first file and RAM to the second one, which will be called `memory`; gives the bytes of
-    /// RAM that are no zeros.
-    pub(crate) fn save(&self, memory: &str, files: Vec<OwnedFd>) -> Result<u64, CommandError> {
-        let Ok([state, ram]) = <[OwnedFd; 2]>::try_from(files) else {
+    /// What it takes to write it. The machine stands still until that is done.
+    pub(crate) fn prepare(
+        &self,
+        wanted: Wanted<'_>,
+        chain: &mut Chain,
+    ) -> Result<(Writing, Option<Next>), CommandError> {
+        let files: Vec<_> = wanted.files.into_iter().map(File::from).collect();
+        let in_place = wanted.form == SavedForm::InPlace;
+        let all = self.plan.ram_size();
+        memory::check_files(&files.iter().collect::<Vec<_>>(), in_place.then_some(all))
+            .map_err(host)?;
+        let mut files = files.into_iter();
+        let (Some(state), Some(file)) = (files.next(), files.next()) else {
             return Err(CommandError::NotSaved("two files belong to it".to_owned()));
         };
-        let (state, ram) = (File::from(state), File::from(ram));
-        memory::check_empty([&state, &ram]).map_err(host)?;
-        let layout = MemoryLayout::of(self.plan, memory);
-        layout.check(self.plan).map_err(CommandError::NotSaved)?;
+        let memory = wanted.memory;
+        let whole = MemoryLayout::whole(&self.plan.ram, memory);
+        whole.check(self.plan).map_err(CommandError::NotSaved)?;
+        let ram = &self.shared.ram;
         // First: what cannot be saved is known before anything is written. The chip may write guest memory.
-        let parts = self.parts(layout)?;
-        let bytes = parts.to_bytes().map_err(CommandError::NotSaved)?;
-        let written = memory::write(&self.shared.ram, &parts.memory, &ram).map_err(host)?;
-        state.write_all_at(&bytes, 0).map_err(host)?;
-        state.sync_data().map_err(host)?;
-        Ok(written)
+        let mut parts = self.parts(whole)?;
+        parts.note = wanted.note.map(str::to_owned);
+        let copies = self.copies(wanted.copies, files, &mut parts)?;
+        let is_handled = self.shared.handled.is_some();
+        let next = match wanted.since {
+            Some(_) if is_handled => {
+                return Err(CommandError::NotSaved(
+                    "its pages are brought by another process, and what changes in them is not told; save all of it \
+                     instead"
+                        .to_owned(),
+                ));
+            }
+            Some(since) => {
+                let files = self.shared.handle.proc_files();
+                let next = chain.next(ram, since, &parts.memory, wanted.form, files);
+                let next = next.map_err(|cause| {
+                    CommandError::NotSaved(format!("{cause}; save all of it instead"))
+                })?;
+                let checked = next.layout.check(self.plan);
+                checked.map_err(CommandError::NotSaved)?;
+                parts.memory.clone_from(&next.layout);
+                Some(next)
+            }
+            None => {
+                chain.forget();
+                None
+            }
+        };
+        let runs = match &next {
+            Some(next) => next.runs.clone(),
+            None => std::iter::once(0..all).collect(),
+        };
+        let writing = Writing {
+            runs,
+            in_place,
+            bytes: parts.to_bytes().map_err(CommandError::NotSaved)?,
+            parts,
+            ram: ram.clone(),
+            origin: chain.origin().map_err(host)?.cloned(),
+            is_handled,
+            files: [state, file],
+            copies,
+        };
+        Ok((writing, next))
     }
 
-    fn parts(&self, memory: MemoryLayout) -> Result<Parts, CommandError> {
+    /// The disks that are to be copied, which are the saved machine's from now on.
+    fn copies(
+        &self,
+        wanted: &[DiskCopy],
+        files: impl Iterator<Item = File>,
+        parts: &mut Parts,
+    ) -> Result<Vec<Copying>, CommandError> {
+        disk::check(wanted).map_err(CommandError::NotSaved)?;
+        let mut copies = Vec::new();
+        for (copy, to) in wanted.iter().zip(files) {
+            let from = self.registry.file(&copy.device)?;
+            let copying = Copying::new(copy.clone(), from, to).map_err(host)?;
+            copying.take_over(parts).map_err(CommandError::NotSaved)?;
+            copies.push(copying);
+        }
+        Ok(copies)
+    }
+
+    /// All of it but the content of RAM, where what only the platform can read is not in the parts.
+    pub(crate) fn state(
+        &self,
+        memory: MemoryLayout,
+    ) -> Result<(Parts, PlatformState<P>), CommandError> {
         let platform = &self.shared.platform;
         let devices = self.devices()?;
         let virtio = self.registry.save().map_err(CommandError::NotSaved)?;
-        let promise = platform.promise().ok_or(KvmError::NotSaved("a vCPU"));
         let vcpus = self
             .threads
             .each(|platform, vcpu, _| platform.save_vcpu(self.vm, vcpu));
@@ -85,26 +164,48 @@ impl<P: KvmPlatform> Machine<'_, P> {
             .into_iter()
             .collect::<Result<Vec<_>, _>>()
             .map_err(kvm)?;
-        let chip = platform.save_chip(self.vm, self.chip).map_err(kvm)?;
-        let clock = platform.save_clock(self.vm).map_err(kvm)?;
+        let state = PlatformState {
+            vcpus,
+            chip: platform.save_chip(self.vm, self.chip).map_err(kvm)?,
+            clock: platform.save_clock(self.vm).map_err(kvm)?,
+        };
         let saved = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let failed = CommandError::NotSaved;
-        Ok(Parts {
+        let id = new_id().map_err(|error| host(io::Error::other(error)))?;
+        let parts = Parts {
             about: About {
+                id,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 saved_ms: u64::try_from(saved.as_millis()).unwrap_or(u64::MAX),
             },
             plan: self.plan.clone(),
             config: self.config(&virtio),
             memory,
+            note: None,
             devices,
             virtio,
-            promise: to_bytes(&promise.map_err(kvm)?).map_err(failed)?,
-            vcpus: to_bytes(&vcpus).map_err(failed)?,
-            chip: to_bytes(&chip).map_err(failed)?,
-            clock: to_bytes(&clock).map_err(failed)?,
+            promise: Vec::new(),
+            vcpus: Vec::new(),
+            chip: Vec::new(),
+            clock: Vec::new(),
+        };
+        Ok((parts, state))
+    }
+
+    fn parts(&self, memory: MemoryLayout) -> Result<Parts, CommandError> {
+        let promise = self.shared.platform.promise();
+        let promise = promise.ok_or(KvmError::NotSaved("a vCPU")).map_err(kvm)?;
+        let failed = CommandError::NotSaved;
+        // Before the time of its last write is looked at.
+        self.registry.sync().map_err(failed)?;
+        let (parts, state) = self.state(memory)?;
+        Ok(Parts {
+            promise: to_bytes(&promise).map_err(failed)?,
+            vcpus: to_bytes(&state.vcpus).map_err(failed)?,
+            chip: to_bytes(&state.chip).map_err(failed)?,
+            clock: to_bytes(&state.clock).map_err(failed)?,
+            ..parts
         })
     }
 
@@ -117,6 +218,7 @@ impl<P: KvmPlatform> Machine<'_, P> {
             initrd: None,
             ..self.config.clone()
         };
+        let files = self.shared.handle.proc_files();
         // A command may have put another file behind a disk.
         #[cfg(feature = "virtio")]
         for device in config.named_devices() {
@@ -125,11 +227,11 @@ impl<P: KvmPlatform> Machine<'_, P> {
                 saved.map(|saved| &saved.state.device),
                 config.blk.get_mut(device.place),
             ) {
-                disk.path = absolute(&state.name);
+                disk.path = files.absolute(&state.name);
             }
         }
         if let Some(vsock) = &mut config.vsock {
-            vsock.path = absolute(&vsock.path);
+            vsock.path = files.absolute(&vsock.path);
         }
         #[cfg(not(feature = "virtio"))]
         let _ = virtio;

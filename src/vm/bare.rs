@@ -1,14 +1,13 @@
 //! A VM before it has devices and a kernel: its RAM, its interrupt chip and its vCPUs. Whatever runs a guest begins with
 //! one, a machine as well as a probe of the host.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use arch::{GuestRam, KvmError, KvmIrqChip, KvmPlatform, MachinePlan};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::Error;
-use crate::memory::{self, Backing};
+use crate::memory;
 use crate::timeline::{Milestone, Timeline};
 
 /// A VM that has what its guest cannot be without, but for something to run.
@@ -24,7 +23,7 @@ pub(crate) struct Bare<P: KvmPlatform> {
 }
 
 impl<P: KvmPlatform> Bare<P> {
-    /// Makes the VM of a plan; `content` is what its RAM has at first, where the backing may show a file.
+    /// Makes the VM of a plan, with the RAM that `map` gives.
     ///
     /// # Errors
     /// Names what KVM or the host refused.
@@ -32,13 +31,12 @@ impl<P: KvmPlatform> Bare<P> {
         kvm: &Kvm,
         platform: &P,
         plan: &MachinePlan,
-        backing: Backing,
-        content: Option<&File>,
+        map: impl FnOnce() -> Result<GuestRam, Error>,
         timeline: &Timeline,
     ) -> Result<Self, Error> {
         // All memslots come straight after the VM: a later one waits for a grace period.
         let vm = Arc::new(create_vm(kvm, platform.vm_type(plan))?);
-        let ram = memory::map_content(plan, backing, content)?;
+        let ram = map()?;
         memory::set_memslots(&vm, &ram)?;
         platform.prepare_vm(&vm)?;
         timeline.reach(Milestone::Memory);

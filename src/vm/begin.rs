@@ -1,10 +1,15 @@
 //! With what a machine begins: a kernel, or the state of a machine that was saved.
 
-use arch::{KvmPlatform, MachinePlan};
+use arch::{GuestRam, KvmPlatform, MachinePlan};
 
-use crate::kernel::image::{Initrd, Kernel};
 #[cfg(feature = "snapshot")]
-pub(crate) use crate::snapshot::load::Saved;
+use crate::control::handle::VmHandle;
+use crate::kernel::image::{Initrd, Kernel};
+use crate::memory::{self, Backing};
+#[cfg(feature = "snapshot")]
+use crate::snapshot::handler::Handled;
+#[cfg(feature = "snapshot")]
+pub(crate) use crate::snapshot::{chain::Chain, load::Saved};
 use crate::timeline::{Milestone, Timeline};
 use crate::vm::empty::Empty;
 use crate::vm::opening::Images;
@@ -15,17 +20,30 @@ use crate::{Error, VmConfig};
 #[cfg(not(feature = "snapshot"))]
 pub(crate) struct Saved<P>(std::convert::Infallible, std::marker::PhantomData<P>);
 
+/// And what a machine knows of those.
+#[cfg(not(feature = "snapshot"))]
+#[derive(Debug, Default)]
+pub(crate) struct Chain {}
+
 #[cfg(not(feature = "snapshot"))]
 impl<P> Saved<P> {
     fn plan(&self) -> &MachinePlan {
         match self.0 {}
     }
 
-    fn content(&self) -> &std::fs::File {
+    fn has_ram(&self) -> bool {
         match self.0 {}
     }
 
-    fn load(&self, _: &Empty<'_, P>) -> Result<(), Error>
+    fn map(&self, _: Backing) -> Result<GuestRam, Error> {
+        match self.0 {}
+    }
+
+    fn chain(self) -> Chain {
+        match self.0 {}
+    }
+
+    fn load(&mut self, _: &Empty<'_, P>) -> Result<(), Error>
     where
         P: KvmPlatform,
     {
@@ -40,11 +58,32 @@ pub(crate) enum Begin<'a, P: KvmPlatform> {
 }
 
 impl<'a, P: KvmPlatform> Begin<'a, P> {
-    /// What RAM has at first, if it is not zeros.
-    pub(crate) fn content(&self) -> Option<&std::fs::File> {
+    /// Whether its RAM is there already.
+    pub(crate) fn has_ram(&self) -> bool {
         match self {
-            Self::Kernel(..) => None,
-            Self::Saved(saved) => Some(saved.content()),
+            Self::Kernel(..) => false,
+            Self::Saved(saved) => saved.has_ram(),
+        }
+    }
+
+    /// RAM, as it is at first.
+    pub(crate) fn map(&self, plan: &MachinePlan, backing: Backing) -> Result<GuestRam, Error> {
+        match self {
+            Self::Kernel(..) => memory::map_ram(plan, backing),
+            Self::Saved(saved) => saved.map(backing),
+        }
+    }
+
+    /// Has another process bring the content of RAM, if one shall. From now on there may be further threads.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn hand_over(
+        &self,
+        ram: &GuestRam,
+        handle: &VmHandle,
+    ) -> Result<Option<Handled>, Error> {
+        match self {
+            Self::Kernel(..) => Ok(None),
+            Self::Saved(saved) => saved.hand_over(ram, handle),
         }
     }
 
@@ -78,23 +117,24 @@ impl<'a, P: KvmPlatform> Begin<'a, P> {
         Ok((plan, Self::Kernel(Box::new(kernel), initrd)))
     }
 
-    /// Puts it into a machine.
+    /// Puts it into a machine; gives what that knows of saved ones.
     pub(crate) fn load(
         self,
         machine: &Empty<'_, P>,
         config: &VmConfig,
         story: &Story,
         timeline: &Timeline,
-    ) -> Result<(), Error> {
+    ) -> Result<Chain, Error> {
         match self {
             Self::Kernel(kernel, initrd) => {
                 let initrd = initrd.zip(config.initrd.as_deref());
-                machine.boot(*kernel, initrd, story, timeline)
+                machine.boot(*kernel, initrd, story, timeline)?;
+                Ok(Chain::default())
             }
-            Self::Saved(saved) => {
+            Self::Saved(mut saved) => {
                 saved.load(machine)?;
                 timeline.reach(Milestone::Loaded);
-                Ok(())
+                Ok(saved.chain())
             }
         }
     }

@@ -7,12 +7,14 @@ use devices::{Counter, micros};
 use rustix::thread::gettid;
 use rustix::time::{ClockId, clock_gettime};
 
-/// The processor time of one thread, once it has begun to tell.
+/// The processor time of one thread after the other, once they have begun to tell.
 #[derive(Debug, Default)]
 pub(crate) struct CpuTime {
     /// The thread's number (gettid(2)); 0 before its begin and after its end.
     thread: AtomicI32,
-    /// What it had in all at its end.
+    /// What those before it had.
+    before_us: Counter,
+    /// What all had at the end of the last one.
     ended_us: Counter,
 }
 
@@ -21,8 +23,9 @@ pub(crate) struct CpuTime {
 pub(crate) struct Told<'a>(&'a CpuTime);
 
 impl CpuTime {
-    /// The calling thread is the one.
+    /// The calling thread is the one, after those that have ended.
     pub(crate) fn begin(&self) -> Told<'_> {
+        self.before_us.set(self.ended_us.get());
         let thread = gettid().as_raw_nonzero().get();
         self.thread.store(thread, Ordering::Release);
         Told(self)
@@ -33,7 +36,10 @@ impl CpuTime {
         match self.thread.load(Ordering::Acquire) {
             0 => self.ended_us.get(),
             // It may end meanwhile, and has left its time then.
-            thread => of_thread(thread).map_or_else(|| self.ended_us.get(), micros),
+            thread => of_thread(thread).map_or_else(
+                || self.ended_us.get(),
+                |time| self.before_us.get() + micros(time),
+            ),
         }
     }
 }
@@ -42,7 +48,7 @@ impl Drop for Told<'_> {
     fn drop(&mut self) {
         let time = clock_gettime(ClockId::ThreadCPUTime);
         let time = Duration::try_from(time).unwrap_or_default();
-        self.0.ended_us.set(micros(time));
+        self.0.ended_us.set(self.0.before_us.get() + micros(time));
         self.0.thread.store(0, Ordering::Release);
     }
 }
@@ -95,6 +101,17 @@ mod tests {
         });
         assert!(last >= seen, "{last} {seen}");
         assert_eq!(time.micros(), last);
+        thread::scope(|scope| {
+            let next = scope.spawn(|| {
+                let _told = time.begin();
+                time.micros()
+            });
+            assert!(
+                next.join().unwrap() >= last,
+                "the time of the first one counts on"
+            );
+        });
+        assert!(time.micros() >= last);
         // Beyond the largest number that a thread can have (PID_MAX_LIMIT).
         assert_eq!(of_thread((1 << 22) + 1), None);
     }

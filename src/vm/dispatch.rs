@@ -7,7 +7,7 @@ use kvm_bindings::{
     KVM_SYSTEM_EVENT_SHUTDOWN,
 };
 
-use crate::control::handle::{CrashCause, ExitReason};
+use crate::control::ending::{CrashCause, ExitReason};
 use crate::cures::EMULATION;
 use crate::vm::exit::Exit;
 

@@ -14,6 +14,8 @@ struct State {
     alive: usize,
     /// Those of them that stand at the gate.
     waiting: usize,
+    /// Whoever stands there is to end.
+    dismissed: bool,
 }
 
 /// The gate of a machine's vCPU threads.
@@ -57,6 +59,19 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Has every thread that stands at the gate end, and those that come, until [`Self::admit`].
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn dismiss(&self) {
+        self.lock().dismissed = true;
+        self.changed.notify_all();
+    }
+
+    /// The reverse.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn admit(&self) {
+        self.lock().dismissed = false;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,21 +83,23 @@ impl Gate {
 }
 
 impl Passer<'_> {
-    /// Waits while the gate is closed; calls `arrived` once before it waits.
-    pub(crate) fn pass(&self, arrived: impl FnOnce()) {
+    /// Waits while the gate is closed; calls `arrived` once before it waits. Says whether the thread goes on; else it is
+    /// to end.
+    pub(crate) fn pass(&self, arrived: impl FnOnce()) -> bool {
         let mut state = self.0.lock();
         if !state.closed {
-            return;
+            return true;
         }
         drop(state);
         arrived();
         state = self.0.lock();
         state.waiting += 1;
         self.0.changed.notify_all();
-        while state.closed {
+        while state.closed && !state.dismissed {
             state = self.0.wait(state);
         }
         state.waiting -= 1;
+        !state.dismissed
     }
 }
 

@@ -84,6 +84,21 @@ impl Kicker {
         self.immediate_exit().store(0, Ordering::SeqCst);
     }
 
+    /// Neither this mapping nor that of `vcpu` itself, which is the same one, is inherited by processes that this one makes:
+    /// they would keep the vCPU, which is of no use to them.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn keep_from_children(&self, vcpu: &mut VcpuFd, len: usize) -> io::Result<()> {
+        let own = std::ptr::from_mut(vcpu.get_kvm_run());
+        for (place, len) in [(self.run.as_ptr(), self.len), (own.cast(), len)] {
+            // SAFETY: both are live mappings of `kvm_run` of that size; the advice changes nothing about their content.
+            let advised = unsafe { libc::madvise(place.cast(), len, libc::MADV_DONTFORK) };
+            if advised < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+
     fn immediate_exit(&self) -> &AtomicU8 {
         let offset = std::mem::offset_of!(kvm_run, immediate_exit);
         // SAFETY: the byte lies inside the mapping, which lives as long as `self`; KVM only reads it, and

@@ -5,68 +5,78 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arch::{IrqModel, KvmError, KvmIrqChip, KvmPlatform, MachinePlan};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
-use crate::config::OnReboot;
-use crate::console::{Console, Port};
-use crate::control::handle::{ExitReason, VmHandle};
-use crate::control::metrics::Metrics;
+use crate::console::Port;
+use crate::control::handle::VmHandle;
+use crate::control::metrics::{Metrics, Resident};
 use crate::control::requests::Requests;
 use crate::devices::gsi::MsiRoutes;
 use crate::devices::lines::Lines;
-use crate::devices::opened::HostDevices;
+#[cfg(feature = "snapshot")]
+use crate::devices::opened::Given;
 use crate::devices::registry::Registry;
+use crate::fork::forks::Forks;
+#[cfg(feature = "snapshot")]
+use crate::fork::report::Report;
 use crate::memory::Backing;
+use crate::memory::proc_files::ProcFiles;
 use crate::timeline::{Milestone, Timeline};
 use crate::vm::bare::Bare;
-use crate::vm::begin::{Begin, Saved};
+use crate::vm::begin::{Begin, Chain, Saved};
 use crate::vm::empty::Empty;
-use crate::vm::engine::Running;
 use crate::vm::gate::Gate;
-use crate::vm::main_loop::main_loop;
 use crate::vm::opening::{Images, Opened};
 use crate::vm::story::Story;
-use crate::vm::vcpu::{Shared, VcpuThreads};
+use crate::vm::vcpu::Shared;
 use crate::{
     Attachments, Consoles, Error, OwnDevice, PlannedFor, VmConfig, devices as model, memory,
 };
 
 /// What a machine has outside of the VM; a restart keeps it.
-struct Outside<P: KvmPlatform> {
-    config: VmConfig,
-    platform: Arc<P>,
-    opened: Opened,
-    stop: Requests,
-    handle: VmHandle,
-    timeline: Timeline,
-    metrics: Metrics,
-    story: Story,
-    saved: Option<Box<Saved<P>>>,
+pub(super) struct Outside<P: KvmPlatform> {
+    pub(super) config: VmConfig,
+    pub(super) platform: Arc<P>,
+    pub(super) opened: Opened,
+    pub(super) stop: Requests,
+    pub(super) handle: VmHandle,
+    pub(super) timeline: Timeline,
+    pub(super) metrics: Metrics,
+    pub(super) story: Story,
+    pub(super) saved: Option<Box<Saved<P>>>,
+    pub(super) forks: Forks<P>,
+    /// What the host's memory is not as it was asked for, the first time.
+    pub(super) remark: Option<String>,
 }
 
 /// A VM that is ready to run.
 pub struct Machine<P: KvmPlatform> {
     // Fields drop in this order: vCPUs before the chip and the VM, the devices and then guest RAM
     // (in `shared`) last.
-    vcpus: Vec<VcpuFd>,
-    chip: P::Chip,
-    vm: Arc<VmFd>,
-    consoles: Consoles,
-    serial: Option<Port>,
-    virtio_console: Option<Port>,
-    registry: Registry,
-    metrics: Metrics,
-    stop: Requests,
-    plan: MachinePlan,
-    shared: Arc<Shared<P>>,
-    config: VmConfig,
-    kvm: Kvm,
-    images: Option<Images>,
-    own: Vec<OwnDevice>,
-    story: Story,
+    pub(super) vcpus: Vec<VcpuFd>,
+    pub(super) chip: P::Chip,
+    pub(super) vm: Arc<VmFd>,
+    pub(super) consoles: Consoles,
+    pub(super) serial: Option<Port>,
+    pub(super) virtio_console: Option<Port>,
+    pub(super) registry: Registry,
+    pub(super) metrics: Metrics,
+    pub(super) chain: Chain,
+    pub(super) stop: Requests,
+    pub(super) plan: MachinePlan,
+    pub(super) shared: Arc<Shared<P>>,
+    pub(super) config: VmConfig,
+    pub(super) kvm: Kvm,
+    pub(super) images: Option<Images>,
+    pub(super) own: Vec<OwnDevice>,
+    pub(super) story: Story,
+    pub(super) forks: Forks<P>,
+    /// Whom to tell that it runs.
+    #[cfg(feature = "snapshot")]
+    pub(super) report: Option<Report>,
 }
 
 impl<P: KvmPlatform> fmt::Debug for Machine<P> {
@@ -90,14 +100,16 @@ impl<P: KvmPlatform> Machine<P> {
         hello: Option<&'static [u8]>,
     ) -> Result<Self, Error> {
         config.check_descriptors()?;
-        Self::start(config, |kvm, _, timeline| {
+        Self::start(config, |kvm, platform, timeline| {
+            platform.show_features(&config.features)?;
             let opened = Opened::new(kvm, config, attachments.into(), hello, timeline)?;
             Ok((opened, None))
         })
     }
 
-    /// Builds the VM that was saved, up to where its guest goes on. `memory` is the content of its RAM
-    /// ([`Snapshot::memory_file`](crate::Snapshot::memory_file)).
+    /// Builds the VM that was saved, up to where its guest goes on. `memory` is where the content of its RAM comes from:
+    /// the open files of [`Snapshot::memory_files`](crate::Snapshot::memory_files), or more that
+    /// [`SavedMemory`](crate::SavedMemory) knows.
     ///
     /// # Errors
     /// When it cannot go on on this host, which is said with everything that differs, or when a file is not what it
@@ -105,14 +117,15 @@ impl<P: KvmPlatform> Machine<P> {
     #[cfg(feature = "snapshot")]
     pub fn restore(
         snapshot: crate::Snapshot,
-        memory: File,
+        memory: impl Into<crate::SavedMemory>,
         attachments: impl Into<Attachments>,
     ) -> Result<Self, Error> {
         let config = snapshot.config().clone();
         config.check()?;
         Self::start(&config, |kvm, platform, timeline| {
-            let saved = Saved::new(platform, snapshot, memory)?;
-            let opened = Opened::without_images(kvm, &config, attachments.into(), timeline)?;
+            let saved = Saved::new(platform, snapshot, memory.into())?;
+            let given = Given::default();
+            let opened = Opened::without_images(kvm, &config, attachments.into(), given, timeline)?;
             Ok((opened, Some(Box::new(saved))))
         })
     }
@@ -124,7 +137,8 @@ impl<P: KvmPlatform> Machine<P> {
     ) -> Result<Self, Error> {
         let timeline = Timeline::default();
         timeline.reach(Milestone::Begun);
-        crate::memory::host::check(config)?;
+        let remark = memory::check_host(config)?;
+        let (resident, proc_files) = (Resident::open(), ProcFiles::open());
         let kvm = crate::host::open_kvm()?;
         let mut platform = P::probe(&kvm)?;
         timeline.reach(Milestone::Probed);
@@ -132,21 +146,26 @@ impl<P: KvmPlatform> Machine<P> {
         story.begin();
         story.host(&kvm);
         let (opened, saved) = open(kvm, &mut platform, &timeline)?;
+        let handle = VmHandle::confined_by(opened.confined.clone(), resident, proc_files)?;
+        // From here on nothing is opened by a path.
+        handle.confined().enter()?;
         Self::build(Outside {
             config: config.clone(),
             platform: Arc::new(platform),
             opened,
             stop: Requests::default(),
-            handle: VmHandle::new()?,
+            handle,
             timeline,
             metrics: Metrics::default(),
             story,
             saved,
+            forks: Forks::default(),
+            remark,
         })
     }
 
     /// The start-up line.
-    fn build(outside: Outside<P>) -> Result<Self, Error> {
+    pub(super) fn build(outside: Outside<P>) -> Result<Self, Error> {
         let Outside {
             config,
             platform,
@@ -154,6 +173,7 @@ impl<P: KvmPlatform> Machine<P> {
             timeline,
             story,
             saved,
+            remark,
             ..
         } = outside;
         let Opened {
@@ -161,12 +181,15 @@ impl<P: KvmPlatform> Machine<P> {
             images,
             consoles,
             devices,
+            confined: _,
         } = opened;
         let (mut plan, begin) = Begin::new(&*platform, &config, saved, images.as_ref(), &story)?;
         let backing = Backing::of(&config);
-        let remark = memory::check(&plan, backing, PlannedFor::ThisHost)?;
-        plan.remarks.extend(remark);
-        let own = devices.own.clone();
+        if !begin.has_ram() {
+            memory::check(&plan, backing, PlannedFor::ThisHost)?;
+            plan.remarks.extend(remark);
+        }
+        let (own, vcpu_threads) = (devices.own.clone(), devices.vcpu_threads.clone());
         model::own::check(&own, &plan)?;
         story.plan(&plan, &config);
         timeline.reach(Milestone::Planned);
@@ -177,9 +200,19 @@ impl<P: KvmPlatform> Machine<P> {
             irq_chip,
             chip,
             vcpus,
-        } = Bare::new(&kvm, &*platform, &plan, backing, begin.content(), &timeline)?;
+        } = Bare::new(
+            &kvm,
+            &*platform,
+            &plan,
+            || begin.map(&plan, backing),
+            &timeline,
+        )?;
+        // Before anything looks at RAM.
+        #[cfg(feature = "snapshot")]
+        let handled = begin.hand_over(&ram, &outside.handle)?;
 
         let lines = Lines {
+            threads: outside.handle.confined().device_threads(),
             range: irq_chip.lines(),
             routes: MsiRoutes::new(Arc::clone(&vm), &irq_chip),
             connect: &|event, gsi| chip.connect(&vm, event, gsi),
@@ -189,7 +222,7 @@ impl<P: KvmPlatform> Machine<P> {
         story.opened(&config);
         timeline.reach(Milestone::Devices);
 
-        begin.load(
+        let chain = begin.load(
             &Empty {
                 platform: &*platform,
                 plan: &plan,
@@ -218,9 +251,14 @@ impl<P: KvmPlatform> Machine<P> {
             spaces: devices.spaces,
             output,
             handle: outside.handle,
+            keyboard: devices.keyboard,
+            button: devices.power_button,
             gate: Gate::default(),
+            vcpu_threads,
             timeline,
             run_size,
+            #[cfg(feature = "snapshot")]
+            handled,
             ram,
         };
         Ok(Self {
@@ -232,6 +270,7 @@ impl<P: KvmPlatform> Machine<P> {
             virtio_console: devices.virtio_console,
             registry: devices.registry,
             metrics: outside.metrics,
+            chain,
             stop: outside.stop,
             plan,
             shared: Arc::new(shared),
@@ -240,6 +279,9 @@ impl<P: KvmPlatform> Machine<P> {
             images,
             own,
             story,
+            forks: outside.forks,
+            #[cfg(feature = "snapshot")]
+            report: None,
         })
     }
 
@@ -273,147 +315,6 @@ impl<P: KvmPlatform> Machine<P> {
     pub fn shutdown_on(&mut self, fd: OwnedFd) {
         let patience = Duration::from_secs(self.config.shutdown_timeout.into());
         self.stop.shutdown = Some((File::from(fd), patience));
-    }
-
-    /// Runs the VM to its end on this thread, plus one thread per vCPU and one per virtio device, which are
-    /// all joined on return. With [`OnReboot::Restart`] a reset is not the end: the machine is
-    /// built again, from the kernel's file on, with fresh memory, and keeps all that is open: that file and
-    /// the initrd, disks, network devices, sockets and consoles.
-    ///
-    /// # Errors
-    /// [`Error::Vcpu`] when a vCPU could not go on, with a report; [`Error::Host`] when the host
-    /// refused a thread or an event; after a reset, those of [`Machine::with_hello`] too.
-    pub fn run(self) -> Result<ExitReason, Error> {
-        let finish = Finish(Some(self.handle()));
-        let outcome = self.run_to_the_end();
-        finish.with(&outcome);
-        outcome
-    }
-
-    fn run_to_the_end(mut self) -> Result<ExitReason, Error> {
-        loop {
-            let may_restart = self.images.is_some() && self.config.on_reboot == OnReboot::Restart;
-            let mut outside = self.run_once()?;
-            let handle = &outside.handle;
-            if !handle.restart(may_restart) {
-                let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
-                match &end {
-                    // Its line stands there already.
-                    Ok(ExitReason::Crashed(crash)) => log::debug!("end: {crash}"),
-                    Ok(reason) => log::debug!("end: {reason}"),
-                    Err(error) => log::debug!("end: {error}"),
-                }
-                return end;
-            }
-            outside.story.begin();
-            self = Self::build(outside)?;
-        }
-    }
-
-    /// Runs the VM until its guest ends; gives what is left of it.
-    fn run_once(self) -> Result<Outside<P>, Error> {
-        let Self {
-            vcpus,
-            chip,
-            vm,
-            consoles,
-            serial,
-            virtio_console,
-            registry,
-            metrics,
-            stop,
-            shared,
-            config,
-            kvm,
-            images,
-            own,
-            plan,
-            story,
-        } = self;
-        let handle = shared.handle.clone();
-        // Guest memory outlives the devices and the VM.
-        let ram = shared.ram.clone();
-        let timeline = shared.timeline.clone();
-        let paused = handle.begin();
-        // The vCPUs of a machine that was saved wait for its devices.
-        let is_still = paused || images.is_none();
-        if is_still {
-            shared.gate.close();
-        }
-        let threads = VcpuThreads::start(vcpus, &shared)?;
-        let platform = Arc::clone(&shared.platform);
-        let mut engine = Running {
-            counters: threads.counters(),
-            threads: Some(threads),
-            chip,
-            vm,
-            config: config.clone(),
-            can_restart: images.is_some(),
-            registry,
-            plan,
-            shared,
-            metrics,
-            paused_since: paused.then(Instant::now),
-            is_still,
-            patience: Duration::from_secs(config.shutdown_timeout.into()),
-        };
-        if is_still && !paused && !handle.has_ended() {
-            engine.go_on();
-        }
-        let has_serial = serial.is_some();
-        let lines = [(consoles.serial, serial), (consoles.virtio, virtio_console)]
-            .into_iter()
-            .filter_map(|(console, port)| Some((console, port?)))
-            .collect();
-        let ended = main_loop(lines, stop, handle.clone(), &timeline, engine)?;
-        drop(ram);
-        let mut lines = ended.lines.into_iter();
-        // The serial device is made anew, the virtio console lasts.
-        let serial = if has_serial { lines.next() } else { None };
-        let (virtio, virtio_console) = lines.next().unzip();
-        let opened = Opened {
-            kvm,
-            images,
-            consoles: Consoles {
-                serial: serial.map_or_else(Console::null, |(console, _)| console),
-                virtio: virtio.unwrap_or_else(Console::null),
-            },
-            devices: HostDevices {
-                devices: ended.rest.devices,
-                console: virtio_console,
-                own,
-            },
-        };
-        Ok(Outside {
-            config,
-            platform,
-            opened,
-            stop: ended.stop,
-            handle,
-            timeline,
-            metrics: ended.rest.metrics,
-            story,
-            saved: None,
-        })
-    }
-}
-
-/// Says at the end of a run, however it ends, that nobody runs the machine any more.
-struct Finish(Option<VmHandle>);
-
-impl Finish {
-    fn with(mut self, outcome: &Result<ExitReason, Error>) {
-        if let Some(handle) = self.0.take() {
-            handle.finish(Some(outcome));
-        }
-    }
-}
-
-impl Drop for Finish {
-    fn drop(&mut self) {
-        if let Some(handle) = &self.0 {
-            handle.finish(None);
-        }
     }
 }
 

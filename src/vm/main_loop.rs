@@ -49,51 +49,67 @@ pub(crate) trait Engine {
 
     /// Ends the devices.
     fn end(self) -> Self::Rest;
+
+    /// Whether the main loop is to let go of it before its end.
+    fn leaves(&self) -> bool {
+        false
+    }
+
+    /// What it waits for besides commands. All of it stays open until [`Self::news`] gives it.
+    fn watched(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
+
+    /// Something of that is readable. Gives what is not to be watched any more.
+    fn news(&mut self) -> Vec<OwnedFd> {
+        Vec::new()
+    }
 }
 
-/// Runs the VM's main loop until the VM ends, then ends the engine and writes out what the guest printed.
-pub(crate) fn main_loop<E: Engine>(
-    consoles: Vec<(Console, Port)>,
-    stop: Requests,
-    handle: VmHandle,
-    timeline: &Timeline,
-    engine: E,
-) -> Result<Ended<E::Rest>, Error> {
+/// Why the main loop is over.
+pub(crate) enum Left<E: Engine> {
+    /// The VM has ended.
+    Ended(Ended<E::Rest>),
+    /// The engine leaves it, and the loop may go on afterwards.
+    Left(MainLoop<E>),
+}
+
+/// Runs the VM's main loop until the engine leaves it or the VM ends; then it ends the engine and writes out what the
+/// guest printed.
+pub(crate) fn main_loop<E: Engine>(main_loop: MainLoop<E>) -> Result<Left<E>, Error> {
     let failed = |error: event_manager::Error| {
         Error::host("the main loop failed")(match error {
             event_manager::Error::Epoll(errno) => errno.into(),
             other => io::Error::other(other.to_string()),
         })
     };
-    let lines = (0..)
-        .zip(consoles)
-        .map(|(number, (console, port))| {
-            let watch = OutputWatch::new(timeline.clone());
-            Line::new(number << LINE_SHIFT, console, port, handle.clone(), watch)
-        })
-        .collect::<Result<_, _>>()?;
-    let main_loop = MainLoop::new(lines, stop, handle.clone(), engine)?;
+    let handle = main_loop.handle.clone();
     let mut events = EventManager::new().map_err(failed)?;
     let id = events.add_subscriber(main_loop);
-    while !handle.has_ended() {
+    while !handle.has_ended() && !events.subscriber_mut(id).map_err(failed)?.engine.leaves() {
         match events.run() {
             Ok(_) => {}
             Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
             Err(error) => return Err(failed(error)),
         }
     }
+    let mut main_loop = events.remove_subscriber(id).map_err(failed)?;
+    if !handle.has_ended() {
+        main_loop.rest();
+        return Ok(Left::Left(main_loop));
+    }
     let MainLoop {
         mut lines,
         stop,
         mut engine,
         ..
-    } = events.remove_subscriber(id).map_err(failed)?;
+    } = main_loop;
     engine.end_guest();
     lines.iter_mut().for_each(|line| line.drain(&stop));
     let rest = engine.end();
     lines.iter_mut().for_each(|line| line.drain(&stop));
     let lines = lines.into_iter().map(Line::end).collect();
-    Ok(Ended { lines, stop, rest })
+    Ok(Left::Ended(Ended { lines, stop, rest }))
 }
 
 /// What an event of the main loop is about.
@@ -103,14 +119,16 @@ const SHUTDOWN: u32 = u32::MAX - 2;
 const DEADLINE: u32 = u32::MAX - 3;
 const LOOK: u32 = u32::MAX - 4;
 const REQUESTED: u32 = u32::MAX - 5;
+const NEWS: u32 = u32::MAX - 6;
 /// Or what it is about lies in these bits, and the line's number above.
 const LINE_SHIFT: u32 = 3;
 
-struct MainLoop<E> {
+/// A VM's main loop, with all that it waits for.
+pub(crate) struct MainLoop<E> {
     lines: Vec<Line>,
     stop: Requests,
     handle: VmHandle,
-    engine: E,
+    pub(crate) engine: E,
     /// Runs out when it is time to look at the lines again that have no wake-up armed.
     pace: OwnedFd,
     /// How long it was set to.
@@ -118,6 +136,30 @@ struct MainLoop<E> {
 }
 
 impl<E: Engine> MainLoop<E> {
+    /// With a line for each console.
+    pub(crate) fn with_consoles(
+        consoles: Vec<(Console, Port)>,
+        stop: Requests,
+        handle: VmHandle,
+        timeline: &Timeline,
+        engine: E,
+    ) -> Result<Self, Error> {
+        let lines = (0..)
+            .zip(consoles)
+            .map(|(number, (console, port))| {
+                let watch = OutputWatch::new(timeline.clone());
+                Line::new(number << LINE_SHIFT, console, port, handle.clone(), watch)
+            })
+            .collect::<Result<_, _>>()?;
+        Self::new(lines, stop, handle, engine)
+    }
+
+    /// Nobody watches anything any more, until it goes on.
+    fn rest(&mut self) {
+        self.pacing = None;
+        self.lines.iter_mut().for_each(Line::rest);
+    }
+
     fn new(lines: Vec<Line>, stop: Requests, handle: VmHandle, engine: E) -> Result<Self, Error> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let pace = timerfd_create(TimerfdClockId::Monotonic, flags)
@@ -199,6 +241,12 @@ impl<E: Engine> MutEventSubscriber for MainLoop<E> {
                 self.handle.requested().clear();
                 return self.engine.serve();
             }
+            NEWS => {
+                for done in self.engine.news() {
+                    let _ = ops.remove(Events::empty(&done));
+                }
+                return;
+            }
             // The loop itself looks at the handle.
             END => return,
             _ => {}
@@ -235,6 +283,11 @@ impl<E: Engine> MutEventSubscriber for MainLoop<E> {
         let pace = EventSet::IN | EventSet::EDGE_TRIGGERED;
         if let Err(error) = ops.add(Events::with_data(&self.pace, LOOK, pace)) {
             log::error!("the main loop cannot watch a timer: {error}");
+        }
+        for watched in self.engine.watched() {
+            if let Err(error) = ops.add(Events::with_data_raw(watched, NEWS, EventSet::IN)) {
+                log::error!("the main loop cannot watch a child: {error}");
+            }
         }
         for line in &mut self.lines {
             line.init(ops);

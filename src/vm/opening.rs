@@ -5,7 +5,8 @@
 
 use kvm_ioctls::Kvm;
 
-use crate::devices::opened::HostDevices;
+use crate::confinement::Confined;
+use crate::devices::opened::{Given, HostDevices};
 use crate::kernel::image::{Initrd, KernelSource};
 use crate::timeline::Timeline;
 use crate::{Attachments, Consoles, Error, VmConfig};
@@ -18,6 +19,8 @@ pub(crate) struct Opened {
     pub(crate) images: Option<Images>,
     pub(crate) consoles: Consoles,
     pub(crate) devices: HostDevices,
+    /// What happens when all of it is open.
+    pub(crate) confined: Confined,
 }
 
 /// What each start of the guest reads anew.
@@ -43,12 +46,13 @@ impl Opened {
             kernel: KernelSource::open(config, hello)?,
             initrd: Initrd::of(config)?,
         };
-        let mut opened = Self::without_images(kvm, config, attachments, timeline)?;
+        let given = Given::default();
+        let mut opened = Self::without_images(kvm, config, attachments, given, timeline)?;
         opened.images = Some(images);
         Ok(opened)
     }
 
-    /// The same, but for what a guest begins with.
+    /// The same, but for what a guest begins with, and for what is `given` open.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -56,24 +60,48 @@ impl Opened {
         kvm: Kvm,
         config: &VmConfig,
         attachments: Attachments,
+        given: Given,
         timeline: &Timeline,
     ) -> Result<Self, Error> {
         let Attachments {
             consoles,
             devices: own,
+            vcpu_threads,
+            confinement,
+            #[cfg(feature = "virtio")]
+            frame_hooks,
         } = attachments;
+        check_name(vcpu_threads.as_deref())?;
         for (field, console) in consoles.each() {
             if let Some((path, file)) = console.output_file() {
                 config.check_output(field, path, file)?;
             }
         }
-        let mut devices = HostDevices::open(config, timeline)?;
-        devices.own = own;
+        let mut devices = HostDevices::open(config, timeline, given)?;
+        (devices.own, devices.vcpu_threads) = (own, vcpu_threads);
+        #[cfg(feature = "virtio")]
+        frame_hooks
+            .into_iter()
+            .try_for_each(|(id, hook)| devices.hook(&id, hook))?;
         Ok(Self {
             kvm,
             images: None,
             consoles,
             devices,
+            confined: Confined(confinement),
         })
+    }
+}
+
+/// The kernel takes any bytes for a thread's name, up to a NUL.
+fn check_name(vcpu_threads: Option<&str>) -> Result<(), Error> {
+    match vcpu_threads {
+        Some(prefix) if prefix.contains('\0') => Err(Error::Config {
+            field: "vcpu-threads".into(),
+            value: prefix.escape_debug().to_string(),
+            cause: "a thread's name has no NUL character".to_owned(),
+            cure: "leave it away".to_owned(),
+        }),
+        _ => Ok(()),
     }
 }

@@ -4,7 +4,6 @@ use arch::{MachinePlan, Planner};
 
 use crate::kernel::image;
 use crate::memory::Backing;
-use crate::memory::host as host_memory;
 use crate::{Error, NamedFiles, PlannedFor, VmConfig, memory};
 
 /// Plans the machine that a configuration gives, and finds what would keep it from being built: files that
@@ -36,10 +35,9 @@ pub fn rehearse(
     if here {
         config.check_descriptors()?;
         config.check_outputs(&NamedFiles::default())?;
-        host_memory::check(config)?;
+        plan.remarks.extend(memory::check_host(config)?);
     }
-    let remark = memory::check(&plan, Backing::of(config), planned_for)?;
-    plan.remarks.extend(remark);
+    memory::check(&plan, Backing::of(config), planned_for)?;
     #[cfg(feature = "virtio")]
     plan.remarks
         .extend(crate::devices::virtio::check(config, planned_for)?);

@@ -9,13 +9,19 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arch::{GuestRam, KvmPlatform};
-use devices::OutputRing;
+use devices::{CtrlAltDel, OutputRing, PowerButton};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{Killable, unblock_signal};
 
+use crate::confinement::ThreadRole;
+use crate::control::ending::{Crash, ExitReason};
 use crate::control::event::Happening;
-use crate::control::handle::{Crash, ExitReason, VmHandle};
+use crate::control::handle::VmHandle;
 use crate::control::metrics::VcpuCounters;
+#[cfg(feature = "snapshot")]
+use crate::snapshot::handler::Handled;
+#[cfg(feature = "snapshot")]
+use crate::threads::patiently;
 use crate::timeline::{Milestone, Timeline};
 use crate::vm::dispatch::{Failure, Flow, IoSpaces, dispatch};
 use crate::vm::exit::decode;
@@ -35,10 +41,17 @@ pub(crate) struct Shared<P> {
     /// What the guest printed, on each of its consoles.
     pub(crate) output: Vec<OutputRing>,
     pub(crate) handle: VmHandle,
+    pub(crate) keyboard: Option<Arc<dyn CtrlAltDel>>,
+    pub(crate) button: Option<Arc<dyn PowerButton>>,
     pub(crate) gate: Gate,
+    /// What the names of the vCPUs' threads begin with, unless it is `vcpu`.
+    pub(crate) vcpu_threads: Option<String>,
     pub(crate) timeline: Timeline,
     /// KVM_GET_VCPU_MMAP_SIZE.
     pub(crate) run_size: usize,
+    /// Who brings the pages of RAM, if it is another process. Watched until vCPUs and devices have ended.
+    #[cfg(feature = "snapshot")]
+    pub(crate) handled: Option<Handled>,
     // Last: the devices in `spaces` keep the VM, whose memslots refer to it.
     pub(crate) ram: GuestRam,
 }
@@ -63,8 +76,15 @@ impl Vcpu {
 #[derive(Debug)]
 pub(crate) struct VcpuThreads<P: KvmPlatform> {
     /// In the order of the vCPUs.
-    threads: Vec<(Arc<Vcpu>, JoinHandle<()>)>,
+    threads: Vec<VcpuThread>,
     shared: Arc<Shared<P>>,
+}
+
+/// A vCPU and its thread, unless that is parked.
+#[derive(Debug)]
+struct VcpuThread {
+    vcpu: Arc<Vcpu>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl<P: KvmPlatform> VcpuThreads<P> {
@@ -84,18 +104,51 @@ impl<P: KvmPlatform> VcpuThreads<P> {
                 kicker,
                 counters: Arc::default(),
             });
-            let (for_thread, shared) = (Arc::clone(&vcpu), Arc::clone(shared));
-            shared.gate.expect_one();
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{id}"))
-                .spawn(move || run(id, &for_thread, &shared));
-            let thread = thread.map_err(|error| {
-                drop(threads.shared.gate.passer());
-                Error::host(format!("cannot start the thread of vCPU {id}"))(error)
-            })?;
-            threads.threads.push((vcpu, thread));
+            let thread = spawn(id, &vcpu, shared);
+            let thread = thread.map_err(cannot_start(id))?;
+            threads.threads.push(VcpuThread {
+                vcpu,
+                thread: Some(thread),
+            });
         }
         Ok(threads)
+    }
+
+    /// Ends the threads of vCPUs that stand still, until [`Self::unpark`]. What is mapped of the vCPUs is not inherited by
+    /// processes that this one makes.
+    ///
+    /// # Errors
+    /// When the host refuses that; the threads are there then.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn park(&mut self) -> io::Result<()> {
+        for VcpuThread { vcpu, .. } in &self.threads {
+            vcpu.kicker
+                .keep_from_children(&mut vcpu.fd(), self.shared.run_size)?;
+        }
+        self.shared.gate.dismiss();
+        for VcpuThread { thread, .. } in &mut self.threads {
+            if let Some(thread) = thread.take() {
+                // A panic in the thread has already ended the VM with an error, see `EndOnPanic`.
+                let _ = thread.join();
+            }
+        }
+        self.shared.gate.admit();
+        Ok(())
+    }
+
+    /// Each vCPU has its thread again, and waits at the gate.
+    ///
+    /// # Errors
+    /// When the host refuses one. It may be tried again.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn unpark(&mut self) -> Result<(), Error> {
+        for (id, VcpuThread { vcpu, thread }) in (0..).zip(&mut self.threads) {
+            if thread.is_none() {
+                let started = patiently(|| spawn(id, vcpu, &self.shared));
+                *thread = Some(started.map_err(cannot_start(id))?);
+            }
+        }
+        Ok(())
     }
 
     /// Has every vCPU leave the guest; returns when none is in it, and none has an access of its own pending.
@@ -107,14 +160,14 @@ impl<P: KvmPlatform> VcpuThreads<P> {
 
     /// What the vCPUs count, in their order; it stays when the threads are gone.
     pub(crate) fn counters(&self) -> Vec<Arc<VcpuCounters>> {
-        let counters = |(vcpu, _): &(Arc<Vcpu>, _)| Arc::clone(&vcpu.counters);
+        let counters = |thread: &VcpuThread| Arc::clone(&thread.vcpu.counters);
         self.threads.iter().map(counters).collect()
     }
 
     /// Looks at each vCPU, in their order, between [`Self::pause`] and [`Self::resume`].
     pub(crate) fn each<T>(&self, look: impl Fn(&P, &VcpuFd, &GuestRam) -> T) -> Vec<T> {
         let Shared { platform, ram, .. } = &*self.shared;
-        let look = |(vcpu, _): &(Arc<Vcpu>, _)| look(platform, &vcpu.fd(), ram);
+        let look = |thread: &VcpuThread| look(platform, &thread.vcpu.fd(), ram);
         self.threads.iter().map(look).collect()
     }
 
@@ -124,12 +177,32 @@ impl<P: KvmPlatform> VcpuThreads<P> {
     }
 
     fn kick(&self) {
-        for (vcpu, thread) in &self.threads {
+        for VcpuThread { vcpu, thread } in &self.threads {
             vcpu.kicker.request_exit();
-            // It fails only when the thread has ended, which is what we want.
-            let _ = thread.kill(kick_signal());
+            if let Some(thread) = thread {
+                // It fails only when the thread has ended, which is what we want.
+                let _ = thread.kill(kick_signal());
+            }
         }
     }
+}
+
+fn spawn<P: KvmPlatform>(
+    id: u32,
+    vcpu: &Arc<Vcpu>,
+    shared: &Arc<Shared<P>>,
+) -> io::Result<JoinHandle<()>> {
+    let prefix = shared.vcpu_threads.as_deref().unwrap_or("vcpu");
+    let (vcpu, for_thread) = (Arc::clone(vcpu), Arc::clone(shared));
+    shared.gate.expect_one();
+    let made_by = shared.handle.confined().threads(ThreadRole::Vcpu);
+    let work = move || run(id, &vcpu, &for_thread);
+    let thread = made_by.spawn("vcpu", format!("{prefix}{id}"), work);
+    thread.inspect_err(|_| drop(shared.gate.passer()))
+}
+
+fn cannot_start(id: u32) -> impl FnOnce(io::Error) -> Error {
+    Error::host(format!("cannot start the thread of vCPU {id}"))
 }
 
 impl<P: KvmPlatform> Drop for VcpuThreads<P> {
@@ -139,9 +212,11 @@ impl<P: KvmPlatform> Drop for VcpuThreads<P> {
         self.shared.handle.end(Ok(ExitReason::Stopped));
         self.shared.gate.open();
         self.kick();
-        for (vcpu, thread) in self.threads.drain(..) {
-            // A panic in the thread has already ended the VM with an error, see `EndOnPanic`.
-            let _ = thread.join();
+        for VcpuThread { vcpu, thread } in self.threads.drain(..) {
+            if let Some(thread) = thread {
+                // A panic in the thread has already ended the VM with an error, see `EndOnPanic`.
+                let _ = thread.join();
+            }
             drop(vcpu);
         }
     }
@@ -172,9 +247,9 @@ fn run<P: KvmPlatform>(id: u32, vcpu: &Vcpu, shared: &Shared<P>) {
     let _ = unblock_signal(kick_signal());
     log::trace!("vCPU {id} enters the guest");
     shared.timeline.reach(Milestone::Entered);
-    gate.pass(|| ());
-    while let Left::Kicked = run_guest(id, vcpu, shared) {
-        gate.pass(|| shared.platform.vcpu_paused(&vcpu.fd()));
+    let mut goes_on = gate.pass(|| ());
+    while goes_on && let Left::Kicked = run_guest(id, vcpu, shared) {
+        goes_on = gate.pass(|| shared.platform.vcpu_paused(&vcpu.fd()));
     }
 }
 

@@ -89,6 +89,14 @@ fn a_guest_s_disk_requests_are_counted_over_a_restart_and_its_drivers_are_told_o
             assert_eq!(sum, number, "{metrics}");
         }
         assert_eq!(root["kind"], "blk");
+        // Two requests of each start, of which the second may be seen without a word.
+        for counted in [&root["notifications"][0], &root["interrupts"]] {
+            let counted = counted.as_u64().unwrap();
+            assert!((number..=2 * number).contains(&counted), "{metrics}");
+        }
+        let serial = &metrics["registers"][0];
+        assert_eq!(serial["device"], "serial");
+        assert!(serial["writes"].as_u64() > Some(7 * number), "{metrics}");
         assert_eq!(
             (&root["drivers"], &root["needs_resets"]),
             (&json!(number), &json!(0))

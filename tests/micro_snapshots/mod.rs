@@ -1,5 +1,22 @@
 //! Guests that go on in another process, again and again, while their drivers and devices work.
 
+#[cfg(all(feature = "virtio-balloon", target_arch = "x86_64"))]
+mod balloon;
+#[cfg(feature = "virtio-blk")]
+mod copies;
+#[cfg(all(
+    feature = "packed-kernels",
+    feature = "virtio-balloon",
+    feature = "virtio-blk",
+    feature = "virtio-console",
+    feature = "virtio-rng",
+    feature = "virtio-vsock"
+))]
+mod golden;
+mod ticks;
+
+use std::ffi::OsString;
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -52,6 +69,8 @@ struct Wanderer {
     stdout: String,
     /// How many processes it has had.
     generations: u32,
+    /// Whether it is always saved as a whole.
+    is_whole: bool,
 }
 
 impl Wanderer {
@@ -63,6 +82,7 @@ impl Wanderer {
             folder,
             stdout: String::new(),
             generations: 1,
+            is_whole: false,
         }
     }
 
@@ -110,7 +130,7 @@ impl Wanderer {
             thread::yield_now();
         }
         thread::sleep(Duration::from_millis(3));
-        if !(self.ctl(&["pause"]) && self.ctl(&["snapshot", &saved]) && self.ctl(&["stop"])) {
+        if !(self.ctl(&["pause"]) && self.saves(&saved) && self.ctl(&["stop"])) {
             return false;
         }
         self.settle();
@@ -129,6 +149,43 @@ impl Wanderer {
         true
     }
 
+    /// Saves what stands still: every third time all of it, else a layer. Every third time it goes on a little and is saved
+    /// once more, and no page of the layers is another one than of all of it. Where the kernel does not tell what changes,
+    /// it is always all of it.
+    fn saves(&mut self, saved: &str) -> bool {
+        if self.is_whole || self.generations.is_multiple_of(3) {
+            return self.ctl(&["snapshot", saved]);
+        }
+        let control = self.path("control");
+        let diff = ["ctl", &control, "snapshot", saved, "--diff"];
+        let told = finish(vmm(&diff).spawn().unwrap());
+        if !told.status.success() {
+            assert!(!told.stderr.contains("does not tell") || std::env::var_os("CI").is_none());
+            return self.ctl(&["snapshot", saved]);
+        }
+        if self.generations % 3 == 2 {
+            return true;
+        }
+        if !self.ctl(&["resume"]) {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(3));
+        let (whole, copy) = (self.path("whole"), self.path("copy"));
+        if !(self.ctl(&["pause"]) && self.ctl(&diff[2..]) && self.ctl(&["snapshot", &whole])) {
+            return false;
+        }
+        let _ = fs::remove_dir_all(&copy);
+        fs::create_dir(&copy).unwrap();
+        for entry in fs::read_dir(saved).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, Path::new(&copy).join(path.file_name().unwrap())).unwrap();
+        }
+        let merged = finish(vmm(&["snapshot", "merge", &copy]).spawn().unwrap());
+        assert!(merged.status.success(), "{merged:?}");
+        assert!(memory(&copy) == memory(&whole), "a page is another one");
+        true
+    }
+
     /// Keeps what the process printed; it has ended.
     fn settle(&mut self) {
         let ended = finish(self.child.0.take().unwrap());
@@ -137,12 +194,24 @@ impl Wanderer {
     }
 
     /// Wanders until the guest ends, or through so many processes; gives all that it printed.
-    fn wander(mut self, arguments: &[&str]) -> (Ended, u32) {
-        while self.generations < MOST && self.goes_on(arguments) {}
+    fn wander(self, arguments: &[&str]) -> (Ended, u32) {
+        self.wander_through(MOST, arguments)
+    }
+
+    fn wander_through(mut self, most: u32, arguments: &[&str]) -> (Ended, u32) {
+        while self.generations < most && self.goes_on(arguments) {}
         let mut ended = self.child.finish();
         ended.stdout.insert_str(0, &self.stdout);
         (ended, self.generations)
     }
+}
+
+/// All of RAM, of a saved VM in one file.
+fn memory(folder: &str) -> Vec<u8> {
+    let mut entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let is_memory = |name: OsString| name.to_string_lossy().starts_with("memory-");
+    let found = entries.find(|entry| is_memory(entry.file_name()));
+    fs::read(found.unwrap().path()).unwrap()
 }
 
 #[test]
@@ -174,6 +243,42 @@ fn a_driver_of_a_disk_notices_nothing_of_other_processes() {
             expected[16 * SECTOR..80 * SECTOR].copy_from_slice(&sectors(16, 64));
             assert!(std::fs::read(first.path()).unwrap() == expected);
         }
+    }
+}
+
+/// The kernel's own accesses too, those of io_uring among them, wait for pages that a handler brings.
+#[test]
+#[cfg(feature = "virtio-blk")]
+fn a_driver_of_a_disk_has_its_memory_from_a_handler() {
+    use crate::common::faults::{may_handle, serve_all};
+    if !may_handle() {
+        return;
+    }
+    for engine in ["io_uring", "sync"] {
+        let (first, second) = (disk(&[0; 256 * SECTOR]), disk(&sectors(0, 64)));
+        let disks = [
+            format!(
+                "--blk={},serial=micro-1,engine={engine}",
+                first.path().display()
+            ),
+            format!("--blk={},ro,engine={engine}", second.path().display()),
+        ];
+        let mut wanderer = Wanderer::new(|control| {
+            let arguments = [&disks[0], &disks[1], control, SMALL];
+            start_virtio("virtio_blk", TRANSPORTS[0], &arguments)
+        });
+        // A handler has one file.
+        wanderer.is_whole = true;
+        let (socket, saved) = (wanderer.path("faults"), wanderer.path("saved"));
+        serve_all(Path::new(&socket), saved.into());
+        let how = format!("--memory=uffd={socket}");
+        // Each of them has to have all of its memory.
+        let (ended, generations) = wanderer.wander_through(4, &[&how]);
+        passed(ended);
+        assert!(generations > 1, "it is over before it was saved");
+        let mut expected = vec![0; 256 * SECTOR];
+        expected[16 * SECTOR..80 * SECTOR].copy_from_slice(&sectors(16, 64));
+        assert!(std::fs::read(first.path()).unwrap() == expected);
     }
 }
 

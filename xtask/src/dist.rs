@@ -12,8 +12,10 @@ use crate::needs::Needs;
 use crate::step::{Result, text, timed};
 
 /// The most that the host's program may have, in bytes, with everything and with the least that boots a kernel.
-const MOST: u64 = 3_550_000;
+const MOST: u64 = 4_100_000;
 const MOST_MINIMAL: u64 = 1_000_000;
+/// The front end's programs, which have to have these names wherever they are.
+pub(crate) const FRONT_END: [&str; 3] = ["firecracker", "jailer", "snapshot-editor"];
 
 pub(crate) fn run() -> Result<()> {
     Needs::default()
@@ -30,6 +32,14 @@ pub(crate) fn run() -> Result<()> {
         let file = folder.join(format!("vmm-reference-{}", arch.name));
         let size = fs::copy(built, &file)?;
         lines.push(format!("{size:>9} bytes  {}", file.display()));
+        let folder = folder.join(arch.name);
+        fs::create_dir_all(&folder)?;
+        let built = build_front_end(arch.target)?;
+        for name in FRONT_END {
+            let file = folder.join(name);
+            let size = fs::copy(built.join(name), &file)?;
+            lines.push(format!("{size:>9} bytes  {}", file.display()));
+        }
     }
     // The same for every architecture, and no part of the programs.
     let files = folder.join("files");
@@ -47,6 +57,15 @@ pub(crate) fn run() -> Result<()> {
 fn build(target_name: &str) -> Result<PathBuf> {
     cargo(&format!("build --profile=dist --target={target_name}"))?;
     Ok(target().join(target_name).join("dist/vmm-reference"))
+}
+
+/// Builds the static programs with Firecracker's interface; gives their folder.
+pub(crate) fn build_front_end(target_name: &str) -> Result<PathBuf> {
+    cargo(&format!(
+        "build --profile=dist --package=vmm-firecracker --package=vmm-jailer --bin=firecracker --bin=jailer \
+         --bin=snapshot-editor --target={target_name}"
+    ))?;
+    Ok(target().join(target_name).join("dist"))
 }
 
 /// Runs the built-in guest: what is optimized as a whole is another program than the one that is tested.

@@ -6,7 +6,7 @@ use fs_err as fs;
 
 use crate::build::{fuzz_command, fuzz_target};
 use crate::needs::Needs;
-use crate::step::{Result, step};
+use crate::step::{Result, output, step, timed};
 
 /// What cargo-fuzz passes too: coverage for libFuzzer, overflow checks.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
@@ -39,14 +39,16 @@ pub(crate) fn run(only: Option<&str>, seconds: u32) -> Result<()> {
         fs::create_dir_all(&corpus)?;
         fs::create_dir_all(&artifacts)?;
         let binary = fuzz_target().join(&host).join("release").join(&name);
-        step(
-            &format!("fuzzing {name} for {seconds} s"),
-            Command::new(binary)
-                .args([&corpus, &format!("fuzz/seeds/{name}")])
-                .arg(format!("-max_total_time={seconds}"))
-                .arg(format!("-artifact_prefix={artifacts}"))
-                .args(["-verbosity=0", "-rss_limit_mb=2048", "-timeout=20"]),
-        )?;
+        // What libFuzzer says matters only if it finds something.
+        timed(&format!("fuzzing {name} for {seconds} s"), || {
+            output(
+                Command::new(binary)
+                    .args([&corpus, &format!("fuzz/seeds/{name}")])
+                    .arg(format!("-max_total_time={seconds}"))
+                    .arg(format!("-artifact_prefix={artifacts}"))
+                    .args(["-verbosity=0", "-rss_limit_mb=2048", "-timeout=20"]),
+            )
+        })?;
     }
     Ok(())
 }

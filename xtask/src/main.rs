@@ -5,10 +5,12 @@ mod apt;
 mod build;
 mod demo;
 mod dist;
+mod fctools;
 mod first;
 mod fuzz;
 mod lab;
 mod needs;
+mod python;
 mod step;
 mod system;
 mod test;
@@ -33,7 +35,7 @@ struct Cli {
 enum Command {
     /// Sets up what the tests need, where it may, and runs all of them
     Test {
-        /// Everything there is: more feature sets, other architectures' unit tests, the full lab
+        /// Everything there is: more feature sets, other architectures' unit tests, a client's own tests, the full lab
         #[arg(long)]
         full: bool,
         /// Leave out the lab (stock kernels under nested KVM)
@@ -50,6 +52,13 @@ enum Command {
     Dist,
     /// Boots a Debian system with disk and network on this machine's KVM and gives its console
     Demo,
+    /// Runs the tests of an independent client, the crate fctools, against our `firecracker`; as root
+    Fctools {
+        /// Only the tests with one of these texts in their names
+        filters: Vec<String>,
+    },
+    /// Runs a client on PyPI, firecracker-python, against our `firecracker`; as root
+    Python,
     /// Runs the fuzz targets with libFuzzer
     Fuzz {
         /// One of them; all without
@@ -57,6 +66,12 @@ enum Command {
         /// How long each
         #[arg(long, default_value_t = 60)]
         seconds: u32,
+    },
+    /// Makes the golden snapshot of an architecture anew (tests/golden), of another one than this machine's in the
+    /// lab's machine; as root
+    Golden {
+        #[arg(value_parser = PossibleValuesParser::new(lab::ARCHITECTURES.iter().map(|arch| arch.name)))]
+        architecture: String,
     },
     /// Boots stock kernels with our VMM in an emulated machine with nested KVM
     Lab {
@@ -87,10 +102,25 @@ fn run(command: Command) -> step::Result<()> {
         Command::ApiText => api::print(),
         Command::Dist => dist::run(),
         Command::Demo => demo::run(),
+        Command::Fctools { filters } => {
+            fctools::needs()?.provide()?;
+            match fctools::run(&filters)? {
+                None => Ok(()),
+                Some(reason) => Err(reason.into()),
+            }
+        }
+        Command::Python => {
+            python::needs()?.provide()?;
+            match python::run()? {
+                None => Ok(()),
+                Some(reason) => Err(reason.into()),
+            }
+        }
         Command::Fuzz { target, seconds } => {
             fuzz::needs().provide()?;
             fuzz::run(target.as_deref(), seconds)
         }
+        Command::Golden { architecture } => lab::golden(&architecture),
         Command::Lab {
             machine,
             full,

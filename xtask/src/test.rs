@@ -1,9 +1,9 @@
 //! `cargo xtask test`: every check, stopping at the first failure.
 //!
 //! There are two lanes, so that both kinds of work overlap: one compiles and runs tests, then machines; the other
-//! one runs the labs' machines, each as soon as the first lane has built what it is made of. Machines come first
-//! where processors are short: a virtual processor that waits for one makes the others of its machine spin. What
-//! comes from the network comes beside both.
+//! one runs the labs' machines, each as soon as the first lane has built what it is made of, then the fuzz targets.
+//! Machines come first where processors are short: a virtual processor that waits for one makes the others of its
+//! machine spin. What comes from the network comes beside both.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,14 +15,18 @@ use crate::api;
 use crate::apt::Unavailable;
 use crate::build::{cargo, cargo_command, compile, fuzz_command, guests_command};
 use crate::dist;
+use crate::fctools;
 use crate::first;
 use crate::fuzz;
 use crate::lab::{self, Lab, Ready, Scope};
 use crate::needs::Needs;
+use crate::python;
 use crate::step::{self, Result, Stopped, step};
 
 /// Targets that the workspace must compile for, besides the host.
 const FOREIGN: [&str; 2] = ["aarch64-unknown-linux-gnu", "riscv64gc-unknown-linux-gnu"];
+/// The target of the static build.
+const STATIC: &str = "x86_64-unknown-linux-musl";
 /// Targets of the micro-guests.
 const BARE: [&str; 3] = [
     "aarch64-unknown-none-softfloat",
@@ -66,13 +70,18 @@ fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
         }
     };
     let (labs, to_fetch) = (all()?, all()?);
-    let needs = labs.iter().map(Lab::needs).fold(needs(scope), Needs::and);
+    let needs = labs.iter().map(Lab::needs).fold(needs(scope)?, Needs::and);
     needs.provide()?;
     let (sender, ready) = mpsc::channel();
     let (fetched, is_fetched) = mpsc::channel();
     let ready = Mutex::new(ready);
     thread::scope(|threads| {
-        let beside = threads.spawn(|| machines(&ready));
+        let beside = threads.spawn(|| {
+            machines(&ready)?;
+            // `cargo xtask fuzz` searches longer.
+            let seconds = if scope == Scope::Full { 10 } else { 3 };
+            stopping(fuzz::run(None, seconds))
+        });
         threads.spawn(move || {
             for lab in &to_fetch {
                 // Nobody receives after a failure, which says so itself.
@@ -81,30 +90,29 @@ fn lanes(scope: Scope, with_lab: bool) -> Result<String> {
         });
         let mut skipped = String::new();
         let mut labs = labs.into_iter();
+        let mut sender = Some(sender);
         let mut prepare = || -> Result<()> {
-            let Some(lab) = labs.next() else {
-                return Ok(());
-            };
-            let name = lab.name();
-            lab.build()?;
-            match is_fetched.recv()?.and_then(|()| lab.prepare()) {
-                Err(error) if error.is::<Unavailable>() => {
-                    skipped = format!("{skipped}SKIPPED: lab {name}: {error}\n");
-                    Ok(())
-                }
-                ready => {
-                    // Nobody receives after a failure, which says so itself.
-                    let _ = sender.send(ready?);
-                    Ok(())
+            if let (Some(lab), Some(to)) = (labs.next(), &sender) {
+                let name = lab.name();
+                lab.build()?;
+                match is_fetched.recv()?.and_then(|()| lab.prepare()) {
+                    Err(error) if error.is::<Unavailable>() => {
+                        skipped = format!("{skipped}SKIPPED: lab {name}: {error}\n");
+                    }
+                    ready => {
+                        // Nobody receives after a failure, which says so itself.
+                        let _ = to.send(ready?);
+                    }
                 }
             }
+            // After the last one the other lane does what comes next.
+            if labs.len() == 0 {
+                sender = None;
+            }
+            Ok(())
         };
-        let work = checks(scope, &mut prepare);
-        // The other lanes' end.
+        let work = stopping(checks(scope, &mut prepare));
         drop(sender);
-        if work.is_err() {
-            step::stop();
-        }
         let own = if work.is_ok() {
             machines(&ready)
         } else {
@@ -144,7 +152,11 @@ fn machines(ready: &Mutex<Receiver<Ready>>) -> Result<()> {
         let ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
         ready.recv().ok()
     };
-    let result = std::iter::from_fn(next).try_for_each(|lab| lab.run());
+    stopping(std::iter::from_fn(next).try_for_each(|lab| lab.run()))
+}
+
+/// After a failure nothing begins any more, in no lane.
+fn stopping(result: Result<()>) -> Result<()> {
     if result.is_err() {
         step::stop();
     }
@@ -200,16 +212,23 @@ fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         // The least that boots.
         cargo("test --no-default-features --features=host,elf --test library")?;
         cargo("test --workspace")?;
+        // Another C library makes other system calls.
+        cargo(&format!("test -p vmm-jail --target {STATIC}"))?;
     }
     compile("test --workspace --features=vmm-reference/completions --no-run")?;
     cargo("test --workspace --features=vmm-reference/completions")?;
+    if full && let Some(reason) = fctools::run(&[])? {
+        println!("SKIPPED: {reason}");
+    }
+    if full && let Some(reason) = python::run()? {
+        println!("SKIPPED: {reason}");
+    }
     // The other builds' own unit tests, under QEMU's user-mode emulation. Without the full run, the tests with
     // micro-guests in the lab are what runs there.
-    for target in FOREIGN.into_iter().filter(|_| full) {
-        cargo(&format!("test --workspace --lib --target {target}"))?;
-    }
-    // `cargo xtask fuzz` searches longer.
-    fuzz::run(None, if full { 10 } else { 3 })
+    FOREIGN
+        .into_iter()
+        .filter(|_| full)
+        .try_for_each(|target| cargo(&format!("test --workspace --lib --target {target}")))
 }
 
 fn format() -> Result<()> {
@@ -257,25 +276,29 @@ fn others_clippy(full: bool) -> Result<()> {
     )
 }
 
-fn needs(scope: Scope) -> Needs {
+fn needs(scope: Scope) -> Result<Needs> {
     let needs = match scope {
-        Scope::Full => Needs::default()
+        Scope::Full => python::needs()?
             .targets(FOREIGN)
+            .targets([STATIC])
             .tools(&[("qemu-aarch64-static", "qemu-user-static")]),
         Scope::Smoke => Needs::default(),
     };
-    needs
+    let needs = needs
         .components(&["rustfmt", "clippy"])
         .targets(BARE)
         .tools(&[
             ("iasl", "acpica-tools"),
             ("dtc", "device-tree-compiler"),
             ("qemu-img", "qemu-utils"),
+            // A file system whose files can share blocks.
+            ("/usr/sbin/mkfs.xfs", "xfsprogs"),
             // Its completions.
             ("zsh", "zsh"),
         ])
         .unpacked(&[("promtool", "prometheus")])
-        .and(fuzz::needs())
+        .and(fuzz::needs());
+    Ok(needs)
 }
 
 fn require_kvm() -> Result<()> {

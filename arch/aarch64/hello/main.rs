@@ -8,6 +8,8 @@
 mod bindings;
 #[path = "../../hello/cpus.rs"]
 mod cpus;
+#[path = "../../hello/digits.rs"]
+mod digits;
 mod entry;
 #[path = "../../hello/fdt.rs"]
 mod fdt;

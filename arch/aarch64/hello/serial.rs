@@ -1,4 +1,5 @@
-//! Bytes to a PL011 (Arm DDI 0183), polled.
+//! Text to a PL011 (Arm DDI 0183), polled. Each access is an exit, so the transmitter is asked once for as many bytes
+//! as it takes.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,9 +7,15 @@ use crate::machine::{register, set_register};
 
 const DR: u64 = 0;
 const FR: u64 = 0x18;
+const LCR_H: u64 = 0x2c;
 const CR: u64 = 0x30;
-/// Flags: the transmitter takes no byte.
-const TXFF: u32 = 1 << 5;
+/// Flags: the transmitter is empty.
+const TXFE: u32 = 1 << 7;
+/// Line control: the FIFOs are on; eight bits.
+const FEN: u32 = 1 << 4;
+const WLEN_8: u32 = 0b11 << 5;
+/// Bytes that an empty FIFO takes; later revisions take more.
+const FIFO_SIZE: usize = 16;
 /// Control: the UART and its transmitter are on.
 const UARTEN: u32 = 1;
 const TXE: u32 = 1 << 8;
@@ -24,23 +31,28 @@ static BASE: AtomicU64 = AtomicU64::new(0);
 /// They are a PL011's.
 pub unsafe fn open(base: u64) {
     // SAFETY: as the caller promises; a UART does not touch memory.
-    unsafe { set_register(base + CR, UARTEN | TXE) };
+    unsafe {
+        set_register(base + LCR_H, FEN | WLEN_8);
+        set_register(base + CR, UARTEN | TXE);
+    }
     BASE.store(base, Ordering::Relaxed);
 }
 
-/// Prints a byte, where there is a UART that takes it.
-pub fn byte(byte: u8) {
+/// Prints text as it is, where there is a UART that takes it.
+pub fn text(text: &[u8]) {
     let base = BASE.load(Ordering::Relaxed);
     if base == 0 {
         return;
     }
-    for _ in 0..PATIENCE {
-        // SAFETY: `open` was promised a PL011.
-        unsafe {
-            if register(base + FR) & TXFF == 0 {
-                set_register(base + DR, byte.into());
-                return;
-            }
+    // SAFETY: `open` was promised a PL011.
+    let is_empty = |_| unsafe { register(base + FR) & TXFE != 0 };
+    for part in text.chunks(FIFO_SIZE) {
+        if !(0..PATIENCE).any(is_empty) {
+            return;
+        }
+        for &byte in part {
+            // SAFETY: likewise.
+            unsafe { set_register(base + DR, byte.into()) };
         }
     }
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use arch::kernel::{KernelHeader, KernelImage};
-use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmPlatform, MachinePlan};
+use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmPlatform, MachinePlan, attribute};
 use kvm_bindings::{
     KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_INIT, KVM_ARM_VCPU_PMU_V3_IRQ,
     KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_ARM_VCPU_PTRAUTH_ADDRESS,
@@ -20,7 +20,6 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 pub use self::chip::KvmChip;
-use self::chip::attribute;
 use crate::cache::{self, Cache};
 use crate::facts::Aarch64;
 use crate::gic::GicV3;
@@ -137,7 +136,7 @@ impl KvmPlatform for Aarch64 {
                 ),
                 (KVM_ARM_VCPU_PMU_V3_INIT, None, "KVM_ARM_VCPU_PMU_V3_INIT"),
             ] {
-                vcpu.set_device_attr(&attribute(group, number, value))
+                vcpu.set_device_attr(&attribute(group, number.into(), value))
                     .map_err(KvmError::of(operation))?;
             }
         }

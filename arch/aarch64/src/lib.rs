@@ -16,10 +16,12 @@ pub mod state;
 #[cfg(target_arch = "aarch64")]
 pub mod kvm;
 
+use std::time::Duration;
+
 use arch::kernel::KernelHeader;
 use arch::{
     BootError, BootInfo, BootRequest, Difference, GuestRam, KernelPlacement, MachineConfig,
-    MachinePlan, PlanError, Platform, VcpuId, device_tree,
+    MachinePlan, PlanError, Platform, VcpuId, device_tree, ticks,
 };
 
 pub use crate::facts::Aarch64;
@@ -70,6 +72,16 @@ impl Platform for Aarch64 {
         let differences = promise.differences(self);
         promise.limit(self);
         differences
+    }
+
+    fn pass_time(
+        &self,
+        passed: Duration,
+        _clock: &mut state::ClockState,
+        vcpus: &mut [state::VcpuState],
+    ) {
+        let ticks = ticks(passed, self.counter_hz);
+        vcpus.iter_mut().for_each(|vcpu| vcpu.count(ticks));
     }
 
     fn configure_vcpu(

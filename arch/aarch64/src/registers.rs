@@ -139,14 +139,6 @@ pub fn name(id: u64) -> String {
     format!("the register S{op0}_{op1}_C{crn}_C{crm}_{op2} ({id:#x})")
 }
 
-/// What a message calls a register's value.
-#[must_use]
-pub fn value(bytes: &[u8]) -> String {
-    let digits = bytes.iter().rev().map(|byte| format!("{byte:02x}"));
-    let digits: String = digits.collect();
-    format!("0x{}", if digits.is_empty() { "0" } else { &digits })
-}
-
 /// EL1 with its own stack pointer, all interrupts masked, as booting.rst asks for.
 pub const BOOT_PSTATE: u64 = 0x3c5;
 
@@ -270,6 +262,5 @@ mod tests {
             name(ESR_EL1),
             "the register S3_0_C5_C2_0 (0x603000000013c290)"
         );
-        assert_eq!(value(&[0x34, 0x12]), "0x1234");
     }
 }

@@ -109,6 +109,19 @@ impl VcpuState {
     }
 }
 
+impl VcpuState {
+    /// Its counters, of which all clocks of a guest are made, have gone on.
+    pub(crate) fn count(&mut self, ticks: u64) {
+        for (id, value) in &mut self.registers {
+            if COUNTERS.contains(id)
+                && let Ok(bytes) = <&mut [u8; 8]>::try_from(value.0.as_mut_slice())
+            {
+                *bytes = u64::from_le_bytes(*bytes).wrapping_add(ticks).to_le_bytes();
+            }
+        }
+    }
+}
+
 impl Promise {
     pub(crate) fn of(host: &Aarch64) -> Self {
         Self {
@@ -160,6 +173,8 @@ impl Promise {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use arch::Platform;
 
     use super::*;
@@ -181,6 +196,29 @@ mod tests {
             let wrong = state(vec![(id, Bytes(vec![0; len]))]);
             assert!(wrong.in_order().is_none(), "{id:#x}: {len}");
         }
+    }
+
+    #[test]
+    fn time_that_passes_moves_the_counters_and_nothing_else() {
+        let [virtual_one, physical] = COUNTERS;
+        let number = |value: u64| Bytes(value.to_le_bytes().to_vec());
+        let with = |one, other| VcpuState {
+            registers: vec![
+                (virtual_one, number(one)),
+                (PC, number(3)),
+                (physical, number(other)),
+                // A state may say anything.
+                (virtual_one, Bytes(vec![1; 4])),
+            ],
+            events: Events::default(),
+            mp_state: 0,
+        };
+        let mut vcpus = [with(1, u64::MAX)];
+        // Its counter has 1 GHz.
+        let host = Aarch64::typical();
+        host.pass_time(Duration::from_secs(2), &mut ClockState {}, &mut vcpus);
+        assert_eq!(vcpus, [with(2_000_000_001, 1_999_999_999)]);
+        host.pass_time(Duration::MAX, &mut ClockState {}, &mut vcpus);
     }
 
     #[test]

@@ -39,6 +39,8 @@ macro_rules! backends {
             })
         }
 
+        $(pub use $platform;)*
+
         $(
             /// The backend of the host this was built for.
             #[cfg(target_arch = $arch)]

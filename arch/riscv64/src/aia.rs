@@ -57,6 +57,12 @@ impl Aia {
             hart_bits: u32::BITS - vcpus.saturating_sub(1).leading_zeros(),
         }
     }
+
+    /// The vCPUs, each of which has a message controller.
+    #[must_use]
+    pub fn vcpus(&self) -> u32 {
+        u32::try_from(self.imsics.len / IMSIC).unwrap_or(u32::MAX)
+    }
 }
 
 impl IrqModel for Aia {

@@ -4,19 +4,23 @@
 //! plans on a riscv64 host and is the only module that depends on it.
 
 pub mod aia;
+pub mod aia_registers;
 mod facts;
 pub mod fdt;
 pub mod isa;
 pub mod layout;
 pub mod registers;
+pub mod state;
 
 #[cfg(target_arch = "riscv64")]
 pub mod kvm;
 
+use std::time::Duration;
+
 use arch::kernel::KernelHeader;
 use arch::{
-    BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, MachineConfig, MachinePlan,
-    PlanError, Platform, Unsaved, VcpuId, device_tree,
+    BootError, BootInfo, BootRequest, Difference, GuestRam, KernelPlacement, MachineConfig,
+    MachinePlan, PlanError, Platform, VcpuId, device_tree, ticks,
 };
 
 use crate::aia::Aia;
@@ -29,11 +33,10 @@ const CMDLINE_SIZE: u64 = 1023;
 impl Platform for Riscv64 {
     type IrqChip = Aia;
     type VcpuSetup = VcpuSetup;
-    // This version cannot save machines of this architecture.
-    type Promise = Unsaved;
-    type VcpuState = Unsaved;
-    type ChipState = Unsaved;
-    type ClockState = Unsaved;
+    type Promise = state::Promise;
+    type VcpuState = state::VcpuState;
+    type ChipState = state::ChipState;
+    type ClockState = state::ClockState;
 
     fn setup_memory_layout(&self, config: &MachineConfig) -> Result<MachinePlan, PlanError> {
         layout::plan(self, config)
@@ -63,6 +66,26 @@ impl Platform for Riscv64 {
             arguments: [BOOT_HART, tree, 0, 0],
             ..boot
         })
+    }
+
+    fn promise(&self) -> Option<state::Promise> {
+        Some(state::Promise::of(self))
+    }
+
+    fn keep(&mut self, promise: state::Promise) -> Vec<Difference> {
+        let differences = promise.differences(self);
+        promise.limit(self);
+        differences
+    }
+
+    fn pass_time(
+        &self,
+        passed: Duration,
+        _clock: &mut state::ClockState,
+        vcpus: &mut [state::VcpuState],
+    ) {
+        let ticks = ticks(passed, self.timebase.into());
+        vcpus.iter_mut().for_each(|vcpu| vcpu.count(ticks));
     }
 
     fn configure_vcpu(

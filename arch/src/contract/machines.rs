@@ -28,6 +28,9 @@ pub(super) fn config(memory: u64, vcpus: u32) -> MachineConfig {
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
         vmgenid: true,
+        own_window: 0,
+        keyboard: true,
+        announce_virtio: true,
         memory,
         vcpus,
         cmdline: Cmdline {

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use crate::{
     AddressRange, DeviceKind, DevicePlan, GenerationId, Gsi, Limits, MachineConfig, MachinePlan,
-    PciPlan, PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
+    PciPlan, PlanError, Reserved, Resources, Space, Transport, virtio_mmio, window_above,
 };
 
 /// The configuration space of the PCI bus.
@@ -69,9 +69,10 @@ impl Board<'_> {
         limits.check(config)?;
         let ram = AddressRange::new(RAM_BASE, config.memory);
         // RAM may have all addresses: the upper window is made of what it leaves.
+        let window = window_above(MMIO_WINDOW, config.own_window)?;
         let pci = (config.transport == Transport::Pci).then(|| PciPlan {
             ecam: PCI_ECAM,
-            window32: MMIO_WINDOW,
+            window32: window,
             window64: PciPlan::window64_above(ram.end(), bits),
             first_msi_gsi: self.first_msi_gsi,
         });
@@ -80,7 +81,7 @@ impl Board<'_> {
         } else {
             "panic=-1"
         };
-        let window = GENERATION_ID.end();
+        let kernel_start = GENERATION_ID.end();
         let cmdline = config.cmdline.text(default);
         let reserved = |&(name, range)| Reserved {
             name: Cow::Borrowed(name),
@@ -93,7 +94,7 @@ impl Board<'_> {
             arch: self.arch.into(),
             ram: vec![ram],
             reserved: controllers.chain(page).collect(),
-            kernel_window: AddressRange::new(window, ram.end().saturating_sub(window)),
+            kernel_window: AddressRange::new(kernel_start, ram.end().saturating_sub(kernel_start)),
             mmio_window: MMIO_WINDOW,
             devices,
             pci,
@@ -139,7 +140,8 @@ impl Board<'_> {
             Some(pci) => devices.extend(pci.devices(&config.virtio, None)?),
             None => {
                 let lines = FIRST_VIRTIO_GSI..=*self.lines.end();
-                devices.extend(virtio_mmio(MMIO_WINDOW, lines, &config.virtio)?);
+                let window = window_above(MMIO_WINDOW, config.own_window)?;
+                devices.extend(virtio_mmio(window, lines, &config.virtio)?);
             }
         }
         Ok((devices, vmgenid))

@@ -8,6 +8,8 @@
 
 mod acpi;
 mod cpus;
+#[path = "../../hello/digits.rs"]
+mod digits;
 mod entry;
 mod machine;
 #[path = "../../hello/mem.rs"]

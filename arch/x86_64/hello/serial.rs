@@ -1,6 +1,7 @@
 //! Text on COM1, polled. Each access to a port is an exit, so the transmitter is asked once for as many bytes
 //! as it takes.
 
+use crate::digits::{digits, room};
 use crate::machine::{port_in, port_out, port_out_all};
 
 const COM1: u16 = 0x3f8;
@@ -54,19 +55,11 @@ impl Serial {
 
     /// Prints a number in decimal.
     pub fn decimal(&mut self, number: u64) -> &mut Self {
-        self.digits(number, 10)
+        self.text(digits(&mut room(), number, 10))
     }
 
     /// Prints a number in hexadecimal.
     pub fn hex(&mut self, number: u64) -> &mut Self {
-        self.text(b"0x").digits(number, 16)
-    }
-
-    fn digits(&mut self, number: u64, base: u64) -> &mut Self {
-        if number >= base {
-            self.digits(number / base, base);
-        }
-        let digit = (number % base) as usize;
-        self.text(b"0123456789abcdef".get(digit..=digit).unwrap_or_default())
+        self.text(b"0x").text(digits(&mut room(), number, 16))
     }
 }

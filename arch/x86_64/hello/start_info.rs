@@ -5,7 +5,7 @@ use crate::machine::{memory, u32_at, u64_at};
 const MAGIC: u32 = 0x336e_c578;
 /// Length with the memory map, which version 1 brought.
 const LEN: u64 = 56;
-const ENTRY_LEN: u64 = 24;
+const ENTRY_WORDS: usize = 3;
 /// More than any command line has.
 const CMDLINE_MAX: u64 = 64 << 10;
 
@@ -49,21 +49,20 @@ impl StartInfo {
             bytes,
             cmdline,
             rsdp: u64_at(bytes, 32)?,
-            memory_map: memory(u64_at(bytes, 40)?, entries * ENTRY_LEN)?,
+            memory_map: memory(u64_at(bytes, 40)?, entries * 8 * ENTRY_WORDS as u64)?,
         })
     }
 
     /// The memory map.
     pub fn memory_map(&self) -> impl Iterator<Item = Range> {
-        self.memory_map
-            .chunks_exact(ENTRY_LEN as usize)
-            .filter_map(|entry| {
-                Some(Range {
-                    base: u64_at(entry, 0)?,
-                    len: u64_at(entry, 8)?,
-                    kind: u32_at(entry, 16)?,
-                })
-            })
+        let (words, _) = self.memory_map.as_chunks::<8>();
+        let (entries, _) = words.as_chunks::<ENTRY_WORDS>();
+        entries.iter().map(|[base, len, kind]| Range {
+            base: u64::from_le_bytes(*base),
+            len: u64::from_le_bytes(*len),
+            // The upper half is reserved.
+            kind: u64::from_le_bytes(*kind) as u32,
+        })
     }
 
     /// A page below 640 KiB that is RAM and holds nothing of what the VMM passed on.

@@ -17,11 +17,13 @@ use crate::irqchip::IoApic;
 use crate::map;
 
 mod events;
+mod keyboard;
 mod pci;
 mod table;
 
-/// IAPC_BOOT_ARCH: do not probe for VGA (bit 2); no CMOS clock (bit 5). The 8042 bit stays clear:
-/// the controller here resets and does nothing else, a driver would only wait for it.
+/// IAPC_BOOT_ARCH: a keyboard controller (bit 1), where it has a keyboard: a driver would only wait for one; do not
+/// probe for VGA (bit 2); no CMOS clock (bit 5).
+const KEYBOARD: u16 = 1 << 1;
 const NO_VGA: u16 = 1 << 2;
 const NO_CMOS_CLOCK: u16 = 1 << 5;
 
@@ -128,6 +130,9 @@ fn fadt(devices: &[DevicePlan], dsdt: u64) -> Vec<u8> {
     if find(devices, DeviceKind::Cmos).is_none() {
         boot_arch |= NO_CMOS_CLOCK;
     }
+    if keyboard::find(devices).is_some() {
+        boot_arch |= KEYBOARD;
+    }
     fadt.iapc_boot_arch = boot_arch.into();
     if let Some(power) = find(devices, DeviceKind::AcpiPower) {
         fadt.sleep_control_reg = register(power, 0);
@@ -201,6 +206,9 @@ fn dsdt(plan: &MachinePlan) -> Result<Vec<u8>, BootError> {
             let path = format!("_SB_.{name}{}", uid + 1);
             port_device(&path, hid, uid, device)?.to_aml_bytes(&mut body);
         }
+    }
+    if let Some((controller, irq)) = keyboard::find(devices) {
+        keyboard::describe(controller, irq, &mut body)?;
     }
     if let Some(power) = find(devices, DeviceKind::AcpiPower) {
         events::describe(power, plan.vmgenid.as_ref(), &mut body);

@@ -2,7 +2,8 @@
 //!
 //! A kernel reads that if it was built with CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES (Linux
 //! drivers/virtio/virtio_mmio.c). It is told only what it does not know from ACPI. A file does not tell
-//! whether its kernel has ACPI, so the word `acpi=off` does, which kernels without ACPI ignore.
+//! whether its kernel has ACPI, so the word `acpi=off` does, which kernels without ACPI ignore; or the configuration,
+//! and then a kernel with both finds each device twice, and uses the first.
 
 use arch::{DeviceKind, DevicePlan, Space, add_parameters, kernel_parameters};
 
@@ -28,10 +29,11 @@ pub(crate) fn is_announced(cmdline: &str) -> bool {
     kernel_parameters(cmdline).any(|word| word.starts_with(PARAMETER))
 }
 
-/// The command line with the devices that the guest would not find otherwise. Who names devices has said
-/// all of them.
-pub(crate) fn announce(cmdline: String, devices: &[DevicePlan]) -> String {
-    if !is_acpi_off(&cmdline) || is_announced(&cmdline) {
+/// The command line with the devices that the guest would not find otherwise, or with all of them in any case. Who
+/// names devices has said all of them.
+pub(crate) fn announce(cmdline: String, devices: &[DevicePlan], in_any_case: bool) -> String {
+    let needed = in_any_case || is_acpi_off(&cmdline);
+    if !needed || is_announced(&cmdline) {
         return cmdline;
     }
     let named: Vec<_> = devices.iter().filter_map(parameter).collect();
@@ -89,7 +91,7 @@ mod tests {
             device(DeviceKind::IoApic { pins: 64 }, 0xfec0_0000, 1),
             device(DeviceKind::VirtioMmio(VirtioKind::Rng), 0xc000_1000, 10),
         ];
-        let with = |cmdline: &str| announce(cmdline.to_owned(), &devices);
+        let with = |cmdline: &str| announce(cmdline.to_owned(), &devices, false);
         let named =
             "virtio_mmio.device=0x1000@0xc0000000:9 virtio_mmio.device=0x1000@0xc0001000:10";
         assert_eq!(with("acpi=off"), format!("acpi=off {named}"));
@@ -104,6 +106,10 @@ mod tests {
         ] {
             assert_eq!(with(alone), alone);
         }
-        assert_eq!(announce("acpi=off".to_owned(), &[]), "acpi=off");
+        assert_eq!(announce("acpi=off".to_owned(), &[], true), "acpi=off");
+        let asked = |cmdline: &str| announce(cmdline.to_owned(), &devices, true);
+        assert_eq!(asked("quiet"), format!("quiet {named}"));
+        let own = "quiet virtio_mmio.device=4K@0xc0000000:9";
+        assert_eq!(asked(own), own);
     }
 }

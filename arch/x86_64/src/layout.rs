@@ -4,15 +4,15 @@ use std::borrow::Cow;
 
 use arch::{
     AddressRange, DeviceKind, DevicePlan, GenerationId, Gsi, Limits, MachineConfig, MachinePlan,
-    PciPlan, PlanError, Reserved, Resources, Space, Transport, virtio_mmio,
+    PciPlan, PlanError, Reserved, Resources, Space, Transport, virtio_mmio, window_above,
 };
 
 use crate::facts::X86_64;
 use crate::map::{
     ACPI_POWER_IRQ, ACPI_POWER_PORTS, ACPI_TABLES, CMOS, COM1, COM1_IRQ, EBDA, FIRST_VIRTIO_GSI,
-    FOUR_GIB, GENERATION_ID, HIGH_MEMORY, HOLE, I8042, IOAPIC, ISA_INTERRUPTS, KVM_IDENTITY_MAP,
-    KVM_TSS, LAPIC, MAX_VCPUS, MMIO_WINDOW, MP_TABLE, NARROW_VCPUS, PCI_ECAM, PCI_PORTS,
-    PCI_WINDOW, PORT_WINDOW, RSDP_AREA, VIDEO, pins,
+    FOUR_GIB, GENERATION_ID, HIGH_MEMORY, HOLE, I8042, IOAPIC, ISA_INTERRUPTS, KEYBOARD_IRQ,
+    KVM_IDENTITY_MAP, KVM_TSS, LAPIC, MAX_VCPUS, MMIO_WINDOW, MP_TABLE, NARROW_VCPUS, PCI_ECAM,
+    PCI_PORTS, PCI_WINDOW, PORT_WINDOW, RSDP_AREA, VIDEO, pins,
 };
 use crate::{announce, lean};
 
@@ -83,14 +83,15 @@ pub(crate) fn plan(facts: &X86_64, config: &MachineConfig) -> Result<MachinePlan
     let ram = ram(config.memory);
     // RAM may have all addresses: the upper window is made of what it leaves.
     let ram_end = ram.last().map_or(0, AddressRange::end);
+    let pci_window = window_above(PCI_WINDOW, config.own_window)?;
     let pci = (config.transport == Transport::Pci).then(|| PciPlan {
         ecam: PCI_ECAM,
-        window32: PCI_WINDOW,
+        window32: pci_window,
         window64: PciPlan::window64_above(ram_end, facts.address_bits),
         first_msi_gsi: pins(lean.lean).into(),
     });
     let devices = devices(config, lean.lean, pci.as_ref())?;
-    let cmdline = announce::announce(asked.clone(), &devices);
+    let cmdline = announce::announce(asked.clone(), &devices, config.announce_virtio);
     let low_end = config.memory.min(HOLE.base);
     Ok(MachinePlan {
         arch: Cow::Borrowed("x86_64"),
@@ -182,7 +183,8 @@ fn devices(
     if config.serial {
         devices.push(port_device(DeviceKind::Uart16550, COM1, Some(COM1_IRQ)));
     }
-    devices.push(port_device(DeviceKind::I8042, I8042, None));
+    let keyboard = config.keyboard.then_some(KEYBOARD_IRQ);
+    devices.push(port_device(DeviceKind::I8042, I8042, keyboard));
     devices.push(port_device(DeviceKind::Cmos, CMOS, None));
     let power = ports.range(ACPI_POWER_PORTS)?;
     devices.push(port_device(
@@ -207,7 +209,8 @@ fn devices(
         return Ok(devices);
     }
     let gsis = FIRST_VIRTIO_GSI..=Gsi::from(pins) - 1;
-    devices.extend(virtio_mmio(MMIO_WINDOW, gsis, &config.virtio)?);
+    let window = window_above(MMIO_WINDOW, config.own_window)?;
+    devices.extend(virtio_mmio(window, gsis, &config.virtio)?);
     Ok(devices)
 }
 

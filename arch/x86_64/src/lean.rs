@@ -102,6 +102,9 @@ mod tests {
             lean,
             kernel,
             vmgenid: true,
+            own_window: 0,
+            keyboard: false,
+            announce_virtio: false,
         };
         choose(facts, &config, cmdline)
     }

@@ -9,6 +9,7 @@ mod boot;
 pub mod cpuid;
 mod e820;
 mod facts;
+mod features;
 mod handover;
 pub mod irqchip;
 pub mod layout;
@@ -31,10 +32,12 @@ pub use crate::facts::X86_64;
 pub use crate::handover::DEFAULT_CMDLINE_SIZE;
 use crate::irqchip::{IoApic, Keeper};
 use crate::registers::{BOOT_FPU, BootRegisters, DeliveryMode, VcpuSetup};
+use std::time::Duration;
+
 use arch::kernel::KernelHeader;
 use arch::{
-    BootError, BootInfo, BootRequest, Difference, GuestRam, KernelPlacement, MachineConfig,
-    MachinePlan, PlanError, Platform, VcpuId,
+    BootError, BootInfo, BootRequest, Difference, FeatureBits, GuestRam, KernelPlacement,
+    MachineConfig, MachinePlan, PlanError, Platform, VcpuId,
 };
 
 impl Platform for X86_64 {
@@ -74,6 +77,10 @@ impl Platform for X86_64 {
         boot::build(request, ram)
     }
 
+    fn show_features(&mut self, changes: &[FeatureBits]) -> Result<(), PlanError> {
+        self.change_features(changes)
+    }
+
     fn promise(&self) -> Option<state::Promise> {
         Some(state::Promise {
             cpuid: self.cpuid.clone(),
@@ -84,6 +91,28 @@ impl Platform for X86_64 {
         let differences = promise.differences(&self.cpuid);
         self.promise_cpuid(promise.cpuid);
         differences
+    }
+
+    fn configure_saved(
+        &self,
+        id: VcpuId,
+        plan: &MachinePlan,
+        state: &state::VcpuState,
+    ) -> Result<Self::VcpuSetup, PlanError> {
+        Ok(VcpuSetup {
+            msrs: state.msrs_before_loading(id),
+            ..self.configure_vcpu(id, plan, None)?
+        })
+    }
+
+    fn pass_time(
+        &self,
+        passed: Duration,
+        clock: &mut state::ClockState,
+        vcpus: &mut [state::VcpuState],
+    ) {
+        clock.pass(passed);
+        vcpus.iter_mut().for_each(|vcpu| vcpu.pass(passed));
     }
 
     fn configure_vcpu(

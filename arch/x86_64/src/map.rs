@@ -77,6 +77,8 @@ pub const COM1_IRQ: u32 = 4;
 /// The keyboard controller: data port 0x60 to command port 0x64. Where KVM has an interval timer, it keeps
 /// 0x61 to itself.
 pub const I8042: AddressRange = AddressRange::new(0x60, 5);
+/// The interrupt of its keyboard.
+pub const KEYBOARD_IRQ: u32 = 1;
 /// The real-time clock: index and data port.
 pub const CMOS: AddressRange = AddressRange::new(0x70, 2);
 /// The address port and the data port of the PCI configuration space.

@@ -4,12 +4,17 @@
 //! What this host's KVM has of a machine (api.rst) is here field by field, so that a file says what is in it and a later
 //! version can read it. Nothing of it is decided here but whether a host can go on with a machine.
 
-use arch::{Bytes, Difference};
+use std::time::Duration;
+
+use arch::{Bytes, Difference, VcpuId, ticks};
 use serde::{Deserialize, Serialize};
 
 use crate::cpuid::CpuidEntry;
 use crate::facts::address_bits;
 use crate::registers::Msr;
+
+/// IA32_TIME_STAMP_COUNTER.
+pub(crate) const TSC: u32 = 0x10;
 
 /// The processor that a machine was promised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +25,7 @@ pub struct Promise {
 }
 
 /// Everything of one vCPU, but for its CPUID leaves ([`Promise`]).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VcpuState {
     /// The frequency of its time stamp counter, in kHz; 0 where KVM cannot say.
@@ -71,6 +76,39 @@ pub struct FullChip {
 pub struct ClockState {
     /// What a kvmclock of the guest shows, in nanoseconds.
     pub nanoseconds: u64,
+}
+
+impl ClockState {
+    /// It has gone on for so long.
+    pub(crate) fn pass(&mut self, passed: Duration) {
+        let passed = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds = self.nanoseconds.saturating_add(passed);
+    }
+}
+
+/// More ticks than a time stamp counter has in a second.
+const FAR: u64 = 1 << 40;
+
+impl VcpuState {
+    /// What is written before its own registers. KVM takes a counter that is less than a second from where those of the VM
+    /// are for an attempt to give all vCPUs the same one, and gives it theirs (`kvm_synchronize_tsc`). That is right for
+    /// all vCPUs but the first one, whose guest would find that time goes back; before Linux 6.7 also when nobody has
+    /// written a counter before.
+    pub(crate) fn msrs_before_loading(&self, id: VcpuId) -> Vec<Msr> {
+        let counter = self.msrs.iter().find(|msr| msr.index == TSC);
+        let far = |counter: &Msr| Msr {
+            data: counter.data.wrapping_add(FAR),
+            ..*counter
+        };
+        counter.filter(|_| id == 0).map(far).into_iter().collect()
+    }
+
+    /// Its time stamp counter has gone on for so long. Where KVM does not know its frequency, it is the host's and has.
+    pub(crate) fn pass(&mut self, passed: Duration) {
+        let ticks = ticks(passed, u64::from(self.tsc_khz) * 1000);
+        let counters = self.msrs.iter_mut().filter(|msr| msr.index == TSC);
+        counters.for_each(|counter| counter.data = counter.data.wrapping_add(ticks));
+    }
 }
 
 /// General registers.
@@ -286,7 +324,7 @@ pub struct PitState {
 }
 
 /// Leaves whose registers are sets of features, and those registers: what one has and another lacks is a bit.
-const FEATURES: [(u32, u32, [bool; 4]); 8] = [
+pub(crate) const FEATURES: [(u32, u32, [bool; 4]); 8] = [
     // EAX, EBX, ECX, EDX.
     (1, 0, [false, false, true, true]),
     (7, 0, [false, true, true, true]),
@@ -345,6 +383,53 @@ mod tests {
 
     use super::*;
     use crate::X86_64;
+
+    #[test]
+    fn time_that_passes_moves_the_clock_and_every_counter() {
+        let msr = |index, data| Msr { index, data };
+        let vcpu = |tsc_khz| VcpuState {
+            tsc_khz,
+            msrs: vec![msr(TSC, u64::MAX), msr(0x6e0, 7)],
+            ..VcpuState::default()
+        };
+        let mut clock = ClockState { nanoseconds: 5 };
+        let mut vcpus = [vcpu(2_500_000), vcpu(2_500_000), vcpu(0)];
+        let passed = Duration::from_nanos(2_000_000_002);
+        X86_64::typical().pass_time(passed, &mut clock, &mut vcpus);
+        assert_eq!(clock.nanoseconds, 2_000_000_007);
+        let moved = vec![msr(TSC, 5_000_000_004), msr(0x6e0, 7)];
+        assert_eq!([&vcpus[0].msrs, &vcpus[1].msrs], [&moved, &moved]);
+        // It is the host's.
+        assert_eq!(vcpus[2], vcpu(0));
+        // A state may say anything.
+        let mut wild = vec![vcpu(u32::MAX)];
+        X86_64::typical().pass_time(Duration::MAX, &mut clock, &mut wild);
+        assert_eq!(clock.nanoseconds, u64::MAX);
+    }
+
+    #[test]
+    fn the_first_counter_is_written_far_from_its_value_first() {
+        let vcpu = VcpuState {
+            msrs: vec![
+                Msr {
+                    index: 0x174,
+                    data: 1,
+                },
+                Msr {
+                    index: TSC,
+                    data: u64::MAX,
+                },
+            ],
+            ..VcpuState::default()
+        };
+        let far = [Msr {
+            index: TSC,
+            data: FAR - 1,
+        }];
+        assert_eq!(vcpu.msrs_before_loading(0), far);
+        assert_eq!(vcpu.msrs_before_loading(1), []);
+        assert_eq!(VcpuState::default().msrs_before_loading(0), []);
+    }
 
     #[test]
     fn a_host_is_different_where_it_lacks_what_was_promised() {

@@ -69,6 +69,13 @@ impl BlkConfig {
         self
     }
 
+    /// Lets others write to the file meanwhile, and be warned of.
+    #[must_use]
+    pub fn without_lock(mut self) -> Self {
+        self.lock = false;
+        self
+    }
+
     /// Sets how much the guest may read and write.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
@@ -131,6 +138,20 @@ impl NetConfig {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Sets how much may pass to the guest.
+    #[must_use]
+    pub fn with_rx_limits(mut self, limits: Limits) -> Self {
+        self.rx_limits = Some(limits);
+        self
+    }
+
+    /// Sets how much may pass from the guest.
+    #[must_use]
+    pub fn with_tx_limits(mut self, limits: Limits) -> Self {
+        self.tx_limits = Some(limits);
         self
     }
 }
@@ -210,6 +231,34 @@ impl Limits {
     #[must_use]
     pub fn with_bw_burst(mut self, bytes: u64) -> Self {
         self.bw_burst = Some(bytes);
+        self
+    }
+
+    /// Sets the time in which the bytes come, in milliseconds.
+    #[must_use]
+    pub fn with_bw_refill(mut self, millis: u64) -> Self {
+        self.bw_refill = Some(millis);
+        self
+    }
+
+    /// Sets the bytes that may go before any of those, once.
+    #[must_use]
+    pub fn with_bw_once(mut self, bytes: u64) -> Self {
+        self.bw_once = Some(bytes);
+        self
+    }
+
+    /// Sets the time in which the requests come, in milliseconds.
+    #[must_use]
+    pub fn with_iops_refill(mut self, millis: u64) -> Self {
+        self.iops_refill = Some(millis);
+        self
+    }
+
+    /// Sets the requests that may go before any of those, once.
+    #[must_use]
+    pub fn with_iops_once(mut self, requests: u64) -> Self {
+        self.iops_once = Some(requests);
         self
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 use super::OptionError;
 
 /// The longest id, in bytes.
-const MAX: usize = 32;
+const MAX: usize = 96;
 
 /// An id in a file.
 pub(super) fn in_file<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
@@ -40,11 +40,11 @@ mod tests {
 
     #[test]
     fn an_id_is_a_short_word_for_every_device() {
-        let long = "x".repeat(33);
+        let long = "x".repeat(97);
         for (id, fits) in [
             ("root", true),
             ("a-B_9", true),
-            (&long[..32], true),
+            (&long[..96], true),
             (&long, false),
             ("", false),
             ("a b", false),
@@ -54,7 +54,7 @@ mod tests {
             let cause = if id.is_empty() {
                 "it is empty"
             } else {
-                "1 to 32 of A-Z"
+                "1 to 96 of A-Z"
             };
             let refused = |result: Result<(), OptionError>| {
                 result.is_err_and(|error| error.to_string().contains(cause))

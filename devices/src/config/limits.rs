@@ -1,19 +1,17 @@
 //! How much of something a device may do.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::OptionError;
+#[cfg(feature = "schema")]
+use super::rate::amount_schema;
+use super::rate::{IN_WORDS, RANGE, Rate, amount, optional};
 use super::text::{First, options};
-use super::{OptionError, Size, parse_size};
-
-/// Beyond that, a bucket's level would not fit; no device is as fast.
-const RANGE: RangeInclusive<u64> = 1..=1 << 50;
-const IN_WORDS: &str = "1 to 1024T";
 
 /// How much of something a device may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,27 +19,152 @@ const IN_WORDS: &str = "1 to 1024T";
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes per second.
-    #[serde(deserialize_with = "bytes")]
+    /// Bytes per second, or in the time that `bw_refill` is.
+    #[serde(deserialize_with = "optional")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub bw: Option<u64>,
-    /// Bytes that may go at once after a pause; without it, those of a second.
-    #[serde(deserialize_with = "bytes")]
+    /// Bytes that may go at once after a pause; without it, as many as `bw`.
+    #[serde(deserialize_with = "optional")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub bw_burst: Option<u64>,
-    /// Requests (or packets) per second.
-    #[serde(deserialize_with = "bytes")]
+    /// The time in which as many bytes come as `bw` is, in milliseconds; without it, a second.
+    #[serde(deserialize_with = "optional")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
+    pub bw_refill: Option<u64>,
+    /// Bytes that may go before any of those, once: they do not come again.
+    #[serde(deserialize_with = "optional")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
+    pub bw_once: Option<u64>,
+    /// Requests (or packets) per second, or in the time that `iops_refill` is.
+    #[serde(deserialize_with = "optional")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub iops: Option<u64>,
-    /// Requests that may go at once after a pause; without it, those of a second.
-    #[serde(deserialize_with = "bytes")]
+    /// Requests that may go at once after a pause; without it, as many as `iops`.
+    #[serde(deserialize_with = "optional")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
     pub iops_burst: Option<u64>,
+    /// As `bw_refill`.
+    #[serde(deserialize_with = "optional")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
+    pub iops_refill: Option<u64>,
+    /// As `bw_once`.
+    #[serde(deserialize_with = "optional")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "amount_schema"))]
+    pub iops_once: Option<u64>,
 }
+
+/// The options of limits, those of bytes and those of requests.
+pub(super) type Keys = [&'static str; 8];
 
 impl Limits {
     /// The options that its text may have.
-    pub const OPTIONS: &'static [&'static str] = &["bw=", "bw-burst=", "iops=", "iops-burst="];
+    pub const OPTIONS: &'static [&'static str] = &[
+        "bw=",
+        "bw-burst=",
+        "bw-refill=",
+        "bw-once=",
+        "iops=",
+        "iops-burst=",
+        "iops-refill=",
+        "iops-once=",
+    ];
+    /// The same without `=`, in the order of the fields.
+    pub(super) const KEYS: Keys = [
+        "bw",
+        "bw-burst",
+        "bw-refill",
+        "bw-once",
+        "iops",
+        "iops-burst",
+        "iops-refill",
+        "iops-once",
+    ];
+    /// Likewise, of a network device's limits of one direction.
+    pub(super) const RX_KEYS: Keys = [
+        "rx-bw",
+        "rx-bw-burst",
+        "rx-bw-refill",
+        "rx-bw-once",
+        "rx-iops",
+        "rx-iops-burst",
+        "rx-iops-refill",
+        "rx-iops-once",
+    ];
+    pub(super) const TX_KEYS: Keys = [
+        "tx-bw",
+        "tx-bw-burst",
+        "tx-bw-refill",
+        "tx-bw-once",
+        "tx-iops",
+        "tx-iops-burst",
+        "tx-iops-refill",
+        "tx-iops-once",
+    ];
+
+    fn amounts(&self) -> [Option<u64>; 8] {
+        [
+            self.bw,
+            self.bw_burst,
+            self.bw_refill,
+            self.bw_once,
+            self.iops,
+            self.iops_burst,
+            self.iops_refill,
+            self.iops_once,
+        ]
+    }
+
+    /// What is said of bytes, and of requests.
+    #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
+    pub(crate) fn rates(&self) -> [Option<Rate>; 2] {
+        let bytes = self.bw.map(|amount| Rate {
+            amount,
+            burst: self.bw_burst,
+            refill: self.bw_refill,
+            once: self.bw_once,
+        });
+        let requests = self.iops.map(|amount| Rate {
+            amount,
+            burst: self.iops_burst,
+            refill: self.iops_refill,
+            once: self.iops_once,
+        });
+        [bytes, requests]
+    }
+
+    /// The reverse.
+    #[cfg_attr(not(feature = "virtio"), allow(dead_code))]
+    pub(crate) fn of_rates([bytes, requests]: [Option<Rate>; 2]) -> Self {
+        let part =
+            |rate: Option<Rate>, part: fn(&Rate) -> Option<u64>| rate.as_ref().and_then(part);
+        Self {
+            bw: bytes.map(|rate| rate.amount),
+            bw_burst: part(bytes, |rate| rate.burst),
+            bw_refill: part(bytes, |rate| rate.refill),
+            bw_once: part(bytes, |rate| rate.once),
+            iops: requests.map(|rate| rate.amount),
+            iops_burst: part(requests, |rate| rate.burst),
+            iops_refill: part(requests, |rate| rate.refill),
+            iops_once: part(requests, |rate| rate.once),
+        }
+    }
+}
+
+/// The options of a text of limits alone, `bw=10M,iops=100`, with blanks instead of commas too.
+pub(super) fn limit_options(text: &str) -> Result<Vec<(&'static str, String)>, OptionError> {
+    let mut joined = String::new();
+    for word in text.split_ascii_whitespace() {
+        // The comma may be there already.
+        if !(joined.is_empty() || joined.ends_with(',')) {
+            joined.push(',');
+        }
+        joined.push_str(word);
+    }
+    let found = options(&joined, First::Option, Limits::OPTIONS)?;
+    let owned = found
+        .into_iter()
+        .map(|(key, text)| (key, text.into_owned()));
+    Ok(owned.collect())
 }
 
 /// `bw=10M,iops=100`, with blanks instead of commas too; `none` for no limits.
@@ -50,19 +173,10 @@ impl FromStr for Limits {
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut limits = Self::default();
-        let words: Vec<_> = text.split_ascii_whitespace().collect();
-        if words == ["none"] {
+        if text.trim_ascii() == "none" {
             return Ok(limits);
         }
-        let mut text = String::new();
-        for word in words {
-            // The comma may be there already.
-            if !(text.is_empty() || text.ends_with(',')) {
-                text.push(',');
-            }
-            text.push_str(word);
-        }
-        let found = options(&text, First::Option, Self::OPTIONS)?;
+        let found = limit_options(text)?;
         if found.is_empty() {
             return Err(OptionError::Missing(
                 "limit",
@@ -70,7 +184,7 @@ impl FromStr for Limits {
             ));
         }
         for (key, text) in found {
-            limits.take(key, &text)?;
+            limits.take(&Self::KEYS, key, &text)?;
         }
         limits.check()?;
         Ok(limits)
@@ -81,12 +195,7 @@ impl FromStr for Limits {
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut blank = "";
-        for (key, amount) in [
-            ("bw", self.bw),
-            ("bw-burst", self.bw_burst),
-            ("iops", self.iops),
-            ("iops-burst", self.iops_burst),
-        ] {
+        for (key, amount) in Self::KEYS.iter().zip(self.amounts()) {
             if let Some(amount) = amount {
                 write!(f, "{blank}{key}={amount}")?;
                 blank = " ";
@@ -100,30 +209,38 @@ impl fmt::Display for Limits {
 }
 
 impl Limits {
-    /// Takes an option if it is one of these.
-    pub(super) fn take(&mut self, key: &str, text: &str) -> Result<(), OptionError> {
-        let amount = |key| {
-            let wrong = |cause| OptionError::Value(key, text.to_owned(), cause);
-            amount(text).map(Some).map_err(wrong)
+    /// Takes an option if it is one of these. Says whether it was.
+    pub(super) fn take(&mut self, keys: &Keys, key: &str, text: &str) -> Result<bool, OptionError> {
+        let fields = [
+            &mut self.bw,
+            &mut self.bw_burst,
+            &mut self.bw_refill,
+            &mut self.bw_once,
+            &mut self.iops,
+            &mut self.iops_burst,
+            &mut self.iops_refill,
+            &mut self.iops_once,
+        ];
+        let Some((key, field)) = keys.iter().zip(fields).find(|(found, _)| **found == key) else {
+            return Ok(false);
         };
-        match key {
-            "bw" => self.bw = amount("bw")?,
-            "bw-burst" => self.bw_burst = amount("bw-burst")?,
-            "iops" => self.iops = amount("iops")?,
-            "iops-burst" => self.iops_burst = amount("iops-burst")?,
-            _ => {}
-        }
-        Ok(())
+        let wrong = |cause| OptionError::Value(key, text.to_owned(), cause);
+        *field = Some(amount(text, &RANGE, IN_WORDS).map_err(wrong)?);
+        Ok(true)
     }
 
-    /// Checks what is true of every device's limits.
-    pub(crate) fn check(&self) -> Result<(), OptionError> {
-        for (key, amount) in [
-            ("bw", self.bw),
-            ("bw-burst", self.bw_burst),
-            ("iops", self.iops),
-            ("iops-burst", self.iops_burst),
-        ] {
+    /// Checks every value, whoever gave it.
+    ///
+    /// # Errors
+    /// Names the option and what it takes.
+    pub fn check(&self) -> Result<(), OptionError> {
+        self.check_as(&Self::KEYS)
+    }
+
+    /// The same, where they have these names.
+    pub(super) fn check_as(&self, keys: &Keys) -> Result<(), OptionError> {
+        let amounts = self.amounts();
+        for (key, amount) in keys.iter().zip(amounts) {
             if let Some(amount) = amount
                 && !RANGE.contains(&amount)
             {
@@ -131,42 +248,32 @@ impl Limits {
                 return Err(OptionError::Value(key, amount.to_string(), cause));
             }
         }
-        for (key, base, burst, rate) in [
-            ("bw-burst", "bw", self.bw_burst, self.bw),
-            ("iops-burst", "iops", self.iops_burst, self.iops),
-        ] {
-            if let (Some(burst), None) = (burst, rate) {
-                let cause = format!("without {base} nothing is limited; give {base} as well");
-                return Err(OptionError::Value(key, burst.to_string(), cause));
+        for (keys, amounts) in keys.chunks(4).zip(amounts.chunks(4)) {
+            let ([base, keys @ ..], [None, amounts @ ..]) = (keys, amounts) else {
+                continue;
+            };
+            for (key, amount) in keys.iter().zip(amounts) {
+                if let Some(amount) = amount {
+                    let cause = format!("without {base} nothing is limited; give {base} as well");
+                    return Err(OptionError::Value(key, amount.to_string(), cause));
+                }
             }
         }
         Ok(())
     }
 }
 
-/// An amount as text; the message of any number that is none has the range.
-fn amount(text: &str) -> Result<u64, String> {
-    parse_size(text, 0, IN_WORDS).and_then(|amount| match RANGE.contains(&amount) {
-        true => Ok(amount),
-        false => Err(format!("it is {IN_WORDS}")),
-    })
-}
-
-/// `10485760` or `"10M"`, as a limit.
-fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    let size: Option<Size> = Option::deserialize(from)?;
-    let amount = |size: Size| amount(&size.0).map_err(|cause| size.wrong(&cause));
-    size.map(amount).transpose().map_err(D::Error::custom)
-}
-
 /// Limits as a table. What serde derives would take a list of values as well.
-pub(crate) fn table<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn table<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
     struct Table;
     impl<'de> Visitor<'de> for Table {
         type Value = Limits;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a table with bw, bw-burst, iops or iops-burst")
+            f.write_str("a table with bw, iops and more")
         }
 
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Limits, A::Error> {
@@ -176,13 +283,12 @@ pub(crate) fn table<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Err
     from.deserialize_any(Table)
 }
 
-/// What [`bytes`] takes.
-#[cfg(feature = "schema")]
-fn amount_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": ["integer", "string", "null"],
-        "minimum": RANGE.start(),
-        "maximum": RANGE.end(),
-        "pattern": "^[0-9]+[KMGTkmgt]?(i?[Bb])?$",
-    })
+/// The same, where there may be none.
+pub(crate) fn optional_table<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Limits>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Inner(#[serde(deserialize_with = "table")] Limits);
+    Ok(Option::deserialize(from)?.map(|Inner(limits)| limits))
 }

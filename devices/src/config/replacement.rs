@@ -20,6 +20,16 @@ pub struct BlkReplacement {
     pub changed: bool,
 }
 
+/// A copy of a disk's file, made when the machine is saved: `id=ID,copy=FILE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlkCopy {
+    /// The disk.
+    pub id: String,
+    /// The new file.
+    pub path: PathBuf,
+}
+
 /// Another tap device: `id=ID,tap=NAME` or `id=ID,fd=N`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -41,11 +51,17 @@ pub struct VsockReplacement {
 }
 
 const BLK: &str = "id=ID,path=FILE or id=ID,changed=ok";
+const COPY: &str = "id=ID,copy=FILE";
 const NET: &str = "id=ID,tap=NAME or id=ID,fd=N";
 
 impl BlkReplacement {
     /// The options that its text may have.
     pub const OPTIONS: &'static [&'static str] = &["id=", "path=", "changed="];
+}
+
+impl BlkCopy {
+    /// The options that its text may have.
+    pub const OPTIONS: &'static [&'static str] = &["id=", "copy="];
 }
 
 impl NetReplacement {
@@ -56,6 +72,11 @@ impl NetReplacement {
 impl VsockReplacement {
     /// The options that its text may have.
     pub const OPTIONS: &'static [&'static str] = &["path="];
+
+    /// The socket at this path.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
 }
 
 impl FromStr for BlkReplacement {
@@ -81,6 +102,27 @@ impl FromStr for BlkReplacement {
             return Err(OptionError::Missing("file", BLK));
         }
         Ok(new)
+    }
+}
+
+impl FromStr for BlkCopy {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let (mut id, mut path) = (String::new(), PathBuf::new());
+        for (key, text) in options(text, First::Option, Self::OPTIONS)? {
+            match key {
+                "id" => id = text.into_owned(),
+                _ => path = PathBuf::from(&*text),
+            }
+        }
+        if id.is_empty() {
+            return Err(OptionError::Missing("id", COPY));
+        }
+        if path.as_os_str().is_empty() {
+            return Err(OptionError::Missing("file", COPY));
+        }
+        Ok(Self { id, path })
     }
 }
 
@@ -133,6 +175,8 @@ mod tests {
             changed: true,
         };
         assert_eq!(blk, expected);
+        let copy: BlkCopy = "id=a,copy=\"/b,c\"".parse().unwrap();
+        assert_eq!((&*copy.id, copy.path), ("a", PathBuf::from("/b,c")));
         let net: NetReplacement = "id=n,fd=3".parse().unwrap();
         assert_eq!((&*net.id, net.tap, net.fd), ("n", None, Some(3)));
         let vsock: VsockReplacement = "path=/v".parse().unwrap();
@@ -147,6 +191,11 @@ mod tests {
         assert!(blk("/a").contains("changed"));
         assert!(blk("id=a,changed=yes").contains("it is ok"));
         assert!(blk("id=a,queues=2").contains("queues"));
+        let copy = |text: &str| text.parse::<BlkCopy>().unwrap_err().to_string();
+        for wrong in ["copy=/a", "id=a"] {
+            assert!(copy(wrong).contains("id=ID,copy=FILE"), "{wrong}");
+        }
+        assert!(copy("id=a,path=/a").contains("copy"));
         let net = |text: &str| text.parse::<NetReplacement>().unwrap_err().to_string();
         for wrong in [
             "id=a",

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_disk_is_described_in_full() {
     let disk: BlkConfig = "path=a.img,ro,serial=x=y,engine=sync,direct,queues=4,queue-size=64,\
-        discard=off,bw=10M,iops=500,iops-burst=1K"
+        discard=off,lock=off,bw=10M,iops=500,iops-burst=1K"
         .parse()
         .unwrap();
     assert_eq!(
@@ -20,15 +20,76 @@ fn a_disk_is_described_in_full() {
             queues: 4,
             queue_size: 64,
             discard: false,
+            lock: false,
             limits: Limits {
                 bw: Some(10 << 20),
                 bw_burst: None,
                 iops: Some(500),
                 iops_burst: Some(1024),
+                ..Limits::default()
             },
         }
     );
     assert_eq!("b".parse::<BlkConfig>().unwrap().path, PathBuf::from("b"));
+}
+
+#[test]
+fn limits_of_a_network_device_are_for_both_directions_or_one() {
+    let net: NetConfig = "vm0,bw=1M,rx-bw=2M,rx-bw-refill=100,tx-iops=5,tx-iops-once=7"
+        .parse()
+        .unwrap();
+    assert_eq!(net.limits, Limits::default().with_bw(1 << 20));
+    let rx = Limits::default().with_bw(2 << 20).with_bw_refill(100);
+    let tx = Limits::default().with_iops(5).with_iops_once(7);
+    assert_eq!((net.rx_limits, net.tx_limits), (Some(rx), Some(tx)));
+    let json = serde_json::to_string(&net).unwrap();
+    assert_eq!(serde_json::from_str::<NetConfig>(&json).unwrap(), net);
+    for (wrong, path) in [
+        ("vm0,rx-bw=0", "rx-limits.bw"),
+        ("vm0,tx-bw-once=1", "tx-limits.bw-once"),
+        ("vm0,iops-refill=1", "limits.iops-refill"),
+    ] {
+        let error = wrong.parse::<NetConfig>().unwrap_err();
+        assert_eq!(error.path(), Some(path), "{error}");
+    }
+}
+
+#[test]
+fn a_change_of_limits_names_what_it_changes() {
+    let change = |text| LimitsChange::parse(Some(Direction::Rx), text);
+    let all = "bw=10 bw-burst=20 bw-refill=100 bw-once=5 iops=0";
+    let parsed = change(all).unwrap();
+    assert_eq!(parsed.to_string(), format!("--direction=rx {all}"));
+    let text = r#"{"direction":"rx","bw":{"amount":10,"burst":20,"refill":100,"once":5},"iops":{"amount":0}}"#;
+    assert_eq!(serde_json::to_string(&parsed).unwrap(), text);
+    assert_eq!(serde_json::from_str::<LimitsChange>(text).unwrap(), parsed);
+    for wrong in [
+        "",
+        "none",
+        "bw-burst=1",
+        "bw=0 bw=1",
+        "iops=fast",
+        "bw-refill=0,bw=1",
+    ] {
+        assert!(change(wrong).is_err(), "{wrong}");
+    }
+    for wrong in [
+        r#"{"bw":{}}"#,
+        r#"{"bw":{"amount":1,"refill":0}}"#,
+        r#"{"speed":1}"#,
+        r#"{"direction":"up","bw":{"amount":1}}"#,
+    ] {
+        assert!(
+            serde_json::from_str::<LimitsChange>(wrong).is_err(),
+            "{wrong}"
+        );
+    }
+    assert!(
+        serde_json::from_str::<LimitsChange>("{}")
+            .unwrap()
+            .check()
+            .is_err()
+    );
 }
 
 #[test]

@@ -4,8 +4,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::*;
 use crate::{
-    AcpiPower, BusDevice, Cmos, GoldfishRtc, I8042, IoApic, Message, Pl031, Pl061, PowerButton,
-    Pvpanic,
+    AcpiPower, BusDevice, Cmos, CtrlAltDel, GoldfishRtc, I8042, IoApic, Message, Pl031, Pl061,
+    PowerButton, Pvpanic,
 };
 
 fn event() -> EventFd {
@@ -137,6 +137,29 @@ fn clocks_keep_what_the_guest_has_set() {
 }
 
 #[test]
+fn what_was_typed_is_read_behind_the_move() {
+    let interrupt = event();
+    let one = I8042::new(event());
+    let other = I8042::new(interrupt.try_clone().unwrap());
+    for (port, value) in [(4, 0x60), (0, 0x41)] {
+        let _ = one.write(port, &[value]);
+    }
+    assert!(one.ctrl_alt_del());
+    assert_eq!(read(&one, 0, 1), [0x1d]);
+    let DeviceState::I8042(state) = moved(&one, &other) else {
+        panic!();
+    };
+    assert_eq!(interrupt.read().unwrap(), 1, "a byte is still announced");
+    assert_eq!([read(&other, 0, 1), read(&other, 0, 1)], [[0x38], [0xe0]]);
+    let long = I8042State {
+        typed: vec![0; 17],
+        ..state
+    };
+    let refused = other.load(&DeviceState::I8042(long));
+    assert_eq!(refused, Err(StateError::Range("typed")));
+}
+
+#[test]
 fn a_pressed_button_stays_pressed() {
     let (one, other) = (AcpiPower::new(event()), AcpiPower::new(event()));
     one.press();
@@ -196,9 +219,9 @@ fn the_lines_of_an_io_apic_send_what_they_sent() {
 
 #[test]
 fn a_device_takes_no_other_ones_state() {
-    let stateless: [&dyn BusDevice; 2] = [&I8042::default(), &Pvpanic];
+    assert_eq!(Pvpanic.save(), Some(DeviceState::Stateless {}));
+    let stateless: [&dyn BusDevice; 2] = [&I8042::new(event()), &Pvpanic];
     for device in stateless {
-        assert_eq!(device.save(), Some(DeviceState::Stateless {}));
         device.load(&DeviceState::Stateless {}).unwrap();
         let other = Cmos::default().save().unwrap();
         assert_eq!(device.load(&other), Err(StateError::Foreign));

@@ -1,6 +1,8 @@
 //! What of a virtio device goes on: what its driver has set up at the transport, how far its queues are, and what the
 //! device itself keeps. Its metrics begin anew.
 
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -119,6 +121,8 @@ pub enum VirtioDeviceState {
     Console(ConsoleState),
     /// A balloon.
     Balloon(BalloonState),
+    /// A source of random bytes.
+    Rng(RngState),
     /// Sockets. Streams end: those who hold the other ends have a machine of before.
     Vsock {},
 }
@@ -138,6 +142,16 @@ pub struct BlockState {
     pub written: Option<(i64, u32)>,
     /// Of everything.
     pub limits: LimiterState,
+}
+
+impl BlockState {
+    /// When a file was last written, if that is known.
+    #[must_use]
+    pub fn last_written(found: &Metadata) -> Option<(i64, u32)> {
+        let nanos = u32::try_from(found.mtime_nsec()).unwrap_or(0);
+        let has_time = !found.file_type().is_block_device();
+        has_time.then_some((found.mtime(), nanos))
+    }
 }
 
 /// A network device.
@@ -178,6 +192,9 @@ pub struct BalloonState {
     pub given: u32,
     /// Seconds between two times that the guest is asked for statistics, or 0.
     pub stats_interval: u32,
+    /// Whether the driver has the specification's numbers for its queues, or counts through those that it has; once
+    /// the device has seen it.
+    pub by_specification: Option<bool>,
     /// The buffer for statistics that the device keeps.
     pub statistics_buffer: Option<u16>,
     /// Free page hinting.
@@ -202,6 +219,14 @@ pub struct HintsState {
     pub finished: bool,
     /// Bytes of the last run.
     pub released: u64,
+}
+
+/// What a source of random bytes keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RngState {
+    /// Of what the guest gets.
+    pub limits: LimiterState,
 }
 
 /// Limits, as they were set last, and what was left of them.

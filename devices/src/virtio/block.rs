@@ -77,6 +77,8 @@ pub struct Block {
     block: u32,
     read_only: bool,
     discard: bool,
+    /// Others are kept away, from the next file too.
+    lock: bool,
     /// For messages.
     path: PathBuf,
     serial: String,
@@ -121,18 +123,33 @@ impl Block {
     /// # Errors
     /// See [`BlockError`].
     pub fn open(config: &BlkConfig) -> Result<Self, BlockError> {
+        Self::with(Opened::new(config)?, config)
+    }
+
+    /// The same with a file that is open already, and has the configured path for a name.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn on(file: File, config: &BlkConfig) -> Result<Self, BlockError> {
+        Self::with(Opened::of(file, config)?, config)
+    }
+
+    fn with(opened: Opened, config: &BlkConfig) -> Result<Self, BlockError> {
         let Opened {
             file,
             buffered,
             alignment,
             shape,
-        } = Opened::new(config)?.lock(config)?;
+        } = opened.lock(config)?;
         let zeros = shape.zeros()?;
         let queues = config.queues.max(1);
         let queue_size = config.queue_size.max(2);
         let capacity = usize::from(queues) * usize::from(queue_size);
         let uring = match config.engine {
             BlkEngine::Sync => None,
+            // What a ring does no filter of system calls sees, so a process in a sandbox makes none: the disks of a fork
+            // do without.
+            BlkEngine::Auto if crate::sealed::is_sealed() => None,
             engine => match Uring::new(capacity.min(MAX_IN_FLIGHT)) {
                 Ok(uring) => Some(uring),
                 Err(error) => {
@@ -162,6 +179,7 @@ impl Block {
             block: shape.block,
             read_only: config.read_only,
             discard: config.discard,
+            lock: config.lock,
             path: config.path.clone(),
             serial: config.serial.clone(),
             queues,
@@ -278,6 +296,10 @@ impl VirtioDevice for Block {
         queues.publish()
     }
 
+    fn sync(&self) -> Result<(), StateError> {
+        self.bring_to_disk()
+    }
+
     fn save(&self) -> Result<VirtioDeviceState, StateError> {
         self.state()
     }
@@ -286,14 +308,12 @@ impl VirtioDevice for Block {
         self.set_state(state, runs)
     }
 
+    fn file(&self) -> Result<File, ChangeError> {
+        self.file_again()
+    }
+
     fn change(&mut self, change: &Change, _: Option<&Queues>) -> Result<(), ChangeError> {
-        match change {
-            Change::Limits(limits) => {
-                self.limiter.change(limits);
-                Ok(())
-            }
-            _ => Err(ChangeError::Foreign),
-        }
+        self.limiter.carry_out(change)
     }
 
     fn replace_file(

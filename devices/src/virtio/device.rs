@@ -2,10 +2,11 @@
 //! has no other way to guest memory.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::{ConfigSpace, Event, Monitor, QueueError, Queues};
+use super::{ConfigSpace, Event, FrameHook, Monitor, QueueError, Queues};
 use crate::state::{StateError, VirtioDeviceState};
 use crate::{Change, ChangeError, Query, Report};
 
@@ -38,6 +39,15 @@ pub trait VirtioDevice: Debug + Send {
     /// same while the device runs.
     fn sources(&self) -> Vec<RawFd> {
         Vec::new()
+    }
+
+    /// Has a hook see the frames that pass, in place of one that was there. It comes before the first driver.
+    ///
+    /// # Errors
+    /// When it is no network device.
+    fn hook(&mut self, hook: Box<dyn FrameHook>) -> Result<(), ChangeError> {
+        let _ = hook;
+        Err(ChangeError::Foreign)
     }
 
     /// The driver is ready; these features were negotiated.
@@ -104,6 +114,14 @@ pub trait VirtioDevice: Debug + Send {
         Err(ChangeError::Foreign)
     }
 
+    /// The open file behind the device, to be read while it does nothing.
+    ///
+    /// # Errors
+    /// When it has no file, or the host no further descriptor.
+    fn file(&self) -> Result<File, ChangeError> {
+        Err(ChangeError::Foreign)
+    }
+
     /// Tells something of the device, at once: nobody waits for the guest. `queues` are there while a driver uses the
     /// device and the guest runs; without them nothing touches guest memory.
     ///
@@ -112,6 +130,14 @@ pub trait VirtioDevice: Debug + Send {
     fn query(&mut self, query: Query, queues: Option<&mut Queues>) -> Result<Report, ChangeError> {
         let _ = (query, queues);
         Err(ChangeError::Foreign)
+    }
+
+    /// What it has written is where it stays, whatever happens to the host; it was quiesced, if a driver uses it.
+    ///
+    /// # Errors
+    /// When the host cannot do that.
+    fn sync(&self) -> Result<(), StateError> {
+        Ok(())
     }
 
     /// What of it goes on in another machine; it was quiesced, if a driver uses it.

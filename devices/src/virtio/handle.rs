@@ -1,6 +1,8 @@
 //! A device behind its transport, as the VMM sees it: whichever transport that is, and whatever state the device is in.
 
 use std::fmt::Debug;
+use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -37,6 +39,15 @@ pub trait VirtioTransport: Debug + Send + Sync {
     /// A device that was paused goes on.
     fn resume(&self);
 
+    /// Ends the device's thread, until [`Self::unpark`]. The device is paused, or no driver uses it.
+    fn park(&self);
+
+    /// There is a thread for the device again.
+    ///
+    /// # Errors
+    /// When the host refuses one. It may be tried again.
+    fn unpark(&self) -> io::Result<()>;
+
     /// Changes a part of the device, in whatever state it is.
     ///
     /// # Errors
@@ -49,11 +60,23 @@ pub trait VirtioTransport: Debug + Send + Sync {
     /// As [`Self::change`].
     fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError>;
 
+    /// The open file behind the device, to be read while the device is paused or no driver uses it.
+    ///
+    /// # Errors
+    /// When it has no file, the host has no further descriptor, or the device is lost.
+    fn file(&self) -> Result<File, ChangeError>;
+
     /// Has a device tell something, in whatever state it is.
     ///
     /// # Errors
     /// When the device has no such thing to tell, or is lost.
     fn query(&self, query: Query) -> Result<Report, ChangeError>;
+
+    /// What the device has written is where it stays, whatever happens to the host. It is paused, or no driver uses it.
+    ///
+    /// # Errors
+    /// When the host cannot do that, or the device is lost.
+    fn sync(&self) -> Result<(), StateError>;
 
     /// What of the device and its transport goes on in another machine. The device is paused, or no driver uses it.
     ///

@@ -84,6 +84,11 @@ impl Interrupt {
     }
 
     pub(super) fn config_changed(&self) {
+        self.monitor.config_interrupts.add(1);
+        self.raise_config();
+    }
+
+    fn raise_config(&self) {
         self.reasons.fetch_or(CONFIG_CHANGE, Ordering::SeqCst);
         match &self.way {
             // A full counter means that the interrupt is on its way.
@@ -93,15 +98,21 @@ impl Interrupt {
         }
     }
 
-    /// All that a driver may have to be told once more: what was on its way to it may be lost.
+    /// All that a driver may have to be told once more: what was on its way to it may be lost. It is not counted: the
+    /// device's thread, which counts, may run already.
     pub(super) fn tell_again(&self) {
-        self.used(u32::MAX);
-        self.config_changed();
+        self.raise_used(u32::MAX);
+        self.raise_config();
     }
 
     /// Something was completed in these queues, a bit each.
-    #[cfg_attr(not(feature = "pci"), allow(unused_variables))]
     pub(super) fn used(&self, queues: u32) {
+        self.monitor.interrupts.add(1);
+        self.raise_used(queues);
+    }
+
+    #[cfg_attr(not(feature = "pci"), allow(unused_variables))]
+    fn raise_used(&self, queues: u32) {
         self.reasons.fetch_or(USED_BUFFER, Ordering::SeqCst);
         match &self.way {
             Way::Line(line) => drop(line.write(1)),

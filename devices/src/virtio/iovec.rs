@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use vm_memory::GuestMemoryBackend;
+use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
 use super::{Buffer, GuestRam, QueueError};
 
@@ -112,14 +112,54 @@ impl Vectors {
         })
     }
 
-    /// Writes once to a descriptor without places; gives the number of bytes.
+    /// Writes once to a descriptor without places, `first` and then what the buffers have; gives the number of bytes.
     ///
     /// # Errors
     /// That of the system call.
-    pub(crate) fn write_to(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+    pub(crate) fn write_behind(&mut self, first: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
+        if first.is_empty() {
+            return self.write(fd);
+        }
+        let empty = self.0.iter().take_while(|vector| vector.iov_len == 0);
+        self.remove_first(empty.count());
+        // One call takes no more; no driver cuts a frame into so many pieces.
+        if self.0.len() >= BATCH {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let vector = libc::iovec {
+            iov_base: first.as_ptr().cast_mut().cast(),
+            iov_len: first.len(),
+        };
+        self.0.insert(0, vector);
+        // `first` is borrowed for the call, which only reads it.
+        let written = self.write(fd);
+        self.0.remove(0);
+        written
+    }
+
+    fn write(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let count = libc::c_int::try_from(self.0.len().min(BATCH)).map_err(io::Error::other)?;
         // SAFETY: as for `move_some`.
         moved(unsafe { libc::writev(fd.as_raw_fd(), self.0.as_ptr(), count) })
+    }
+
+    /// Copies bytes to the beginning of the buffers, as many as fit.
+    pub(crate) fn fill(&self, bytes: &[u8]) {
+        let mut rest = bytes;
+        for vector in &self.0 {
+            let (part, behind) = rest.split_at(rest.len().min(vector.iov_len));
+            if part.is_empty() && behind.is_empty() {
+                return;
+            }
+            if !part.is_empty() {
+                // SAFETY: every vector is a part of the mapping of guest RAM, which the caller keeps; the guest may
+                // change it at any time, which is why it is written as volatile memory.
+                let memory =
+                    unsafe { VolatileSlice::new(vector.iov_base.cast::<u8>(), vector.iov_len) };
+                memory.copy_from(part);
+            }
+            rest = behind;
+        }
     }
 
     /// For the kernel: each is a part of guest memory.

@@ -2,6 +2,8 @@
 //!
 //! A request that was begun is charged in full, so that a level may fall below zero: what is larger
 //! than the bucket passes too, and the pause after it makes up for it.
+//!
+//! Levels are counted in tokens times the nanoseconds of a refill, so that no time is lost to rounding.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,38 +12,74 @@ use std::time::{Duration, Instant};
 
 use super::Monitor;
 use super::timer::Timer;
-use crate::config::Limits;
+use crate::config::{Limits, LimitsChange, Rate};
 use crate::metrics::micros;
 use crate::state::{LimiterState, StateError};
+#[cfg(any(feature = "virtio-blk", feature = "virtio-rng"))]
+use crate::{Change, ChangeError};
 
-/// Tokens are counted in billionths, so that no time is lost to rounding.
-const UNIT: i128 = 1_000_000_000;
+/// The time of a refill, in milliseconds, where nothing is said of it.
+const SECOND: u64 = 1000;
+const NANOS_PER_MILLI: i128 = 1_000_000;
 
 #[derive(Debug)]
 struct Bucket {
-    per_second: i128,
+    /// Tokens of a refill.
+    amount: i128,
+    /// Its time in nanoseconds.
+    refill: i128,
     capacity: i128,
     level: i128,
+    /// Tokens that are used before those, and do not come again.
+    once: u64,
     filled: Instant,
 }
 
 impl Bucket {
-    fn new(per_second: Option<u64>, burst: Option<u64>, now: Instant) -> Option<Self> {
-        let per_second = per_second?;
-        let capacity = i128::from(burst.unwrap_or(per_second)) * UNIT;
-        Some(Self {
-            per_second: per_second.into(),
+    fn new(rate: &Rate, now: Instant) -> Option<Self> {
+        let refill = i128::from(rate.refill.unwrap_or(SECOND)) * NANOS_PER_MILLI;
+        let capacity = i128::from(rate.burst.unwrap_or(rate.amount)) * refill;
+        (rate.amount > 0).then(|| Self {
+            amount: rate.amount.into(),
+            refill,
             capacity,
             level: capacity,
+            once: rate.once.unwrap_or_default(),
             filled: now,
         })
+    }
+
+    /// Another one in its place. What was used up stays used: who changes limits often gains nothing by it.
+    fn replaced(old: Option<Self>, rate: Option<&Rate>, now: Instant) -> Option<Self> {
+        let mut new = Self::new(rate?, now)?;
+        if let Some(old) = old {
+            // Up to now by the old rate.
+            let level = old.level_at(now);
+            let level = if old.refill == new.refill {
+                level
+            } else {
+                level.div_euclid(old.refill).saturating_mul(new.refill)
+            };
+            new.level = level.min(new.capacity);
+        }
+        Some(new)
+    }
+
+    fn rate(&self) -> Rate {
+        let whole = |tokens: i128| u64::try_from(tokens).ok();
+        Rate {
+            amount: whole(self.amount).unwrap_or_default(),
+            burst: whole(self.capacity / self.refill),
+            refill: whole(self.refill / NANOS_PER_MILLI),
+            once: Some(self.once).filter(|once| *once > 0),
+        }
     }
 
     fn level_at(&self, now: Instant) -> i128 {
         let passed = now.saturating_duration_since(self.filled).as_nanos();
         let gained = i128::try_from(passed)
             .unwrap_or(i128::MAX)
-            .saturating_mul(self.per_second);
+            .saturating_mul(self.amount);
         self.level.saturating_add(gained).min(self.capacity)
     }
 
@@ -49,15 +87,19 @@ impl Bucket {
     fn wait(&mut self, now: Instant) -> Duration {
         self.level = self.level_at(now);
         self.filled = now;
-        if self.level > 0 {
+        if self.level > 0 || self.once > 0 {
             return Duration::ZERO;
         }
-        let nanos = (1 - self.level).div_euclid(self.per_second.max(1)) + 1;
+        let missing = 1i128.saturating_sub(self.level);
+        let nanos = missing.div_euclid(self.amount).saturating_add(1);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     fn charge(&mut self, amount: u64) {
-        self.level = self.level.saturating_sub(i128::from(amount) * UNIT);
+        let beforehand = amount.min(self.once);
+        self.once -= beforehand;
+        let rest = i128::from(amount - beforehand).saturating_mul(self.refill);
+        self.level = self.level.saturating_sub(rest);
     }
 }
 
@@ -80,9 +122,11 @@ impl Limiter {
     /// Also with no limits, which may come later.
     pub(super) fn new(limits: &Limits, monitor: &Arc<Monitor>) -> io::Result<Self> {
         let now = Instant::now();
+        let new = |rate: Option<Rate>| Bucket::new(&rate?, now);
+        let [bytes, requests] = limits.rates();
         Ok(Self {
-            bytes: Bucket::new(limits.bw, limits.bw_burst, now),
-            requests: Bucket::new(limits.iops, limits.iops_burst, now),
+            bytes: new(bytes),
+            requests: new(requests),
             timer: Timer::new()?,
             waiting: false,
             refused: None,
@@ -91,28 +135,51 @@ impl Limiter {
         })
     }
 
-    /// Other limits from now on. What was used up of the old ones stays used: who changes them often gains nothing
-    /// by it. The timer fires at once, for what waits.
+    /// Other limits from now on. The timer fires at once, for what waits.
     pub(super) fn change(&mut self, limits: &Limits) {
         self.change_at(limits, Instant::now());
     }
 
     fn change_at(&mut self, limits: &Limits, now: Instant) {
-        for (bucket, rate, burst) in [
-            (&mut self.bytes, limits.bw, limits.bw_burst),
-            (&mut self.requests, limits.iops, limits.iops_burst),
-        ] {
-            let new = Bucket::new(rate, burst, now);
-            *bucket = match (bucket.take(), new) {
-                (Some(mut old), Some(new)) => {
-                    // Up to now by the old rate.
-                    old.wait(now);
-                    let level = old.level.min(new.capacity);
-                    Some(Bucket { level, ..new })
-                }
-                (_, new) => new,
-            };
+        let [bytes, requests] = limits.rates();
+        self.bytes = Bucket::replaced(self.bytes.take(), bytes.as_ref(), now);
+        self.requests = Bucket::replaced(self.requests.take(), requests.as_ref(), now);
+        self.changed(now);
+    }
+
+    /// The same for what is named, and the rest as it is.
+    pub(super) fn adjust(&mut self, change: &LimitsChange) {
+        self.adjust_at(change, Instant::now());
+    }
+
+    /// Carries out a change of a device that has nothing to be changed but limits, without a direction.
+    #[cfg(any(feature = "virtio-blk", feature = "virtio-rng"))]
+    pub(super) fn carry_out(&mut self, change: &Change) -> Result<(), ChangeError> {
+        match change {
+            Change::Limits(limits) => self.change(limits),
+            Change::AdjustLimits(change) if change.direction.is_some() => {
+                let cause = "it has no directions: leave the direction away";
+                return Err(ChangeError::Refused(cause.to_owned()));
+            }
+            Change::AdjustLimits(change) => self.adjust(change),
+            _ => return Err(ChangeError::Foreign),
         }
+        Ok(())
+    }
+
+    fn adjust_at(&mut self, change: &LimitsChange, now: Instant) {
+        for (bucket, rate) in [
+            (&mut self.bytes, &change.bw),
+            (&mut self.requests, &change.iops),
+        ] {
+            if rate.is_some() {
+                *bucket = Bucket::replaced(bucket.take(), rate.as_ref(), now);
+            }
+        }
+        self.changed(now);
+    }
+
+    fn changed(&mut self, now: Instant) {
         self.let_go(now);
         self.waiting = self.timer.set(Duration::from_nanos(1));
     }
@@ -120,25 +187,14 @@ impl Limiter {
     /// The limits, and what is left of them.
     pub(super) fn save(&self) -> LimiterState {
         let now = Instant::now();
-        let of = |bucket: Option<&Bucket>| {
-            let Some(bucket) = bucket else {
-                return (None, None, None);
-            };
-            let whole = |tokens: i128| u64::try_from(tokens).ok();
-            let level = bucket.level_at(now).div_euclid(UNIT);
-            let level = i64::try_from(level).unwrap_or(i64::MIN);
-            let burst = whole(bucket.capacity / UNIT);
-            (whole(bucket.per_second), burst, Some(level))
+        let buckets = [self.bytes.as_ref(), self.requests.as_ref()];
+        let level = |bucket: &Bucket| {
+            let tokens = bucket.level_at(now).div_euclid(bucket.refill);
+            i64::try_from(tokens).unwrap_or(i64::MIN)
         };
-        let (bw, bw_burst, bytes) = of(self.bytes.as_ref());
-        let (iops, iops_burst, requests) = of(self.requests.as_ref());
+        let [bytes, requests] = buckets.map(|bucket| bucket.map(level));
         LimiterState {
-            limits: Limits {
-                bw,
-                bw_burst,
-                iops,
-                iops_burst,
-            },
+            limits: Limits::of_rates(buckets.map(|bucket| bucket.map(Bucket::rate))),
             bytes,
             requests,
         }
@@ -156,7 +212,8 @@ impl Limiter {
         for (bucket, level) in buckets {
             match (bucket, level) {
                 (Some(bucket), Some(level)) => {
-                    bucket.level = (i128::from(level) * UNIT).min(bucket.capacity);
+                    let level = i128::from(level).saturating_mul(bucket.refill);
+                    bucket.level = level.min(bucket.capacity);
                 }
                 (None, None) => {}
                 _ => return Err(StateError::Range("limits")),
@@ -253,7 +310,7 @@ mod tests {
             bw,
             bw_burst: burst,
             iops,
-            iops_burst: None,
+            ..Limits::default()
         };
         Limiter::new(&limits, &Arc::default()).unwrap()
     }
@@ -297,6 +354,92 @@ mod tests {
         limiter.change_at(&Limits::default(), now);
         limiter.woken();
         assert!(limiter.allows());
+    }
+
+    /// Bytes that go at each of these milliseconds, as much as may.
+    fn moved(limiter: &mut Limiter, start: Instant, millis: std::ops::Range<u64>) -> u64 {
+        let mut moved = 0;
+        for millis in millis {
+            while limiter.allows_at(start + Duration::from_millis(millis)) {
+                limiter.charge(10);
+                moved += 10;
+            }
+            limiter.woken();
+        }
+        moved
+    }
+
+    #[test]
+    fn a_bucket_has_a_size_a_time_of_refill_and_what_may_go_once() {
+        let limits = Limits::default()
+            .with_bw(1000)
+            .with_bw_refill(250)
+            .with_bw_once(5000);
+        let mut limiter = Limiter::new(&limits, &Arc::default()).unwrap();
+        let start = Instant::now();
+        assert_eq!(moved(&mut limiter, start, 0..1), 6000);
+        let rest = moved(&mut limiter, start, 1..1001);
+        assert!((3980..=4020).contains(&rest), "{rest}");
+        // Slower than one a second.
+        let slow = Limits::default().with_iops(1).with_iops_refill(1500);
+        let mut limiter = Limiter::new(&slow, &Arc::default()).unwrap();
+        let slowly = moved(&mut limiter, start, 0..15_000);
+        assert!((100..=110).contains(&slowly), "{slowly}");
+        // What may go once goes on in another machine, and no more of it than is left.
+        let mut limiter = Limiter::new(&limits, &Arc::default()).unwrap();
+        limiter.charge(3000);
+        let mut other = Limiter::new(&Limits::default(), &Arc::default()).unwrap();
+        other.load(&limiter.save()).unwrap();
+        assert_eq!(
+            other.save().limits,
+            limits.with_bw_burst(1000).with_bw_once(2000)
+        );
+        let now = Instant::now();
+        let moved = moved(&mut other, now, 0..1);
+        assert!((3000..=3010).contains(&moved), "{moved}");
+    }
+
+    #[test]
+    fn what_a_change_does_not_name_stays_and_0_takes_a_limit_away() {
+        let now = Instant::now();
+        let change = |text| LimitsChange::parse(None, text).unwrap();
+        let mut limiter = limiter(Some(1000), None, Some(10));
+        limiter.charge(1000);
+        limiter.adjust_at(&change("iops=20"), now);
+        let saved = limiter.save();
+        assert_eq!((saved.limits.bw, saved.limits.iops), (Some(1000), Some(20)));
+        assert!(!limiter.allows_at(now), "the bytes are used up");
+        limiter.adjust_at(&change("bw=0"), now);
+        limiter.woken();
+        assert!(limiter.allows_at(now));
+        let saved = limiter.save();
+        assert_eq!((saved.limits.bw, saved.limits.iops), (None, Some(20)));
+        assert_eq!(saved.requests, Some(9), "of the ten that there were");
+        limiter.adjust_at(&change("bw=5,bw-once=7,iops=0"), now);
+        let saved = limiter.save();
+        assert_eq!((saved.limits.bw_once, saved.limits.iops), (Some(7), None));
+    }
+
+    #[test]
+    fn the_largest_limits_overflow_nothing() {
+        let most = 1 << 50;
+        for (amount, refill) in [(most, most), (1, most), (most, 1)] {
+            let limits = Limits::default()
+                .with_bw(amount)
+                .with_bw_burst(most)
+                .with_bw_refill(refill)
+                .with_bw_once(most);
+            let mut limiter = Limiter::new(&limits, &Arc::default()).unwrap();
+            let now = Instant::now();
+            for _ in 0..4 {
+                limiter.charge(u64::MAX);
+                limiter.woken();
+                assert!(!limiter.allows_at(now));
+            }
+            limiter.change_at(&Limits::default().with_bw(1), now);
+            let state = limiter.save();
+            limiter.load(&state).unwrap();
+        }
     }
 
     #[test]

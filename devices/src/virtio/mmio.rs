@@ -4,6 +4,7 @@
 //! ready, its notifications go to the worker through an ioeventfd.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use super::transport::{Connect, Transport};
 use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::bus::{BusDevice, Outcome};
 use crate::state::{self, MmioRegisters, StateError, TransportRegisters, VirtioState};
-use crate::{Change, ChangeError, Query, Report, lock};
+use crate::{Change, ChangeError, Query, Report, Threads, lock};
 
 /// Register offsets (4.2.2).
 const MAGIC: u64 = 0x000;
@@ -74,7 +75,7 @@ impl VirtioMmio {
     /// The offset of the register that the driver writes a queue's number to.
     pub const NOTIFY: u64 = QUEUE_NOTIFY;
 
-    /// `line` is the interrupt, pulsed.
+    /// `line` is the interrupt, pulsed; `threads` makes the device's.
     ///
     /// # Errors
     /// When no events can be made, or a queue's size is none.
@@ -83,9 +84,10 @@ impl VirtioMmio {
         ram: GuestRam,
         line: EventFd,
         connect: Connect,
+        threads: &Threads,
     ) -> io::Result<Self> {
         Ok(Self(Mutex::new(State {
-            transport: Transport::new(device, ram, Interrupt::new(line), connect)?,
+            transport: Transport::new(device, ram, Interrupt::new(line), connect, threads)?,
             device_features_sel: 0,
             driver_features_sel: 0,
             queue_sel: 0,
@@ -110,6 +112,14 @@ impl VirtioTransport for VirtioMmio {
         lock(&self.0).transport.resume();
     }
 
+    fn park(&self) {
+        lock(&self.0).transport.park();
+    }
+
+    fn unpark(&self) -> io::Result<()> {
+        lock(&self.0).transport.unpark()
+    }
+
     fn change(&self, change: &Change) -> Result<(), ChangeError> {
         lock(&self.0).transport.change(change)
     }
@@ -118,8 +128,16 @@ impl VirtioTransport for VirtioMmio {
         lock(&self.0).transport.replace_file(file, name)
     }
 
+    fn file(&self) -> Result<File, ChangeError> {
+        lock(&self.0).transport.file()
+    }
+
     fn query(&self, query: Query) -> Result<Report, ChangeError> {
         lock(&self.0).transport.query(query)
+    }
+
+    fn sync(&self) -> Result<(), StateError> {
+        lock(&self.0).transport.sync()
     }
 
     fn save(&self) -> Result<VirtioState, StateError> {

@@ -13,6 +13,7 @@ mod config_space;
 mod console;
 mod device;
 mod event;
+mod frame_hook;
 mod handle;
 #[cfg(any(feature = "virtio-blk", feature = "virtio-net"))]
 mod holder;
@@ -23,7 +24,7 @@ mod interrupt;
     allow(dead_code)
 )]
 mod iovec;
-#[cfg(any(feature = "virtio-blk", feature = "virtio-net"))]
+#[cfg(any(feature = "virtio-blk", feature = "virtio-net", feature = "virtio-rng"))]
 mod limit;
 mod mmio;
 mod monitor;
@@ -44,7 +45,8 @@ mod testing;
 #[cfg(any(
     feature = "virtio-balloon",
     feature = "virtio-blk",
-    feature = "virtio-net"
+    feature = "virtio-net",
+    feature = "virtio-rng"
 ))]
 mod timer;
 mod transport;
@@ -61,6 +63,7 @@ pub use config_space::ConfigSpace;
 pub use console::{ConsolePort, VirtioConsole};
 pub use device::VirtioDevice;
 pub use event::Event;
+pub use frame_hook::{FRAME_START, FrameHook};
 pub use handle::{DeviceState, VirtioTransport};
 pub use interrupt::Interrupt;
 pub use mmio::VirtioMmio;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::event::MOST_EVENTS;
 use super::notice::Notices;
 use crate::metrics::{Counter, DeviceMetrics, Operation};
 
@@ -16,6 +17,11 @@ pub struct Monitor {
     /// How often limits held something back, and how long, in microseconds.
     pub(crate) limiter_waits: Counter,
     pub(crate) limiter_wait_us: Counter,
+    /// How often the driver has notified the device of each queue.
+    notifications: [Counter; MOST_EVENTS],
+    /// How often the driver was interrupted, for what its queues have, and for the configuration.
+    pub(super) interrupts: Counter,
+    pub(super) config_interrupts: Counter,
     /// Connections that are open, where the device has such.
     streams: Option<Arc<Counter>>,
     /// What the device tells.
@@ -44,6 +50,13 @@ impl Monitor {
         Arc::clone(self.streams.get_or_insert_default())
     }
 
+    /// The driver has notified the device of a queue.
+    pub(super) fn notified(&self, queue: usize) {
+        if let Some(counter) = self.notifications.get(queue) {
+            counter.add(1);
+        }
+    }
+
     /// What the device tells, for whoever wants to listen.
     #[must_use]
     pub fn notices(&self) -> &Notices {
@@ -54,6 +67,9 @@ impl Monitor {
     #[must_use]
     pub fn read(&self) -> DeviceMetrics {
         let operations = self.operations.iter();
+        let mut notifications = self.notifications.each_ref().map(Counter::get).to_vec();
+        let used = notifications.iter().rposition(|number| *number > 0);
+        notifications.truncate(used.map_or(0, |last| last + 1));
         let [drivers, needs_resets, host_errors] = self.notices.times();
         DeviceMetrics {
             operations: operations
@@ -62,6 +78,9 @@ impl Monitor {
             stalls: self.stalls.get(),
             limiter_waits: self.limiter_waits.get(),
             limiter_wait_us: self.limiter_wait_us.get(),
+            notifications,
+            interrupts: self.interrupts.get(),
+            config_interrupts: self.config_interrupts.get(),
             drivers,
             needs_resets,
             host_errors,

@@ -10,11 +10,16 @@ mod counts;
 mod error;
 mod foresee;
 mod frame;
+mod given;
+mod hand_over;
+mod hook;
 mod interface;
+mod limits;
 mod offloads;
 mod plug;
 mod saved;
 mod tap;
+mod transmit;
 mod waiting;
 
 use std::io;
@@ -31,12 +36,13 @@ use virtio_bindings::virtio_net::{
 use self::counts::Counts;
 pub use self::error::NetError;
 use self::frame::{AROUND, BUFFER, DEFAULT_MTU, HEADER, LARGE_QUEUE, LARGEST};
+use self::hook::Hooked;
 use self::offloads::{DEPENDENCIES, host_offload, negotiate, uncut};
 use self::tap::{Tap, offload};
 use self::waiting::Waiting;
 use super::iovec::{Frame, Vectors};
 use super::limit::Limiter;
-use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
+use super::{Chain, ConfigSpace, Event, FrameHook, Monitor, QueueError, Queues, VirtioDevice};
 use crate::config::{Mac, NetConfig};
 use crate::state::{StateError, VirtioDeviceState};
 use crate::{Change, ChangeError, Rare};
@@ -91,6 +97,8 @@ pub struct Net {
     spare: Vec<u8>,
     mtu: u16,
     counts: Counts,
+    /// An embedder's own.
+    hooked: Option<Hooked>,
 }
 
 const RECEIVE: usize = 0;
@@ -163,7 +171,6 @@ impl Net {
         };
         let pairs = u16::try_from(taps.len()).unwrap_or(1);
         let counts = Counts::default();
-        let limiter = || Limiter::new(&config.limits, &counts.monitor);
         let mtu = config.mtu.unwrap_or(DEFAULT_MTU);
         // mac, status, max_virtqueue_pairs, mtu.
         let mut space = mac.0.to_vec();
@@ -189,7 +196,7 @@ impl Net {
             need: LARGEST,
             usable: 1,
             control: 2,
-            limits: [limiter()?, limiter()?],
+            limits: Self::limiters(config, &counts.monitor)?,
             chain: Chain::default(),
             vectors: Vectors::default(),
             down: false,
@@ -201,6 +208,7 @@ impl Net {
             spare: vec![0; usize::try_from(LARGEST).unwrap_or_default()],
             mtu,
             counts,
+            hooked: None,
         })
     }
 
@@ -265,44 +273,6 @@ impl Net {
             }
         }
         Ok(true)
-    }
-
-    /// Moves frames from the driver to the tap. Says whether there may be more.
-    fn transmit(&mut self, number: usize, queues: &mut Queues) -> Result<bool, QueueError> {
-        let pair = self.pairs.get(number).filter(|_| number < self.usable);
-        let (Some(ring), Some(pair)) = (queues.ring(2 * number + TRANSMIT), pair) else {
-            return Ok(false);
-        };
-        let mut failure = None;
-        let mut more = true;
-        for _ in 0..ring.size() {
-            let allowed = self.limits[TRANSMIT].allows();
-            if !allowed && ring.has_more()? {
-                self.limits[TRANSMIT].hold();
-            }
-            more = allowed && ring.pop(&mut self.chain)?;
-            if !more {
-                break;
-            }
-            let len = self.chain.readable_len();
-            // R22: shorter than its header; or longer than any frame. Neither is one.
-            let is_frame = (HEADER as u64..=LARGEST + AROUND).contains(&len);
-            let mut passed = false;
-            if !self.down && !self.unplugged && is_frame {
-                self.vectors.set(ring.ram(), self.chain.readable())?;
-                match self.vectors.write_to(pair.tap.as_fd()) {
-                    Ok(_) => passed = true,
-                    Err(error) => failure = Some(error),
-                }
-                self.limits[TRANSMIT].charge(len);
-            }
-            self.counts.transmitted(len, passed);
-            ring.complete(self.chain.head(), 0)?;
-        }
-        if let Some(error) = failure {
-            self.failed(&error, queues);
-        }
-        Ok(more)
     }
 
     /// A frame did not pass.
@@ -390,11 +360,12 @@ impl VirtioDevice for Net {
         Arc::clone(&self.counts.monitor)
     }
 
-    /// The taps, then the timers of the limits.
+    /// The taps, then the timers of the limits, and what wakes the hook.
     fn sources(&self) -> Vec<RawFd> {
         let taps = self.pairs.iter().map(|pair| pair.tap.raw());
         let timers = self.limits.iter().map(Limiter::timer);
-        taps.chain(timers).collect()
+        let hook = self.hooked.as_ref().and_then(Hooked::wakes);
+        taps.chain(timers).chain(hook).collect()
     }
 
     fn start(&mut self, features: u64) {
@@ -432,7 +403,9 @@ impl VirtioDevice for Net {
     }
 
     fn serve(&mut self, event: Event, queues: &mut Queues) -> Result<bool, QueueError> {
-        let more = match event {
+        let hook_first = self.hooked.as_mut().is_some_and(Hooked::is_first);
+        let mut more = hook_first && self.hand_over(queues)?;
+        more |= match event {
             Event::Queue(queue) if queue == self.control => self.command(queues)?,
             Event::Queue(queue) if queue % 2 == RECEIVE => {
                 self.receive(queue / 2, false, queues)?
@@ -442,6 +415,7 @@ impl VirtioDevice for Net {
                 self.receive(source, true, queues)?
             }
             Event::Source(_) => {
+                self.hooked.iter_mut().for_each(Hooked::wake);
                 self.limits.iter_mut().for_each(Limiter::woken);
                 let mut more = false;
                 for number in 0..self.usable {
@@ -451,21 +425,24 @@ impl VirtioDevice for Net {
                 more
             }
         };
+        more |= self.hand_over(queues)?;
         queues.publish()?;
         Ok(more)
     }
 
+    fn hook(&mut self, hook: Box<dyn FrameHook>) -> Result<(), ChangeError> {
+        self.hooked = Some(Hooked::new(hook));
+        Ok(())
+    }
+
     fn change(&mut self, change: &Change, queues: Option<&Queues>) -> Result<(), ChangeError> {
         match change {
-            Change::Limits(limits) => {
-                self.limits
-                    .iter_mut()
-                    .for_each(|limiter| limiter.change(limits));
-                Ok(())
-            }
-            Change::Link(link) => self.plug(*link, queues),
-            _ => Err(ChangeError::Foreign),
+            Change::Limits(limits) => self.change_limits(limits),
+            Change::AdjustLimits(change) => self.adjust_limits(change),
+            Change::Link(link) => return self.plug(*link, queues),
+            _ => return Err(ChangeError::Foreign),
         }
+        Ok(())
     }
 
     /// Buffers that wait for frames wait in their queue: nothing was done with them.
@@ -488,6 +465,7 @@ impl VirtioDevice for Net {
             pair.dry = false;
         }
         self.limits.iter_mut().for_each(Limiter::stop);
+        self.hooked.iter_mut().for_each(Hooked::reset);
     }
 }
 

@@ -151,7 +151,7 @@ impl Notices {
 
     /// Limits begin to hold something back.
     #[cfg_attr(
-        not(any(feature = "virtio-blk", feature = "virtio-net")),
+        not(any(feature = "virtio-blk", feature = "virtio-net", feature = "virtio-rng")),
         allow(dead_code)
     )]
     pub(crate) fn limited(&self) {

@@ -12,6 +12,7 @@ mod layout;
 mod saved;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +32,7 @@ use super::transport::Transport;
 use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::pci::{Config, Header, MsiSink, Msix, PBA_ENTRY, PciFunction, TABLE_ENTRY};
 use crate::state::{StateError, VirtioState};
-use crate::{Change, ChangeError, Query, Report, lock};
+use crate::{Change, ChangeError, Query, Report, Threads, lock};
 
 /// Connects an address, where the driver notifies a queue with a write of any width, to an event,
 /// or disconnects it.
@@ -75,6 +76,7 @@ impl VirtioPci {
         base: u32,
         messages: Box<dyn MsiSink>,
         connect: ConnectAt,
+        threads: &Threads,
     ) -> io::Result<Self> {
         let queues = device.queue_sizes().len();
         // One for the configuration.
@@ -93,7 +95,7 @@ impl VirtioPci {
         });
         let interrupt = Interrupt::by_messages(Arc::clone(&choice));
         let (id, name) = (device.id(), device.name());
-        let transport = Transport::new(device, ram, interrupt, connect)?;
+        let transport = Transport::new(device, ram, interrupt, connect, threads)?;
         let number = u16::try_from(id).ok();
         let device = number.and_then(|id| FIRST_DEVICE.checked_add(id));
         let mut config = Config::new(Header {
@@ -139,6 +141,14 @@ impl VirtioTransport for VirtioPci {
         lock(&self.state).transport.resume();
     }
 
+    fn park(&self) {
+        lock(&self.state).transport.park();
+    }
+
+    fn unpark(&self) -> io::Result<()> {
+        lock(&self.state).transport.unpark()
+    }
+
     fn change(&self, change: &Change) -> Result<(), ChangeError> {
         lock(&self.state).transport.change(change)
     }
@@ -147,8 +157,16 @@ impl VirtioTransport for VirtioPci {
         lock(&self.state).transport.replace_file(file, name)
     }
 
+    fn file(&self) -> Result<File, ChangeError> {
+        lock(&self.state).transport.file()
+    }
+
     fn query(&self, query: Query) -> Result<Report, ChangeError> {
         lock(&self.state).transport.query(query)
+    }
+
+    fn sync(&self) -> Result<(), StateError> {
+        lock(&self.state).transport.sync()
     }
 
     fn save(&self) -> Result<VirtioState, StateError> {

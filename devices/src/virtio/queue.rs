@@ -357,7 +357,7 @@ impl Ring {
     /// # Errors
     /// When the driver broke a rule.
     #[cfg_attr(
-        not(any(feature = "virtio-blk", feature = "virtio-net")),
+        not(any(feature = "virtio-blk", feature = "virtio-net", feature = "virtio-rng")),
         allow(dead_code)
     )]
     pub(super) fn has_more(&self) -> Result<bool, QueueError> {

@@ -108,8 +108,6 @@ impl Queues {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Wanted(pub(super) u64);
 
-/// The most queues of a device, and the most sources: each has a bit.
-pub(crate) const MOST_EVENTS: usize = 32;
 /// The bit of the first source.
 const SOURCES: u32 = 32;
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{FallocateFlags, fallocate, fstat};
+use rustix::fs::fstat;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use vm_memory::{
@@ -47,22 +47,22 @@ pub(super) fn release(
     match region.file_offset() {
         // The file's content would be there again.
         Some(_) if !is_shared(region) => put_fresh(region, start, len, pieces),
-        // The pages are the file's: while it has them, nobody else can.
-        Some(place) => {
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let offset = place.start().saturating_add(start);
-            fallocate(place.file(), flags, offset, len).map_err(Into::into)
-        }
-        None => {
-            let start = region
-                .get_host_address(MemoryRegionAddress(start))
-                .map_err(io::Error::other)?;
-            let len = usize::try_from(len).map_err(io::Error::other)?;
-            // SAFETY: the range is guest RAM, a private anonymous mapping that `ram` keeps. Its content may
-            // change at any time as far as this process knows, and that is all this does.
-            unsafe { madvise(start.cast(), len, Advice::LinuxDontNeed) }.map_err(Into::into)
-        }
+        // The pages are the file's: while it has them, nobody else can. By the mapping, and not by the file (fallocate), since
+        // a handler of page faults (userfaultfd) hears of it only so.
+        Some(_) => advise(region, start, len, Advice::LinuxRemove),
+        None => advise(region, start, len, Advice::LinuxDontNeed),
     }
+}
+
+/// Takes the content of a part of a mapping away.
+fn advise(region: &GuestRegionMmap, start: u64, len: u64, advice: Advice) -> io::Result<()> {
+    let start = region
+        .get_host_address(MemoryRegionAddress(start))
+        .map_err(io::Error::other)?;
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    // SAFETY: the range is guest RAM, a mapping that `ram` keeps. Its content may change at any time as far as this process
+    // knows, and that is all this does.
+    unsafe { madvise(start.cast(), len, advice) }.map_err(Into::into)
 }
 
 /// Puts fresh memory over a part of a mapping.

@@ -109,7 +109,7 @@ fn console() -> (Bench, ConsolePort) {
 
 fn rng() -> Bench {
     Bench {
-        device: Box::new(Rng::default()),
+        device: Box::new(Rng::new(&crate::config::Limits::default()).unwrap()),
         ram: ram(),
         host: Box::new(|| 0),
     }

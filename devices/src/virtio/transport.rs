@@ -21,10 +21,10 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::queues::MOST_EVENTS;
+use super::event::MOST_EVENTS;
 use super::worker::{Activated, Worker};
 use super::{ConfigSpace, GuestRam, Interrupt, Monitor, VirtioDevice};
-use crate::Rare;
+use crate::{Rare, Threads};
 
 /// Features of queues and transport.
 const COMMON_FEATURES: u64 =
@@ -88,6 +88,7 @@ impl Transport {
         ram: GuestRam,
         mut interrupt: Interrupt,
         connect: Connect,
+        threads: &Threads,
     ) -> io::Result<Self> {
         let sizes = device.queue_sizes();
         for (count, what) in [(sizes.len(), "queues"), (device.sources().len(), "sources")] {
@@ -122,7 +123,7 @@ impl Transport {
             dependencies: device.dependencies(),
             failures: Rare::default(),
             restored: false,
-            worker: Worker::new(device.name())?,
+            worker: Worker::new(device.name(), threads)?,
             stage: Stage::Idle(device),
         })
     }

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::event::Timespec;
@@ -103,12 +104,31 @@ impl Vsock {
         listener::check(&config.path)
     }
 
+    /// Makes the socket of a device that another process has ([`Self::on`]).
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn bind(path: &Path) -> Result<SocketFile, SocketError> {
+        listener::bind(path)
+    }
+
     /// Listens on the configured socket.
     ///
     /// # Errors
     /// See [`SocketError`].
     pub fn open(config: &VsockConfig) -> Result<Self, SocketError> {
-        let listener = listener::bind(&config.path)?;
+        Self::with(listener::bind(&config.path)?, config)
+    }
+
+    /// Listens on a socket that another process has made at the configured path for this one.
+    ///
+    /// # Errors
+    /// When it is none that listens.
+    pub fn on(socket: OwnedFd, config: &VsockConfig) -> Result<Self, SocketError> {
+        Self::with(SocketFile::given(&config.path, socket)?, config)
+    }
+
+    fn with(listener: SocketFile, config: &VsockConfig) -> Result<Self, SocketError> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?;
         let data = EventData::new_u64(LISTENER);
         epoll::add(&epoll, listener.listener(), data, EventFlags::IN).map_err(io::Error::from)?;

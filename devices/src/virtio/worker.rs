@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::queues::Wanted;
 use super::{Event, Interrupt, QueueError, Queues, VirtioDevice};
-use crate::{Rare, lock};
+use crate::{Rare, Threads, lock};
 
 /// What is done to a running device between two events.
 type Call = Box<dyn FnOnce(&mut dyn VirtioDevice, &mut Queues) -> Result<(), QueueError> + Send>;
@@ -65,6 +65,8 @@ impl Activated {
 /// device starts no thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    name: &'static str,
+    threads: Threads,
     /// Devices for the thread; it ends when there can be no more.
     orders: Option<mpsc::Sender<Service>>,
     /// Devices that were stopped.
@@ -90,39 +92,44 @@ struct Wakes {
 impl Worker {
     /// # Errors
     /// When the host refuses a thread or its events.
-    pub(crate) fn new(name: &'static str) -> io::Result<Self> {
+    pub(crate) fn new(name: &'static str, threads: &Threads) -> io::Result<Self> {
         let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
         let wakes = Arc::new(Wakes {
             stop: event()?,
             called: event()?,
             again: event()?,
         });
-        let mut events = EventManager::new().map_err(|error| match error {
-            event_manager::Error::Epoll(errno) => errno.into(),
-            other => io::Error::other(other.to_string()),
-        })?;
-        let (orders, for_thread) = mpsc::channel::<Service>();
-        let (sender, stopped) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                for service in for_thread {
-                    let _guard = Panic(Arc::clone(&service.activated.queues.interrupt), name);
-                    let Some(activated) = run(&mut events, service) else {
-                        return;
-                    };
-                    if sender.send(activated).is_err() {
-                        return;
-                    }
-                }
-            })?;
+        let (orders, stopped, thread) = spawn(name, threads)?;
         Ok(Self {
+            name,
+            threads: threads.clone(),
             orders: Some(orders),
             stopped,
             wakes,
             running: None,
             thread: Some(thread),
         })
+    }
+
+    /// Ends the thread of a device that was stopped, until [`Self::unpark`].
+    pub(crate) fn park(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported by `Panic`.
+            let _ = thread.join();
+        }
+    }
+
+    /// There is a thread again.
+    ///
+    /// # Errors
+    /// When the host refuses one.
+    pub(crate) fn unpark(&mut self) -> io::Result<()> {
+        if self.thread.is_none() {
+            let (orders, stopped, thread) = spawn(self.name, &self.threads)?;
+            (self.orders, self.stopped, self.thread) = (Some(orders), stopped, Some(thread));
+        }
+        Ok(())
     }
 
     /// Moves a device and its queues to the thread; says whether there still is one.
@@ -189,12 +196,36 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         drop(self.stop());
-        self.orders = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic was reported by `Panic`.
-            let _ = thread.join();
-        }
+        self.park();
     }
+}
+
+/// A thread, what gives it devices, and where those come back.
+type Spawned = (
+    mpsc::Sender<Service>,
+    mpsc::Receiver<Activated>,
+    JoinHandle<()>,
+);
+
+fn spawn(name: &'static str, threads: &Threads) -> io::Result<Spawned> {
+    let mut events = EventManager::new().map_err(|error| match error {
+        event_manager::Error::Epoll(errno) => errno.into(),
+        other => io::Error::other(other.to_string()),
+    })?;
+    let (orders, for_thread) = mpsc::channel::<Service>();
+    let (sender, stopped) = mpsc::channel();
+    let thread = threads.spawn(name, name, move || {
+        for service in for_thread {
+            let _guard = Panic(Arc::clone(&service.activated.queues.interrupt), name);
+            let Some(activated) = run(&mut events, service) else {
+                return;
+            };
+            if sender.send(activated).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok((orders, stopped, thread))
 }
 
 /// A device whose thread panics needs a reset, and says so.
@@ -331,8 +362,13 @@ impl MutEventSubscriber for Service {
                 self.serve(wanted)
             }
             bit => {
+                let event = Wanted::event(bit);
+                if let Event::Queue(queue) = event {
+                    let monitor = &self.activated.queues.interrupt.monitor;
+                    monitor.notified(queue);
+                }
                 let mut wanted = Wanted::default();
-                wanted.add(Wanted::event(bit));
+                wanted.add(event);
                 self.serve(wanted)
             }
         };

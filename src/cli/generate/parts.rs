@@ -5,11 +5,12 @@ use vmm_reference::{
 };
 
 /// An option or argument, and the keys of its value, with `=` behind those that take one.
-pub(super) const PARTS: [(&str, &[&str]); 5] = [
+pub(super) const PARTS: [(&str, &[&str]); 6] = [
     ("blk", BlkConfig::OPTIONS),
     ("net", NetConfig::OPTIONS),
     ("vsock", VsockConfig::OPTIONS),
     ("balloon", BalloonConfig::OPTIONS),
+    ("rng-limits", Limits::OPTIONS),
     (LIMIT, Limits::OPTIONS),
 ];
 /// The argument of `ctl PATH device ID limits`, by the name of its value.
@@ -32,7 +33,7 @@ pub(super) fn value_of(key: &str) -> Value {
     match key {
         "path=" => Value::Files,
         "engine=" => Value::Words(words_of::<BlkEngine>().join(" ")),
-        "discard=" => Value::Words("off".to_owned()),
+        "discard=" | "lock=" => Value::Words("off".to_owned()),
         _ => Value::Other,
     }
 }

@@ -1,46 +1,33 @@
 //! The control socket: commands and events of a machine for other processes (docs/control.md).
 //!
-//! One thread serves all clients, each in its turn and in bounded memory, by [`VmHandle::command`]; the guest and
-//! the machine's own thread take no notice of a client that is slow, silent or hostile.
+//! The guest and the machine's own thread take no notice of a client that is slow, silent or hostile. What keeps the
+//! clients (`serving.rs`, `connection.rs`) knows nothing of what they say and is there for other protocols, too.
 
-mod client;
+mod connection;
+mod dialogue;
+mod peer;
 mod protocol;
 #[cfg(feature = "schema")]
 pub(crate) mod schema;
+mod service;
+mod serving;
 
-use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use devices::socket::{Clients, LONGEST, SocketError, SocketFile};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 
-use self::client::Client;
+use self::dialogue::Dialogue;
 use crate::Error;
+use crate::confinement::ThreadRole;
 use crate::control::handle::VmHandle;
 use crate::wake::Wake;
 
+pub use self::connection::MAX_DESCRIPTORS;
 pub use self::protocol::PROTOCOL;
-
-/// Clients at a time. Another one takes the place of the one that has been silent the longest.
-const MAX_CLIENTS: usize = 16;
-/// How often clients may take what is left for them at the end, and how long each time.
-const LAST_ROUNDS: usize = 10;
-const LAST_WAIT: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 20_000_000,
-};
-const BACK_OFF: Duration = Duration::from_millis(100);
-const AT_ONCE: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 0,
-};
+pub use self::service::{ClientLimits, Input, Next, Service};
+pub use self::serving::{ParkedServer, SocketServer};
 
 /// A socket in the file system on which nobody is served yet.
 #[derive(Debug)]
@@ -54,6 +41,12 @@ pub enum Place {
     Free,
     /// A socket on which another program listens.
     InUse,
+}
+
+impl AsFd for ControlSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.listener().as_fd()
+    }
 }
 
 fn refused(path: &Path, error: SocketError) -> Error {
@@ -82,6 +75,20 @@ impl ControlSocket {
             .map_err(|error| refused(path, error))
     }
 
+    /// One that another process has made at a path for this one ([`Self::leave`]).
+    ///
+    /// # Errors
+    /// When it is no socket that listens.
+    pub fn given(path: &Path, socket: OwnedFd) -> Result<Self, Error> {
+        let given = SocketFile::given(path, socket);
+        given.map(Self).map_err(|error| refused(path, error))
+    }
+
+    /// Leaves the socket to a process that was given its descriptor.
+    pub fn leave(self) {
+        self.0.leave();
+    }
+
     /// Finds out whether a socket can be made at a path, without making it.
     ///
     /// # Errors
@@ -100,155 +107,42 @@ impl ControlSocket {
     /// When the host refuses a thread or an event.
     pub fn serve(self, handle: VmHandle) -> Result<ControlServer, Error> {
         let wake = Arc::new(Wake::new()?);
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut server = Server {
-            listener: self.0,
-            clients: Vec::new(),
+        let listener = self.0.listener().try_clone();
+        let listener = listener.map_err(Error::host("cannot duplicate the control socket"))?;
+        let threads = handle.confined().threads(ThreadRole::Control);
+        let dialogue = Dialogue {
             handle,
             wake: Arc::clone(&wake),
-            stop: Arc::clone(&stop),
+            _file: self.0,
         };
-        let thread = thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || server.run())
-            .map_err(Error::host("cannot start the thread of the control socket"))?;
-        Ok(ControlServer {
-            wake,
-            stop,
-            thread: Some(thread),
-        })
+        SocketServer::start_with("control", listener, dialogue, wake, &threads).map(ControlServer)
     }
 }
 
 /// A control socket that is served. Dropping it gives clients a moment for what they have not fetched, and takes
 /// the socket away.
 #[derive(Debug)]
-pub struct ControlServer {
-    wake: Arc<Wake>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct ControlServer(SocketServer);
 
-impl Drop for ControlServer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        self.wake.set();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+/// A control socket whose thread has ended, and whose clients wait. Dropping it lets them go and takes the socket away.
+#[derive(Debug)]
+pub struct ParkedControl(ParkedServer);
+
+impl ControlServer {
+    /// Ends the thread, until [`ParkedControl::serve`]: a process with threads does not fork.
+    #[must_use]
+    pub fn park(self) -> ParkedControl {
+        ParkedControl(self.0.park())
     }
 }
 
-/// What the thread owns.
-struct Server {
-    /// Until the thread ends: then its file is gone, too.
-    listener: SocketFile,
-    clients: Vec<Client>,
-    handle: VmHandle,
-    wake: Arc<Wake>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Server {
-    fn run(&mut self) {
-        while !self.stop.load(Ordering::SeqCst) {
-            self.turn(None);
-        }
-        for _ in 0..LAST_ROUNDS {
-            self.clients.iter_mut().for_each(Client::take_events);
-            self.clients
-                .retain_mut(|client| client.write().unwrap_or(false));
-            self.clients.retain(Client::wants_output);
-            if self.clients.is_empty() {
-                break;
-            }
-            let mut fds: Vec<_> = (self.clients.iter())
-                .map(|client| PollFd::new(client.stream(), PollFlags::OUT))
-                .collect();
-            let _ = poll(&mut fds, Some(&LAST_WAIT));
-        }
-    }
-
-    /// Waits for something to do, and does it.
-    fn turn(&mut self, limit: Option<&Timespec>) {
-        let mut fds = vec![
-            PollFd::new(&*self.wake, PollFlags::IN),
-            PollFd::new(self.listener.listener(), PollFlags::IN),
-        ];
-        let mut limit = limit;
-        for client in &self.clients {
-            let mut flags = PollFlags::empty();
-            flags.set(PollFlags::IN, client.wants_input());
-            flags.set(PollFlags::OUT, client.wants_output());
-            fds.push(PollFd::new(client.stream(), flags));
-            let events = client.subscription().filter(|_| !client.wants_output());
-            // Of a client that is behind, events wait where they are counted.
-            let events = events.map_or(self.wake.as_fd(), AsFd::as_fd);
-            fds.push(PollFd::from_borrowed_fd(events, PollFlags::IN));
-            if client.has_work() {
-                limit = Some(&AT_ONCE);
-            }
-        }
-        if poll(&mut fds, limit).is_err_and(|errno| errno != Errno::INTR) {
-            // It cannot fail otherwise, short of memory.
-            thread::yield_now();
-        }
-        let ready: Vec<_> = fds.iter().map(PollFd::revents).collect();
-        drop(fds);
-        let handle = self.handle.clone();
-        let mut ready_clients = ready.iter().skip(2).step_by(2);
-        self.clients.retain_mut(|client| {
-            let ready = ready_clients.next().copied().unwrap_or(PollFlags::empty());
-            let gone = PollFlags::ERR | PollFlags::NVAL;
-            let served = (|| {
-                if ready.intersects(PollFlags::IN | PollFlags::HUP) && client.wants_input() {
-                    client.read()?;
-                }
-                client.serve(&handle);
-                client.take_events();
-                client.write()
-            })();
-            let gone =
-                ready.intersects(gone) || ready.intersects(PollFlags::HUP) && client.is_done();
-            served.unwrap_or(false) && !gone
-        });
-        if ready.get(1).is_some_and(|ready| !ready.is_empty()) {
-            self.accept();
-        }
-    }
-
-    fn accept(&mut self) {
-        let stream = match self.listener.listener().accept() {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    // Short of descriptors: whoever waits for one is not worth a processor.
-                    thread::sleep(BACK_OFF);
-                }
-                return;
-            }
-        };
-        if let Ok(peer) = socket_peercred(&stream) {
-            log::info!(
-                "control: a client, process {}, user {}",
-                peer.pid.as_raw_nonzero(),
-                peer.uid.as_raw()
-            );
-        }
-        if self.clients.len() >= MAX_CLIENTS {
-            // Who only listens is silent by nature, and goes last.
-            let idle = (0..self.clients.len()).min_by_key(|place| {
-                let client = self.clients.get(*place);
-                client.map(|client| (client.subscription().is_some(), client.active))
-            });
-            if let Some(place) = idle {
-                log::info!("control: too many clients, the one that is silent the longest goes");
-                self.clients.remove(place);
-            }
-        }
-        if let Ok(client) = Client::new(stream) {
-            self.clients.push(client);
-        }
+impl ParkedControl {
+    /// Serves the clients again.
+    ///
+    /// # Errors
+    /// When the host refuses a thread.
+    pub fn serve(self) -> Result<ControlServer, Error> {
+        self.0.serve().map(ControlServer)
     }
 }
 

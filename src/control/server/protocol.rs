@@ -9,7 +9,7 @@ use std::error::Error as _;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::{in_plain_words, read_unique};
+use crate::config::{in_plain_words, read_json};
 use crate::control::command::{Command, CommandError, Reply};
 use crate::control::event::{Event, Happening};
 
@@ -59,10 +59,7 @@ pub(crate) fn parse(line: &[u8]) -> Line {
 
 /// A JSON object in which no key stands twice.
 fn object(line: &[u8]) -> Result<Map<String, Value>, String> {
-    let mut parser = serde_json::Deserializer::from_slice(line);
-    let value = read_unique(&mut parser).map_err(|(_, error)| in_json(&error))?;
-    parser.end().map_err(|error| in_json(&error))?;
-    match value {
+    match read_json(line).map_err(|error| in_json(&error))? {
         Value::Object(object) => Ok(object),
         Value::Array(_) => Err("it is a JSON object, not a list".to_owned()),
         other => Err(format!("it is a JSON object, not {other}")),
@@ -130,7 +127,10 @@ pub(crate) fn answer(id: Option<&Value>, result: &Result<Reply, CommandError>) -
                 CommandError::State { state, .. } => ("state", Some(state)),
                 CommandError::ShuttingDown(_)
                 | CommandError::NotSaved(_)
-                | CommandError::NoKernel(_) => ("state", None),
+                | CommandError::NoKernel(_)
+                | CommandError::NoKeyboard(_) => ("state", None),
+                #[cfg(feature = "snapshot")]
+                CommandError::Saving(_) | CommandError::NotForked(_) => ("state", None),
                 CommandError::Ended(_) => ("ended", None),
                 CommandError::NoDevice { .. }
                 | CommandError::Foreign { .. }
@@ -269,7 +269,7 @@ mod tests {
             ),
             (
                 r#""device":"d","change":{"limits":{"speed":1}}"#,
-                "there is no field `speed`; there are bw, bw-burst, iops, iops-burst",
+                "there is no field `speed`; there are bw, bw-burst, bw-refill, bw-once, iops, iops-burst, iops-refill, iops-once",
             ),
             (
                 r#""device":"d","change":{"hinting":true}"#,
@@ -281,15 +281,15 @@ mod tests {
             ),
             (
                 r#""device":"d","change":{"colour":1}"#,
-                "change: it is limits, link, target, size, file, hinting or stats-interval, not \"colour\"",
+                "change: it is limits, adjust-limits, link, target, size, file, hinting or stats-interval, not \"colour\"",
             ),
             (
                 r#""device":"d","change":{}"#,
-                "change: it is an object with one field: limits, link, target, size, file, hinting or stats-interval",
+                "change: it is an object with one field: limits, adjust-limits, link, target, size, file, hinting or stats-interval",
             ),
             (
                 r#""device":"d","change":[1]"#,
-                "change: it is an object with one field: limits, link, target, size, file, hinting or stats-interval",
+                "change: it is an object with one field: limits, adjust-limits, link, target, size, file, hinting or stats-interval",
             ),
             (
                 r#""device":"d","change":{"target":1},"now":1"#,
@@ -333,6 +333,41 @@ mod tests {
         assert!(
             cut.starts_with("this is no request: column 11: EOF"),
             "{cut}"
+        );
+    }
+
+    #[test]
+    #[cfg(feature = "snapshot")]
+    fn disks_that_are_copied_are_named_with_their_files() {
+        let said = |copies: &str| {
+            let text = format!(r#"{{"command":"snapshot","memory":"m","copies":{copies}}}"#);
+            match parse(text.as_bytes()).wish {
+                Ok(Wish::Command(command)) => format!("{} files", command.descriptors()),
+                Ok(other) => panic!("{other:?}"),
+                Err(cause) => cause,
+            }
+        };
+        for (copies, expected) in [
+            ("[]", "2 files"),
+            (
+                r#"[{"device":"a","name":"/a"},{"device":"b","name":"/b"}]"#,
+                "4 files",
+            ),
+            (
+                r#"[{"device":"a"}]"#,
+                "snapshot: copies[0]: the field `name` is missing",
+            ),
+            (
+                r#"[{"device":"a","name":"/a","how":1}]"#,
+                "snapshot: copies[0].how: there is no field `how`; there are device, name",
+            ),
+        ] {
+            assert_eq!(said(copies), expected);
+        }
+        let cause = said(r#"{"device":"a"}"#);
+        assert!(
+            cause.starts_with("snapshot: copies: it is a list"),
+            "{cause}"
         );
     }
 

@@ -1,5 +1,6 @@
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
@@ -8,6 +9,8 @@ use tempfile::TempDir;
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use super::*;
 use crate::control::event::Happening;
@@ -292,7 +295,7 @@ fn descriptors_belong_to_the_line_that_they_end_with() {
 #[test]
 fn r49_a_client_that_sends_more_descriptors_than_anything_takes_goes_and_leaves_none() {
     let bench = Bench::new();
-    for (count, times) in [(64, 1), (8, 2), (1, 9)] {
+    for (count, times) in [(64, 1), (MAX_DESCRIPTORS, 2), (1, MAX_DESCRIPTORS + 1)] {
         let mut peer = bench.greeted();
         let (mut reader, writer) = std::io::pipe().unwrap();
         for _ in 0..times {

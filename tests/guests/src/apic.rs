@@ -3,7 +3,7 @@
 use core::ptr;
 
 use crate::machine::{port_out, u32_at};
-use crate::{acpi, info};
+use crate::{acpi, info, mp, option};
 
 /// The vector of spurious interrupts: its low four bits are ones on old processors.
 pub const SPURIOUS: u8 = 63;
@@ -20,6 +20,7 @@ const TIMER_DIVIDE: u64 = 0x3e0;
 const ENABLED: u32 = 1 << 8;
 const PENDING: u32 = 1 << 12;
 const PERIODIC: u32 = 1 << 17;
+const DEADLINE: u32 = 1 << 18;
 const MASKED: u32 = 1 << 16;
 
 /// Masks every line of both PICs.
@@ -67,6 +68,19 @@ pub fn start_timer(vector: u8, count: u32) {
     write(TIMER_INITIAL, count);
 }
 
+/// Lets the timer end once, after `count` cycles.
+pub fn start_one_shot(vector: u8, count: u32) {
+    write(TIMER_DIVIDE, 0b1011); // by 1
+    write(TIMER, vector.into());
+    write(TIMER_INITIAL, count);
+}
+
+/// Lets the timer end when the time stamp counter has a value, which is written to a register of the
+/// processor.
+pub fn expect_deadline(vector: u8) {
+    write(TIMER, DEADLINE | u32::from(vector));
+}
+
 /// Stops the timer.
 pub fn stop_timer() {
     write(TIMER, MASKED);
@@ -100,7 +114,11 @@ pub fn route(gsi: u32, vector: u8) {
 /// Routes a GSI, edge triggered and active high, to an APIC with at most 15 bits of id; `mode` has the vector
 /// and the delivery mode.
 pub fn route_to(gsi: u32, id: u32, mode: u32) {
-    let base = io_apic();
+    // A guest that is told to do without ACPI does.
+    let (base, gsi) = match option("acpi") {
+        Some("off") => mp::io_apic(gsi),
+        _ => (io_apic(), gsi),
+    };
     let write = |register: u32, value: u32| {
         // SAFETY: the I/O APIC is mapped, uncached: index register, then data register.
         unsafe {

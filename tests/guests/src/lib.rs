@@ -19,6 +19,7 @@ pub mod interrupts;
 pub mod irq;
 #[path = "../../../arch/x86_64/hello/machine.rs"]
 pub mod machine;
+mod mp;
 pub mod paging;
 pub mod ports;
 pub mod serial;

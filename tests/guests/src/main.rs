@@ -1,4 +1,5 @@
-//! The guest of `tests/micro_guests.rs`: runs the test that the command line names, `test=NAME`.
+//! The guest of `tests/micro_guests.rs`: runs the test that the command line names, `test=NAME`. Without a name it is the
+//! guest of clients (`tests/virtio/client.rs`).
 
 #![no_std]
 #![no_main]

@@ -7,10 +7,10 @@ use crate::access::{load, load_byte, store, store_byte, widths};
 use crate::fdt::Range;
 use crate::memory::with_shared;
 use crate::run::{device, option, tree};
-use crate::{bindings, cpus, firmware, irq, println, text, uart, virtio};
+use crate::{bindings, cpus, firmware, irq, machine, println, text, uart, virtio};
 
 /// The tests by name.
-pub const ALL: [(&str, fn()); 15] = [
+pub const ALL: [(&str, fn()); 16] = [
     ("chatter", chatter),
     ("io_widths", io_widths),
     ("memory_map", memory_map),
@@ -19,6 +19,7 @@ pub const ALL: [(&str, fn()); 15] = [
     ("serial_echo", serial_echo),
     ("smp", smp),
     ("spin", spin),
+    ("ticks", ticks),
     ("timer", timer),
     ("virtio_blk", || with_shared(virtio::block::run)),
     ("virtio_console", || with_shared(virtio::console::run)),
@@ -118,6 +119,57 @@ fn timer() {
     });
     irq::set_timer(false);
     println!("{TICKS} ticks computing");
+}
+
+/// Ticks between two lines.
+const ROUND: u32 = 3;
+
+/// Prints a number after every few ticks, asleep until there is input, then computing until there is more; without a
+/// timer (`mode=none`) after some time.
+fn ticks() {
+    let is_timed = option("mode") != Some("none");
+    if is_timed {
+        irq::timer(|| {
+            let ticked = TICKED.load(Ordering::Relaxed) + 1;
+            TICKED.store(ticked, Ordering::Relaxed);
+            irq::set_timer(true);
+        });
+        irq::set_timer(true);
+    }
+    let mut last = machine::ticks();
+    let mut numbers = 1..;
+    let mut round = |wait: fn()| {
+        let (begin, end) = (
+            TICKED.load(Ordering::Relaxed),
+            last + machine::ticks_per_second() / 100,
+        );
+        while if is_timed {
+            TICKED.load(Ordering::Relaxed).wrapping_sub(begin) < ROUND
+        } else {
+            machine::ticks() < end
+        } {
+            wait();
+        }
+        let now = machine::ticks();
+        assert!(now > last, "the counter went from {last} to {now}");
+        last = now;
+        text::decimal(numbers.next().unwrap_or_default());
+        println!();
+    };
+    let sleep: fn() = if is_timed {
+        irq::wait
+    } else {
+        core::hint::spin_loop
+    };
+    while uart::take().is_none() {
+        round(sleep);
+    }
+    println!("user mode");
+    irq::interruptible(|| {
+        while uart::take().is_none() {
+            round(core::hint::spin_loop);
+        }
+    });
 }
 
 const LINE: usize = 4096;

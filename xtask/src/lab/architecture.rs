@@ -28,14 +28,14 @@ pub(crate) struct Architecture {
     pub(super) modules: &'static [&'static str],
     /// What guests load besides: this architecture's own devices, what its kernel has not built in.
     pub(super) guest_modules: &'static [&'static str],
-    /// Whether its machines can be saved.
-    pub(super) is_saved: bool,
     /// Whether the kernel has a driver that tells of panics.
     pub(super) has_pvpanic: bool,
     /// Whether the machine has a power button that the kernel knows.
     pub(super) has_power_button: bool,
     /// A kernel that is no Linux: the package, and the file in it.
     pub(super) other_kernel: Option<(&'static str, &'static str)>,
+    /// Whether the machine's kernel tells which pages were written (userfaultfd's write protection).
+    pub(super) tells_changes: bool,
     /// Values of `--lean` that make a difference.
     pub(super) lean: &'static [&'static str],
     /// The static build.

@@ -20,10 +20,10 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         without_disk: &["acpi=off", "pci=nomsi"],
         modules: &["kvm-amd", "kvm-intel", "tun", "virtio_blk"],
         guest_modules: &["button", "evdev", "pvpanic-mmio"],
-        is_saved: true,
         has_pvpanic: true,
         has_power_button: true,
         other_kernel: Some(("memtest86+", "boot/memtest86+x64.bin")),
+        tells_changes: true,
         lean: &["on", "off"],
         target: "x86_64-unknown-linux-musl",
         guests: ("x86_64-unknown-none", "micro-guest"),
@@ -46,10 +46,10 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         without_disk: &["pci=nomsi"],
         modules: &["tun", "virtio_blk", "ext4"],
         guest_modules: &["evdev", "gpio_keys", "ext4"],
-        is_saved: true,
         has_pvpanic: false,
         has_power_button: true,
         other_kernel: None,
+        tells_changes: true,
         lean: &[],
         target: "aarch64-unknown-linux-musl",
         guests: ("aarch64-unknown-none-softfloat", "micro-guest-aarch64"),
@@ -89,10 +89,10 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         without_disk: &["pci=nomsi"],
         modules: &["kvm", "tun"],
         guest_modules: &["ext4"],
-        is_saved: false,
         has_pvpanic: false,
         has_power_button: false,
         other_kernel: None,
+        tells_changes: false,
         lean: &[],
         target: "riscv64gc-unknown-linux-gnu",
         guests: ("riscv64gc-unknown-none-elf", "micro-guest-riscv64"),
@@ -103,9 +103,9 @@ pub(crate) const ARCHITECTURES: &[Architecture] = &[
         ],
         lesser: &[
             Lesser {
-                name: "no guest interrupt files",
-                qemu_arguments: "-M virt,aia=aplic-imsic -accel tcg,thread=multi -cpu max -smp 1 \
-                    -m 2048",
+                name: "no guest interrupt files, no Sstc",
+                qemu_arguments: "-M virt,aia=aplic-imsic -accel tcg,thread=multi -cpu max,sstc=off \
+                    -smp 1 -m 2048",
                 lacks: None,
             },
             Lesser {

@@ -1,12 +1,16 @@
 //! The virtio devices, with the drivers of stock kernels.
 
 mod copies;
+mod forks;
 mod guest;
 mod memory;
+mod snapshots;
 
-use self::copies::copies;
+use self::copies::{copies, equal_copies};
+use self::forks::forks;
 use self::guest::Guest;
 use self::memory::memory;
+use self::snapshots::{Saved, snapshots};
 use super::architecture::Architecture;
 use super::case::{Case, expect, expect_all};
 use super::scope::Scope;
@@ -24,18 +28,22 @@ pub(super) fn cases(arch: &Architecture, scope: Scope, everything: bool) -> Resu
             cases.extend(disks(guest, vcpus));
             cases.push(verify(guest, 60));
             cases.push(pauses(guest, 200));
-            if arch.is_saved {
-                cases.push(snapshots(guest, 1, 25));
-                cases.push(snapshots(guest, 4, 3));
-                let all = if arch.lean.is_empty() {
-                    &["auto"]
-                } else {
-                    arch.lean
-                };
-                cases.extend(all.iter().map(|lean| copies(guest, lean)));
+            cases.push(snapshots(guest, 1, 25, Saved::Whole));
+            cases.push(snapshots(guest, 4, 3, Saved::Whole));
+            if arch.tells_changes {
+                cases.push(snapshots(guest, 1, 6, Saved::WithLayers));
             }
+            cases.push(forks(guest, 1, 20));
+            cases.push(forks(guest, 2, 3));
+            let all = if arch.lean.is_empty() {
+                &["auto"]
+            } else {
+                arch.lean
+            };
+            cases.extend(all.iter().map(|lean| copies(guest, lean)));
             cases.extend(others(arch, guest));
         }
+        cases.push(equal_copies(&mmio));
         return Ok(cases);
     }
     // A disk and the network are busy in it, too.
@@ -72,18 +80,17 @@ fn others(arch: &Architecture, guest: &Guest) -> Vec<Case> {
 // Guests end with `stty echo` before `poweroff -f`: it waits until the terminal has all that was printed, which the
 // kernel's own last line overtakes otherwise.
 
-/// Disks, on both transports, for a machine that is otherwise known.
+/// Disks, and what goes on in another process, on both transports, for a machine that is otherwise known.
 pub(super) fn briefly(arch: &Architecture, machine: &str) -> Result<Vec<Case>> {
-    let guest = |transport| {
-        Ok(verify(
-            &Guest {
-                prefix: format!("{machine}, "),
-                ..Guest::new(arch, transport)?
-            },
-            2,
-        ))
-    };
-    ["pci", "mmio"].into_iter().map(guest).collect()
+    let mut cases = Vec::new();
+    for transport in ["pci", "mmio"] {
+        let guest = Guest {
+            prefix: format!("{machine}, "),
+            ..Guest::new(arch, transport)?
+        };
+        cases.extend([verify(&guest, 2), snapshots(&guest, 2, 2, Saved::Whole)]);
+    }
+    Ok(cases)
 }
 
 /// A guest writes to a file system, on several queues; the host checks the file system; the next
@@ -324,60 +331,6 @@ fn pauses(guest: &Guest, times: u32) -> Case {
                 format!("\n{:20} {times}\n", "pauses"),
                 "@agent verified /dev/vda with ".to_owned(),
                 format!("@agent checked tcp:10.9.0.1:5000 {BYTES}\n"),
-                "rounds ended\n".to_owned(),
-            ],
-        )?;
-        expect(!output.contains("@agent failed"), "no fault")
-    })
-}
-
-/// A guest goes on in another process so many times, while its disk and its network are busy: it is paused, saved and
-/// ended, and restored.
-fn snapshots(guest: &Guest, vcpus: u32, times: u32) -> Case {
-    const BYTES: u64 = 200_000;
-    let vmm = &guest.command;
-    let disturb = format!(
-        "until head -c 2 /tmp/flag | grep -q go; do sleep 0.2; done; \
-         for round in $(seq {times}); do sleep 1; \
-         /vmm-reference ctl /tmp/c pause && /vmm-reference ctl /tmp/c snapshot /tmp/saved && touch /tmp/next && \
-         /vmm-reference ctl /tmp/c stop || break; \
-         while [ -e /tmp/next ] || ! /vmm-reference ctl /tmp/c status > /dev/null 2>&1; do sleep 0.2; done; \
-         done; printf done | dd of=/tmp/flag conv=notrunc,fsync"
-    );
-    // Each process makes the network device anew, and its address with it.
-    let command = format!(
-        "truncate -s 64M /tmp/disk; truncate -s 1M /tmp/flag; \
-         unshare -n sh -c 'ip link set lo up; \
-         (while :; do ip addr add 10.9.0.1/24 dev vm0; sleep 0.2; done) > /dev/null 2>&1 & \
-         (while :; do agent echo tcp:0.0.0.0:5000; done) > /dev/null 2>&1 & \
-         ({disturb}) & /watch /tmp/c & \
-         {vmm} --vcpus={vcpus} --blk=/tmp/disk --blk=/tmp/flag --net=vm0 --control=/tmp/c; status=$?; \
-         while [ -e /tmp/next ]; do rm /tmp/next; \
-         /vmm-reference restore /tmp/saved --control=/tmp/c; status=$?; done; \
-         kill %1 %2 %4; exit $status'"
-    );
-    let work = format!(
-        "ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0; \
-         agent check tcp:10.9.0.1:5000 {BYTES}; printf go | dd of=/dev/vdb conv=fsync; \
-         until dd if=/dev/vdb bs=512 count=1 iflag=direct 2> /dev/null | grep -q done; do \
-         agent verify /dev/vda 2 && agent check tcp:10.9.0.1:5000 {BYTES} || break; \
-         echo @clock $(cut -d. -f1 /proc/uptime) $(date +%s); done; \
-         echo rounds ended; stty echo; poweroff -f\r"
-    );
-    let dialogue = [("@guest ready\n", work.as_str())];
-    let name = format!("snapshots, {vcpus} vCPUs");
-    guest.case(&name, &command, &dialogue, move |output| {
-        let saved = output.matches("saved to /tmp/saved: ").count();
-        expect(
-            saved == times as usize,
-            &format!("{times} saved machines, not {saved}"),
-        )?;
-        expect_all(
-            output,
-            &[
-                "@agent verified /dev/vda with ".to_owned(),
-                format!("@agent checked tcp:10.9.0.1:5000 {BYTES}\n"),
-                "@clock ".to_owned(),
                 "rounds ended\n".to_owned(),
             ],
         )?;

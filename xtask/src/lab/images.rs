@@ -22,6 +22,9 @@ const GUEST_MODULES: &[&str] = &[
     "vmw_vsock_virtio_transport",
 ];
 
+/// The script that makes a golden snapshot and prints its files.
+pub(super) const SAVE_GOLDEN: &str = "tests/golden/save";
+
 /// The files of one architecture's lab.
 #[derive(Debug)]
 pub(super) struct Images {
@@ -54,7 +57,11 @@ pub(super) fn fetch(arch: &Architecture) -> Result<PathBuf> {
 
 /// Prepares everything; quick when the packages are there and nothing has changed.
 /// `folder` is for what is made of them.
-pub(super) fn prepare(arch: &Architecture, folder: &Path, with_tests: bool) -> Result<Images> {
+pub(super) fn prepare(
+    arch: &Architecture,
+    folder: &Path,
+    uses: impl Fn(&str) -> bool,
+) -> Result<Images> {
     let unpacked = fetch(arch)?;
     let (binary, agent) = build(arch)?;
     let guests = folder.join("guests");
@@ -86,10 +93,14 @@ pub(super) fn prepare(arch: &Architecture, folder: &Path, with_tests: bool) -> R
     if arch.other_kernel.is_some() {
         install(&unpacked.join("other-kernel"), &root.join("other-kernel"))?;
     }
-    if with_tests {
-        let (tests, guest) = build_tests(arch)?;
-        install(&tests, &root.join("micro_guests"))?;
-        install(&guest, &root.join("micro-guest"))?;
+    if uses("/micro_guests") {
+        install(&build_tests(arch)?, &root.join("micro_guests"))?;
+    }
+    if uses("/micro-guest") {
+        install(&build_guest(arch)?, &root.join("micro-guest"))?;
+    }
+    if uses("/save-golden") {
+        install(Path::new(SAVE_GOLDEN), &root.join("save-golden"))?;
     }
     for entry in fs::read_dir(&guests)? {
         let entry = entry?;
@@ -195,8 +206,8 @@ fn make_ext4(file: &Path) -> Result<()> {
     step("mke2fs", &mut command)
 }
 
-/// The integration tests that need no cargo, static, and the guests they boot.
-fn build_tests(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
+/// The integration tests that need no cargo, static.
+fn build_tests(arch: &Architecture) -> Result<PathBuf> {
     let said = text(cargo_command().args([
         "test",
         "--quiet",
@@ -211,6 +222,11 @@ fn build_tests(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
         .filter(|line| line.contains("\"name\":\"micro_guests\""))
         .find_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next())
         .ok_or("cargo named no test program")?;
+    Ok(PathBuf::from(executable))
+}
+
+/// The micro-guests.
+pub(super) fn build_guest(arch: &Architecture) -> Result<PathBuf> {
     let (guest_target, package) = arch.guests;
     step(
         &format!("cargo build of {package}"),
@@ -225,11 +241,8 @@ fn build_tests(arch: &Architecture) -> Result<(PathBuf, PathBuf)> {
             ])
             .args(["--target", guest_target]),
     )?;
-    let guest = guests_target()
-        .join(guest_target)
-        .join("release")
-        .join(package);
-    Ok((PathBuf::from(executable), guest))
+    let folder = guests_target().join(guest_target).join("release");
+    Ok(folder.join(package))
 }
 
 fn recreate(folder: &Path) -> Result<()> {

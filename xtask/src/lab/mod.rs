@@ -9,6 +9,7 @@ mod architectures;
 mod bochs;
 mod case;
 mod devices;
+mod golden;
 mod images;
 mod machine;
 mod plain;
@@ -117,6 +118,19 @@ impl Lab {
         })
     }
 
+    /// A machine in which a golden snapshot is made.
+    fn golden(arch: &'static Architecture) -> Self {
+        Self {
+            name: arch.name,
+            arch,
+            sessions: vec![Session {
+                emulator: Emulator::Qemu(arch.qemu_arguments),
+                has_system: false,
+                cases: vec![golden::case(arch)],
+            }],
+        }
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> &'static str {
         self.name
@@ -181,7 +195,7 @@ impl Lab {
         let name = format!("preparing the lab {}", self.name);
         timed(&name, || {
             let system = self.system()?;
-            let images = images::prepare(self.arch, &self.folder(), self.uses("/micro_guests"))?;
+            let images = images::prepare(self.arch, &self.folder(), |file| self.uses(file))?;
             Ok(Ready {
                 lab: self,
                 images,
@@ -225,6 +239,19 @@ impl Ready {
         };
         Machine::start(lab.name, emulator, patience)
     }
+}
+
+/// Makes the golden snapshot of an architecture: with this machine's KVM if it is its own, else in the lab's machine.
+pub(crate) fn golden(name: &str) -> Result<()> {
+    let mut rows = ARCHITECTURES.iter();
+    let found = rows.find(|arch| arch.name == name);
+    let arch = found.ok_or_else(|| format!("{name}: no such architecture"))?;
+    if name == std::env::consts::ARCH {
+        return golden::make(arch);
+    }
+    let lab = Lab::golden(arch);
+    lab.needs().provide()?;
+    lab.prepare()?.run()
 }
 
 /// The names of all labs.

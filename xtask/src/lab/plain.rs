@@ -44,7 +44,25 @@ pub(super) fn cases(arch: &'static Architecture, scope: Scope) -> Vec<Case> {
     if arch.other_kernel.is_some() {
         cases.push(memory_tester());
     }
+    if arch.name == "x86_64" {
+        let kernels = arch.guest_kernels.iter().take(1);
+        cases.extend(kernels.map(|(kernel, _)| ctrl_alt_del(kernel)));
+    }
     cases
+}
+
+/// A stock kernel finds the keyboard, and starts anew when Ctrl-Alt-Del is typed: nobody has told it otherwise.
+fn ctrl_alt_del(kernel: &str) -> Case {
+    let command = format!(
+        "rm -f /keys /said; /vmm-reference --kernel=/{kernel} --initrd=/initrd --keyboard=on --control=/keys \
+         --serial=file=/said --append=quiet & vm=$!; \
+         until grep -q '@guest ready' /said 2>/dev/null; do sleep 1; done; \
+         /vmm-reference ctl /keys metrics; /vmm-reference ctl /keys ctrl-alt-del && wait $vm && cat /said"
+    );
+    Case::new("ctrl-alt-del", command, &[], |output| {
+        expect(output.contains("the guest was told"), "the command")?;
+        expect(output.contains("@guest ready"), "the guest")
+    })
 }
 
 /// The built-in guest; in the full lab every kernel, and the first on every kind of machine.

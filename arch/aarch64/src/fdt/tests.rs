@@ -18,6 +18,9 @@ fn plan_of(facts: &Aarch64, memory: usize, vcpus: u32, transport: Transport) -> 
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
         vmgenid: true,
+        own_window: 0,
+        keyboard: false,
+        announce_virtio: false,
         memory: memory as u64,
         vcpus,
         cmdline: Cmdline {

@@ -1,11 +1,11 @@
-//! KVM's interrupt controller, and how its devices take attributes.
+//! KVM's interrupt controller.
 
-use arch::{KvmError, KvmIrqChip};
+use arch::{KvmError, KvmIrqChip, set_attribute};
 use kvm_bindings::{
     KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL,
     KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V3_ADDR_TYPE_DIST,
-    KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device, kvm_device_attr,
-    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
+    KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_create_device, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
 };
 use kvm_ioctls::{DeviceFd, VmFd};
 
@@ -52,10 +52,10 @@ impl KvmChip {
                 "KVM_VGIC_ITS_ADDR_TYPE",
             ),
         ] {
-            set(
+            set_attribute(
                 device,
                 KVM_DEV_ARM_VGIC_GRP_ADDR,
-                kind,
+                kind.into(),
                 Some(&base),
                 operation,
             )?;
@@ -71,7 +71,7 @@ impl KvmChip {
 
 impl KvmIrqChip for KvmChip {
     fn activate(&self, _vm: &VmFd) -> Result<(), KvmError> {
-        set(
+        set_attribute(
             &self.gic,
             KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
             0,
@@ -82,8 +82,8 @@ impl KvmIrqChip for KvmChip {
             (&self.gic, "KVM_DEV_ARM_VGIC_CTRL_INIT (GICv3)"),
             (&self.its, "KVM_DEV_ARM_VGIC_CTRL_INIT (ITS)"),
         ] {
-            let attribute = KVM_DEV_ARM_VGIC_CTRL_INIT;
-            set::<u32>(
+            let attribute = KVM_DEV_ARM_VGIC_CTRL_INIT.into();
+            set_attribute::<u32>(
                 device,
                 KVM_DEV_ARM_VGIC_GRP_CTRL,
                 attribute,
@@ -93,27 +93,6 @@ impl KvmIrqChip for KvmChip {
         }
         Ok(())
     }
-}
-
-pub(super) fn attribute<T>(group: u32, attribute: u32, value: Option<&T>) -> kvm_device_attr {
-    kvm_device_attr {
-        group,
-        attr: attribute.into(),
-        addr: value.map_or(0, |value| std::ptr::from_ref(value) as u64),
-        flags: 0,
-    }
-}
-
-pub(super) fn set<T>(
-    device: &DeviceFd,
-    group: u32,
-    number: u32,
-    value: Option<&T>,
-    operation: &'static str,
-) -> Result<(), KvmError> {
-    device
-        .set_device_attr(&attribute(group, number, value))
-        .map_err(KvmError::of(operation))
 }
 
 fn create_device(vm: &VmFd, kind: u32, what: &'static str) -> Result<DeviceFd, KvmError> {

@@ -1,17 +1,15 @@
 //! Saves and loads the interrupt controller.
 
-use std::ptr;
-
-use arch::KvmError;
+use arch::{KvmError, get_attribute, set_attribute};
 use kvm_bindings::{
     KVM_DEV_ARM_ITS_RESTORE_TABLES, KVM_DEV_ARM_ITS_SAVE_TABLES, KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS,
     KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, KVM_DEV_ARM_VGIC_GRP_ITS_REGS,
     KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, KVM_DEV_ARM_VGIC_GRP_REDIST_REGS,
-    KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES, kvm_device_attr,
+    KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES,
 };
 use kvm_ioctls::DeviceFd;
 
-use super::chip::{KvmChip, set};
+use super::chip::KvmChip;
 use super::state::refused;
 use crate::gic_registers::{
     Bank, DISTRIBUTOR, ICC_AP, ICC_CTLR, ITS, ITS_CONTROL, PRIVATE_LINES, REDISTRIBUTOR,
@@ -87,28 +85,19 @@ fn its(chip: &KvmChip) -> Group<'_> {
 }
 
 impl Group<'_> {
-    fn attribute(&self, place: u32, address: u64) -> kvm_device_attr {
-        kvm_device_attr {
-            group: self.number,
-            attr: self.affinity | u64::from(place),
-            addr: address,
-            flags: 0,
-        }
+    fn numbered(&self, place: u32) -> u64 {
+        self.affinity | u64::from(place)
     }
 
     fn get(&self, place: u32) -> Result<u64, KvmError> {
-        // Of a register of 32 bits KVM writes the lower half.
-        let mut value = 0_u64;
-        let mut attribute = self.attribute(place, ptr::from_mut(&mut value) as u64);
-        // SAFETY: no group's registers have more than 64 bits, and the value outlives the call.
-        unsafe { self.device.get_device_attr(&mut attribute) }.map_err(KvmError::of(self.name))?;
-        Ok(value)
+        let number = self.numbered(place);
+        // SAFETY: no group's registers have more than 64 bits.
+        unsafe { get_attribute(self.device, self.number, number, self.name) }
     }
 
     fn set(&self, place: u32, value: u64) -> Result<(), KvmError> {
-        self.device
-            .set_device_attr(&self.attribute(place, ptr::from_ref(&value) as u64))
-            .map_err(KvmError::of(self.name))
+        let number = self.numbered(place);
+        set_attribute(self.device, self.number, number, Some(&value), self.name)
     }
 
     fn save(&self, banks: &[Bank]) -> Result<Vec<Registers>, KvmError> {
@@ -150,7 +139,8 @@ pub(super) fn save(chip: &KvmChip) -> Result<ChipState, KvmError> {
             "KVM_DEV_ARM_ITS_SAVE_TABLES",
         ),
     ] {
-        set::<u32>(device, KVM_DEV_ARM_VGIC_GRP_CTRL, command, None, operation)?;
+        let group = KVM_DEV_ARM_VGIC_GRP_CTRL;
+        set_attribute::<u32>(device, group, command.into(), None, operation)?;
     }
     let [distributor, lines] = shared(chip);
     let its = its(chip);
@@ -200,10 +190,10 @@ pub(super) fn load(chip: &KvmChip, state: &ChipState) -> Result<(), KvmError> {
     }
     let its = its(chip);
     its.load(&ITS, &state.its)?;
-    set::<u32>(
+    set_attribute::<u32>(
         &chip.its,
         KVM_DEV_ARM_VGIC_GRP_CTRL,
-        KVM_DEV_ARM_ITS_RESTORE_TABLES,
+        KVM_DEV_ARM_ITS_RESTORE_TABLES.into(),
         None,
         "KVM_DEV_ARM_ITS_RESTORE_TABLES",
     )?;

@@ -4,7 +4,7 @@ use arch::{Bytes, Difference, KvmError};
 use kvm_bindings::{RegList, kvm_mp_state, kvm_vcpu_events, kvm_vcpu_events__bindgen_ty_1};
 use kvm_ioctls::{Error as Errno, VcpuFd};
 
-use crate::registers::{name, size, value};
+use crate::registers::{name, size};
 use crate::state::{Events, VcpuState};
 
 /// EINVAL.
@@ -78,10 +78,10 @@ pub(super) fn set_register(vcpu: &VcpuFd, id: u64, wanted: &Bytes) -> Result<(),
     if own.as_ref() == Ok(wanted) || vcpu.set_one_reg(id, &wanted.0).is_ok() {
         return Ok(());
     }
-    let here = own.map_or_else(|_| "not".to_owned(), |own| value(&own.0));
+    let here = own.map_or_else(|_| "not".to_owned(), |own| own.number());
     Err(KvmError::Differs(vec![Difference::new(
         name(id),
-        value(&wanted.0),
+        wanted.number(),
         here,
     )]))
 }

@@ -13,6 +13,9 @@ fn plan_of(facts: &Riscv64, memory: u64, vcpus: u32, transport: Transport) -> Ma
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
         vmgenid: true,
+        own_window: 0,
+        keyboard: false,
+        announce_virtio: false,
         memory,
         vcpus,
         cmdline: Cmdline {

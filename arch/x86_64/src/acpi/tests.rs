@@ -14,19 +14,29 @@ use super::*;
 use crate::X86_64;
 use crate::irqchip::Keeper;
 
-fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
-    let config = MachineConfig {
+fn config(vcpus: u32, transport: Transport) -> MachineConfig {
+    MachineConfig {
         lean: Lean::Auto,
         kernel: GuestKernel::Unknown,
         vmgenid: true,
+        own_window: 0,
+        keyboard: false,
+        announce_virtio: false,
         memory: 256 << 20,
         vcpus,
         cmdline: Cmdline::default(),
         serial: true,
         virtio: vec![VirtioKind::Block; 2],
         transport,
-    };
-    X86_64::typical().setup_memory_layout(&config).unwrap()
+    }
+}
+
+fn planned(config: &MachineConfig) -> MachinePlan {
+    X86_64::typical().setup_memory_layout(config).unwrap()
+}
+
+fn plan(vcpus: u32, transport: Transport) -> MachinePlan {
+    planned(&config(vcpus, transport))
 }
 
 fn tables(plan: &MachinePlan) -> AcpiTables {
@@ -208,12 +218,36 @@ fn iasl_disassembles_and_reassembles_the_tables_without_a_remark() {
         assert!(dsl.contains(part), "{part}: {dsl}");
     }
     assert!(!dsl.contains("C005"));
+    assert!(!dsl.contains("PNP0303"), "{dsl}");
     let without = MachinePlan {
         vmgenid: None,
         ..plan(1, Transport::Mmio)
     };
     let dsl = reassembled(&without);
     assert!(dsl.contains("PWRB") && !dsl.contains("VGEN"), "{dsl}");
+}
+
+#[test]
+fn a_keyboard_is_told_of_where_it_is_asked_for_with_its_ports_and_interrupt() {
+    for (keyboard, irq) in [(false, None), (true, Some(1))] {
+        let plan = planned(&MachineConfig {
+            keyboard,
+            ..config(1, Transport::Mmio)
+        });
+        assert_eq!(find(&plan.devices, DeviceKind::I8042).unwrap().irq, irq);
+        let parsed = parse(&plan);
+        let fadt = parsed.find_table::<Fadt>().unwrap();
+        assert_eq!(
+            { fadt.iapc_boot_arch }.motherboard_implements_8042(),
+            keyboard
+        );
+        let dsl = reassembled(&plan);
+        let described = dsl.split("PNP0303").nth(1);
+        assert_eq!(described.is_some(), keyboard, "{dsl}");
+        for part in ["0x0060", "0x0064", "0x00000001"] {
+            assert!(described.is_none_or(|text| text.contains(part)), "{dsl}");
+        }
+    }
 }
 
 #[test]

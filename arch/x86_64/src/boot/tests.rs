@@ -63,6 +63,9 @@ fn boot_with(
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
         vmgenid: true,
+        own_window: 0,
+        keyboard: false,
+        announce_virtio: false,
         memory: 32 << 20,
         vcpus: 2,
         cmdline: Cmdline {

@@ -9,12 +9,10 @@ use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
 use super::lists::{get_msrs, refused, set_msrs};
 use crate::registers::Msr;
-use crate::state::{ChipState, ClockState, FullChip, PicState, VcpuState};
+use crate::state::{ChipState, ClockState, FullChip, PicState, TSC, VcpuState};
 
 /// Words of `kvm_xsave` without what `kvm_xsave2` may add.
 const XSAVE_WORDS: usize = size_of::<kvm_xsave>() / 4;
-/// IA32_TIME_STAMP_COUNTER.
-const TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE.
 const TSC_DEADLINE: u32 = 0x6e0;
 /// CR4.VMXE and EFER.SVME: virtualization is on.

@@ -9,6 +9,9 @@ fn config(memory: u64) -> MachineConfig {
         lean: Lean::Off,
         kernel: GuestKernel::Unknown,
         vmgenid: true,
+        own_window: 0,
+        keyboard: false,
+        announce_virtio: false,
         memory,
         vcpus: 2,
         cmdline: Cmdline::default(),
@@ -309,6 +312,36 @@ proptest! {
         let memory = pages.wrapping_mul(PAGE_SIZE);
         if plan_of(memory).is_ok() {
             check_ram(memory);
+        }
+    }
+}
+
+#[test]
+fn planned_devices_leave_the_beginning_of_the_window_to_the_embedder() {
+    for transport in [Transport::Mmio, Transport::Pci] {
+        let mut config = config(1 << 30);
+        config.virtio = vec![arch::VirtioKind::Block; 2];
+        config.transport = transport;
+        config.own_window = 0x3000;
+        let planned = plan(&X86_64::typical(), &config).unwrap();
+        let own = AddressRange::new(HOLE.base, 0x3000);
+        let windows = planned.pci.iter().map(|pci| pci.window32);
+        let devices = planned.devices.iter();
+        let devices = devices.filter(|device| device.space == Space::Mmio);
+        for range in devices.map(|device| device.range).chain(windows) {
+            assert!(!range.overlaps(&own), "{range:?}");
+        }
+        if transport == Transport::Mmio {
+            let first = planned
+                .devices
+                .iter()
+                .find(|device| device.kind.virtio().is_some());
+            assert_eq!(first.unwrap().range.base, own.end());
+        }
+        for wrong in [1, 17 << 20] {
+            config.own_window = wrong;
+            let error = plan(&X86_64::typical(), &config).unwrap_err();
+            assert_eq!(field_and_cause(error).0, "own-window");
         }
     }
 }

@@ -10,8 +10,8 @@ use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
 
 use crate::{Random, Result};
 
-/// How long the other side may take to listen.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the other side may take to listen: longer than whoever waits for both, and who knows why.
+const PATIENCE: Duration = Duration::from_secs(1000);
 
 /// The two directions of a connection.
 struct Stream {

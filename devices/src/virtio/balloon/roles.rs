@@ -49,18 +49,29 @@ pub(super) fn count(offered: u64) -> usize {
 }
 
 /// Queues and roles of a driver.
-#[derive(Debug, Default)]
-pub(super) struct Roles([Option<Role>; QUEUES.len()]);
+#[derive(Debug)]
+pub(super) struct Roles {
+    /// Whether the driver has the specification's numbers.
+    pub(super) by_specification: bool,
+    queues: [Option<Role>; QUEUES.len()],
+}
 
 impl Roles {
     /// Of a driver that took these features, by which queues it has set up.
     pub(super) fn of(features: u64, mut is_set_up: impl FnMut(usize) -> bool) -> Self {
         let last = exist(features).last();
-        let by_specification = last.is_some_and(|(number, _)| is_set_up(number));
-        let mut roles = Self::default();
+        Self::counted(features, last.is_some_and(|(number, _)| is_set_up(number)))
+    }
+
+    /// Of a driver whose way to count is known.
+    pub(super) fn counted(features: u64, by_specification: bool) -> Self {
+        let mut roles = Self {
+            by_specification,
+            queues: Default::default(),
+        };
         for (place, (number, role)) in exist(features).enumerate() {
             let number = if by_specification { number } else { place };
-            if let Some(slot) = roles.0.get_mut(number) {
+            if let Some(slot) = roles.queues.get_mut(number) {
                 *slot = Some(role);
             }
         }
@@ -69,12 +80,12 @@ impl Roles {
 
     /// What a queue is for; `None` for one that the driver should not have.
     pub(super) fn of_queue(&self, queue: usize) -> Option<Role> {
-        self.0.get(queue).copied().flatten()
+        self.queues.get(queue).copied().flatten()
     }
 
     /// The queue for something, if the driver has one.
     pub(super) fn queue(&self, wanted: Role) -> Option<usize> {
-        self.0.iter().position(|role| *role == Some(wanted))
+        self.queues.iter().position(|role| *role == Some(wanted))
     }
 }
 

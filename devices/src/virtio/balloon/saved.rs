@@ -1,5 +1,6 @@
 //! What of a balloon goes on in another machine.
 
+use super::roles::Roles;
 use super::{ACTUAL_AT, Balloon, QUEUE_SIZE, interval};
 use crate::state::{BalloonState, StateError, VirtioDeviceState};
 
@@ -16,6 +17,7 @@ impl Balloon {
             asked: self.word(0),
             given: self.word(ACTUAL_AT),
             stats_interval: u32::try_from(seconds).unwrap_or(u32::MAX),
+            by_specification: self.roles.as_ref().map(|roles| roles.by_specification),
             statistics_buffer: self.statistics.held(),
             hints: self.hints.save(),
         })
@@ -39,6 +41,10 @@ impl Balloon {
         if let (Some(wait), true) = (self.interval, runs) {
             self.timer.set(wait);
         }
+        // The queue that tells may be closed by now.
+        let counted = state.by_specification.filter(|_| runs);
+        self.roles =
+            counted.map(|by_specification| Roles::counted(self.features, by_specification));
         self.statistics.hold(held);
         self.hints.load(&state.hints, &self.config);
         Ok(())

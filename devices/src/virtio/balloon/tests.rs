@@ -200,3 +200,24 @@ fn what_comes_by_a_queue_that_is_for_nothing_is_answered_and_ignored() {
         assert_eq!(bench.kept(), [true; 8]);
     }
 }
+
+/// The number of the last queue tells how a driver counts, and the driver may have taken that one back.
+#[test]
+fn queues_are_for_the_same_in_a_restored_machine() {
+    let features = 1 << FREE_PAGE_HINT | 1 << REPORTING;
+    for (by_specification, queue, released) in [(true, REPORTS, false), (false, 3, true)] {
+        let mut bench = bench_with(&config(), features);
+        bench.queues = queues(&bench.ram, queue + 1);
+        bench.serve(INFLATE).unwrap();
+        let saved = bench.device.save().unwrap();
+        let mut other = bench_with(&config(), features);
+        other.device.load(&saved, true).unwrap();
+        other.queues = queues(&other.ram, HINTS + 1);
+        // To the one it is a hint that nobody asked for, to the other one a report.
+        let mut driver = Driver::of_queue(&other.ram, HINTS);
+        driver.request(&[(VICTIM, 0x1000, true)]);
+        assert_eq!(driver.serve(&mut other.device, &mut other.queues), [(0, 0)]);
+        assert_eq!(other.kept()[0], !released, "{by_specification}");
+        assert_eq!(other.device.save().unwrap(), saved);
+    }
+}

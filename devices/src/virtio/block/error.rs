@@ -68,12 +68,6 @@ pub enum BlockError {
     /// A program that runs, or a swap file in use.
     #[error("it is in use as swap, or a running program")]
     TextBusy,
-    /// No byte.
-    #[error("it is empty: 0 bytes are no disk")]
-    Empty {
-        /// The file's.
-        path: PathBuf,
-    },
     /// The host has no io_uring, or forbids it.
     #[error("io_uring is refused: {reason}")]
     Uring {
@@ -115,7 +109,7 @@ impl From<BlockError> for io::Error {
             BlockError::ReadOnly(_) => Kind::ReadOnlyFilesystem,
             BlockError::InUse { .. } => Kind::ResourceBusy,
             BlockError::TextBusy => Kind::ExecutableFileBusy,
-            BlockError::Kind(_) | BlockError::Empty { .. } => Kind::InvalidInput,
+            BlockError::Kind(_) => Kind::InvalidInput,
             BlockError::Uring { .. } | BlockError::Direct => Kind::Unsupported,
         };
         match error {
@@ -194,7 +188,6 @@ impl BlockError {
                 "end that program first, or give this VM an image of its own".to_owned()
             }
             Self::TextBusy => "name a file that nothing else uses".to_owned(),
-            Self::Empty { path } => format!("give it a size: `truncate -s 10G {}`", shell(path)),
             Self::Uring { .. } => {
                 "use engine=auto or engine=sync, which do without; or allow io_uring".to_owned()
             }
@@ -378,7 +371,9 @@ fn shell(path: &Path) -> String {
 
 /// Why io_uring is refused.
 pub(super) fn uring_reason(error: &io::Error) -> String {
-    let switch = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    let switch = (!crate::sealed::is_sealed())
+        .then(|| fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok());
+    let switch = switch.flatten().unwrap_or_default();
     match (error.raw_os_error(), switch.trim()) {
         (Some(libc::EPERM), "2") => "by the sysctl kernel.io_uring_disabled=2".to_owned(),
         (Some(libc::EPERM), "1") => {

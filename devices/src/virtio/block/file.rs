@@ -7,14 +7,18 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, ioctl_blksszget, statx};
+use rustix::fs::{
+    AtFlags, MemfdFlags, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, ioctl_blksszget,
+    memfd_create, statx,
+};
 
 use super::error::{BlockError, READ_ONLY_DEVICE, check_kind, in_use};
-use super::lock::{Access, Outcome, look, try_lock};
+use super::lock::{Access, Outcome, look, mark, try_lock};
 use super::request::{SECTOR, SECTOR_BYTES};
 use super::sys::is_read_only_device;
 use crate::config::BlkConfig;
 use crate::descriptor;
+use crate::sealed::is_sealed;
 
 /// A disk's size and blocks, which the image or the device has, whatever the host's I/O asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +37,11 @@ impl Shape {
     /// For the rest of a last sector that the file has only a part of.
     pub(super) fn zeros(&self) -> io::Result<Option<File>> {
         (self.sectors * SECTOR > self.size)
-            .then(|| File::open("/dev/zero"))
+            .then(|| {
+                let file = File::from(memfd_create("zeros", MemfdFlags::CLOEXEC)?);
+                file.set_len(SECTOR)?;
+                Ok(file)
+            })
             .transpose()
     }
 }
@@ -60,9 +68,10 @@ impl Opened {
         check(&file, config.read_only)?;
         let shape = shape(&file)?;
         if shape.sectors == 0 {
-            return Err(BlockError::Empty {
-                path: config.path.clone(),
-            });
+            log::info!(
+                "the disk {} has no sectors, until another file is put behind it",
+                config.path.display()
+            );
         }
         if !shape.size.is_multiple_of(SECTOR) {
             let rule = if config.read_only {
@@ -77,7 +86,14 @@ impl Opened {
                 shape.size
             );
         }
-        if !config.direct {
+        if config.direct && is_sealed() {
+            log::warn!(
+                "the disk {} is used without direct I/O: a file has to be opened once more for that, and nothing can \
+                 be opened inside a sandbox (sandbox=off has none)",
+                config.path.display()
+            );
+        }
+        if !config.direct || is_sealed() {
             return Ok(Self {
                 file,
                 buffered: None,
@@ -98,7 +114,7 @@ impl Opened {
     /// Whether somebody else has the disk in a way that contradicts.
     pub(super) fn in_use(self, config: &BlkConfig) -> Result<Option<BlockError>, BlockError> {
         // It has the locks of whoever passed it on, and letting go would let go theirs.
-        if descriptor::of_path(&config.path).is_some() {
+        if !config.lock || descriptor::of_path(&config.path).is_some() {
             return Ok(None);
         }
         let access = Access::of(config);
@@ -109,10 +125,20 @@ impl Opened {
         })
     }
 
-    /// One writer, or any number of readers.
+    /// One writer, or any number of readers; without locks, anybody.
     pub(super) fn lock(self, config: &BlkConfig) -> Result<Self, BlockError> {
         let access = Access::of(config);
         let file = self.buffered.as_ref().unwrap_or(&self.file);
+        if !config.lock {
+            if mark(file, access)? {
+                log::warn!(
+                    "the disk {} is written by somebody else too, from which lock=off does not keep them: a file \
+                     system on it does not survive two writers",
+                    config.path.display()
+                );
+            }
+            return Ok(self);
+        }
         let end = Instant::now() + PATIENCE;
         loop {
             match try_lock(file, access)? {

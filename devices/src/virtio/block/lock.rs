@@ -4,6 +4,9 @@
 //! are what QEMU and its tools take (`block/file-posix.c`, `include/block/block-common.h`): byte 100 + n says
 //! that a permission is used, byte 200 + n that nobody else may use it. All are shared locks of open
 //! file descriptions; who begins looks whether somebody else's contradict.
+//!
+//! Disks without locks keep nobody from anything. Those that are written mark one byte more, which nobody but their like
+//! looks at, to be told of each other.
 
 use std::fs::File;
 use std::io;
@@ -21,6 +24,8 @@ const NOT_SHARED: i64 = 200;
 const CONSISTENT_READ: i64 = 0;
 const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
+/// What those mark that write without locks.
+const MARK: i64 = 300;
 /// What nobody else may do with a disk, whether it is written or read.
 const EXCLUDED: [i64; 2] = [WRITE, RESIZE];
 
@@ -81,6 +86,17 @@ pub(super) fn try_lock(file: &File, access: Access) -> io::Result<Outcome> {
         Outcome::Locked => Ok(whole),
         Outcome::Unknown => Ok(Outcome::Unknown),
     }
+}
+
+/// Takes no lock. Says whether somebody else writes to the file.
+pub(super) fn mark(file: &File, access: Access) -> io::Result<bool> {
+    let is_locked = look(file, Access::Read)? == Outcome::Refused;
+    // Where there are no such locks, nobody is seen.
+    let is_marked = sys::look(file, MARK).is_ok_and(|byte| byte == Byte::Locked);
+    if access == Access::Write {
+        let _ = sys::share(file, MARK, true);
+    }
+    Ok(is_locked || is_marked)
 }
 
 /// What [`try_lock`] would say. Bytes are only looked at; the whole file, which cannot be, is locked and let go:

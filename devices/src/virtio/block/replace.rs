@@ -23,6 +23,7 @@ impl Block {
             path: name.into(),
             read_only: self.read_only,
             direct: self.buffered.is_some(),
+            lock: self.lock,
             ..BlkConfig::default()
         };
         let opened = Opened::of(file, &config).map_err(refused)?;

@@ -1,18 +1,11 @@
 //! What of a disk goes on in another machine, and whether its file is still the one that the guest knows.
 
-use std::fs::Metadata;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use super::Block;
+use crate::ChangeError;
 use crate::state::{BlockState, StateError, VirtioDeviceState};
-
-/// When a file was last written, if that is known.
-fn written(found: &Metadata) -> Option<(i64, u32)> {
-    let nanos = u32::try_from(found.mtime_nsec()).unwrap_or(0);
-    let has_time = !found.file_type().is_block_device();
-    has_time.then_some((found.mtime(), nanos))
-}
 
 impl Block {
     fn failed(&self, error: &io::Error) -> StateError {
@@ -20,18 +13,29 @@ impl Block {
     }
 
     /// All that was written is on the disk then.
-    pub(super) fn state(&self) -> Result<VirtioDeviceState, StateError> {
-        if !self.read_only {
-            self.file.sync_all().map_err(|error| self.failed(&error))?;
+    pub(super) fn bring_to_disk(&self) -> Result<(), StateError> {
+        if self.read_only {
+            return Ok(());
         }
+        self.file.sync_all().map_err(|error| self.failed(&error))
+    }
+
+    pub(super) fn state(&self) -> Result<VirtioDeviceState, StateError> {
         let found = self.file.metadata().map_err(|error| self.failed(&error))?;
         Ok(VirtioDeviceState::Block(BlockState {
             sectors: self.sectors,
             block: self.block,
             name: self.path.clone(),
-            written: written(&found),
+            written: BlockState::last_written(&found),
             limits: self.limiter.save(),
         }))
+    }
+
+    /// The open file, once more.
+    pub(super) fn file_again(&self) -> Result<File, ChangeError> {
+        let file = self.buffered.as_ref().unwrap_or(&self.file);
+        let again = file.try_clone();
+        again.map_err(|error| ChangeError::Refused(error.to_string()))
     }
 
     pub(super) fn set_state(
@@ -51,7 +55,7 @@ impl Block {
             });
         }
         let found = self.file.metadata().map_err(|error| self.failed(&error))?;
-        if state.written.is_some() && state.written != written(&found) {
+        if state.written.is_some() && state.written != BlockState::last_written(&found) {
             return Err(StateError::Changed(self.path.display().to_string()));
         }
         self.limiter.load(&state.limits)

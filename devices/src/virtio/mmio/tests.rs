@@ -25,7 +25,13 @@ fn bench() -> Bench {
     let connect: Connect =
         Box::new(move |queue, _, on| sender.send((queue, on)).map_err(io::Error::other));
     let guest_line = line.try_clone().unwrap();
-    let device = VirtioMmio::new(Box::new(Sink::default()), ram.clone(), guest_line, connect);
+    let device = VirtioMmio::new(
+        Box::new(Sink::default()),
+        ram.clone(),
+        guest_line,
+        connect,
+        &Threads::default(),
+    );
     Bench {
         device: device.unwrap(),
         driver: Driver::new(&ram),
@@ -335,6 +341,7 @@ fn r72_a_device_whose_thread_cannot_start_is_refused_and_a_driver_starts_none() 
             ram(),
             line,
             Box::new(|_, _, _| Ok(())),
+            &Threads::default(),
         );
         assert_eq!(none.unwrap_err().raw_os_error(), Some(libc::EAGAIN));
         // What is there has its thread, however often drivers come: no vCPU starts one.
@@ -388,7 +395,13 @@ impl VirtioDevice for Wide {
 #[test]
 fn a_device_with_more_queues_than_events_is_refused() {
     let line = EventFd::new(0).unwrap();
-    let device = VirtioMmio::new(Box::new(Wide), ram(), line, Box::new(|_, _, _| Ok(())));
+    let device = VirtioMmio::new(
+        Box::new(Wide),
+        ram(),
+        line,
+        Box::new(|_, _, _| Ok(())),
+        &Threads::default(),
+    );
     let error = device.err().unwrap().to_string();
     assert!(error.contains("wide has 33 queues"), "{error}");
 }

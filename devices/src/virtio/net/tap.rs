@@ -62,6 +62,11 @@ impl Tap {
         Ok(taps)
     }
 
+    /// The descriptor alone.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.0.into()
+    }
+
     /// A descriptor that whoever started this process has opened.
     pub(super) fn inherit(fd: RawFd) -> Result<Self, NetError> {
         let owned = descriptor::duplicate(fd).map_err(|error| NetError::Fd(error.to_string()))?;

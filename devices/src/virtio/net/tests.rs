@@ -12,6 +12,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::config::Limits;
 mod cures;
 mod drivers;
+mod hooks;
 
 use crate::virtio::GuestRam;
 use crate::virtio::testing::{DATA, Driver, close, output, queues, ram, wait};

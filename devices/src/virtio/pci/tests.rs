@@ -70,7 +70,14 @@ fn bench() -> Bench {
         sender.send(call).map_err(io::Error::other)
     });
     let device = Box::new(Sink::default());
-    let device = VirtioPci::new(device, ram.clone(), BASE, Box::new(sink), connect);
+    let device = VirtioPci::new(
+        device,
+        ram.clone(),
+        BASE,
+        Box::new(sink),
+        connect,
+        &Threads::default(),
+    );
     Bench {
         device: device.unwrap(),
         driver: Driver::new(&ram),

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::bus::BusDevice;
-use crate::config::Limits;
-use crate::{Change, ChangeError, Hinting, Link, Query, TerminalSize};
+use crate::config::{Direction, Limits, LimitsChange};
+use crate::{Change, ChangeError, Hinting, Link, Query, TerminalSize, Threads};
 
 /// A disk behind its transport, with the least that a driver does.
 pub(super) struct Disk {
@@ -28,7 +28,14 @@ impl Disk {
         let guest_line = line.try_clone().unwrap();
         let connect = Box::new(|_: u16, _: &EventFd, _| Ok(()));
         Self {
-            transport: VirtioMmio::new(device, ram.clone(), guest_line, connect).unwrap(),
+            transport: VirtioMmio::new(
+                device,
+                ram.clone(),
+                guest_line,
+                connect,
+                &Threads::default(),
+            )
+            .unwrap(),
             driver: Driver::new(&ram),
             line,
         }
@@ -242,6 +249,39 @@ fn other_limits_hold_at_once_for_frames_that_wait() {
 }
 
 #[test]
+fn limits_of_one_direction_leave_the_other_alone() {
+    let (mut bench, _host) = net();
+    bench.device.start(0);
+    let adjust = |direction, text| {
+        let change = LimitsChange::parse(Some(direction), text).unwrap();
+        Change::AdjustLimits(change)
+    };
+    let mut queues = queues(&bench.ram, 3);
+    let mut sender = Driver::of_queue(&bench.ram, 1);
+    let change = adjust(Direction::Tx, "bw=1");
+    bench.device.change(&change, Some(&queues)).unwrap();
+    sender.request(&[(DATA, 100, false)]);
+    assert_eq!(sender.serve(&mut *bench.device, &mut queues), [(0, 0)]);
+    sender.request(&[(DATA, 100, false)]);
+    for direction in [Direction::Rx, Direction::Tx] {
+        bench.device.serve(Event::Queue(1), &mut queues).unwrap();
+        assert_eq!(sender.used(), [], "{direction:?}");
+        let change = adjust(direction, "bw=0");
+        bench.device.change(&change, Some(&queues)).unwrap();
+    }
+    assert_eq!(sender.serve(&mut *bench.device, &mut queues), [(0, 0)]);
+}
+
+#[test]
+fn a_disk_has_no_directions() {
+    let mut bench = disk(BlkEngine::Sync);
+    let change = LimitsChange::parse(Some(Direction::Rx), "bw=1").unwrap();
+    let refused = bench.device.change(&Change::AdjustLimits(change), None);
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("no directions"), "{refused}");
+}
+
+#[test]
 fn a_balloon_gets_another_target_within_the_guests_memory() {
     let mut bench = balloon();
     let queues = queues(&bench.ram, 3);
@@ -296,6 +336,7 @@ fn a_device_has_its_own_parts_and_no_others() {
     let (vsock, _folder) = vsock();
     let changes = [
         limits(None),
+        Change::AdjustLimits(LimitsChange::parse(None, "bw=0").unwrap()),
         Change::Link(Link::Up),
         Change::Target(1 << 20),
         Change::Size(TerminalSize {
@@ -308,13 +349,13 @@ fn a_device_has_its_own_parts_and_no_others() {
     for (mut bench, has) in [
         (
             disk(BlkEngine::Sync),
-            [true, false, false, false, false, false],
+            [true, true, false, false, false, false, false],
         ),
-        (net, [true, true, false, false, false, false]),
-        (balloon(), [false, false, true, false, true, true]),
-        (console, [false, false, false, true, false, false]),
-        (rng(), [false; 6]),
-        (vsock, [false; 6]),
+        (net, [true, true, true, false, false, false, false]),
+        (balloon(), [false, false, false, true, false, true, true]),
+        (console, [false, false, false, false, true, false, false]),
+        (rng(), [true, true, false, false, false, false, false]),
+        (vsock, [false; 7]),
     ] {
         for query in [Query::Statistics, Query::Hinting] {
             let tells = bench.device.query(query, None) != Err(ChangeError::Foreign);

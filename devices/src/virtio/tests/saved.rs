@@ -442,6 +442,7 @@ fn r29_a_state_that_no_driver_can_have_made_is_refused() {
         asked: 0,
         given: 0,
         stats_interval: 0,
+        by_specification: None,
         statistics_buffer: Some(128),
         hints: HintsState::default(),
     });

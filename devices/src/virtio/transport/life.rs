@@ -1,6 +1,8 @@
 //! The way of a device to its worker and back: from DRIVER_OK to a reset, with pauses between, and what is asked of it
 //! on the way, wherever it is then.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -109,6 +111,11 @@ impl Transport {
         self.ask(move |device, queues| device.replace_file(file, &name, queues))
     }
 
+    /// The open file behind the device.
+    pub(crate) fn file(&mut self) -> Result<File, ChangeError> {
+        self.ask(|device, _| device.file())
+    }
+
     /// Has the device tell something.
     pub(crate) fn query(&mut self, query: Query) -> Result<Report, ChangeError> {
         // Nothing changes the memory of a guest that stands still.
@@ -147,6 +154,16 @@ impl Transport {
             }
             stage => self.stage = stage,
         }
+    }
+
+    /// Ends the worker's thread, of a device that is paused or that no driver uses, until [`Self::unpark`].
+    pub(crate) fn park(&mut self) {
+        self.worker.park();
+    }
+
+    /// There is a thread for the device again.
+    pub(crate) fn unpark(&mut self) -> io::Result<()> {
+        self.worker.unpark()
     }
 
     /// Drivers may come again and again, also with a guest that starts again, which makes all anew but this

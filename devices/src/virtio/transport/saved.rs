@@ -53,6 +53,15 @@ impl Transport {
         })
     }
 
+    /// What the device has written is where it stays. It is paused, or no driver uses it.
+    pub(crate) fn sync(&self) -> Result<(), StateError> {
+        match &self.stage {
+            Stage::Idle(device) => device.sync(),
+            Stage::Paused(activated) => activated.device.sync(),
+            Stage::Running | Stage::Lost => Err(StateError::Lost),
+        }
+    }
+
     /// Makes a new transport what the saved one was, but for the registers that only some have. A device that a driver
     /// uses is paused then.
     pub(crate) fn load(&mut self, state: &VirtioState) -> Result<(), StateError> {

@@ -65,7 +65,7 @@ fn a_worker_that_panics_marks_its_device() {
 }
 
 fn started(activated: Activated) -> Worker {
-    let mut worker = Worker::new("test").unwrap();
+    let mut worker = Worker::new("test", &Threads::default()).unwrap();
     assert!(worker.start(activated));
     worker
 }
@@ -94,7 +94,7 @@ fn what_is_queued_while_a_device_is_paused_is_served_when_it_goes_on() {
         vec![bell.try_clone().ok(), None],
     );
     // More often than the queue has entries, so that its indices go round.
-    let mut worker = Worker::new("test").unwrap();
+    let mut worker = Worker::new("test", &Threads::default()).unwrap();
     for _ in 0..2 * SIZE {
         assert!(worker.start(activated));
         driver.request(&[(DATA, 8, true)]);

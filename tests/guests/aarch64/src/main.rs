@@ -13,6 +13,8 @@ mod access;
 mod bindings;
 #[path = "../../../../arch/hello/cpus.rs"]
 mod cpus;
+#[path = "../../../../arch/hello/digits.rs"]
+mod digits;
 #[path = "../../../../arch/aarch64/hello/entry.rs"]
 mod entry;
 #[path = "../../../../arch/hello/fdt.rs"]

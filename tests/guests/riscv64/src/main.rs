@@ -14,6 +14,8 @@ mod aia;
 mod bindings;
 #[path = "../../../../arch/hello/cpus.rs"]
 mod cpus;
+#[path = "../../../../arch/hello/digits.rs"]
+mod digits;
 #[path = "../../../../arch/riscv64/hello/entry.rs"]
 mod entry;
 #[path = "../../../../arch/hello/fdt.rs"]

@@ -2,19 +2,25 @@
 
 mod endings;
 mod io_widths;
+mod keyboard;
 mod memory_map;
+mod pages;
 mod serial;
+mod ticks;
 mod virtio;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use guest::{apic, interrupts, println, smp, user};
 
-/// The tests by name.
-pub const ALL: [(&str, fn()); 19] = [
+/// The tests by name; the one without a name is the guest of clients.
+pub const ALL: &[(&str, fn())] = &[
+    ("", virtio::client::run),
     ("chatter", serial::chatter),
     ("io_widths", io_widths::run),
+    ("keyboard", keyboard::run),
     ("memory_map", memory_map::run),
+    ("pages", pages::run),
     ("panic", endings::panic),
     ("reset", endings::reset),
     ("reboots", virtio::reboots::run),
@@ -22,11 +28,14 @@ pub const ALL: [(&str, fn()); 19] = [
     ("serial_starts_last", serial::start_last),
     ("smp", smp),
     ("spin", endings::spin),
+    ("ticks", ticks::run),
     ("timer", timer),
     ("triple_fault", endings::triple_fault),
+    ("virtio_balloon", virtio::balloon::run),
     ("virtio_blk", virtio::block::run),
     ("virtio_console", virtio::console::run),
     ("virtio_console_burst", virtio::console::burst),
+    ("virtio_fetch", virtio::fetch::run),
     ("virtio_hostile", virtio::hostile::run),
     ("virtio_net", virtio::net::run),
     ("virtio_rng", virtio::rng::run),

@@ -6,7 +6,7 @@ use super::*;
 use crate::bus::BusDevice;
 use crate::virtio::testing::{self, SIZE, wait};
 use crate::virtio::{DeviceState, VirtioMmio, VirtioTransport};
-use crate::{GuestStatistics, Report};
+use crate::{GuestStatistics, Report, Threads};
 
 /// Free, total and available memory, with something unknown before, between and behind.
 const GIVEN: [(u16, u64); 6] = [
@@ -263,7 +263,14 @@ impl Machine {
         let connect = Box::new(|_: u16, _: &EventFd, _| Ok(()));
         let device = Box::new(Balloon::new(&config(), RAM as u64).unwrap());
         Self {
-            transport: VirtioMmio::new(device, ram.clone(), guest_line, connect).unwrap(),
+            transport: VirtioMmio::new(
+                device,
+                ram.clone(),
+                guest_line,
+                connect,
+                &Threads::default(),
+            )
+            .unwrap(),
             driver: Driver::of_queue(&ram, STATISTICS),
             line,
         }

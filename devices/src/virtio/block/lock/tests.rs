@@ -31,6 +31,22 @@ fn qemu(program: &str, arguments: &[&str]) -> Option<bool> {
 }
 
 #[test]
+fn who_writes_without_locks_is_seen_by_their_like_and_keeps_nobody_away() {
+    use Access::{Read, Write};
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let [a, b, c] = [open(file.path()), open(file.path()), open(file.path())];
+    assert!(!mark(&a, Read).unwrap());
+    assert!(!mark(&b, Write).unwrap(), "nobody writes yet");
+    assert!(!mark(&b, Write).unwrap(), "nor does another one");
+    assert!(mark(&a, Read).unwrap() && mark(&a, Write).unwrap());
+    assert_eq!(try_lock(&c, Write).unwrap(), Outcome::Locked);
+    drop(a);
+    assert!(mark(&b, Write).unwrap(), "the one with locks");
+    drop(c);
+    assert!(!mark(&b, Write).unwrap());
+}
+
+#[test]
 fn r61_one_writer_or_many_readers_in_whatever_order() {
     use Access::{Read, Write};
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -70,6 +70,39 @@ fn requests_beyond_a_smaller_file_fail_and_a_disk_without_a_driver_takes_any_siz
 }
 
 #[test]
+fn a_disk_without_sectors_gets_some_and_loses_them_again() {
+    for engine in engines() {
+        let (first, none, some) = (image(0, 0), image(0, 0), image(4, 7));
+        let config = BlkConfig {
+            engine,
+            ..options(first.path(), false)
+        };
+        let mut bench = bench(engine, false);
+        bench.disk = Block::open(&config).unwrap();
+        for (file, sectors) in [(&none, 0), (&some, 4), (&none, 0), (&some, 4)] {
+            bench.queues.interrupt_reasons();
+            let file = open(file);
+            bench
+                .disk
+                .replace_file(file, "new", Some(&mut bench.queues))
+                .unwrap();
+            assert_eq!(capacity(&bench.disk), sectors);
+            assert_ne!(bench.queues.interrupt_reasons() & 2, 0, "it is told");
+            let (status, used) = if sectors == 0 { (IOERR, 1) } else { (OK, 513) };
+            for sector in [0, 3] {
+                let read = bench.request(VIRTIO_BLK_T_IN, sector, 512, true);
+                assert_eq!(read, (status, used), "{sector} of {sectors}");
+            }
+            let written = bench.request(VIRTIO_BLK_T_OUT, 0, 512, false);
+            assert_eq!(written, (status, 1));
+            let flushed = bench.request(VIRTIO_BLK_T_FLUSH, 0, 0, false);
+            assert_eq!(flushed, (OK, 1));
+        }
+        assert_eq!(none.as_file().metadata().unwrap().len(), 0);
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_the_disk_is_refused_and_nothing_changes() {
     let folder = tempfile::tempdir().unwrap();
     let locked = image(8, 1);
@@ -83,7 +116,6 @@ fn a_file_that_cannot_be_the_disk_is_refused_and_nothing_changes() {
             (open(&locked), "in use as a disk already by this process"),
             (File::open(reading.path()).unwrap().into(), "writing"),
             (File::open(folder.path()).unwrap().into(), "directory"),
-            (open(&image(0, 0)), "empty"),
             (pipe.try_clone().unwrap().into(), "a FIFO"),
         ] {
             let refused = bench.disk.replace_file(file, "x", Some(&mut bench.queues));

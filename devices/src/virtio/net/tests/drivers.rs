@@ -2,6 +2,7 @@
 
 use super::super::offloads::GUEST_OFFLOADS;
 use super::*;
+use crate::Threads;
 use crate::bus::BusDevice;
 use crate::virtio::VirtioMmio;
 use crate::virtio::iovec::BATCH;
@@ -9,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_HOST_TSO4};
 
 /// A device on sockets in place of taps, with the host's ends of them.
-fn on_sockets(pairs: usize) -> (Net, Vec<UnixDatagram>) {
+pub(super) fn on_sockets(pairs: usize) -> (Net, Vec<UnixDatagram>) {
     let (mut ours, mut hosts) = (Vec::new(), Vec::new());
     for _ in 0..pairs {
         let (device, host) = UnixDatagram::pair().unwrap();
@@ -21,7 +22,7 @@ fn on_sockets(pairs: usize) -> (Net, Vec<UnixDatagram>) {
 }
 
 /// What a tap hands over: the header, then the frame.
-fn packet(fill: u8, len: usize) -> Vec<u8> {
+pub(super) fn packet(fill: u8, len: usize) -> Vec<u8> {
     [vec![0; HEADER], frame(fill, len)].concat()
 }
 
@@ -165,8 +166,14 @@ fn r53_features_without_those_that_they_need_are_refused() {
     };
     let offered = device.features();
     assert_ne!(offered & 1 << VIRTIO_NET_F_MQ, 0);
-    let mmio =
-        VirtioMmio::new(Box::new(device), ram(), line(), Box::new(|_, _, _| Ok(()))).unwrap();
+    let mmio = VirtioMmio::new(
+        Box::new(device),
+        ram(),
+        line(),
+        Box::new(|_, _, _| Ok(())),
+        &Threads::default(),
+    )
+    .unwrap();
     let write = |register, value: u32| {
         let _ = mmio.write(register, &value.to_le_bytes());
     };

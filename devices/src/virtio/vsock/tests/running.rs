@@ -6,6 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::*;
+use crate::Threads;
 use crate::virtio::testing::{QUEUE, USED, queues_with, wait_for};
 use crate::virtio::worker::{Activated, Worker};
 
@@ -100,7 +101,7 @@ fn a_crowd_of_clients_gets_its_bytes_back() {
             assert!(read(client, BYTES) == [number.to_le_bytes()[0]; BYTES]);
         }
     });
-    let mut worker = Worker::new("vsock").unwrap();
+    let mut worker = Worker::new("vsock", &Threads::default()).unwrap();
     assert!(worker.start(Activated::new(Box::new(device), queues, for_worker)));
     echo.kick(RECEIVE);
     let (mut ended, mut taken) = (0, BTreeMap::new());

@@ -1,6 +1,6 @@
-//! Disks: the first one is written and read, the second one is read-only.
+//! Disks: the first one is written and read, the second one is read-only; `skip=N` is how many there are before them.
 
-use guest::{println, user};
+use guest::{option, println, user};
 use virtio_drivers::device::blk::{BlkReq, BlkResp, RespStatus, SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::{Error, Result};
 
@@ -29,7 +29,8 @@ fn pattern(sector: usize, bytes: &mut [u8]) {
 }
 
 pub fn run() {
-    let mut all = devices(BLOCK);
+    let skip = option("skip").map_or(0, |text| text.parse().expect("skip=NUMBER"));
+    let mut all = devices(BLOCK).skip(skip);
     let (first, second) = (
         all.next().expect("a disk"),
         all.next().expect("a second disk"),

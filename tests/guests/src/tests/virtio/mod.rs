@@ -1,9 +1,15 @@
 //! The virtio devices: with the drivers of the crate `virtio-drivers`, which know nothing of this VMM,
 //! behind both transports, and with drivers that break the rules.
 
+#[cfg(target_arch = "x86_64")]
+pub mod balloon;
 pub mod block;
 mod carrier;
+#[cfg(target_arch = "x86_64")]
+pub mod client;
 pub mod console;
+#[cfg(target_arch = "x86_64")]
+pub mod fetch;
 mod hal;
 #[cfg(target_arch = "x86_64")]
 pub mod hostile;
@@ -31,6 +37,8 @@ const NET: u32 = 1;
 const BLOCK: u32 = 2;
 const CONSOLE: u32 = 3;
 const RNG: u32 = 4;
+#[cfg(target_arch = "x86_64")]
+const BALLOON: u32 = 5;
 const VSOCK: u32 = 19;
 
 /// A device that the machine has.
@@ -40,14 +48,14 @@ enum Device {
     Pci(Function),
 }
 
-/// How the host says where the devices are.
+/// How the host says where the devices are; as `virtio=cmdline` when it says nothing.
 const PLACES: &str = "virtio=0xADDRESS:GSI,..., virtio=pci or virtio=cmdline";
 /// Where a Linux guest without ACPI has them from: SIZE@ADDRESS:GSI (its drivers/virtio/virtio_mmio.c).
 const LINUX_DEVICE: &str = "virtio_mmio.device";
 
 /// The devices of a type, in the order of the machine.
 fn devices(kind: u32) -> impl Iterator<Item = Device> {
-    let list = option("virtio").expect(PLACES);
+    let list = option("virtio").unwrap_or("cmdline");
     let on_pci = list == "pci";
     let functions = on_pci.then(|| pci::functions(kind)).into_iter().flatten();
     let on_cmdline = list == "cmdline";

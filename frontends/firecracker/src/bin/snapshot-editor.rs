@@ -1,0 +1,7 @@
+//! The program `snapshot-editor`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmm_firecracker::editor::main()
+}

@@ -1,0 +1,184 @@
+//! `snapshot-editor`: what can be done with the files of a saved machine. Commands, options and texts are those of
+//! Firecracker's program as far as clients know them; the files are ours.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::{Map, Value};
+
+use crate::files::{copy_data, open_regular};
+use crate::saved;
+use crate::texts::StateFault;
+use crate::version::VERSION;
+
+/// Looks at, and changes, the files of saved machines
+#[derive(Debug, Parser)]
+#[command(name = "snapshot-editor", version = VERSION)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Changes a file of memory
+    #[command(subcommand)]
+    EditMemory(EditMemory),
+    /// Shows what a state has
+    #[command(subcommand)]
+    InfoVmstate(InfoVmstate),
+}
+
+#[derive(Debug, Subcommand)]
+enum EditMemory {
+    /// Puts what a file of a Diff snapshot has over a file of memory. Killed meanwhile it can be done again
+    Rebase {
+        /// The file of memory, which is changed
+        #[arg(short, long)]
+        memory_path: PathBuf,
+        /// The file of the Diff snapshot
+        #[arg(short, long)]
+        diff_path: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum InfoVmstate {
+    /// The version of its format
+    Version {
+        /// The file with the state
+        #[arg(short, long)]
+        vmstate_path: PathBuf,
+    },
+    /// The vCPUs, as JSON
+    VcpuStates {
+        /// The file with the state
+        #[arg(short, long)]
+        vmstate_path: PathBuf,
+    },
+    /// All of it, as JSON
+    VmState {
+        /// The file with the state
+        #[arg(short, long)]
+        vmstate_path: PathBuf,
+    },
+}
+
+/// Why nothing was done.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{}: {error}", .path.display())]
+    File { path: PathBuf, error: io::Error },
+    #[error(
+        "{} has {memory_len} bytes, and {} has {diff_len}: they are not of one machine",
+        .memory.display(), .diff.display()
+    )]
+    Lengths {
+        memory: PathBuf,
+        memory_len: u64,
+        diff: PathBuf,
+        diff_len: u64,
+    },
+    #[error("{}: {fault}", .path.display())]
+    State { path: PathBuf, fault: StateFault },
+    #[error("{}: {cause}", .path.display())]
+    Content { path: PathBuf, cause: String },
+    #[error("cannot print: {0}")]
+    Print(io::Error),
+}
+
+/// What of a state is what KVM knows.
+const KVM: [&str; 4] = ["promise", "vcpus", "chip", "clock"];
+
+/// Does what the arguments of the process say, and gives its exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Who has closed stderr does not want to know.
+            let _ = writeln!(io::stderr(), "Error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    let text = match command {
+        Command::EditMemory(EditMemory::Rebase {
+            memory_path,
+            diff_path,
+        }) => return rebase(&memory_path, &diff_path),
+        Command::InfoVmstate(InfoVmstate::Version { vmstate_path }) => {
+            read(&vmstate_path)?;
+            format!("{}\n", saved::version())
+        }
+        Command::InfoVmstate(InfoVmstate::VcpuStates { vmstate_path }) => {
+            let mut sections = sections(&vmstate_path)?;
+            let vcpus = match sections.remove("vcpus") {
+                Some(Value::Array(vcpus)) => vcpus,
+                _ => Vec::new(),
+            };
+            let vcpus = vcpus.iter().enumerate();
+            vcpus
+                .map(|(number, vcpu)| format!("vcpu {number}:\n{vcpu:#}\n"))
+                .collect()
+        }
+        Command::InfoVmstate(InfoVmstate::VmState { vmstate_path }) => {
+            let (kvm, mut rest): (Map<_, _>, Map<_, _>) = sections(&vmstate_path)?
+                .into_iter()
+                .partition(|(name, _)| KVM.contains(&&**name));
+            rest.insert("kvm".to_owned(), kvm.into());
+            format!("{:#}\n", Value::from(rest))
+        }
+    };
+    io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Failure::Print)
+}
+
+fn rebase(memory: &Path, diff: &Path) -> Result<(), Failure> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| Failure::File { path, error }
+    };
+    let to = open_regular(memory, true).map_err(failed(memory))?;
+    let from = open_regular(diff, false).map_err(failed(diff))?;
+    let to_len = to.metadata().map_err(failed(memory))?.len();
+    let from_len = from.metadata().map_err(failed(diff))?.len();
+    if to_len != from_len {
+        return Err(Failure::Lengths {
+            memory: memory.to_owned(),
+            memory_len: to_len,
+            diff: diff.to_owned(),
+            diff_len: from_len,
+        });
+    }
+    copy_data(&from, &to, from_len).map_err(failed(memory))?;
+    saved::take_mark(&to, &from);
+    to.sync_all().map_err(failed(memory))
+}
+
+fn read(path: &Path) -> Result<vmm_reference::Snapshot, Failure> {
+    saved::read(path).map_err(|fault| Failure::State {
+        path: path.to_owned(),
+        fault,
+    })
+}
+
+fn sections(path: &Path) -> Result<Map<String, Value>, Failure> {
+    let wrong = |cause: String| Failure::Content {
+        path: path.to_owned(),
+        cause,
+    };
+    let sections = read(path)?.sections();
+    let sections = sections.map_err(|error| wrong(error.chain()))?;
+    let value = |(name, bytes): (&str, Vec<u8>)| {
+        let value = serde_json::from_slice(&bytes);
+        let value = value.map_err(|error| wrong(format!("the section {name}: {error}")))?;
+        Ok((name.to_owned(), value))
+    };
+    sections.into_iter().map(value).collect()
+}

@@ -1,0 +1,106 @@
+//! Files that are named: those that lines are written to, logs and metrics, and those that are read or copied.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{OFlags, SeekFrom, seek};
+use rustix::io::Errno;
+
+/// What is copied at once, in bytes.
+const CHUNK: usize = 1 << 20;
+
+/// Opens a file or a FIFO for lines. A FIFO needs no reader yet, and no reader is waited for: what it does not take is
+/// lost, and counted. A file that is there is written from its beginning.
+pub(crate) fn open_for_lines(path: &Path) -> io::Result<File> {
+    // The bits of O_NONBLOCK and O_NOCTTY fit on every architecture.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(flags)
+        .open(path)
+}
+
+/// Opens a regular file that is there; nothing hangs.
+pub(crate) fn open_regular(path: &Path, write: bool) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(write)
+        .custom_flags(flags)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
+}
+
+/// Copies what of the beginning of a file is data, and no hole, to the same places of another one. Gives the bytes.
+pub(crate) fn copy_data(from: &File, to: &File, len: u64) -> io::Result<u64> {
+    let mut buffer = vec![0; CHUNK];
+    let (mut at, mut copied) = (0, 0);
+    while at < len {
+        let start = match seek(from, SeekFrom::Data(at)) {
+            Ok(start) => start.min(len),
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => break,
+            // The file system knows of no holes.
+            Err(Errno::INVAL) => at,
+            Err(error) => return Err(error.into()),
+        };
+        let end = match seek(from, SeekFrom::Hole(start)) {
+            Ok(end) => end.min(len),
+            Err(Errno::INVAL | Errno::NXIO) => len,
+            Err(error) => return Err(error.into()),
+        };
+        for place in (start..end).step_by(CHUNK) {
+            let count = usize::try_from(end - place).unwrap_or(CHUNK).min(CHUNK);
+            let part = buffer.get_mut(..count).unwrap_or_default();
+            from.read_exact_at(part, place)?;
+            to.write_all_at(part, place)?;
+        }
+        copied += end - start;
+        at = end;
+    }
+    Ok(copied)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_of_a_file_change_nothing_and_zeros_do() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let len = 8 << 20;
+        from.set_len(len).unwrap();
+        from.write_all_at(&[0; 4096], 1 << 20).unwrap();
+        from.write_all_at(&[7; 3 << 20], 4 << 20).unwrap();
+        to.write_all_at(&[1; 8 << 20], 0).unwrap();
+        let copied = copy_data(&from, &to, len).unwrap();
+        assert!((3 << 20) + 4096 <= copied && copied < len, "{copied}");
+        let read = |at| {
+            let mut byte = [0];
+            to.read_exact_at(&mut byte, at).unwrap();
+            byte[0]
+        };
+        let expected = [0, 0, 7, 7, 1, 1];
+        let places = [
+            1 << 20,
+            (1 << 20) + 4095,
+            4 << 20,
+            (7 << 20) - 1,
+            8 << 19,
+            len - 1,
+        ];
+        let found = places.map(read);
+        assert_eq!(found[..4], expected[..4]);
+        assert_eq!((read(0), read(len - 1)), (1, 1));
+    }
+}

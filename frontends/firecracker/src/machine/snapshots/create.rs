@@ -1,0 +1,150 @@
+//! Saving a machine that is paused.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use vmm_reference::{Command, CommandError, SavedForm, Snapshot, VmHandle};
+
+use super::super::configuration::Configuration;
+use super::super::terms::Options;
+use super::files::{self, NewFile};
+use super::note;
+use crate::api::snapshots::{CreateSnapshotParams, SnapshotType};
+use crate::saved;
+use crate::texts::{CreateFault, refused};
+
+/// What a state calls its file of memory; nobody looks for it by that.
+const MEMORY: &str = "memory";
+const MIB: u64 = 1 << 20;
+
+/// What of memory is written, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct How {
+    form: SavedForm,
+    since: Option<String>,
+}
+
+/// The ways to write what is asked for, the best one first. `last` is the id of the machine that this one was saved as
+/// last, or was.
+fn ways(kind: SnapshotType, tracks: bool, last: Option<&str>) -> Vec<How> {
+    let how = |form, since: Option<&str>| How {
+        form,
+        since: since.map(str::to_owned),
+    };
+    match (kind, last) {
+        // From now on it is told what changes. A host that cannot tell saves all of it nevertheless.
+        (SnapshotType::Full, _) if tracks => {
+            vec![how(SavedForm::Layer, Some("")), how(SavedForm::Layer, None)]
+        }
+        (SnapshotType::Full, _) => vec![how(SavedForm::Layer, None)],
+        // All of it has changed since memory was zeros.
+        (SnapshotType::Diff, None) => {
+            vec![how(SavedForm::Layer, Some("")), how(SavedForm::Layer, None)]
+        }
+        (SnapshotType::Diff, last) => {
+            vec![how(SavedForm::InPlace, last), how(SavedForm::InPlace, None)]
+        }
+    }
+}
+
+/// Saves it; gives its id.
+pub(in crate::machine) fn create(
+    handle: &VmHandle,
+    params: &CreateSnapshotParams,
+    last: Option<&str>,
+    configuration: &Configuration,
+    options: &Options,
+) -> Result<String, CreateFault> {
+    let state = NewFile::open(&params.snapshot_path).map_err(CreateFault::State)?;
+    let memory = NewFile::open(&params.mem_file_path).map_err(CreateFault::Memory)?;
+    if state.is_same(&memory) {
+        return Err(CreateFault::SameFile);
+    }
+    let len = (configuration.machine.mem_size_mib as u64).saturating_mul(MIB);
+    let mark = saved::random().map_err(CreateFault::Publish)?;
+    let note = note::of(configuration, options, &mark).text();
+    let tracks = configuration.machine.track_dirty_pages;
+    let mut refusal = None;
+    for How { form, since } in ways(params.snapshot_type, tracks, last) {
+        state.empty().map_err(CreateFault::State)?;
+        let form = match memory.stays(len) {
+            true => SavedForm::InPlace,
+            false => form,
+        };
+        let begun = match form {
+            SavedForm::InPlace => memory.begin_with(len),
+            _ => memory.empty(),
+        };
+        begun.map_err(CreateFault::Memory)?;
+        let command = Command::Snapshot {
+            memory: MEMORY.to_owned(),
+            since,
+            copies: Vec::new(),
+            form,
+            note: Some(note.clone()),
+        };
+        let open = |file: &File| file.try_clone().map(OwnedFd::from);
+        let open = [&state, &memory].map(|new| open(&new.file));
+        let open = open.into_iter().collect::<Result<Vec<_>, _>>();
+        match handle.command_with(command, open.map_err(CreateFault::Memory)?) {
+            Ok(_) => {
+                let saved = state.file.try_clone().map_err(CreateFault::State)?;
+                let saved = Snapshot::read("the new state", saved);
+                let saved = saved.map_err(|error| CreateFault::Refused(error.chain()))?;
+                files::publish(state, memory, &mark).map_err(CreateFault::Publish)?;
+                return Ok(saved.id().to_owned());
+            }
+            // Perhaps the next way is one.
+            Err(error @ CommandError::NotSaved(_)) => {
+                log::debug!("{error}");
+                refusal = Some(error);
+            }
+            Err(error) => return Err(CreateFault::Refused(refused(&error))),
+        }
+    }
+    let said = refusal.map_or_else(String::new, |error| refused(&error));
+    Err(CreateFault::Refused(said))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_is_written_where_there_is_something_that_it_changed_since() {
+        let first = |kind, tracks, last| ways(kind, tracks, last).swap_remove(0);
+        let how = |form, since: Option<&str>| How {
+            form,
+            since: since.map(str::to_owned),
+        };
+        for (kind, tracks, last, expected) in [
+            (SnapshotType::Full, false, None, how(SavedForm::Layer, None)),
+            (
+                SnapshotType::Full,
+                true,
+                Some("a"),
+                how(SavedForm::Layer, Some("")),
+            ),
+            (
+                SnapshotType::Diff,
+                true,
+                None,
+                how(SavedForm::Layer, Some("")),
+            ),
+            (
+                SnapshotType::Diff,
+                true,
+                Some("a"),
+                how(SavedForm::InPlace, Some("a")),
+            ),
+            (
+                SnapshotType::Diff,
+                false,
+                Some("a"),
+                how(SavedForm::InPlace, Some("a")),
+            ),
+        ] {
+            assert_eq!(first(kind, tracks, last), expected);
+        }
+    }
+}

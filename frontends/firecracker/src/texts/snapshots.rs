@@ -1,0 +1,64 @@
+//! Texts about saved machines.
+
+use std::io;
+
+/// Why a machine was not saved.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateFault {
+    #[error(
+        "Cannot save the microVM state: Operation not allowed: save/restore unavailable while running"
+    )]
+    Running,
+    #[error("Cannot perform open on the snapshot backing file: {0}")]
+    State(io::Error),
+    #[error("Cannot perform open on the memory backing file: {0}")]
+    Memory(io::Error),
+    #[error("the state and the memory are to be the same file")]
+    SameFile,
+    #[error("Cannot save the microVM state: {0}")]
+    Refused(String),
+    #[error("Cannot write the files: {0}")]
+    Publish(io::Error),
+}
+
+/// Why a machine that was saved does not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadFault {
+    #[error("Loading a microVM snapshot not allowed after configuring boot-specific resources.")]
+    Configured,
+    #[error("Failed to restore from snapshot: Failed to get snapshot state from file: {0}")]
+    State(StateFault),
+    #[error("Failed to restore from snapshot: Failed to load guest memory: {0}")]
+    Memory(MemoryFault),
+    #[error("Failed to restore from snapshot: Unknown Network Device: {0}")]
+    NoNetwork(String),
+    #[error("Failed to restore from snapshot: Unknown Vsock Device")]
+    NoVsock,
+    #[error("Failed to restore from snapshot: Unknown block device: {0}")]
+    NoDrive(String),
+    /// A device's host side cannot be had.
+    #[error("Failed to restore from snapshot: Failed to build microVM from snapshot: {0}")]
+    Device(String),
+    #[error("Failed to restore from snapshot: Failed to build microVM from snapshot: {0}")]
+    Build(String),
+}
+
+/// Why there is no state.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateFault {
+    #[error("Failed to open snapshot file: {0}")]
+    Open(io::Error),
+    #[error("Failed to load snapshot state from file: IO Error: File too short to contain CRC")]
+    Short,
+    #[error("Failed to load snapshot state from file: {0}")]
+    Wrong(String),
+}
+
+/// Why there is no memory.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MemoryFault {
+    #[error("Error creating guest memory from file: Failed to load guest memory: {0}")]
+    File(io::Error),
+    #[error("Error creating guest memory from uffd: Failed to connect to UDS Unix stream: {0}")]
+    Socket(io::Error),
+}

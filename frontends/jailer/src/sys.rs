@@ -1,0 +1,47 @@
+//! Calls that are unsafe in themselves. The jailer has one thread throughout.
+
+use std::io;
+
+use rustix::process::Pid;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Closes everything but standard input and outputs.
+pub(crate) fn close_inherited() -> io::Result<()> {
+    // SAFETY: it runs first, when nothing in here has a descriptor of its own.
+    match unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// New namespaces for this process, or for its children.
+pub(crate) fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
+    // SAFETY: what makes it unsafe is that a thread may have descriptors of its own, which no caller here asks for.
+    unsafe { unshare_unsafe(flags) }
+}
+
+/// Whether this process is the first of its session.
+pub(crate) fn leads_its_session() -> bool {
+    // SAFETY: both only read numbers. rustix' takes no session of 0, which is one whose leader is
+    // outside of this namespace of processes.
+    unsafe { libc::getsid(0) == libc::getpid() }
+}
+
+/// Who a process is after fork(2).
+#[derive(Debug)]
+pub(crate) enum Forked {
+    Parent(Pid),
+    Child,
+}
+
+pub(crate) fn fork() -> io::Result<Forked> {
+    // SAFETY: there are no other threads, whose locks a child could find held.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        0 => Ok(Forked::Child),
+        pid => Pid::from_raw(pid)
+            .filter(|_| pid > 0)
+            .map(Forked::Parent)
+            .ok_or_else(io::Error::last_os_error),
+    }
+}

@@ -1,0 +1,34 @@
+//! Directories that are open: `openat(fd, "..")` leads from one that was opened outside out of any root.
+
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, openat, readlink, stat};
+
+use crate::error::Refusal;
+
+/// The first directory that is open, with its path; mounts and O_PATH descriptors included.
+pub(crate) fn open_directory() -> Result<Option<(i32, PathBuf)>, Refusal> {
+    let refused = || Refusal::of("see which descriptors are open, without /proc");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let own = openat(CWD, "/proc/self/fd", flags, Mode::empty()).map_err(refused())?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(&own, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let name = entry.map_err(refused())?;
+        let Some(fd) = name.file_name().to_str().ok().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        if fd == own.as_raw_fd() {
+            continue;
+        }
+        let path = format!("/proc/self/fd/{fd}");
+        let mode = stat(&path).map_err(refused())?.st_mode;
+        if FileType::from_raw_mode(mode) == FileType::Directory {
+            let target = readlink(&path, Vec::new()).map_err(refused())?;
+            return Ok(Some((fd, target.to_string_lossy().into_owned().into())));
+        }
+    }
+    Ok(None)
+}

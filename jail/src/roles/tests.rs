@@ -1,0 +1,160 @@
+use std::collections::BTreeSet;
+
+use super::numbers::*;
+use super::*;
+use crate::seccomp::{Call, Filter, Only, Rule};
+
+fn rules(role: &Role) -> impl Iterator<Item = &'static Rule> {
+    role.tables.iter().copied().flatten()
+}
+
+#[test]
+fn every_role_has_a_filter_on_every_architecture() {
+    for arch in ["x86_64", "aarch64", "riscv64"] {
+        for role in ALL {
+            let filter = Filter::for_arch(role, arch).expect("a filter");
+            // Beyond it a start is seen to be slower.
+            let is_main = [MAIN, MAIN_WITH_FORKS].contains(role);
+            let most = if is_main { 550 } else { 250 };
+            let is = filter.instructions();
+            assert!(is < most, "{} on {arch} has {is}", role.name);
+        }
+    }
+}
+
+#[test]
+fn every_rule_says_what_for() {
+    for rule in ALL.iter().flat_map(rules) {
+        assert!(!rule.why.is_empty(), "{}", rule.call);
+    }
+    let names: BTreeSet<_> = ALL.iter().map(|role| role.name).collect();
+    assert_eq!(names.len(), ALL.len());
+}
+
+#[test]
+fn no_role_opens_executes_traces_mounts_or_makes_processes() {
+    use Call::*;
+    const NEVER: &[Call] = &[
+        Open,
+        Openat,
+        Openat2,
+        OpenByHandleAt,
+        Creat,
+        Execve,
+        Execveat,
+        Fork,
+        Vfork,
+        Ptrace,
+        ProcessVmReadv,
+        ProcessVmWritev,
+        PidfdGetfd,
+        Mount,
+        MoveMount,
+        Fsopen,
+        OpenTree,
+        Umount2,
+        PivotRoot,
+        Chroot,
+        Setns,
+        Unshare,
+        Bpf,
+        PerfEventOpen,
+        InitModule,
+        Keyctl,
+        KexecLoad,
+        IoUringSetup,
+        Bind,
+        Listen,
+        Renameat2,
+        Linkat,
+        Symlinkat,
+        Truncate,
+        Chmod,
+        Chown,
+        Setuid,
+        Setresuid,
+        Splice,
+        Vmsplice,
+    ];
+    // Processes, which have the rights of the one that makes them, are made by one role, in one table.
+    let rules = |role: &Role| {
+        let tables = role.tables.iter().copied();
+        let other = tables.filter(|table| *table != FORKS_TABLE);
+        other.flatten().collect::<Vec<_>>()
+    };
+    let making: Vec<_> = FORKS_TABLE.iter().map(|rule| rule.call).collect();
+    for call in NEVER {
+        let is_there = [Fork, Unshare, IoUringSetup, Listen].contains(call);
+        assert_eq!(making.contains(call), is_there, "{call}");
+    }
+    for role in ALL {
+        assert_eq!(
+            role.tables.iter().flat_map(|table| table.iter()).count() > rules(role).len(),
+            *role == MAIN_WITH_FORKS
+        );
+        for rule in rules(role) {
+            assert!(!NEVER.contains(&rule.call), "{}: {}", role.name, rule.call);
+        }
+    }
+    // One has to look at what these do.
+    let any: Vec<_> = ALL
+        .iter()
+        .flat_map(|role| role.tables.iter().copied().flatten())
+        .filter(|rule| rule.only == Only::Any)
+        .collect();
+    for call in [
+        Ioctl,
+        Fcntl,
+        Prctl,
+        Clone,
+        Clone3,
+        Kill,
+        Tkill,
+        Tgkill,
+        Socket,
+        Mmap,
+        Mprotect,
+        Madvise,
+        Seccomp,
+        Fallocate,
+        Userfaultfd,
+        RtSigaction,
+    ] {
+        assert!(any.iter().all(|rule| rule.call != call), "{call}");
+    }
+}
+
+#[test]
+fn what_a_thread_may_the_one_that_starts_it_may() {
+    let main: Vec<_> = rules(&MAIN).collect();
+    let with_forks: Vec<_> = rules(&MAIN_WITH_FORKS).collect();
+    assert!(main.iter().all(|rule| with_forks.contains(rule)));
+    for role in ALL.iter().filter(|role| **role != MAIN_WITH_FORKS) {
+        for rule in rules(role) {
+            assert!(main.contains(&rule), "{}: {}", role.name, rule.call);
+        }
+    }
+}
+
+#[test]
+fn requests_have_the_numbers_of_the_c_library() {
+    // It has no name for the others.
+    for (ours, theirs) in [
+        (TUNSETOFFLOAD, libc::TUNSETOFFLOAD),
+        (TUNGETIFF, libc::TUNGETIFF),
+        (TUNSETVNETHDRSZ, libc::TUNSETVNETHDRSZ),
+        (TUNSETQUEUE, libc::TUNSETQUEUE),
+        (FIONBIO, libc::FIONBIO),
+        (TCGETS, libc::TCGETS),
+        (TCSETS, libc::TCSETS),
+        (TIOCGPGRP, libc::TIOCGPGRP),
+        (TIOCGWINSZ, libc::TIOCGWINSZ),
+    ] {
+        // One library has them signed.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let theirs = theirs as u32;
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(i32::from(ENOSYS), libc::ENOSYS);
+    assert!([KICK_GLIBC, KICK_MUSL].contains(&libc::SIGRTMIN().cast_unsigned()));
+}

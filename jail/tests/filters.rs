@@ -1,0 +1,147 @@
+//! What the filter of each role refuses, and that what every thread needs goes on.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "attempts/outside.rs"]
+mod outside;
+
+use jail::roles;
+use outside::{Outside, users};
+
+/// Attempts, and the system calls that are refused.
+const REFUSED: [(&str, &str); 22] = [
+    ("open", "openat"),
+    ("open-proc", "openat"),
+    ("parent", "openat"),
+    ("make", "mkdir"),
+    ("truncate", "truncate"),
+    ("packets", "socket"),
+    ("connect-tcp", "socket"),
+    ("execute", "execve"),
+    ("execute-memory", "execveat"),
+    ("fork", "clone"),
+    ("signal", "kill"),
+    ("trace", "ptrace"),
+    ("read-memory", "process_vm_readv"),
+    ("mount", "mount"),
+    ("unmount", "umount2"),
+    ("chroot", "chroot"),
+    ("namespace", "unshare"),
+    ("bpf", "bpf"),
+    ("user", "setresuid"),
+    ("executable-memory", "mmap"),
+    ("handler", "rt_sigaction"),
+    ("unknown-call", "1023"),
+];
+/// What the main thread may and others do not.
+const OF_MAIN: [&str; 2] = ["limit", "signal-thread"];
+
+#[test]
+fn r32_a_violation_names_call_and_thread_and_ends_the_process_with_status_1() {
+    // Without the rest of the sandbox: the filter alone does it.
+    let outside = Outside::of(*users().last().unwrap());
+    for role in roles::ALL {
+        let with_role = format!("role={}", role.name);
+        let main = OF_MAIN.map(|name| {
+            (
+                name,
+                if name == "limit" {
+                    "prlimit64"
+                } else {
+                    "tgkill"
+                },
+            )
+        });
+        let is_main = [roles::MAIN, roles::MAIN_WITH_FORKS].contains(role);
+        let main = main.into_iter().filter(|_| !is_main);
+        let makes_processes = *role == roles::MAIN_WITH_FORKS;
+        let refused = REFUSED.into_iter().chain(main);
+        for (attempt, call) in refused.filter(|(attempt, _)| !makes_processes || *attempt != "fork")
+        {
+            // musl opens by the old call where there is one, and glibc makes folders by the new where there is none.
+            let calls = match call {
+                "openat" => [call, "open"],
+                "mkdir" => [call, "mkdirat"],
+                "clone" | "mount" => [call, call],
+                other => [other, other],
+            };
+            let ran = outside.run("off", &[&with_role, attempt]);
+            let what = format!("{} {attempt}: {} {}", role.name, ran.stdout, ran.stderr);
+            assert_eq!(ran.status, Some(1), "{what}");
+            let lines: Vec<_> = ran.stderr.lines().collect();
+            let [line] = lines[..] else {
+                panic!("{what}");
+            };
+            let is_named = calls.iter().any(|call| {
+                line.starts_with(&format!(
+                    "error: the system call {call} is not allowed to the thread '{}': ",
+                    role.name
+                ))
+            });
+            assert!(is_named, "{what}");
+            assert!(!ran.stdout.contains(&format!("{attempt}: ")), "{what}");
+        }
+    }
+}
+
+#[test]
+fn threads_of_every_role_begin_compute_print_panic_and_end() {
+    for user in users() {
+        let outside = Outside::of(user);
+        for role in roles::ALL {
+            let with_role = format!("role={}", role.name);
+            let ran = outside.run("strict", &[&with_role, "nothing", "allocate", "print"]);
+            let what = format!("{}: {} {}", role.name, ran.stdout, ran.stderr);
+            assert_eq!(
+                (ran.status, &ran.stderr[..]),
+                (Some(0), "printed\n"),
+                "{what}"
+            );
+            for attempt in ["nothing", "allocate", "print"] {
+                assert_eq!(ran.result(attempt), "done", "{what}");
+            }
+            let ran = outside.run("strict", &[&with_role, "panic"]);
+            assert!(ran.stderr.contains("as asked"), "{}", ran.stderr);
+            assert!(
+                ran.stderr.contains("error: the thread panicked"),
+                "{}",
+                ran.stderr
+            );
+            assert_eq!(ran.status, Some(2));
+        }
+    }
+}
+
+#[test]
+fn the_main_thread_starts_threads_and_gives_them_filters_and_no_processes() {
+    let outside = Outside::of(*users().last().unwrap());
+    let ran = outside.run("strict", &["role=main", "thread-of-vcpu"]);
+    assert_eq!(ran.result("thread-of-vcpu"), "done", "{}", ran.stderr);
+    // A vCPU's thread is one that the main thread has started.
+    let ran = outside.run("strict", &["role=main", "vcpu-opens"]);
+    assert_eq!(ran.status, Some(1));
+    let line = "error: the system call getrandom is not allowed to the thread 'vcpu': ";
+    assert!(ran.stderr.starts_with(line), "{}", ran.stderr);
+}
+
+#[test]
+fn many_threads_allocate_without_a_look_at_the_system() {
+    let outside = Outside::of(*users().last().unwrap());
+    let ran = outside.run("strict", &["role=main", "many-threads"]);
+    assert_eq!(ran.result("many-threads"), "done", "{}", ran.stderr);
+}
+
+#[test]
+fn a_kernel_without_filters_is_told_of() {
+    let outside = Outside::of(*users().last().unwrap());
+    let ran = outside.run("auto", &["refuse=seccomp:ENOSYS", "nothing"]);
+    assert_eq!(ran.level(), "weak");
+    assert!(
+        ran.missing("system-calls")
+            .contains("CONFIG_SECCOMP_FILTER")
+    );
+    let ran = outside.run("off", &["refuse=seccomp:ENOSYS", "role=vcpu", "nothing"]);
+    let why = "error: the kernel does not take the filter of vcpu";
+    assert!(ran.stderr.starts_with(why), "{}", ran.stderr);
+    assert_eq!(ran.status, Some(2));
+}

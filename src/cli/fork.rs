@@ -1,0 +1,244 @@
+//! `ctl PATH fork`: what a fork has of its own is opened here, since a VM itself opens nothing.
+
+// A build without some devices needs a part of this only.
+#![cfg_attr(
+    not(all(
+        feature = "serial",
+        feature = "virtio-blk",
+        feature = "virtio-console",
+        feature = "virtio-net",
+        feature = "virtio-vsock"
+    )),
+    allow(dead_code, unused_imports)
+)]
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+#[cfg(feature = "virtio-vsock")]
+use vmm_reference::MadeSocket;
+use vmm_reference::{
+    Command, ControlSocket, DiskContent, Error, ForkWish, Forked, ForkedDisk, MAX_DESCRIPTORS,
+};
+
+use super::connection::Connection;
+use super::copies::CopyFile;
+use super::errors::print_error;
+use super::files::print;
+use super::request::{ForkBlk, ForkConsole, ForkOptions, open_disk};
+use super::save::copy_text;
+use super::status::FAILED;
+
+/// What is made for a fork, and goes unless there is one.
+#[derive(Default)]
+struct Made {
+    wish: ForkWish,
+    control: Option<ControlSocket>,
+    disks: Vec<OwnedFd>,
+    copies: Vec<CopyFile>,
+    taps: Vec<OwnedFd>,
+    #[cfg(feature = "virtio-vsock")]
+    vsock: Option<MadeSocket>,
+    consoles: Vec<OwnedFd>,
+}
+
+/// A path that means the same to whoever runs the VM.
+fn absolute(field: &'static str, path: &Path) -> Result<String, Error> {
+    let refused = |cause: String| Error::Config {
+        field: field.into(),
+        value: path.display().to_string(),
+        cause,
+        cure: "name a file by a path that is text in UTF-8".to_owned(),
+    };
+    let absolute = std::path::absolute(path).map_err(|error| refused(error.to_string()))?;
+    let text = absolute.to_str().map(str::to_owned);
+    text.ok_or_else(|| refused("its path is not text in UTF-8".to_owned()))
+}
+
+impl Made {
+    fn new(wanted: &ForkOptions) -> Result<Self, Error> {
+        let mut made = Self::default();
+        made.wish.paused = wanted.paused;
+        #[cfg(feature = "virtio-blk")]
+        for disk in &wanted.blk {
+            made.disk(disk)?;
+        }
+        #[cfg(feature = "virtio-net")]
+        for new in &wanted.net {
+            let tap = match (&new.tap, new.fd) {
+                (Some(name), _) => vmm_reference::open_tap(name)?,
+                (None, fd) => vmm_reference::own_descriptor("net", fd.unwrap_or(-1))?,
+            };
+            made.taps.push(tap);
+            made.wish.net.push(vmm_reference::ForkedTap {
+                device: new.id.clone(),
+                tap: new.tap.clone(),
+            });
+        }
+        #[cfg(feature = "virtio-vsock")]
+        if let Some(new) = &wanted.vsock {
+            made.wish.vsock = Some(absolute("vsock", &new.path)?);
+            made.vsock = Some(MadeSocket::vsock(&new.path)?);
+        }
+        #[cfg(feature = "serial")]
+        if let Some(ForkConsole::File(path)) = &wanted.serial {
+            made.wish.serial = Some(made.console("serial", path)?);
+        }
+        #[cfg(feature = "virtio-console")]
+        if let Some(ForkConsole::File(path)) = &wanted.console {
+            made.wish.console = Some(made.console("console", path)?);
+        }
+        made.wish.control = Some(absolute("control", &wanted.control)?);
+        // Last: whoever finds it waits for the fork.
+        made.control = Some(ControlSocket::bind(&wanted.control)?);
+        Ok(made)
+    }
+
+    fn disk(&mut self, disk: &ForkBlk) -> Result<(), Error> {
+        let told = match disk {
+            ForkBlk::File { id, path } => {
+                let file = open_disk("blk", path)?;
+                self.disks.push(file.into());
+                ForkedDisk::new(id, absolute("blk", path)?, DiskContent::File)
+            }
+            ForkBlk::Copy(copy) => {
+                let temporary = format!(".copy-{}-{}", std::process::id(), self.copies.len());
+                let mut new = CopyFile::new(copy, &temporary, |_, _| false)?;
+                let refused = |source| Error::Refused {
+                    field: "blk".into(),
+                    value: format!("id={},copy={}", copy.id, copy.path.display()),
+                    source,
+                    cure: "name a new file in a folder in which this user may make files"
+                        .to_owned(),
+                };
+                self.disks
+                    .push(new.file().try_clone().map_err(refused)?.into());
+                // It has its name before it has its content: a fork that runs has disks with names.
+                new.publish().map_err(refused)?;
+                let name = new.told.name.clone();
+                self.copies.push(new);
+                ForkedDisk::new(&copy.id, name, DiskContent::Copy)
+            }
+        };
+        self.wish.blk.push(told);
+        Ok(())
+    }
+
+    fn console(&mut self, field: &'static str, path: &Path) -> Result<String, Error> {
+        let mut options = File::options();
+        options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            // A FIFO without a reader must not block.
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        let opened = options
+            .open(path)
+            .and_then(|file| Ok((file.metadata()?, file)));
+        let (found, file) = opened.map_err(|source| Error::Refused {
+            field: field.into(),
+            value: format!("file={}", path.display()),
+            source,
+            cure: "name a file that can be written, or null".to_owned(),
+        })?;
+        // Nobody knows here what else the VM has open: a disk, or its own log.
+        if found.is_file() && found.len() > 0 {
+            return Err(Error::Config {
+                field: field.into(),
+                value: format!("file={}", path.display()),
+                cause: "there is such a file, and it is not empty".to_owned(),
+                cure: "name a new file".to_owned(),
+            });
+        }
+        self.consoles.push(file.into());
+        absolute(field, path)
+    }
+
+    /// In the order of what is wished for.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut all: Vec<_> = self.control.iter().map(AsFd::as_fd).collect();
+        all.extend(self.disks.iter().chain(&self.taps).map(AsFd::as_fd));
+        #[cfg(feature = "virtio-vsock")]
+        all.extend(self.vsock.iter().map(AsFd::as_fd));
+        all.extend(self.consoles.iter().map(AsFd::as_fd));
+        all
+    }
+
+    /// It is all the fork's.
+    fn keep(self) {
+        self.copies.into_iter().for_each(CopyFile::keep);
+        if let Some(control) = self.control {
+            control.leave();
+        }
+        #[cfg(feature = "virtio-vsock")]
+        if let Some(vsock) = self.vsock {
+            vsock.leave();
+        }
+    }
+}
+
+/// Forks the VM.
+pub(super) fn fork(
+    vm: &mut Connection<'_>,
+    wanted: &ForkOptions,
+    json: bool,
+) -> Result<ExitCode, Error> {
+    let made = Made::new(wanted)?;
+    let files = made.descriptors();
+    if files.len() > MAX_DESCRIPTORS {
+        return Err(Error::Config {
+            field: "blk".into(),
+            value: String::new(),
+            cause: format!(
+                "a fork takes {MAX_DESCRIPTORS} open descriptors at most, and these are {}",
+                files.len()
+            ),
+            cure: "let disks that are only read be shared".to_owned(),
+        });
+    }
+    // It takes as long as disks are copied.
+    vm.wait_for_ever()?;
+    let answer = vm.ask(&json!(Command::Fork(made.wish.clone())), &files);
+    // The VM has ended, or does not say any more what became of it: there may be a fork, which keeps what is its own.
+    let is_unknown = match &answer {
+        Ok(answer) => answer.as_ref().is_err_and(|error| error["kind"] == "ended"),
+        Err(_) => true,
+    };
+    if is_unknown {
+        log::warn!(
+            "whether there is a fork is not known: what was made for it stays, and `ctl {} status` tells",
+            wanted.control.display()
+        );
+    }
+    if is_unknown || matches!(answer, Ok(Ok(_))) {
+        made.keep();
+    }
+    let answer = match answer? {
+        Ok(answer) => answer,
+        Err(refusal) if json => {
+            print_error(&refusal);
+            return Ok(FAILED.into());
+        }
+        Err(refusal) => return Err(vm.refused(&refusal)),
+    };
+    match serde_json::from_value::<Forked>(answer.clone()) {
+        Ok(forked) if !json => {
+            let copies = forked.copies.iter().map(|copied| copy_text(copied) + "\n");
+            let ms = |us: u64| format!("{}.{} ms", us / 1000, us % 1000 / 100);
+            print(&format!(
+                "{}forked: process {}, commands at {}; the guest stood still for {}, the fork's went on after {}",
+                copies.collect::<String>(),
+                forked.pid,
+                wanted.control.display(),
+                ms(forked.still_us),
+                ms(forked.ready_us),
+            ))?;
+        }
+        _ => print(&answer.to_string())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,123 @@
+//! New files that have no name until they are whole, where the file system has such files.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat_with};
+use rustix::io::Errno;
+
+/// A new file, which goes unless it is kept.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    pub(super) file: File,
+    /// The name that it has, or will have.
+    pub(super) path: PathBuf,
+    /// It has its name already.
+    is_named: bool,
+}
+
+impl NewFile {
+    pub(super) fn new(folder: &Path, name: &str) -> io::Result<Self> {
+        let path = folder.join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        let unnamed = options.clone().custom_flags(libc::O_TMPFILE).open(folder);
+        let (file, is_named) = match unnamed {
+            Ok(file) => (file, false),
+            // A file system without such files.
+            Err(_) => (options.create_new(true).open(&path)?, true),
+        };
+        Ok(Self {
+            file,
+            path,
+            is_named,
+        })
+    }
+
+    /// Gives it its name.
+    pub(super) fn name(&mut self) -> io::Result<()> {
+        if !self.is_named {
+            let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            linkat(CWD, unnamed, CWD, &self.path, AtFlags::SYMLINK_FOLLOW)?;
+            self.is_named = true;
+        }
+        Ok(())
+    }
+
+    /// Gives it another name, which nothing has.
+    pub(super) fn name_as(&mut self, path: PathBuf) -> io::Result<()> {
+        if !self.is_named {
+            self.path = path;
+            return self.name();
+        }
+        match renameat_with(CWD, &self.path, CWD, &path, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            // The file system cannot (NFS).
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                fs::hard_link(&self.path, &path)?;
+                fs::remove_file(&self.path)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.path = path;
+        Ok(())
+    }
+
+    /// It stays, or has another name by now.
+    pub(super) fn keep(mut self) {
+        self.is_named = false;
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if self.is_named {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A file of a file system where files have names from the beginning, or without a name.
+    fn new_file(folder: &Path, has_name: bool) -> NewFile {
+        let mut new = NewFile::new(folder, "new").unwrap();
+        if has_name {
+            new.name().unwrap();
+        }
+        new.file.write_all(b"whole").unwrap();
+        new
+    }
+
+    #[test]
+    fn a_name_is_given_once_and_takes_the_place_of_nothing() {
+        for has_name in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = |name: &str| folder.path().join(name);
+            fs::write(path("precious"), "precious").unwrap();
+            let mut new = new_file(folder.path(), has_name);
+            let refused = new.name_as(path("precious")).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+            drop(new);
+            assert_eq!(fs::read(path("precious")).unwrap(), b"precious");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+            let mut new = new_file(folder.path(), has_name);
+            new.name_as(path("copy")).unwrap();
+            assert_eq!(fs::read(path("copy")).unwrap(), b"whole");
+            drop(new);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+            let mut new = new_file(folder.path(), has_name);
+            new.name_as(path("copy")).unwrap();
+            new.keep();
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        }
+    }
+}

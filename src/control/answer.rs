@@ -1,0 +1,116 @@
+//! Commands on their way, and their answers, which may take their time.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use super::command::{Command, CommandError, Reply};
+use crate::wake::Wake;
+
+/// A command that waits for the machine's thread, and whoever waits for the answer.
+pub(crate) struct Request {
+    pub(crate) command: Command,
+    /// As many as the command takes.
+    pub(crate) files: Vec<OwnedFd>,
+    pub(crate) answer: Answer,
+}
+
+/// Where an answer goes. Whoever waits for it is woken, also when there is none any more.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    sender: Option<mpsc::Sender<Result<Reply, CommandError>>>,
+    wake: Option<Arc<Wake>>,
+}
+
+impl Answer {
+    /// One to a command of this name, and where it arrives.
+    pub(super) fn new(name: &'static str, wake: Option<Arc<Wake>>) -> (Self, Answered) {
+        let (sender, receiver) = mpsc::channel();
+        let answer = Self {
+            sender: Some(sender),
+            wake,
+        };
+        (answer, Answered { name, receiver })
+    }
+
+    pub(crate) fn send(mut self, answer: Result<Reply, CommandError>) {
+        if let Some(sender) = self.sender.take() {
+            // Whoever asked may be gone.
+            let _ = sender.send(answer);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // First, so that it is seen.
+        self.sender = None;
+        if let Some(wake) = &self.wake {
+            wake.set();
+        }
+    }
+}
+
+/// An answer that comes.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    name: &'static str,
+    receiver: mpsc::Receiver<Result<Reply, CommandError>>,
+}
+
+#[cfg(feature = "control")]
+impl Answered {
+    /// The answer, if it has come.
+    pub(crate) fn take(&self) -> Option<Result<Reply, CommandError>> {
+        match self.receiver.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(mpsc::TryRecvError::Empty) => None,
+            Err(mpsc::TryRecvError::Disconnected) => Some(Err(CommandError::Ended(self.name))),
+        }
+    }
+}
+
+/// The answer to a command, which may still have to come.
+#[derive(Debug)]
+pub struct Pending(pub(super) Asked);
+
+impl Pending {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// As [`VmHandle::command`](crate::VmHandle::command).
+    pub fn wait(self) -> Result<Reply, CommandError> {
+        self.0.wait()
+    }
+
+    /// Waits for it, but no longer than this. It comes once.
+    pub fn wait_for(&self, patience: Duration) -> Option<Result<Reply, CommandError>> {
+        match &self.0 {
+            Asked::Now(reply) => Some(Ok(reply.clone())),
+            Asked::Later(Answered { name, receiver }) => match receiver.recv_timeout(patience) {
+                Ok(answer) => Some(answer),
+                Err(mpsc::RecvTimeoutError::Timeout) => None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => Some(Err(CommandError::Ended(name))),
+            },
+        }
+    }
+}
+
+/// What comes of a command.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Now(Reply),
+    Later(Answered),
+}
+
+impl Asked {
+    pub(super) fn wait(self) -> Result<Reply, CommandError> {
+        match self {
+            Self::Now(reply) => Ok(reply),
+            Self::Later(Answered { name, receiver }) => {
+                let ended = |_| Err(CommandError::Ended(name));
+                receiver.recv().unwrap_or_else(ended)
+            }
+        }
+    }
+}

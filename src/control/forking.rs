@@ -1,0 +1,112 @@
+//! What a fork of a machine takes besides the command, and what is told of it: plain data.
+
+use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "control")]
+use crate::control::fields;
+use crate::control::saving::CopiedDisk;
+
+/// The disk of a fork, whose open file comes beside the command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ForkedDisk {
+    /// The disk's id.
+    pub device: String,
+    /// The absolute path of the file, which nobody opens by this name.
+    pub name: String,
+    /// What the file is.
+    pub content: DiskContent,
+}
+
+impl ForkedDisk {
+    /// The disk with this id, and its file's name.
+    pub fn new(device: impl Into<String>, name: impl Into<String>, content: DiskContent) -> Self {
+        Self {
+            device: device.into(),
+            name: name.into(),
+            content,
+        }
+    }
+}
+
+/// What the file of a fork's disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum DiskContent {
+    /// It has what the guest knows of its disk.
+    File,
+    /// It is empty, and becomes a copy of the disk while the machine stands still.
+    Copy,
+}
+
+/// The tap device of a fork, whose open descriptor comes beside the command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ForkedTap {
+    /// The id of the network device.
+    pub device: String,
+    /// The tap device's name, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<String>,
+}
+
+/// What a fork has of its own, instead of what it would share with the machine that it is a fork of. An open descriptor
+/// for each comes beside the command, in the order of these fields.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ForkWish {
+    /// The absolute path of a control socket, which listens already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<String>,
+    /// Disks. Every disk that its guest may write to is among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "control", serde(deserialize_with = "fields::disks"))]
+    pub blk: Vec<ForkedDisk>,
+    /// Tap devices, one for each network device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "control", serde(deserialize_with = "fields::taps"))]
+    pub net: Vec<ForkedTap>,
+    /// The absolute path of the socket of the vsock device, which listens already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<String>,
+    /// The name of the file to which the serial console writes. Without it, what is printed there is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Likewise of the virtio console.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<String>,
+    /// The fork begins paused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+impl ForkWish {
+    /// How many open descriptors come beside it.
+    pub(crate) fn descriptors(&self) -> usize {
+        let single = [&self.control, &self.vsock, &self.serial, &self.console];
+        single.into_iter().flatten().count() + self.blk.len() + self.net.len()
+    }
+}
+
+/// A fork whose guest runs, or stands still if it was to begin so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Forked {
+    /// Its process.
+    pub pid: u32,
+    /// How long the guest of the machine that it is a fork of stood still, in microseconds; of a guest that was paused, how
+    /// long it took.
+    pub still_us: u64,
+    /// How long it took until the fork's vCPUs were let into their guest, in microseconds, from the same moment on.
+    pub ready_us: u64,
+    /// The disks that were copied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<CopiedDisk>,
+}

@@ -1,0 +1,162 @@
+//! The processes of a machine's forks, from their birth to their end.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use devices::micros;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
+
+use super::report::{Heard, News};
+use super::told::Told;
+use crate::control::command::{CommandError, Reply};
+use crate::control::event::Happening;
+use crate::control::forking::Forked;
+use crate::control::handle::VmHandle;
+
+/// The forks that this process has made and that have not ended.
+#[derive(Debug, Default)]
+pub(crate) struct Children(Vec<Child>);
+
+#[derive(Debug)]
+struct Child {
+    pid: Pid,
+    /// Readable when it has ended; none before Linux 5.3, where it is looked for when there is something else to do.
+    ended: Option<OwnedFd>,
+    birth: Option<Birth>,
+}
+
+/// A fork that was not answered yet.
+#[derive(Debug)]
+struct Birth {
+    heard: Option<Heard>,
+    told: Told,
+    still_us: u64,
+}
+
+impl Children {
+    /// Another one. `reserved` is a descriptor that is of no other use, so that one can be had.
+    pub(crate) fn add(&mut self, pid: Pid, heard: Heard, told: Told, reserved: OwnedFd) {
+        drop(reserved);
+        let ended = pidfd_open(pid, PidfdFlags::empty()).ok();
+        self.0.push(Child {
+            pid,
+            ended,
+            birth: Some(Birth {
+                heard: Some(heard),
+                told,
+                still_us: 0,
+            }),
+        });
+    }
+
+    /// The guest goes on whose fork came last.
+    pub(crate) fn goes_on(&mut self) {
+        if let Some(birth) = self.0.last_mut().and_then(|child| child.birth.as_mut()) {
+            birth.still_us = micros(birth.told.begin.elapsed());
+        }
+    }
+
+    /// What there is to wait for.
+    pub(crate) fn watched(&self) -> Vec<RawFd> {
+        let ended = self.0.iter().filter_map(|child| child.ended.as_ref());
+        let births = self.0.iter().filter_map(|child| child.birth.as_ref());
+        let heard = births.filter_map(|birth| birth.heard.as_ref());
+        ended
+            .map(AsRawFd::as_raw_fd)
+            .chain(heard.map(|heard| {
+                use std::os::fd::AsFd;
+                heard.as_fd().as_raw_fd()
+            }))
+            .collect()
+    }
+
+    /// Answers for those that have told something, and buries those that have ended. Gives what need not be waited for
+    /// any more.
+    pub(crate) fn look(&mut self, handle: &VmHandle) -> Vec<OwnedFd> {
+        let mut done = Vec::new();
+        self.0.retain_mut(|child| {
+            let mut silent = false;
+            if let Some(birth) = &mut child.birth
+                && let Some(heard) = &mut birth.heard
+                && let Some(news) = heard.read()
+            {
+                done.extend(birth.heard.take().map(Heard::into_fd));
+                silent = news.is_none();
+                if let (Some(news), Some(birth)) = (news, child.birth.take_if(|_| !silent)) {
+                    birth.answer(child.pid, news, handle);
+                }
+            }
+            let Some(end) = end(child.pid, silent && child.ended.is_none()) else {
+                return true;
+            };
+            log::info!("the fork {}: {end}", child.pid.as_raw_nonzero());
+            handle.publish(Happening::ForkEnded {
+                pid: child.pid.as_raw_nonzero().get().unsigned_abs(),
+                status: end.clone(),
+            });
+            if let Some(birth) = child.birth.take() {
+                birth.fail(format!(
+                    "its process has ended before its guest went on: {end}"
+                ));
+            }
+            done.extend(child.ended.take());
+            false
+        });
+        done
+    }
+}
+
+impl Birth {
+    fn answer(mut self, pid: Pid, news: News, handle: &VmHandle) {
+        let pid = pid.as_raw_nonzero().get().unsigned_abs();
+        match news {
+            News::Ready(ready_us) => {
+                log::info!("forked: the process {pid}");
+                handle.publish(Happening::Forked { pid });
+                let forked = Forked {
+                    pid,
+                    still_us: self.still_us,
+                    ready_us,
+                    copies: std::mem::take(&mut self.told.copies),
+                };
+                if let Some(answer) = self.told.answer.take() {
+                    answer.send(Ok(Reply::Forked(forked)));
+                }
+            }
+            News::Failed(cause) => self.fail(cause),
+        }
+    }
+
+    fn fail(mut self, cause: String) {
+        log::info!("not forked: {cause}");
+        if let Some(answer) = self.told.answer.take() {
+            answer.send(Err(CommandError::NotForked(cause)));
+        }
+    }
+}
+
+/// How a child has ended, if it has. Whoever is `sure` that it is about to waits for it.
+fn end(pid: Pid, sure: bool) -> Option<String> {
+    let how = if sure {
+        WaitOptions::empty()
+    } else {
+        WaitOptions::NOHANG
+    };
+    loop {
+        return match waitpid(Some(pid), how) {
+            Ok(Some((_, status))) => Some(text(status)),
+            Ok(None) => None,
+            Err(Errno::INTR) => continue,
+            // Another part of the program has waited for it.
+            Err(_) => Some("it has ended".to_owned()),
+        };
+    }
+}
+
+fn text(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(status), _) => format!("exit status {status}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "it has ended".to_owned(),
+    }
+}

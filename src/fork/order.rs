@@ -1,0 +1,381 @@
+//! What a fork has of its own, and whether it has all that it cannot share.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use arch::VirtioKind;
+use devices::descriptor;
+
+use crate::control::command::CommandError;
+use crate::control::forking::{DiskContent, ForkWish, ForkedDisk, ForkedTap};
+use crate::devices::opened::Given;
+use crate::snapshot::saved::Parts;
+use crate::{MemoryBacking, VmConfig};
+
+/// What a fork has of its own, open.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) control: Option<(PathBuf, OwnedFd)>,
+    pub(crate) disks: Vec<Disk>,
+    taps: Vec<(ForkedTap, OwnedFd)>,
+    vsock: Option<(PathBuf, OwnedFd)>,
+    pub(crate) serial: Option<OwnedFd>,
+    pub(crate) console: Option<OwnedFd>,
+    pub(crate) paused: bool,
+    /// Disks that are only read, which it shares.
+    shared: Vec<(String, File)>,
+}
+
+/// The disk of a fork.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) told: ForkedDisk,
+    pub(crate) file: File,
+}
+
+fn refused(cause: impl Into<String>) -> CommandError {
+    CommandError::NotForked(cause.into())
+}
+
+/// Whether the memory of a machine can become two.
+///
+/// # Errors
+/// Says why not.
+pub(crate) fn check_memory(config: &VmConfig, is_handled: bool) -> Result<(), CommandError> {
+    let cause = match config.memory_backing {
+        _ if is_handled => {
+            "another process brings its pages, and knows of one machine; restore it with memory=lazy"
+        }
+        MemoryBacking::Shared => {
+            "its memory is a file in memory (memory-backing=shared), which both would write to; start it with \
+             memory-backing=anonymous"
+        }
+        _ => return Ok(()),
+    };
+    Err(refused(cause))
+}
+
+impl Order {
+    /// `files` are as many as the wish takes; `share` gives the open file of a disk once more.
+    ///
+    /// # Errors
+    /// When there is something that the fork cannot share and has not got, or that the machine has not.
+    pub(crate) fn new(
+        wish: ForkWish,
+        files: Vec<OwnedFd>,
+        config: &VmConfig,
+        share: impl Fn(&str) -> Result<File, CommandError>,
+    ) -> Result<Self, CommandError> {
+        let given = files.len();
+        let lost = || CommandError::Descriptors {
+            command: "fork",
+            takes: given + 1,
+            given,
+        };
+        let mut files = files.into_iter();
+        let mut next = || files.next().ok_or_else(lost);
+        let mut named = |path: Option<String>| {
+            path.map(|path| absolute(path).and_then(|path| Ok((path, next()?))))
+                .transpose()
+        };
+        let control = named(wish.control)?;
+        let disk = |told: ForkedDisk| {
+            absolute(told.name.clone())?;
+            let file = next()?.into();
+            Ok(Disk { told, file })
+        };
+        let disks: Vec<_> = wish.blk.into_iter().map(disk).collect::<Result<_, _>>()?;
+        let tap = |told| Ok((told, next()?));
+        let taps: Vec<_> = wish
+            .net
+            .into_iter()
+            .map(tap)
+            .collect::<Result<_, CommandError>>()?;
+        let mut named = |path: Option<String>| {
+            path.map(|path| absolute(path).and_then(|path| Ok((path, next()?))))
+                .transpose()
+        };
+        let vsock = named(wish.vsock)?;
+        let mut order = Self {
+            control,
+            disks,
+            taps,
+            vsock,
+            serial: named(wish.serial)?.map(|(_, file)| file),
+            console: named(wish.console)?.map(|(_, file)| file),
+            paused: wish.paused,
+            shared: Vec::new(),
+        };
+        order.check(config)?;
+        order.share(config, share)?;
+        Ok(order)
+    }
+
+    /// Nothing is of another machine, or there twice.
+    fn check(&self, config: &VmConfig) -> Result<(), CommandError> {
+        let devices = config.named_devices();
+        let disks = self.disks.iter().map(|disk| &disk.told.device);
+        let disks = disks.map(|id| (id, VirtioKind::Block));
+        let taps = self
+            .taps
+            .iter()
+            .map(|(tap, _)| (&tap.device, VirtioKind::Net));
+        let all: Vec<_> = disks.chain(taps).collect();
+        for (number, (id, kind)) in all.iter().enumerate() {
+            match devices.iter().find(|device| device.id == **id) {
+                None => {
+                    return Err(CommandError::NoDevice {
+                        device: (*id).clone(),
+                        ids: devices.into_iter().map(|device| device.id).collect(),
+                    });
+                }
+                Some(device) if device.kind != *kind => {
+                    let (is, not) = (device.kind.name(), kind.name());
+                    return Err(refused(format!(
+                        "{id} is a device of the kind {is}, not {not}"
+                    )));
+                }
+                Some(_) => {}
+            }
+            if all.iter().take(number).any(|(other, _)| other == id) {
+                return Err(refused(format!("{id} is named twice")));
+            }
+        }
+        if self.vsock.is_some() && config.vsock.is_none() {
+            return Err(refused("it has no vsock device"));
+        }
+        if self.console.is_some() && !config.console {
+            return Err(refused("it has no virtio console"));
+        }
+        Ok(())
+    }
+
+    /// Everything that is not the fork's own can be shared.
+    fn share(
+        &mut self,
+        config: &VmConfig,
+        share: impl Fn(&str) -> Result<File, CommandError>,
+    ) -> Result<(), CommandError> {
+        for device in config.named_devices() {
+            let id = &device.id;
+            match device.kind {
+                VirtioKind::Block => {
+                    if self.disks.iter().any(|disk| disk.told.device == *id) {
+                        continue;
+                    }
+                    let disk = config.blk.get(device.place);
+                    if disk.is_none_or(|disk| !disk.read_only) {
+                        return Err(refused(format!(
+                            "the disk {id} may be written by its guest, and two guests would destroy what is on it; \
+                             give the fork a copy of it, or another file"
+                        )));
+                    }
+                    self.shared.push((id.clone(), share(id)?));
+                }
+                VirtioKind::Net => {
+                    if !self.taps.iter().any(|(tap, _)| tap.device == *id) {
+                        return Err(refused(format!(
+                            "the network device {id} needs another tap device in the fork"
+                        )));
+                    }
+                    let net = config.net.get(device.place);
+                    if let Some(net) = net.filter(|net| net.queues > 1) {
+                        return Err(refused(format!(
+                            "the network device {id} has {} pairs of queues, and a fork takes tap devices with one",
+                            net.queues
+                        )));
+                    }
+                }
+                VirtioKind::Vsock if self.vsock.is_none() => {
+                    return Err(refused(format!(
+                        "the vsock device {id} needs another socket in the fork"
+                    )));
+                }
+                VirtioKind::Vsock | VirtioKind::Console | VirtioKind::Rng | VirtioKind::Balloon => {
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to copy.
+    pub(crate) fn has_copies(&self) -> bool {
+        let mut disks = self.disks.iter();
+        disks.any(|disk| disk.told.content == DiskContent::Copy)
+    }
+
+    /// The machine that was saved has these from now on.
+    ///
+    /// # Errors
+    /// When a file cannot be the disk.
+    #[cfg_attr(
+        not(feature = "virtio"),
+        allow(unused_variables, clippy::unnecessary_wraps)
+    )]
+    pub(crate) fn take_over(&self, parts: &mut Parts) -> Result<(), CommandError> {
+        #[cfg(feature = "virtio")]
+        for Disk { told, .. } in &self.disks {
+            let saved = parts.move_disk(&told.device, Path::new(&told.name));
+            let saved =
+                saved.ok_or_else(|| refused(format!("the device {} is no disk", told.device)))?;
+            if let devices::state::VirtioDeviceState::Block(disk) = &mut saved.state.device {
+                disk.written = None;
+            }
+        }
+        for device in parts.config.named_devices() {
+            let tap = self.taps.iter().find(|(tap, _)| tap.device == device.id);
+            if let (VirtioKind::Net, Some((tap, _)), Some(net)) =
+                (device.kind, tap, parts.config.net.get_mut(device.place))
+            {
+                net.fd = None;
+                net.tap.clone_from(&tap.tap);
+            }
+        }
+        if let (Some((path, _)), Some(vsock)) = (&self.vsock, &mut parts.config.vsock) {
+            vsock.path.clone_from(path);
+        }
+        Ok(())
+    }
+
+    /// The numbers of the descriptors.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
+        let sockets = self.control.iter().chain(&self.vsock);
+        let sockets = sockets.map(|(_, socket)| socket.as_raw_fd());
+        let disks = self.disks.iter().map(|disk| disk.file.as_raw_fd());
+        let taps = self.taps.iter().map(|(_, tap)| tap.as_raw_fd());
+        let shared = self.shared.iter().map(|(_, file)| file.as_raw_fd());
+        let consoles = self.serial.iter().chain(&self.console);
+        let consoles = consoles.map(AsRawFd::as_raw_fd);
+        sockets
+            .chain(disks)
+            .chain(taps)
+            .chain(shared)
+            .chain(consoles)
+    }
+
+    /// What the devices are opened with.
+    pub(crate) fn given(&mut self) -> Given {
+        let own = self.disks.drain(..);
+        let own = own.map(|disk| (disk.told.device, disk.file));
+        Given {
+            files: own.chain(self.shared.drain(..)).collect(),
+            taps: self
+                .taps
+                .drain(..)
+                .map(|(tap, fd)| (tap.device, fd))
+                .collect(),
+            socket: self.vsock.take().map(|(_, socket)| socket),
+        }
+    }
+}
+
+/// A name that means the same file wherever the fork is.
+fn absolute(path: String) -> Result<PathBuf, CommandError> {
+    let named = Path::new(&path);
+    if named.is_absolute() && descriptor::of_path(named).is_none() {
+        return Ok(path.into());
+    }
+    Err(refused(format!("{path:?} is no absolute path")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::{BlkConfig, NetConfig, VsockConfig};
+
+    use super::*;
+
+    fn file() -> OwnedFd {
+        tempfile::tempfile().unwrap().into()
+    }
+
+    fn order(config: &VmConfig, wish: &ForkWish) -> Result<Order, String> {
+        let files = (0..wish.descriptors()).map(|_| file()).collect();
+        let shared = |_: &str| Ok(File::from(file()));
+        Order::new(wish.clone(), files, config, shared).map_err(|error| error.to_string())
+    }
+
+    fn disk(id: &str, name: &str) -> ForkedDisk {
+        ForkedDisk {
+            device: id.to_owned(),
+            name: name.to_owned(),
+            content: DiskContent::File,
+        }
+    }
+
+    fn tap(id: &str) -> ForkedTap {
+        ForkedTap {
+            device: id.to_owned(),
+            tap: None,
+        }
+    }
+
+    fn said(refused: Result<Order, String>, text: &str) {
+        let refused = refused.unwrap_err();
+        assert!(refused.contains(text), "{refused}");
+    }
+
+    #[test]
+    fn what_cannot_be_shared_has_to_be_its_own() {
+        let mut read_only = BlkConfig::new("/b");
+        read_only.read_only = true;
+        let config = VmConfig::default()
+            .with_disk(BlkConfig::new("/a"))
+            .with_disk(read_only);
+        let mut wish = ForkWish::default();
+        said(order(&config, &wish), "the disk blk0 may be written");
+        wish.blk = vec![disk("blk0", "/c")];
+        let order_of_disks = order(&config, &wish).unwrap();
+        assert_eq!(order_of_disks.shared.len(), 1);
+        let config = config
+            .with_net(NetConfig::default().with_tap("tap0"))
+            .with_vsock(VsockConfig::new(3, "/v"));
+        said(order(&config, &wish), "net0 needs another tap device");
+        wish.net = vec![tap("net0")];
+        said(order(&config, &wish), "vsock0 needs another socket");
+        wish.vsock = Some("/w".to_owned());
+        let order = order(&config, &wish).unwrap();
+        assert_eq!(order.descriptors().count(), 4);
+    }
+
+    #[test]
+    fn what_the_machine_has_not_is_refused() {
+        let config = VmConfig::default().with_disk(BlkConfig::new("/a"));
+        let blk = |disks| ForkWish {
+            blk: disks,
+            ..ForkWish::default()
+        };
+        let mine = || disk("blk0", "/c");
+        said(
+            order(&config, &blk(vec![mine(), disk("x", "/d")])),
+            "no device has the id \"x\"",
+        );
+        said(
+            order(&config, &blk(vec![mine(), mine()])),
+            "blk0 is named twice",
+        );
+        said(
+            order(&config, &blk(vec![disk("blk0", "c")])),
+            "no absolute path",
+        );
+        let mut wish = blk(vec![mine()]);
+        wish.net = vec![tap("rng0")];
+        said(order(&config, &wish), "rng0 is a device of the kind rng");
+        wish.net.clear();
+        wish.vsock = Some("/v".to_owned());
+        said(order(&config, &wish), "it has no vsock device");
+        wish.vsock = None;
+        wish.console = Some("/o".to_owned());
+        said(order(&config, &wish), "it has no virtio console");
+    }
+
+    #[test]
+    fn memory_that_both_would_write_to_is_refused() {
+        let mut config = VmConfig::default();
+        assert!(check_memory(&config, false).is_ok());
+        assert!(check_memory(&config, true).is_err());
+        config.memory_backing = MemoryBacking::Shared;
+        assert!(check_memory(&config, false).is_err());
+    }
+}

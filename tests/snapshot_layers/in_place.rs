@@ -1,0 +1,128 @@
+//! Memory in one file, whichever pages are written.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use vmm_reference::{Attachments, BusDevice, HugePages, Outcome, OwnDevice, SavedForm};
+
+use super::*;
+
+const NOTE: &str = "{\"for\": \"whoever restores it\"}";
+const MEMORY: u64 = 32 << 20;
+
+/// A device of the embedder's own that begins anew with each machine.
+#[derive(Debug)]
+struct Forgetful;
+
+impl BusDevice for Forgetful {
+    fn read(&self, _: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> Outcome {
+        Outcome::Continue
+    }
+}
+
+fn attachments(console: Console) -> Attachments {
+    let device = OwnDevice::at_ports("forgetful", 0x500, 4, Arc::new(Forgetful));
+    Attachments::from(console).with_device(device.without_state())
+}
+
+fn save(
+    folder: &Folder,
+    handle: &vmm_reference::VmHandle,
+    since: Option<&str>,
+    memory: &File,
+) -> Result<Snapshot, CommandError> {
+    let command = Command::Snapshot {
+        memory: "memory".to_owned(),
+        since: since.map(str::to_owned),
+        copies: Vec::new(),
+        form: SavedForm::InPlace,
+        note: Some(NOTE.to_owned()),
+    };
+    let state = folder.create("state");
+    let files = vec![state.into(), memory.try_clone().unwrap().into()];
+    handle.command_with(command, files)?;
+    Ok(Snapshot::read("state", folder.open("state")).unwrap())
+}
+
+/// Whatever was written, the file is all of memory then, and the state names nothing else.
+#[test]
+fn what_changed_goes_to_its_place_in_a_file_with_what_it_changed_since() {
+    let kernel = common::kernel(SCATTER);
+    let config = config().with_kernel(kernel.path());
+    let folder = Folder::new();
+    let mut running = Running::new(|console| Vm::new(&config, attachments(console)).unwrap());
+    running.print(20);
+    running.handle.command(Command::Pause {}).unwrap();
+    let memory = folder.create("memory");
+    let first = save(&folder, &running.handle, Some(""), &memory);
+    let first = match first {
+        Err(CommandError::NotSaved(cause)) if cause.contains("does not tell what changes") => {
+            eprintln!("SKIPPED: {cause}");
+            assert!(std::env::var_os("CI").is_none(), "{cause}");
+            return;
+        }
+        first => first.unwrap(),
+    };
+    assert_eq!(first.note(), Some(NOTE));
+    assert_eq!(first.memory_files(), ["memory"]);
+    running.handle.command(Command::Resume {}).unwrap();
+    running.print(20);
+    running.handle.command(Command::Pause {}).unwrap();
+    // Into an empty file: what did not change is a hole.
+    let alone = folder.create("alone");
+    let second = save(&folder, &running.handle, Some(first.id()), &alone).unwrap();
+    let found = alone.metadata().unwrap();
+    assert_eq!(found.len(), MEMORY);
+    assert!(
+        (1..MEMORY / 2).contains(&(found.blocks() * 512)),
+        "{found:?}"
+    );
+    // Onto the other file, and all of it: the same.
+    let third = save(&folder, &running.handle, Some(first.id()), &memory);
+    assert!(third.is_ok(), "{third:?}");
+    let whole = folder.create("whole");
+    let all = save(&folder, &running.handle, None, &whole).unwrap();
+    assert_ne!(second.id(), all.id());
+    let [merged, whole_bytes] = ["memory", "whole"].map(|name| {
+        let mut bytes = vec![0; usize::try_from(MEMORY).unwrap()];
+        folder.open(name).read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    });
+    assert!(merged == whole_bytes);
+    running.stop();
+    // It goes on, also with other pages.
+    for pages in [HugePages::Off, HugePages::Transparent] {
+        let mut snapshot = Snapshot::read("state", folder.open("state")).unwrap();
+        snapshot.set_huge_pages(pages);
+        assert_eq!(snapshot.config().huge_pages, pages);
+        let memory = vec![folder.open("memory")];
+        let mut restored =
+            Running::new(|console| Vm::restore(snapshot, memory, attachments(console)).unwrap());
+        restored.print(20);
+        restored.stop();
+    }
+}
+
+#[test]
+fn a_file_of_another_length_is_refused_and_left_as_it_is() {
+    let kernel = common::kernel(SCATTER);
+    let config = config().with_kernel(kernel.path());
+    let folder = Folder::new();
+    let running = Running::new(|console| Vm::new(&config, console).unwrap());
+    for len in [1, MEMORY - 4096, MEMORY + 1] {
+        let memory = folder.create("memory");
+        memory.set_len(len).unwrap();
+        let refused = save(&folder, &running.handle, None, &memory).unwrap_err();
+        let Some(cause) = std::error::Error::source(&refused) else {
+            panic!("{refused}");
+        };
+        let cause = cause.to_string();
+        assert!(cause.contains("empty or as long as that"), "{cause}");
+        assert_eq!(memory.metadata().unwrap().len(), len);
+    }
+    running.stop();
+}
