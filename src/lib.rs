@@ -35,6 +35,7 @@ mod host;
 mod kernel;
 mod memory;
 mod outputs;
+mod process_ids;
 mod random;
 #[cfg(feature = "snapshot")]
 mod snapshot;

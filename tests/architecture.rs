@@ -20,9 +20,10 @@ const UNSAFE: &[&str] = &[
     "devices/src/virtio/testing.rs",
     // Catches signals that no safe function catches.
     "frontends/firecracker/src/signals.rs",
-    // close_range(2), unshare(2), fork(2).
+    // close_range(2), unshare(2), fork(2), getsid(2).
     "frontends/jailer/src/sys.rs",
-    // unshare(2); a signal's handler.
+    // A process on this one's memory; unshare(2); a signal's handler.
+    "jail/src/ahead.rs",
     "jail/src/namespaces.rs",
     "jail/src/seccomp/violation.rs",
     // A process that forks promises what the library cannot see.
@@ -44,6 +45,7 @@ const UNSAFE: &[&str] = &[
     "src/memory/image.rs",
     "src/memory/mod.rs",
     "src/memory/uffd.rs",
+    "src/process_ids.rs",
 ];
 /// The only files under `src/` that may name kvm-bindings; none under `devices/` may.
 const KVM_BINDINGS: [&str; 5] = [

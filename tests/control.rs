@@ -531,37 +531,3 @@ fn what_is_no_control_socket_is_named() {
         }
     }
 }
-
-/// A container's VM: its client and the leaders of its session and its group have no number there.
-#[cfg(target_arch = "x86_64")]
-#[test]
-fn a_client_from_outside_of_the_namespace_of_processes_is_served() {
-    if !rustix::process::getuid().is_root() {
-        eprintln!("SKIPPED: only root makes a namespace of processes");
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let kernel = common::kernel(&busy());
-    let socket = folder.path().join("control");
-    let mut child = std::process::Command::new("unshare")
-        .args(["--pid", "--fork", "--kill-child", "--"])
-        .arg(common::binary())
-        .arg("--log-level=info")
-        .arg(common::option("kernel", kernel.path()))
-        .arg(common::option("control", &socket))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    common::read_until(child.stdout.as_mut().unwrap(), "up\n");
-    said(&socket, &["stop"]);
-    let ended = finish(child);
-    assert!(
-        ended
-            .stderr
-            .contains("a client of another namespace of processes, user 0"),
-        "{}",
-        ended.stderr
-    );
-}

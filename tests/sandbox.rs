@@ -459,3 +459,40 @@ fn the_unit_for_systemd_is_one_and_leaves_little_open() {
     let secure = analyze(&["security", "--offline=true", "--threshold=30"]).unwrap();
     assert_eq!(secure.status.code(), Some(0), "{secure:?}");
 }
+
+/// A container's VM: its client and the leaders of its session and its group have no number there.
+#[test]
+fn a_client_from_outside_of_the_namespace_of_processes_is_served() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = kernel(&[print("up\n"), vec![0xeb, 0xfe]].concat());
+    let socket = folder.path().join("control");
+    let mut child = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--"])
+        .arg(binary())
+        .arg("--log-level=info")
+        .arg(common::option("kernel", kernel.path()))
+        .arg(common::option("control", &socket))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    common::read_until(child.stdout.as_mut().unwrap(), "up\n");
+    let stopped = finish(
+        vmm(&["ctl", socket.to_str().unwrap(), "stop"])
+            .spawn()
+            .unwrap(),
+    );
+    assert_eq!(stopped.status.code(), Some(0), "{}", stopped.stderr);
+    let ended = finish(child);
+    assert!(
+        ended
+            .stderr
+            .contains("a client of another namespace of processes, user 0"),
+        "{}",
+        ended.stderr
+    );
+}

@@ -22,6 +22,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub use self::parameter::MainConsole;
 
+use crate::process_ids::own_group;
+
 /// Whether the keys after Ctrl-a are commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EscapeKeys {
@@ -181,10 +183,7 @@ impl Console {
 
 /// Whether a descriptor is a terminal whose foreground belongs to another process group.
 pub fn in_background(terminal: impl AsFd) -> bool {
-    // SAFETY: it has no arguments. rustix' takes no group of 0, which is one outside of this
-    // process's namespace.
-    let own = unsafe { libc::getpgrp() };
-    tcgetpgrp(terminal).is_ok_and(|group| group.as_raw_nonzero().get() != own)
+    tcgetpgrp(terminal).is_ok_and(|group| group.as_raw_nonzero().get() != own_group())
 }
 
 /// A descriptor for the same file that does not block. O_NONBLOCK belongs to the open file

@@ -5,7 +5,6 @@
 
 mod connection;
 mod dialogue;
-mod peer;
 mod protocol;
 #[cfg(feature = "schema")]
 pub(crate) mod schema;

@@ -15,9 +15,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::connection::Connection;
-use super::peer::peer;
 use super::service::{ClientLimits, Service};
 use crate::Error;
+use crate::process_ids::peer;
 use crate::threads::patiently;
 use crate::wake::Wake;
 

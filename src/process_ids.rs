@@ -1,18 +1,24 @@
-//! Who is at the other end of a Unix socket.
+//! Numbers of processes that may be 0, for those outside of this process's namespace of them: rustix' types have no 0.
 
-use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+#[cfg(feature = "control")]
+use std::{io, os::fd::AsRawFd, os::unix::net::UnixStream};
 
-/// The process that connected, as the kernel noted it then. `pid` is 0 if that process is in no
-/// namespace of processes that this one can see, which rustix' type has no value for.
-pub(super) fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
+/// The process group of this process.
+pub(crate) fn own_group() -> libc::pid_t {
+    // SAFETY: it has no arguments.
+    unsafe { libc::getpgrp() }
+}
+
+/// The process that connected, as the kernel noted it then.
+#[cfg(feature = "control")]
+pub(crate) fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
     let mut peer = libc::ucred {
         pid: 0,
         uid: 0,
         gid: 0,
     };
-    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let length = libc::socklen_t::try_from(size_of_val(&peer));
+    let mut length = length.map_err(io::Error::other)?;
     // SAFETY: the kernel writes at most `length` bytes, and that is what `peer` has.
     let result = unsafe {
         libc::getsockopt(
@@ -29,7 +35,7 @@ pub(super) fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "control"))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
