@@ -3,8 +3,8 @@
 //! `vmm-jail-attempt SANDBOX [NAME=VALUE …] [ATTEMPT …]` prints the report, what is missing, and a line for each attempt
 //! in the order in which they stand there. Words before the attempts change what it is like:
 //! `refuse=CALL:ERRNO` has the host refuse a system call, `user=UID` becomes a user, `sockets=FOLDER` keeps a folder,
-//! `open=FOLDER` leaves one open, `thread=yes` has a second thread, `role=NAME` makes the attempts in a thread of that
-//! role.
+//! `open=FOLDER` leaves one open, `thread=yes` has a second thread, `ahead=yes` has the namespaces made ahead, `role=NAME`
+//! makes the attempts in a thread of that role.
 
 mod attempts;
 
@@ -46,7 +46,9 @@ fn run() -> Result<()> {
     // Before there is a filter that forbids it.
     let tried = attempts::Prepared::new(&attempts)?;
     refuse(&options.refused)?;
-    let report = options.jail(sandbox).enter()?;
+    let jail = options.jail(sandbox);
+    let ahead = options.ahead.then(|| jail.ahead()).flatten();
+    let report = jail.enter(ahead)?;
     tell(&report);
     let try_all = move || {
         for name in &attempts {
@@ -83,6 +85,7 @@ struct Options {
     open: Vec<File>,
     limits: Limits,
     role: Option<String>,
+    ahead: bool,
 }
 
 impl Options {
@@ -109,6 +112,7 @@ impl Options {
                 };
                 cgroup.join()?;
             }
+            "ahead" => self.ahead = true,
             "thread" => drop(thread::spawn(thread::park)),
             _ => return Err(format!("no option: {name}").into()),
         }

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jail::{Filter, Jail, Sandbox, roles};
 
@@ -16,34 +16,49 @@ fn main() -> Result<()> {
     if env::args().any(|argument| argument == "--once") {
         return once();
     }
-    let mut all: Vec<Vec<u64>> = Vec::new();
-    let mut names = Vec::new();
-    for _ in 0..RUNS {
-        let ran = Command::new(env::current_exe()?).arg("--once").output()?;
-        let said = String::from_utf8(ran.stdout)?;
-        names = said
-            .lines()
-            .filter_map(|line| Some(line.split_once(": ")?.1.to_owned()))
-            .collect();
-        let numbers = said
-            .lines()
-            .filter_map(|line| line.split_once(": ")?.0.parse().ok());
-        all.push(numbers.collect());
-    }
-    for (at, name) in names.iter().enumerate() {
-        let mut numbers: Vec<_> = all.iter().filter_map(|run| run.get(at)).collect();
-        numbers.sort_unstable();
-        let middle = numbers.get(numbers.len() / 2).ok_or("no numbers")?;
-        let least = numbers.first().ok_or("no numbers")?;
-        println!("{middle:>6} us, at least {least:>5}: {name}");
+    for ahead in ["", "--ahead"] {
+        println!(
+            "{}",
+            if ahead.is_empty() {
+                "at once"
+            } else {
+                "made ahead"
+            }
+        );
+        let mut all: Vec<Vec<u64>> = Vec::new();
+        let mut names = Vec::new();
+        for _ in 0..RUNS {
+            let mut command = Command::new(env::current_exe()?);
+            let said = command.args(["--once", ahead]).output()?.stdout;
+            let said = String::from_utf8(said)?;
+            let lines = || said.lines().filter_map(|line| line.split_once(": "));
+            names = lines().map(|(_, name)| name.to_owned()).collect();
+            all.push(lines().filter_map(|(took, _)| took.parse().ok()).collect());
+        }
+        for (at, name) in names.iter().enumerate() {
+            let mut numbers: Vec<_> = all.iter().filter_map(|run| run.get(at)).collect();
+            numbers.sort_unstable();
+            let middle = numbers.get(numbers.len() / 2).ok_or("no numbers")?;
+            let least = numbers.first().ok_or("no numbers")?;
+            println!("{middle:>6} us, at least {least:>5}: {name}");
+        }
     }
     Ok(())
 }
 
 /// Enters one, and prints what took how long.
 fn once() -> Result<()> {
+    let jail = Jail::new(Sandbox::Auto);
+    // Half of the processes have it made ahead.
+    let ahead = env::args().any(|argument| argument == "--ahead").then(|| {
+        let begin = Instant::now();
+        let ahead = jail.ahead();
+        println!("{}: begin ahead", begin.elapsed().as_micros());
+        std::thread::sleep(Duration::from_millis(5));
+        ahead
+    });
     let begin = Instant::now();
-    let report = Jail::new(Sandbox::Auto).enter()?;
+    let report = jail.enter(ahead.flatten())?;
     println!("{}: enter ({report})", begin.elapsed().as_micros());
     let begin = Instant::now();
     let filters = roles::ALL

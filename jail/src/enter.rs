@@ -8,9 +8,10 @@ use rustix::process::{
 };
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use crate::ahead::{Ahead, Made};
 use crate::error::{JailError, Refusal};
 use crate::report::{Level, Part, Report};
-use crate::root::{self, Folder};
+use crate::root::{self, Folder, RootId};
 use crate::{capabilities, descriptors, landlock, namespaces, seccomp};
 
 /// How much of a jail there has to be.
@@ -95,13 +96,29 @@ impl Jail {
         Self { limits, ..self }
     }
 
+    /// Begins to make what most of [`Self::enter`] is, in another process, and returns at once: give it to
+    /// [`Self::enter`] once everything is open. Folders of sockets are there already. `None`: there is nothing to do
+    /// beforehand, or this host does not allow it.
+    ///
+    /// The other process shares memory with this one, and ends by itself.
+    pub fn ahead(&self) -> Option<Ahead> {
+        // It has the rights, and so the namespaces, of this process' user; and whoever joins a namespace of mounts is at
+        // its root, whose relative paths lead elsewhere.
+        if self.sandbox == Sandbox::Off || self.user.is_some() || self.keeps_root.is_some() {
+            return None;
+        }
+        let folders = self.socket_folders.iter().map(|path| Folder::new(path));
+        Ahead::start(folders.collect::<Result<_, _>>().ok()?).ok()
+    }
+
     /// The process gives up its rights, for good, for itself and for every thread and process it starts from now on.
-    /// It has one thread and no directory open, and its working directory is `/` afterwards.
+    /// It has one thread and no directory open, and its working directory is `/` afterwards. `ahead`: what
+    /// [`Self::ahead`] of the same jail gave.
     ///
     /// # Errors
     /// When it has more threads, a folder or the user cannot be had, or something is missing from
     /// [`Sandbox::Strict`]. It may have given up part of its rights then, and has to end.
-    pub fn enter(&self) -> Result<Report, JailError> {
+    pub fn enter(&self, ahead: Option<Ahead>) -> Result<Report, JailError> {
         if self.sandbox == Sandbox::Off && self.user.is_none() {
             return Ok(Report::off());
         }
@@ -115,7 +132,7 @@ impl Jail {
         if self.sandbox == Sandbox::Off {
             return Ok(Report::off());
         }
-        let report = self.give_up()?;
+        let report = self.give_up(ahead.and_then(Ahead::made))?;
         if self.sandbox == Sandbox::Strict && report.level() < Level::Full {
             return Err(JailError::Incomplete(report));
         }
@@ -123,20 +140,27 @@ impl Jail {
     }
 
     /// First what needs /proc and the old root, then the new one, then what forbids all that.
-    fn give_up(&self) -> Result<Report, JailError> {
+    fn give_up(&self, made: Option<Made>) -> Result<Report, JailError> {
         let mut report = Report::full();
         let open = descriptors::open_directory();
         if self.user.is_some() {
             // /proc/self/uid_map belongs to root otherwise (proc(5), /proc/pid).
             let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
         }
-        namespaces::enter(&mut report);
         if let Some(why) = &self.keeps_root {
             report.miss(Part::Root, why);
         }
-        let folders = self.folders(&mut report)?;
+        let joined = made.is_some_and(|made| made.join(&mut report));
+        if !joined {
+            namespaces::enter(&mut report);
+        }
+        // In a root that was joined they are bound already.
+        let folders = self.folders(&mut report, !joined)?;
         if report.has(Part::Root) {
-            report.note(Part::Root, root::enter(&folders));
+            if !joined {
+                let entered = root::enter(&folders).and_then(RootId::check);
+                report.note(Part::Root, entered);
+            }
             match open {
                 Ok(None) => {}
                 Ok(Some((fd, path))) => {
@@ -165,18 +189,23 @@ impl Jail {
 }
 
 impl Jail {
-    /// Opens the folders that are kept. Without one that cannot be bound, the root stays what it is.
-    fn folders(&self, report: &mut Report) -> Result<Vec<Folder>, JailError> {
+    /// Opens the folders that are kept, to be bound where that is still to be done. Without one that cannot be bound, the
+    /// root stays what it is.
+    fn folders(&self, report: &mut Report, bind: bool) -> Result<Vec<Folder>, JailError> {
         let open = |bound| {
             let open = |path: &PathBuf| {
-                Folder::open(path, bound).map_err(|refusal| JailError::Folder {
+                let folder = Folder::new(path).and_then(|mut folder| {
+                    folder.open(bound)?;
+                    Ok(folder)
+                });
+                folder.map_err(|refusal| JailError::Folder {
                     path: path.clone(),
                     refusal,
                 })
             };
             self.socket_folders.iter().map(open).collect()
         };
-        if !report.has(Part::Root) {
+        if !bind || !report.has(Part::Root) {
             return open(false);
         }
         open(true).or_else(|error| {

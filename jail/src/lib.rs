@@ -4,7 +4,8 @@
 //! [`Jail::enter`], and one thread; what it starts afterwards, it starts inside. Each thread then gives up the system
 //! calls that are not in the [`Table`]s of its [`Role`] ([`Filter::install`]).
 //!
-//! In order: [`prepare`] once, before there are threads; [`Cgroup::join`]; [`Jail::enter`], which gives a [`Report`];
+//! In order: [`prepare`] once, before there are threads; [`Cgroup::join`]; [`Jail::ahead`], to have the namespaces made
+//! beside whatever comes next; [`Jail::enter`], which gives a [`Report`];
 //! then, in each thread as it begins, the filter of its role. Where there are to be filters alone, [`Jail::enter`] is
 //! left out.
 //!
@@ -22,6 +23,7 @@
 //! There is no PID namespace: it would need another process, and a process that is forked from this one outlives it.
 //! Signals are held back by Landlock and by filters instead.
 
+mod ahead;
 mod capabilities;
 mod cgroup;
 mod descriptors;
@@ -34,6 +36,7 @@ pub mod roles;
 mod root;
 mod seccomp;
 
+pub use ahead::Ahead;
 pub use cgroup::{Cgroup, CgroupError};
 pub use enter::{Jail, Limits, Sandbox, User};
 pub use error::{JailError, Refusal};

@@ -1,9 +1,10 @@
 //! New namespaces for the only thread of a process. Unsafe, because unshare(2) is.
 
 use std::fs;
-use std::io;
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::error::Refusal;
@@ -51,11 +52,8 @@ pub(crate) fn threads() -> usize {
 /// Moves the process to new namespaces, as many as the host allows; the report says which are missing. Its user and
 /// group are the same inside.
 pub(crate) fn enter(report: &mut Report) {
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    let all = KINDS
-        .iter()
-        .fold(UnshareFlags::NEWUSER, |all, (_, flag, _)| all | *flag);
-    let with_user = match unshare(all) {
+    let ids = Ids::own();
+    let with_user = match make_all() {
         Ok(()) => Ok(()),
         // One after the other, to learn which is refused. Root needs no user namespace for the others.
         Err(_) => {
@@ -75,25 +73,57 @@ pub(crate) fn enter(report: &mut Report) {
     match with_user {
         Ok(()) => report.note(
             Part::UserNamespace,
-            map_ids(uid.as_raw(), gid.as_raw()).map_err(Refusal::of("map its user and group")),
+            ids.map().map_err(Refusal::of("map its user and group")),
         ),
         Err(errno) => report.miss(Part::UserNamespace, no_user(errno)),
     }
     if report.has(Part::HostName) {
-        let named = rustix::system::sethostname(HOST_NAME);
         report.note(
             Part::HostName,
-            named.map_err(Refusal::of("name the sandbox")),
+            name_host().map_err(Refusal::of("name the sandbox")),
         );
     }
 }
 
-/// The same numbers inside as outside. Who is not root may do so for itself once groups are fixed
-/// (user_namespaces(7)).
-fn map_ids(uid: u32, gid: u32) -> io::Result<()> {
-    fs::write("/proc/self/setgroups", "deny")?;
-    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
-    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
+/// All of them at once.
+pub(crate) fn make_all() -> Result<(), Errno> {
+    let all = KINDS.iter().map(|(_, flag, _)| *flag);
+    unshare(all.fold(UnshareFlags::NEWUSER, UnshareFlags::union))
+}
+
+pub(crate) fn name_host() -> Result<(), Errno> {
+    rustix::system::sethostname(HOST_NAME)
+}
+
+/// The same numbers inside as outside.
+pub(crate) struct Ids {
+    uid: String,
+    gid: String,
+}
+
+impl Ids {
+    /// Those that the process has.
+    pub(crate) fn own() -> Self {
+        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+        Self {
+            uid: format!("{uid} {uid} 1"),
+            gid: format!("{gid} {gid} 1"),
+        }
+    }
+
+    /// Who is not root may do so for itself once groups are fixed (user_namespaces(7)).
+    pub(crate) fn map(&self) -> Result<(), Errno> {
+        let lines = [
+            (c"/proc/self/setgroups", "deny"),
+            (c"/proc/self/uid_map", &self.uid),
+            (c"/proc/self/gid_map", &self.gid),
+        ];
+        for (path, line) in lines {
+            let file = openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::io::write(file, line.as_bytes())?;
+        }
+        Ok(())
+    }
 }
 
 fn no_user(errno: Errno) -> Refusal {

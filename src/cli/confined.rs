@@ -5,10 +5,10 @@ use std::error::Error as _;
 use std::io;
 use std::panic;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jail::roles::{self, MAIN, MAIN_WITH_FORKS};
-use jail::{Filter, FilterError, Jail, JailError, Level, Report, Role, Sandbox};
+use jail::{Ahead, Filter, FilterError, Jail, JailError, Level, Report, Role, Sandbox};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use vmm_reference::{Confinement, ConfinementReport, Error, ThreadRole};
 use vmm_sys_util::signal::block_signal;
@@ -31,6 +31,8 @@ const LONGEST_VSOCK: usize = 107 - 11;
 #[derive(Debug)]
 pub(super) struct Confined {
     jail: Jail,
+    /// What another process makes while this one opens what the VM needs.
+    ahead: Mutex<Option<Ahead>>,
     mode: Mode,
     main: Role,
     report: OnceLock<Report>,
@@ -75,6 +77,7 @@ impl Confined {
         // Whoever may command the VM may have it become two.
         let may_fork = cfg!(feature = "snapshot") && config.control.is_some();
         Ok(Some(Arc::new(Self {
+            ahead: Mutex::new(jail.ahead()),
             jail,
             mode,
             main: if may_fork { MAIN_WITH_FORKS } else { MAIN },
@@ -104,7 +107,7 @@ impl Confined {
 
 impl Confinement for Confined {
     fn enter(&self) -> Result<(), Error> {
-        let report = self.jail.enter().map_err(|error| self.refused(error))?;
+        let report = self.enter_jail()?;
         match report.level() {
             Level::Off => return Ok(()),
             Level::Weak => log::warn!("the sandbox is {report}"),
@@ -147,6 +150,12 @@ impl Confined {
             super::errors::Failure::from(error).report();
             std::process::exit(FAILED.into());
         }
+    }
+
+    fn enter_jail(&self) -> Result<Report, Error> {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let entered = self.jail.enter(ahead.take());
+        entered.map_err(|error| self.refused(error))
     }
 
     fn refused(&self, error: JailError) -> Error {
@@ -194,10 +203,7 @@ pub(super) fn tried(config: &Config) -> Result<ConfinementReport, Error> {
     let Some(confined) = Confined::new(&with_paths_inside(config))? else {
         return Ok(ConfinementReport::new("off"));
     };
-    let report = confined.jail.enter();
-    report
-        .map(|report| told(&report))
-        .map_err(|error| confined.refused(error))
+    confined.enter_jail().map(|report| told(&report))
 }
 
 fn not_filtered(error: FilterError) -> Error {

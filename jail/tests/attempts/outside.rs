@@ -131,7 +131,16 @@ impl Outside {
 
     /// Enters the sandbox and makes these attempts.
     pub(crate) fn run(&self, sandbox: &str, words: &[&str]) -> Ran {
-        Ran::new(self.spawn(&[], sandbox, words))
+        self.both(&[], sandbox, words)
+    }
+
+    /// Whether the namespaces were made ahead by another process or not: it comes to the same.
+    fn both(&self, under: &[&str], sandbox: &str, words: &[&str]) -> Ran {
+        let ahead = [&["ahead=yes"], words].concat();
+        let ahead = Ran::new(self.spawn(under, sandbox, &ahead));
+        let ran = Ran::new(self.spawn(under, sandbox, words));
+        assert_eq!(ahead, ran, "{words:?}");
+        ran
     }
 
     /// The same, started by another program; `None` when there is none of this name.
@@ -141,7 +150,7 @@ impl Outside {
             eprintln!("SKIPPED: there is no {}", under[0]);
             return None;
         }
-        Some(Ran::new(self.spawn(under, sandbox, words)))
+        Some(self.both(under, sandbox, words))
     }
 
     /// The same, with `wait` as the last attempt: it is there to be looked at.
@@ -167,6 +176,7 @@ impl Drop for Outside {
     }
 }
 
+#[derive(Debug, PartialEq)]
 pub(crate) struct Ran {
     pub(crate) status: Option<i32>,
     pub(crate) signal: Option<i32>,

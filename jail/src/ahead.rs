@@ -1,0 +1,266 @@
+//! Namespaces and a root that another process makes while this one does something else.
+//!
+//! Most of what a sandbox costs is the kernel making namespaces, and joining them is quick. The other process shares
+//! this one's memory and descriptors, as one of vfork(2) does, since a copy of its memory would cost more than it saves.
+//! It has the same thread-local storage, too: it does nothing but system calls without errno, on memory that was
+//! allocated before, and takes no signals. Whatever it cannot do, [`Jail::enter`](crate::Jail::enter) does again by
+//! itself, and so finds out which part is missing.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::error::Refusal;
+use crate::namespaces::{self, Ids};
+use crate::report::{Part, Report};
+use crate::root::{self, Folder, RootId};
+
+/// The user namespace first: it gives the rights to join the others. The mounts last: /proc is gone then, and the working
+/// directory is the new root.
+const KINDS: [(Part, LinkNameSpaceType, &CStr); 5] = [
+    (
+        Part::UserNamespace,
+        LinkNameSpaceType::User,
+        c"/proc/self/ns/user",
+    ),
+    (
+        Part::Network,
+        LinkNameSpaceType::Network,
+        c"/proc/self/ns/net",
+    ),
+    (
+        Part::Ipc,
+        LinkNameSpaceType::InterProcessCommunication,
+        c"/proc/self/ns/ipc",
+    ),
+    (
+        Part::HostName,
+        LinkNameSpaceType::HostNameAndNISDomainName,
+        c"/proc/self/ns/uts",
+    ),
+    (Part::Root, LinkNameSpaceType::Mount, c"/proc/self/ns/mnt"),
+];
+
+/// What the other process is to do, and has done.
+struct Plan {
+    ids: Ids,
+    /// Of the new root.
+    folders: Vec<Folder>,
+    made: [Option<OwnedFd>; KINDS.len()],
+    id: Option<RootId>,
+}
+
+impl Plan {
+    /// In the other process. Nothing in here allocates, or sets errno.
+    fn make(&mut self) -> Result<(), Refusal> {
+        namespaces::make_all().map_err(Refusal::of("make namespaces"))?;
+        self.ids
+            .map()
+            .map_err(Refusal::of("map its user and group"))?;
+        namespaces::name_host().map_err(Refusal::of("name the sandbox"))?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        for (made, (_, _, path)) in self.made.iter_mut().zip(KINDS) {
+            let fd = openat(CWD, path, flags, Mode::empty());
+            *made = Some(fd.map_err(Refusal::of("open a namespace"))?);
+        }
+        for folder in &mut self.folders {
+            folder.open(true)?;
+        }
+        self.id = Some(root::enter(&self.folders)?);
+        Ok(())
+    }
+}
+
+/// Namespaces that are being made ([`Jail::ahead`](crate::Jail::ahead)).
+pub struct Ahead {
+    /// The other process' until it has ended.
+    plan: NonNull<Plan>,
+    _stack: Stack,
+    child: OwnedFd,
+}
+
+// SAFETY: nothing but the other process uses the plan until that has ended, whichever thread waits for it.
+unsafe impl Send for Ahead {}
+
+impl fmt::Debug for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ahead")
+            .field("child", &self.child)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ahead {
+    /// `folders`: those of the new root.
+    pub(crate) fn start(folders: Vec<Folder>) -> Result<Self, Errno> {
+        let stack = Stack::new()?;
+        let plan = Box::new(Plan {
+            ids: Ids::own(),
+            folders,
+            made: [const { None }; KINDS.len()],
+            id: None,
+        });
+        let plan = NonNull::from(Box::leak(plan));
+        let started = start(&stack, plan);
+        if started.is_err() {
+            // SAFETY: it comes from a box, and there is no other process.
+            drop(unsafe { Box::from_raw(plan.as_ptr()) });
+        }
+        Ok(Self {
+            plan,
+            _stack: stack,
+            child: started?,
+        })
+    }
+
+    /// Waits until they are made. `None`: they could not be made.
+    pub(crate) fn made(self) -> Option<Made> {
+        let succeeded = self.wait();
+        // SAFETY: it has ended.
+        let plan = unsafe { &mut *self.plan.as_ptr() };
+        let made = std::mem::replace(&mut plan.made, [const { None }; KINDS.len()]);
+        succeeded.then_some(Made { made, id: plan.id })
+    }
+
+    fn wait(&self) -> bool {
+        // It sends no SIGCHLD at its end, and is waited for only with this.
+        const WALL: WaitIdOptions = WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned());
+        let options = WaitIdOptions::EXITED | WALL;
+        let ended = retry_on_intr(|| waitid(WaitId::PidFd(self.child.as_fd()), options));
+        matches!(ended, Ok(Some(status)) if status.exit_status() == Some(0))
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.wait();
+        // SAFETY: it comes from a box, and the other process has ended.
+        drop(unsafe { Box::from_raw(self.plan.as_ptr()) });
+    }
+}
+
+/// Namespaces that were made.
+pub(crate) struct Made {
+    made: [Option<OwnedFd>; KINDS.len()],
+    id: Option<RootId>,
+}
+
+impl Made {
+    /// Moves this process, which has one thread, to them. False: it has not moved at all.
+    pub(crate) fn join(self, report: &mut Report) -> bool {
+        for ((part, kind, _), fd) in KINDS.iter().zip(&self.made) {
+            let joined = fd.as_ref().map_or(Err(Errno::BADF), |fd| {
+                move_into_link_name_space(fd.as_fd(), Some(*kind))
+            });
+            if *part == Part::UserNamespace && joined.is_err() {
+                return false;
+            }
+            report.note(*part, joined.map_err(Refusal::of("join its namespace")));
+        }
+        if report.has(Part::Root) {
+            let id = self
+                .id
+                .ok_or_else(|| Refusal::of("enter the new root")(Errno::INVAL));
+            report.note(Part::Root, id.and_then(RootId::check));
+        }
+        true
+    }
+}
+
+fn start(stack: &Stack, plan: NonNull<Plan>) -> Result<OwnedFd, Errno> {
+    const FLAGS: c_int = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD;
+    let mut fd: c_int = -1;
+    let masked = Masked::all();
+    // SAFETY: the stack is this process' alone, and lives until it has ended, as the plan does. What it does, `work`
+    // says.
+    let pid = unsafe {
+        libc::clone(
+            work,
+            stack.top(),
+            FLAGS,
+            plan.as_ptr().cast(),
+            ptr::from_mut(&mut fd),
+        )
+    };
+    let refused = Errno::from_io_error(&std::io::Error::last_os_error());
+    drop(masked);
+    if pid < 0 {
+        return Err(refused.unwrap_or(Errno::NOSYS));
+    }
+    // SAFETY: the kernel has opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The other process, from its beginning to its end. Its memory is the caller's.
+extern "C" fn work(plan: *mut c_void) -> c_int {
+    // SAFETY: nothing else uses the plan before this process has ended.
+    let plan = unsafe { &mut *plan.cast::<Plan>() };
+    c_int::from(plan.make().is_err())
+}
+
+/// A stack, above a page that cannot be written.
+struct Stack {
+    bottom: *mut c_void,
+}
+
+// SAFETY: it is an address of memory that nothing else has.
+unsafe impl Send for Stack {}
+
+impl Stack {
+    /// Of which pages are used as they are touched.
+    const BYTES: usize = 256 << 10;
+
+    fn new() -> Result<Self, Errno> {
+        let (access, flags) = (
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::STACK,
+        );
+        // SAFETY: new memory, wherever there is room.
+        let bottom = unsafe { mmap_anonymous(ptr::null_mut(), Self::BYTES, access, flags) }?;
+        let stack = Self { bottom };
+        // SAFETY: nothing has used it yet.
+        unsafe { mprotect(bottom, rustix::param::page_size(), MprotectFlags::empty()) }?;
+        Ok(stack)
+    }
+
+    fn top(&self) -> *mut c_void {
+        self.bottom.wrapping_byte_add(Self::BYTES)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped like this, and who used it has ended.
+        let _ = unsafe { munmap(self.bottom, Self::BYTES) };
+    }
+}
+
+/// This thread gets no signals, as long as it lives.
+struct Masked(libc::sigset_t);
+
+impl Masked {
+    fn all() -> Self {
+        let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        // SAFETY: the first call fills the first set, the second the other.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            Self(before.assume_init())
+        }
+    }
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        // SAFETY: the set is one of before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
+    }
+}
