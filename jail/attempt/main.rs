@@ -2,7 +2,7 @@
 //!
 //! `vmm-jail-attempt SANDBOX [NAME=VALUE …] [ATTEMPT …]` prints the report, what is missing, and a line for each attempt
 //! in the order in which they stand there. Words before the attempts change what it is like:
-//! `refuse=CALL:ERRNO` has the host refuse a system call, `user=UID` becomes a user, `sockets=FOLDER` keeps a folder,
+//! `refuse=CALL:ERRNO` has the host refuse a system call, `user=UID` becomes a user, `sockets=FOLDER` keeps a folder (`none`: no folder any more),
 //! `open=FOLDER` leaves one open, `thread=yes` has a second thread, `ahead=yes` has the namespaces made ahead, `role=NAME`
 //! makes the attempts in a thread of that role.
 
@@ -13,7 +13,7 @@ use std::fs::File;
 use std::process::ExitCode;
 use std::{env, thread};
 
-use jail::{Cgroup, Filter, Jail, Limits, Report, Sandbox, User, prepare, roles};
+use jail::{Ahead, Cgroup, Filter, Jail, Limits, Report, Sandbox, User, prepare, roles};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -47,7 +47,7 @@ fn run() -> Result<()> {
     let tried = attempts::Prepared::new(&attempts)?;
     refuse(&options.refused)?;
     let jail = options.jail(sandbox);
-    let ahead = options.ahead.then(|| jail.ahead()).flatten();
+    let ahead = options.ahead.then(Ahead::start).flatten();
     let report = jail.enter(ahead)?;
     tell(&report);
     let try_all = move || {
@@ -99,6 +99,7 @@ impl Options {
                 let uid = value.parse()?;
                 self.user = Some(User { uid, gid: uid });
             }
+            "sockets" if value == "none" => self.sockets.clear(),
             "sockets" => self.sockets.push(value.to_owned()),
             "open" => self.open.push(File::open(value)?),
             "files" => self.limits.open_files = Some(value.parse()?),

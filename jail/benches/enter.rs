@@ -5,7 +5,7 @@ use std::env;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use jail::{Filter, Jail, Sandbox, roles};
+use jail::{Ahead, Filter, Jail, Sandbox, roles};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -52,7 +52,7 @@ fn once() -> Result<()> {
     // Half of the processes have it made ahead.
     let ahead = env::args().any(|argument| argument == "--ahead").then(|| {
         let begin = Instant::now();
-        let ahead = jail.ahead();
+        let ahead = Ahead::start();
         println!("{}: begin ahead", begin.elapsed().as_micros());
         std::thread::sleep(Duration::from_millis(5));
         ahead

@@ -1,7 +1,7 @@
-//! Namespaces and a root that another process makes while this one does something else.
+//! Namespaces that another process makes while this one does something else.
 //!
-//! Most of what a sandbox costs is the kernel making namespaces, and joining them is quick. The other process shares
-//! this one's memory and descriptors, as one of vfork(2) does, since a copy of its memory would cost more than it saves.
+//! Most of what a sandbox costs is the kernel making namespaces; joining them is quick. The other process shares this
+//! one's memory and descriptors, as one of vfork(2) does, since a copy of its memory would cost more than it saves.
 //! It has the same thread-local storage, too: it does nothing but system calls without errno, on memory that was
 //! allocated before, and takes no signals. Whatever it cannot do, [`Jail::enter`](crate::Jail::enter) does again by
 //! itself, and so finds out which part is missing.
@@ -21,10 +21,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::error::Refusal;
 use crate::namespaces::{self, Ids};
 use crate::report::{Part, Report};
-use crate::root::{self, Folder, RootId};
 
-/// The user namespace first: it gives the rights to join the others. The mounts last: /proc is gone then, and the working
-/// directory is the new root.
+/// The user namespace first: it gives the rights to join the others. The mounts last: with them the root is another.
 const KINDS: [(Part, LinkNameSpaceType, &CStr); 5] = [
     (
         Part::UserNamespace,
@@ -49,42 +47,55 @@ const KINDS: [(Part, LinkNameSpaceType, &CStr); 5] = [
     (Part::Root, LinkNameSpaceType::Mount, c"/proc/self/ns/mnt"),
 ];
 
+/// Those that were made.
+#[derive(Default)]
+pub(crate) struct Namespaces([Option<OwnedFd>; KINDS.len()]);
+
+impl Namespaces {
+    /// Moves this process to them, which has one thread; its working directory is the root then. False: it has not moved
+    /// at all.
+    pub(crate) fn join(self, report: &mut Report) -> bool {
+        for ((part, kind, _), fd) in KINDS.iter().zip(&self.0) {
+            let moved = fd.as_ref().map_or(Err(Errno::BADF), |fd| {
+                move_into_link_name_space(fd.as_fd(), Some(*kind))
+            });
+            if *part == Part::UserNamespace && moved.is_err() {
+                return false;
+            }
+            report.note(*part, moved.map_err(Refusal::of("join its namespace")));
+        }
+        true
+    }
+}
+
 /// What the other process is to do, and has done.
 struct Plan {
     ids: Ids,
-    /// Of the new root.
-    folders: Vec<Folder>,
-    made: [Option<OwnedFd>; KINDS.len()],
-    id: Option<RootId>,
+    made: Namespaces,
 }
 
 impl Plan {
     /// In the other process. Nothing in here allocates, or sets errno.
-    fn make(&mut self) -> Result<(), Refusal> {
-        namespaces::make_all().map_err(Refusal::of("make namespaces"))?;
-        self.ids
-            .map()
-            .map_err(Refusal::of("map its user and group"))?;
-        namespaces::name_host().map_err(Refusal::of("name the sandbox"))?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        for (made, (_, _, path)) in self.made.iter_mut().zip(KINDS) {
-            let fd = openat(CWD, path, flags, Mode::empty());
-            *made = Some(fd.map_err(Refusal::of("open a namespace"))?);
+    fn make(&mut self) -> Result<(), Errno> {
+        namespaces::make_all()?;
+        self.ids.map()?;
+        namespaces::name_host()?;
+        for (made, (_, _, path)) in self.made.0.iter_mut().zip(KINDS) {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            *made = Some(openat(CWD, path, flags, Mode::empty())?);
         }
-        for folder in &mut self.folders {
-            folder.open(true)?;
-        }
-        self.id = Some(root::enter(&self.folders)?);
         Ok(())
     }
 }
 
-/// Namespaces that are being made ([`Jail::ahead`](crate::Jail::ahead)).
+/// Namespaces that are being made by another process, for [`Jail::enter`](crate::Jail::enter). That process shares memory
+/// with this one, and ends by itself; dropping this waits for it.
 pub struct Ahead {
     /// The other process' until it has ended.
     plan: NonNull<Plan>,
     _stack: Stack,
-    child: OwnedFd,
+    /// Until it was waited for.
+    child: Option<OwnedFd>,
 }
 
 // SAFETY: nothing but the other process uses the plan until that has ended, whichever thread waits for it.
@@ -99,14 +110,17 @@ impl fmt::Debug for Ahead {
 }
 
 impl Ahead {
-    /// `folders`: those of the new root.
-    pub(crate) fn start(folders: Vec<Folder>) -> Result<Self, Errno> {
+    /// Begins, and returns at once. The namespaces have the rights of this process' user. `None`: this host does not let
+    /// another process do it.
+    pub fn start() -> Option<Self> {
+        Self::try_start().ok()
+    }
+
+    fn try_start() -> Result<Self, Errno> {
         let stack = Stack::new()?;
         let plan = Box::new(Plan {
             ids: Ids::own(),
-            folders,
-            made: [const { None }; KINDS.len()],
-            id: None,
+            made: Namespaces::default(),
         });
         let plan = NonNull::from(Box::leak(plan));
         let started = start(&stack, plan);
@@ -117,24 +131,27 @@ impl Ahead {
         Ok(Self {
             plan,
             _stack: stack,
-            child: started?,
+            child: Some(started?),
         })
     }
 
     /// Waits until they are made. `None`: they could not be made.
-    pub(crate) fn made(self) -> Option<Made> {
+    pub(crate) fn made(mut self) -> Option<Namespaces> {
         let succeeded = self.wait();
-        // SAFETY: it has ended.
-        let plan = unsafe { &mut *self.plan.as_ptr() };
-        let made = std::mem::replace(&mut plan.made, [const { None }; KINDS.len()]);
-        succeeded.then_some(Made { made, id: plan.id })
+        // SAFETY: the other process has ended.
+        let made = std::mem::take(unsafe { &mut (*self.plan.as_ptr()).made });
+        succeeded.then_some(made)
     }
 
-    fn wait(&self) -> bool {
+    /// Whether the other process has ended well. Once.
+    fn wait(&mut self) -> bool {
+        let Some(child) = self.child.take() else {
+            return false;
+        };
         // It sends no SIGCHLD at its end, and is waited for only with this.
         const WALL: WaitIdOptions = WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned());
         let options = WaitIdOptions::EXITED | WALL;
-        let ended = retry_on_intr(|| waitid(WaitId::PidFd(self.child.as_fd()), options));
+        let ended = retry_on_intr(|| waitid(WaitId::PidFd(child.as_fd()), options));
         matches!(ended, Ok(Some(status)) if status.exit_status() == Some(0))
     }
 }
@@ -144,34 +161,6 @@ impl Drop for Ahead {
         self.wait();
         // SAFETY: it comes from a box, and the other process has ended.
         drop(unsafe { Box::from_raw(self.plan.as_ptr()) });
-    }
-}
-
-/// Namespaces that were made.
-pub(crate) struct Made {
-    made: [Option<OwnedFd>; KINDS.len()],
-    id: Option<RootId>,
-}
-
-impl Made {
-    /// Moves this process, which has one thread, to them. False: it has not moved at all.
-    pub(crate) fn join(self, report: &mut Report) -> bool {
-        for ((part, kind, _), fd) in KINDS.iter().zip(&self.made) {
-            let joined = fd.as_ref().map_or(Err(Errno::BADF), |fd| {
-                move_into_link_name_space(fd.as_fd(), Some(*kind))
-            });
-            if *part == Part::UserNamespace && joined.is_err() {
-                return false;
-            }
-            report.note(*part, joined.map_err(Refusal::of("join its namespace")));
-        }
-        if report.has(Part::Root) {
-            let id = self
-                .id
-                .ok_or_else(|| Refusal::of("enter the new root")(Errno::INVAL));
-            report.note(Part::Root, id.and_then(RootId::check));
-        }
-        true
     }
 }
 

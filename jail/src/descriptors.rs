@@ -1,10 +1,10 @@
 //! Directories that are open: `openat(fd, "..")` leads from one that was opened outside out of any root.
 
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, openat, readlink, stat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, fstat, openat, readlinkat};
 
 use crate::error::Refusal;
 
@@ -23,10 +23,13 @@ pub(crate) fn open_directory() -> Result<Option<(i32, PathBuf)>, Refusal> {
         if fd == own.as_raw_fd() {
             continue;
         }
-        let path = format!("/proc/self/fd/{fd}");
-        let mode = stat(&path).map_err(refused())?.st_mode;
+        // SAFETY: the kernel has just said that it is open, and it is asked no more than what it is. Through its link in
+        // /proc that would take ten times as long.
+        let mode = fstat(unsafe { BorrowedFd::borrow_raw(fd) })
+            .map_err(refused())?
+            .st_mode;
         if FileType::from_raw_mode(mode) == FileType::Directory {
-            let target = readlink(&path, Vec::new()).map_err(refused())?;
+            let target = readlinkat(&own, name.file_name(), Vec::new()).map_err(refused())?;
             return Ok(Some((fd, target.to_string_lossy().into_owned().into())));
         }
     }

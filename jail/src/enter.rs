@@ -8,10 +8,10 @@ use rustix::process::{
 };
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::ahead::{Ahead, Made};
+use crate::ahead::Ahead;
 use crate::error::{JailError, Refusal};
 use crate::report::{Level, Part, Report};
-use crate::root::{self, Folder, RootId};
+use crate::root::{self, Folder};
 use crate::{capabilities, descriptors, landlock, namespaces, seccomp};
 
 /// How much of a jail there has to be.
@@ -96,24 +96,9 @@ impl Jail {
         Self { limits, ..self }
     }
 
-    /// Begins to make what most of [`Self::enter`] is, in another process, and returns at once: give it to
-    /// [`Self::enter`] once everything is open. Folders of sockets are there already. `None`: there is nothing to do
-    /// beforehand, or this host does not allow it.
-    ///
-    /// The other process shares memory with this one, and ends by itself.
-    pub fn ahead(&self) -> Option<Ahead> {
-        // It has the rights, and so the namespaces, of this process' user; and whoever joins a namespace of mounts is at
-        // its root, whose relative paths lead elsewhere.
-        if self.sandbox == Sandbox::Off || self.user.is_some() || self.keeps_root.is_some() {
-            return None;
-        }
-        let folders = self.socket_folders.iter().map(|path| Folder::new(path));
-        Ahead::start(folders.collect::<Result<_, _>>().ok()?).ok()
-    }
-
     /// The process gives up its rights, for good, for itself and for every thread and process it starts from now on.
-    /// It has one thread and no directory open, and its working directory is `/` afterwards. `ahead`: what
-    /// [`Self::ahead`] of the same jail gave.
+    /// It has one thread and no directory open, and its working directory is `/` afterwards. `ahead`:
+    /// namespaces that were begun before.
     ///
     /// # Errors
     /// When it has more threads, a folder or the user cannot be had, or something is missing from
@@ -132,7 +117,7 @@ impl Jail {
         if self.sandbox == Sandbox::Off {
             return Ok(Report::off());
         }
-        let report = self.give_up(ahead.and_then(Ahead::made))?;
+        let report = self.give_up(ahead)?;
         if self.sandbox == Sandbox::Strict && report.level() < Level::Full {
             return Err(JailError::Incomplete(report));
         }
@@ -140,8 +125,10 @@ impl Jail {
     }
 
     /// First what needs /proc and the old root, then the new one, then what forbids all that.
-    fn give_up(&self, made: Option<Made>) -> Result<Report, JailError> {
+    fn give_up(&self, ahead: Option<Ahead>) -> Result<Report, JailError> {
         let mut report = Report::full();
+        // Which has ended then, and what it had open is closed.
+        let made = ahead.and_then(Ahead::made);
         let open = descriptors::open_directory();
         if self.user.is_some() {
             // /proc/self/uid_map belongs to root otherwise (proc(5), /proc/pid).
@@ -150,17 +137,15 @@ impl Jail {
         if let Some(why) = &self.keeps_root {
             report.miss(Part::Root, why);
         }
-        let joined = made.is_some_and(|made| made.join(&mut report));
-        if !joined {
+        // Those are of the user that this process was; and who joins a namespace of mounts is at its root, whose
+        // relative paths lead elsewhere.
+        let made = made.filter(|_| self.user.is_none() && self.keeps_root.is_none());
+        if !made.is_some_and(|made| made.join(&mut report)) {
             namespaces::enter(&mut report);
         }
-        // In a root that was joined they are bound already.
-        let folders = self.folders(&mut report, !joined)?;
+        let folders = self.folders(&mut report)?;
         if report.has(Part::Root) {
-            if !joined {
-                let entered = root::enter(&folders).and_then(RootId::check);
-                report.note(Part::Root, entered);
-            }
+            report.note(Part::Root, root::enter(&folders));
             match open {
                 Ok(None) => {}
                 Ok(Some((fd, path))) => {
@@ -189,23 +174,18 @@ impl Jail {
 }
 
 impl Jail {
-    /// Opens the folders that are kept, to be bound where that is still to be done. Without one that cannot be bound, the
-    /// root stays what it is.
-    fn folders(&self, report: &mut Report, bind: bool) -> Result<Vec<Folder>, JailError> {
+    /// Opens the folders that are kept. Without one that cannot be bound, the root stays what it is.
+    fn folders(&self, report: &mut Report) -> Result<Vec<Folder>, JailError> {
         let open = |bound| {
             let open = |path: &PathBuf| {
-                let folder = Folder::new(path).and_then(|mut folder| {
-                    folder.open(bound)?;
-                    Ok(folder)
-                });
-                folder.map_err(|refusal| JailError::Folder {
+                Folder::open(path, bound).map_err(|refusal| JailError::Folder {
                     path: path.clone(),
                     refusal,
                 })
             };
             self.socket_folders.iter().map(open).collect()
         };
-        if !bind || !report.has(Part::Root) {
+        if !report.has(Part::Root) {
             return open(false);
         }
         open(true).or_else(|error| {

@@ -41,9 +41,9 @@ fn restrict(folders: &[Folder]) -> Result<LandlockStatus, RulesetError> {
         .handle_access(AccessNet::from_all(KNOWN))?
         .scope(Scope::from_all(KNOWN))?
         .create()?;
-    for folder in folders.iter().filter_map(Folder::fd) {
+    for folder in folders {
         let sockets = AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::ResolveUnix;
-        rules = rules.add_rule(PathBeneath::new(folder, sockets))?;
+        rules = rules.add_rule(PathBeneath::new(&folder.fd, sockets))?;
     }
     Ok(rules.restrict_self()?.landlock)
 }

@@ -4,8 +4,8 @@
 //! [`Jail::enter`], and one thread; what it starts afterwards, it starts inside. Each thread then gives up the system
 //! calls that are not in the [`Table`]s of its [`Role`] ([`Filter::install`]).
 //!
-//! In order: [`prepare`] once, before there are threads; [`Cgroup::join`]; [`Jail::ahead`], to have the namespaces made
-//! beside whatever comes next; [`Jail::enter`], which gives a [`Report`];
+//! In order: [`Ahead::start`], to have namespaces made beside whatever comes next; [`prepare`] once, before there are
+//! threads; [`Cgroup::join`]; [`Jail::enter`], which gives a [`Report`];
 //! then, in each thread as it begins, the filter of its role. Where there are to be filters alone, [`Jail::enter`] is
 //! left out.
 //!

@@ -1,11 +1,11 @@
 //! An empty root that cannot be written, with folders for sockets bound into it.
 
-use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdir, openat, stat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
@@ -19,17 +19,15 @@ use crate::error::Refusal;
 /// A folder that stays reachable under its path.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    /// Absolute and without `..`, outside and inside.
-    path: CString,
-    /// What leads to it from the new root on, and itself.
-    steps: Vec<CString>,
+    /// An absolute path without `..`, outside and inside.
+    pub(crate) path: PathBuf,
     /// The folder itself; in a namespace of its own it is a mount that nobody else has.
-    fd: Option<OwnedFd>,
+    pub(crate) fd: OwnedFd,
 }
 
 impl Folder {
-    /// One that is not open.
-    pub(crate) fn new(path: &Path) -> Result<Self, Refusal> {
+    /// Opens it once: what its path leads to later does not matter. `bound`: to be bound into a new root.
+    pub(crate) fn open(path: &Path, bound: bool) -> Result<Self, Refusal> {
         let is_plain = path.is_absolute()
             && path
                 .components()
@@ -39,69 +37,25 @@ impl Folder {
                 Errno::INVAL,
             ));
         }
-        let text = |path: &Path| {
-            let text = CString::new(path.as_os_str().as_bytes());
-            text.map_err(|_| Refusal::of("use a path with a NUL byte")(Errno::INVAL))
-        };
-        let inside = Path::new(".").join(path.strip_prefix("/").unwrap_or(path));
-        let mut steps = inside
-            .ancestors()
-            .map(text)
-            .collect::<Result<Vec<_>, _>>()?;
-        // The empty path, and the root itself.
-        steps.truncate(steps.len().saturating_sub(2));
-        steps.reverse();
-        Ok(Self {
-            path: text(path)?,
-            steps,
-            fd: None,
-        })
-    }
-
-    /// Opens it, once: what its path leads to later does not matter. `bound`: to be bound into a new root.
-    pub(crate) fn open(&mut self, bound: bool) -> Result<(), Refusal> {
         let fd = if bound {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            open_tree(CWD, &*self.path, flags).map_err(|errno| {
+            open_tree(CWD, path, flags).map_err(|errno| {
                 // What lies below a mount, the kernel does not let a namespace uncover.
                 let cure = (errno == Errno::INVAL).then_some("something is mounted below it");
                 Refusal::of("bind it")(errno).with_cure(cure)
             })?
         } else {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
-            openat(CWD, &*self.path, flags, Mode::empty()).map_err(Refusal::of("open it"))?
+            openat(CWD, path, flags, Mode::empty()).map_err(Refusal::of("open it"))?
         };
         let kind = fstat(&fd).map_err(Refusal::of("look at it"))?.st_mode;
         if FileType::from_raw_mode(kind) != FileType::Directory {
             return Err(Refusal::of("use it")(Errno::NOTDIR));
         }
-        self.fd = Some(fd);
-        Ok(())
-    }
-
-    /// Once it is open.
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.fd.as_ref().map(AsFd::as_fd)
-    }
-}
-
-/// Which file system a root is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RootId {
-    device: u64,
-    inode: u64,
-}
-
-impl RootId {
-    /// Whatever the calls said that led here: this is the process' root, and nothing is mounted over it.
-    pub(crate) fn check(self) -> Result<(), Refusal> {
-        for path in ["/", "/..", "."] {
-            let there = stat(path).map_err(Refusal::of("look at the root"))?;
-            if (there.st_dev, there.st_ino) != (self.device, self.inode) {
-                return Err(Refusal::of("leave the old root")(Errno::BUSY));
-            }
-        }
-        Ok(())
+        Ok(Self {
+            path: path.to_owned(),
+            fd,
+        })
     }
 }
 
@@ -110,21 +64,25 @@ const PLAIN: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NODEV)
     .union(MountFlags::NOEXEC);
 
-/// Makes the process' root an empty file system that cannot be written, with folders that are open for being bound. It
-/// has to have a namespace of mounts of its own, and no directory open from outside. After an error its root is what
-/// it was. Nothing in here allocates, or sets errno: see [`crate::ahead`].
-pub(crate) fn enter(folders: &[Folder]) -> Result<RootId, Refusal> {
+/// Makes the process' root an empty file system that cannot be written. It has to have a namespace of mounts of its
+/// own, and no directory open from outside. After an error its root is what it was.
+pub(crate) fn enter(folders: &[Folder]) -> Result<(), Refusal> {
     let new = attach()?;
     let id = fstat(&new).map_err(Refusal::of("look at the new root"))?;
-    if let Err(refused) = fill_and_enter(&new, folders) {
+    let entered = fill_and_enter(&new, folders);
+    if entered.is_err() {
         // The working directory is the new root already.
         let _ = chdir("/");
-        return Err(refused);
+        return entered;
     }
-    Ok(RootId {
-        device: id.st_dev,
-        inode: id.st_ino,
-    })
+    // Whatever the calls above said: the root is the new one, and nothing is mounted over it.
+    for path in ["/", "/..", "."] {
+        let there = fs::metadata(path).map_err(Refusal::of("look at the root"))?;
+        if (there.dev(), there.ino()) != (id.st_dev, id.st_ino) {
+            return Err(Refusal::of("leave the old root")(Errno::BUSY));
+        }
+    }
+    Ok(())
 }
 
 /// A new file system in memory, mounted over `/`. A path from the root does not lead into it: that begins below.
@@ -157,23 +115,21 @@ fn attach() -> Result<OwnedFd, Refusal> {
 
 fn fill_and_enter(new: &OwnedFd, folders: &[Folder]) -> Result<(), Refusal> {
     fchdir(new).map_err(Refusal::of("go to the new root"))?;
-    for Folder { steps, fd, .. } in folders {
-        for step in steps {
-            match mkdir(&**step, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(Refusal::of("make a folder in the new root")(errno)),
-            }
-        }
-        let inside = steps.last().map_or(c".", |step| step);
-        let fd = fd.as_ref().ok_or(Errno::BADF);
-        let bound = fd.and_then(|fd| {
-            move_mount(fd, "", CWD, inside, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        });
-        bound.map_err(Refusal::of("bind a folder into the new root"))?;
+    for Folder { path, fd } in folders {
+        let inside = Path::new(".").join(path.strip_prefix("/").unwrap_or(path));
+        fs::create_dir_all(&inside).map_err(Refusal::of("make a folder in the new root"))?;
+        move_mount(
+            fd,
+            "",
+            CWD,
+            &inside,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .map_err(Refusal::of("bind a folder into the new root"))?;
         // A mount that cannot be written outside cannot be made writable: it keeps that.
         let flags = MountFlags::BIND | PLAIN;
-        let plain = mount_remount(inside, flags, "")
-            .or_else(|_| mount_remount(inside, flags | MountFlags::RDONLY, ""));
+        let plain = mount_remount(&inside, flags, "")
+            .or_else(|_| mount_remount(&inside, flags | MountFlags::RDONLY, ""));
         plain.map_err(Refusal::of("take devices and programs from a folder"))?;
     }
     match pivot_root(".", ".") {

@@ -84,6 +84,19 @@ fn a_full_sandbox_leaves_nothing_to_open_connect_to_signal_or_mount() {
 }
 
 #[test]
+fn a_full_sandbox_without_folders_leaves_nothing_either() {
+    let words = [&["sockets=none"], &ESCAPES[..]].concat();
+    for user in users() {
+        let ran = Outside::of(user).run("strict", &words);
+        assert_eq!(ran.level(), "full", "{}", ran.stderr);
+        for name in ESCAPES {
+            let said = ran.result(name);
+            assert!(REFUSED.contains(&said), "{name} {user:?}: {said}");
+        }
+    }
+}
+
+#[test]
 fn a_root_that_cannot_be_changed_is_left_by_chroot() {
     // As on an initramfs, or in a chroot.
     for user in users() {

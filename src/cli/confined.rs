@@ -2,6 +2,7 @@
 //! call stands in [`jail::roles`].
 
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::io;
 use std::panic;
 use std::path::{Component, Path, PathBuf};
@@ -27,11 +28,41 @@ const HANDLED: [i32; 7] = [SIGINT, SIGTERM, SIGHUP, SIGCONT, SIGWINCH, SIGTSTP, 
 const LONGEST_CONTROL: usize = 107 - 8;
 const LONGEST_VSOCK: usize = 107 - 11;
 
+/// What [`begin`] has begun.
+static BEGUN: Mutex<Option<Ahead>> = Mutex::new(None);
+
+/// Begins to make namespaces, in another process, where these arguments look like those of a VM in a sandbox: making
+/// them takes as long as everything else up to where they are needed. Where it guesses wrong, nothing else happens.
+pub(super) fn begin(arguments: &[OsString]) {
+    let words = arguments.iter().skip(1).map(|word| word.as_encoded_bytes());
+    let starts_a_vm = words
+        .clone()
+        .next()
+        .is_none_or(|word| word.starts_with(b"-") || word == b"restore");
+    let is_without = words
+        .clone()
+        .any(|word| WITHOUT.iter().any(|text| word.starts_with(text)));
+    if starts_a_vm && !is_without {
+        *BEGUN.lock().unwrap_or_else(PoisonError::into_inner) = Ahead::start();
+    }
+}
+
+/// Beginnings of arguments with which there is no VM, or no namespace that was made before.
+const WITHOUT: [&[u8]; 7] = [
+    b"--sandbox=off",
+    b"--uid",
+    b"--dump-config",
+    b"--help",
+    b"--version",
+    b"-h",
+    b"-V",
+];
+
 /// The sandbox of this process.
 #[derive(Debug)]
 pub(super) struct Confined {
     jail: Jail,
-    /// What another process makes while this one opens what the VM needs.
+    /// Begun by [`begin`].
     ahead: Mutex<Option<Ahead>>,
     mode: Mode,
     main: Role,
@@ -46,6 +77,7 @@ impl Confined {
     /// # Errors
     /// When a value cannot be used, or signals cannot be handled.
     pub(super) fn new(config: &Config) -> Result<Option<Arc<Self>>, Error> {
+        let ahead = BEGUN.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (mode, user) = (config.sandbox.mode(), config.sandbox.user()?);
         if mode == Mode::Off && user.is_none() {
             return Ok(None);
@@ -77,7 +109,7 @@ impl Confined {
         // Whoever may command the VM may have it become two.
         let may_fork = cfg!(feature = "snapshot") && config.control.is_some();
         Ok(Some(Arc::new(Self {
-            ahead: Mutex::new(jail.ahead()),
+            ahead: Mutex::new(ahead),
             jail,
             mode,
             main: if may_fork { MAIN_WITH_FORKS } else { MAIN },
@@ -92,21 +124,34 @@ impl Confined {
             .report
             .get()
             .is_some_and(|report| report.has(jail::Part::SystemCalls));
-        let place = roles::ALL.iter().position(|other| other.name == role.name);
-        let place = place.and_then(|place| self.filters.get(place));
-        let Some(place) = place.filter(|_| has_filters) else {
+        if !has_filters {
             return Ok(());
-        };
-        if let Some(filter) = place.get() {
-            return filter.install();
         }
-        let filter = Filter::new(role)?;
-        place.get_or_init(|| filter).install()
+        self.made(role)?.map_or(Ok(()), Filter::install)
+    }
+
+    /// The filter of a role, made once.
+    fn made(&self, role: &Role) -> Result<Option<&Filter>, FilterError> {
+        let place = roles::ALL.iter().position(|other| other.name == role.name);
+        let Some(place) = place.and_then(|place| self.filters.get(place)) else {
+            return Ok(None);
+        };
+        if place.get().is_none() {
+            let filter = Filter::new(role)?;
+            let _ = place.set(filter);
+        }
+        Ok(place.get())
     }
 }
 
 impl Confinement for Confined {
     fn enter(&self) -> Result<(), Error> {
+        if self.mode != Mode::Off {
+            // Those that a start waits for, while another process still makes namespaces.
+            for role in [&self.main, &roles::VCPU] {
+                self.made(role).map_err(not_filtered)?;
+            }
+        }
         let report = self.enter_jail()?;
         match report.level() {
             Level::Off => return Ok(()),

@@ -22,6 +22,8 @@ const RETURN: u16 = 0x06;
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
+/// So many calls stand one behind the other at the end of a branch: fewer instructions than a branch for each.
+const FEW: usize = 4;
 /// Instructions that a program may have (BPF_MAXINSNS).
 const MOST: usize = 4096;
 
@@ -53,7 +55,7 @@ fn give(verdict: u32) -> sock_filter {
 pub(super) fn program(calls: &Calls, arch: u32) -> Result<BpfProgram, TreeError> {
     let calls = calls
         .iter()
-        .map(|(number, only)| Ok((*number, leaf(*number, only)?)))
+        .map(|(number, only)| Ok((u32::from(*number), look(only)?)))
         .collect::<Result<Vec<_>, TreeError>>()?;
     let mut program = vec![
         step(LOAD, 0, 0, ARCH),
@@ -61,47 +63,79 @@ pub(super) fn program(calls: &Calls, arch: u32) -> Result<BpfProgram, TreeError>
         give(libc::SECCOMP_RET_KILL_PROCESS),
         step(LOAD, 0, 0, NUMBER),
     ];
-    program.extend(branch(&calls)?);
+    branch(&calls, &mut program)?;
     if program.len() > MOST {
         return Err(TreeError::Calls);
     }
     Ok(program)
 }
 
-fn branch(calls: &[(u16, BpfProgram)]) -> Result<BpfProgram, TreeError> {
-    let (below, above) = match calls {
-        [] => return Ok(vec![give(libc::SECCOMP_RET_TRAP)]),
-        [(_, leaf)] => return Ok(leaf.clone()),
-        more => more.split_at(more.len() / 2),
-    };
-    let middle = above.first().map_or(0, |(number, _)| u32::from(*number));
-    let (below, above) = (branch(below)?, branch(above)?);
-    let mut program = match u8::try_from(below.len()) {
-        Ok(over) => vec![step(AT_LEAST, over, 0, middle)],
-        Err(_) => {
-            let over = u32::try_from(below.len()).map_err(|_| TreeError::Calls)?;
-            vec![step(AT_LEAST, 0, 1, middle), step(JUMP, 0, 0, over)]
+fn branch(calls: &[(u32, BpfProgram)], program: &mut BpfProgram) -> Result<(), TreeError> {
+    if calls.len() <= FEW {
+        match few(calls, program) {
+            // Too far to jump: half of them.
+            Err(TreeError::Alternatives) if calls.len() > 1 => {}
+            done => return done,
         }
-    };
-    program.extend(below);
-    program.extend(above);
-    Ok(program)
+    }
+    let (below, above) = calls.split_at(calls.len() / 2);
+    let middle = above.first().map_or(0, |(number, _)| *number);
+    let at = program.len();
+    program.extend([step(AT_LEAST, 0, 1, middle), step(JUMP, 0, 0, 0)]);
+    branch(below, program)?;
+    let over = u32::try_from(program.len() - at - 2).map_err(|_| TreeError::Calls)?;
+    // Where one instruction reaches over what is below, it is one.
+    match u8::try_from(over) {
+        Ok(near) => {
+            program.remove(at + 1);
+            program[at] = step(AT_LEAST, near, 0, middle);
+        }
+        Err(_) => program[at + 1] = step(JUMP, 0, 0, over),
+    }
+    branch(above, program)
 }
 
-/// What becomes of a call with this number, and of any other that comes here.
-fn leaf(number: u16, only: &[Only]) -> Result<BpfProgram, TreeError> {
+/// What becomes of each of these calls, and of any other that comes here: their numbers, their looks at arguments, and
+/// the end, where a call is allowed.
+fn few(calls: &[(u32, BpfProgram)], program: &mut BpfProgram) -> Result<(), TreeError> {
+    let begin = program.len();
+    let looks: usize = calls.iter().map(|(_, look)| look.len()).sum();
+    let end = begin + calls.len() + 1 + looks;
+    let jump =
+        |from: usize, to: usize| u8::try_from(to - from - 1).map_err(|_| TreeError::Alternatives);
+    let mut steps = BpfProgram::with_capacity(end + 1 - begin);
+    let mut look_at = begin + calls.len() + 1;
+    for (at, (number, look)) in calls.iter().enumerate() {
+        let to = if look.is_empty() { end } else { look_at };
+        steps.push(step(EQUAL, jump(begin + at, to)?, 0, *number));
+        look_at += look.len();
+    }
+    steps.push(give(libc::SECCOMP_RET_TRAP));
+    for look in calls.iter().flat_map(|(_, look)| look) {
+        let here = begin + steps.len();
+        steps.push(match look.code {
+            EQUAL => step(EQUAL, jump(here, end)?, 0, look.k),
+            _ => step(look.code, 0, 0, look.k),
+        });
+    }
+    steps.push(give(libc::SECCOMP_RET_ALLOW));
+    program.extend(steps);
+    Ok(())
+}
+
+/// How a call is looked at further, with a comparison for each value that is allowed. Empty: it is allowed.
+fn look(only: &[Only]) -> Result<BpfProgram, TreeError> {
     let fails = only.iter().find_map(|only| match only {
         Only::Fails(errno) => Some(libc::SECCOMP_RET_ERRNO | u32::from(*errno)),
         _ => None,
     });
-    let is_any = only.iter().any(|only| matches!(only, Only::Any));
-    let number = u32::from(number);
-    let always = fails.or(is_any.then_some(libc::SECCOMP_RET_ALLOW));
-    let refuse = give(libc::SECCOMP_RET_TRAP);
-    if let Some(verdict) = always {
-        return Ok(vec![step(EQUAL, 0, 1, number), give(verdict), refuse]);
+    if let Some(verdict) = fails {
+        return Ok(vec![give(verdict)]);
     }
-    let mut program = vec![step(EQUAL, 1, 0, number), give(libc::SECCOMP_RET_TRAP)];
+    if only.iter().any(|only| matches!(only, Only::Any)) {
+        return Ok(Vec::new());
+    }
+    let mut look = Vec::new();
     for only in only {
         let Only::Bits {
             argument,
@@ -118,21 +152,12 @@ fn leaf(number: u16, only: &[Only]) -> Result<BpfProgram, TreeError> {
             return Err(TreeError::Argument);
         }
         // The lower half comes first on all of these architectures.
-        program.push(step(LOAD, 0, 0, ARGUMENTS + 8 * u32::from(*argument)));
+        look.push(step(LOAD, 0, 0, ARGUMENTS + 8 * u32::from(*argument)));
         if *mask != u32::MAX {
-            program.push(step(AND, 0, 0, *mask));
+            look.push(step(AND, 0, 0, *mask));
         }
-        let alternatives = values.iter().map(|value| step(EQUAL, 0, 0, *value));
-        program.extend(alternatives);
+        look.extend(values.iter().map(|value| step(EQUAL, 0, 0, *value)));
     }
-    // Each that is true goes to the end, where the call is allowed.
-    let end = program.len() + 1;
-    for (at, step) in program.iter_mut().enumerate().skip(2) {
-        if step.code == EQUAL {
-            step.jt = u8::try_from(end - at - 1).map_err(|_| TreeError::Alternatives)?;
-        }
-    }
-    program.push(refuse);
-    program.push(give(libc::SECCOMP_RET_ALLOW));
-    Ok(program)
+    look.push(give(libc::SECCOMP_RET_TRAP));
+    Ok(look)
 }
