@@ -186,7 +186,7 @@ impl Made {
     }
 
     /// The VM is gone, or cannot be heard any more: finds out whether there is a fork, which keeps what is its own.
-    fn is_left(
+    fn look_for_fork(
         mut self,
         wanted: &ForkOptions,
         json: bool,
@@ -263,7 +263,7 @@ pub(super) fn fork(
         Ok(answer) => answer,
         Err(error) => {
             drop(files);
-            return made.is_left(wanted, json, error);
+            return made.look_for_fork(wanted, json, error);
         }
     };
     let answer = match answer {

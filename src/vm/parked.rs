@@ -58,7 +58,7 @@ pub struct Fork<P: KvmPlatform> {
     order: Box<Order>,
     saved: Box<Saved<P>>,
     report: Report,
-    kept: Kept<P>,
+    kept: Box<Kept<P>>,
     /// Signals wait until the machine is built: the parent's handlers are gone, and the program's own have to come.
     blocked: Box<Blocked>,
 }
@@ -218,7 +218,7 @@ impl<P: KvmPlatform> Parked<P> {
         needed.extend(saved.descriptors());
         needed.extend(saved.ram().into_iter().flat_map(files));
         needed.extend(beside.images.iter().flat_map(Images::descriptors));
-        let kept = beside.keep();
+        let kept = Box::new(beside.keep());
         // Their descriptors are closed; rings of io_uring and what is mapped of vCPUs are not here, and what has taken their
         // place must not be unmapped with them.
         mem::forget((
@@ -323,7 +323,7 @@ impl<P: KvmPlatform> Fork<P> {
             platform,
             own: _,
             confined,
-        } = kept;
+        } = *kept;
         let mut config = saved.snapshot.config().clone();
         (config.kernel, config.initrd) = (kernel, initrd);
         if confined.is_some() {
