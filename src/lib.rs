@@ -47,7 +47,7 @@ mod wake;
 
 pub use crate::devices::own::{Interrupt, OwnDevice};
 #[cfg(feature = "virtio-net")]
-pub use crate::devices::virtio::open_tap;
+pub use crate::devices::virtio::{open_tap, open_tap_queues};
 pub use ::devices::config::{
     BalloonConfig, BlkConfig, BlkCopy, BlkEngine, BlkReplacement, Direction, Limits, LimitsChange,
     Mac, NetConfig, NetReplacement, OptionError, Rate, VsockConfig, VsockReplacement, with_text,

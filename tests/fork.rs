@@ -11,86 +11,15 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
-use std::time::{Duration, Instant};
 
-use common::trial::{COUNT, Spawned, Trial};
+use common::offspring::{
+    Fork, ctl, kill_and_wait, len, parent_goes_on, pid_of, start, stop, wait_until,
+};
+use common::trial::{Spawned, Trial};
 use common::{finish, option, vmm};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
-
-fn start(trial: &Trial, more: &[&str]) -> Spawned {
-    let kernel = common::kernel(COUNT);
-    let kernel = option("kernel", kernel.path());
-    let child = trial.spawn(0, &[&[&*kernel, "--guest-memory=32"], more].concat());
-    trial.wait(0);
-    child
-}
-
-/// What a VM with this control socket answers.
-fn ctl(control: &str, arguments: &[&str]) -> String {
-    let ended = finish(
-        vmm(&[&["ctl", control], arguments].concat())
-            .spawn()
-            .unwrap(),
-    );
-    assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {ended:?}");
-    ended.stdout
-}
-
-/// Waits until something is so.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn len(path: &str) -> u64 {
-    fs::metadata(path).map_or(0, |found| found.len())
-}
-
-/// A fork, which does not outlive its test.
-struct Fork {
-    pid: u32,
-    control: String,
-    output: String,
-}
-
-impl Fork {
-    /// Of the VM with this control socket; its files have this name.
-    fn new(trial: &Trial, control: &str, name: &str, more: &[&str]) -> Self {
-        let (new, output) = (trial.path(name), trial.path(&format!("output of {name}")));
-        let (to, serial) = (option("control", &*new), format!("--serial=file={output}"));
-        // That of an earlier one.
-        let _ = fs::remove_file(&output);
-        let said = ctl(control, &[&["fork", "--json", &to, &serial], more].concat());
-        let forked: Value = serde_json::from_str(&said).unwrap();
-        Self {
-            pid: forked["pid"].as_u64().unwrap().try_into().unwrap(),
-            control: new,
-            output,
-        }
-    }
-
-    fn goes_on(&self) {
-        let before = len(&self.output);
-        wait_until("the fork stands still", || len(&self.output) > before + 100);
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.pid.cast_signed()).unwrap()
-    }
-}
-
-impl Drop for Fork {
-    fn drop(&mut self) {
-        // Its socket is its own, whatever process has its number by now.
-        let arguments = ["ctl", &self.control, "stop"];
-        finish(vmm(&arguments).spawn().unwrap());
-    }
-}
 
 /// Why no fork is made.
 fn refused(trial: &Trial, more: &[&str]) -> String {
@@ -99,19 +28,6 @@ fn refused(trial: &Trial, more: &[&str]) -> String {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(!Path::new(&trial.path("refused")).exists(), "it stays");
     ended.stderr
-}
-
-/// The VM goes on.
-fn parent_goes_on(trial: &Trial) {
-    let before = len(&trial.output(0));
-    wait_until("the parent stands still", || {
-        len(&trial.output(0)) > before + 100
-    });
-}
-
-fn stop(trial: &Trial, child: Spawned) {
-    trial.said(&["stop"]);
-    assert_eq!(child.wait().code(), Some(0));
 }
 
 #[test]
@@ -227,6 +143,7 @@ fn has_nothing_of_its_parents(sandbox: &str, rings: usize) {
     let child = start(&trial, &devices.each_ref().map(String::as_str));
     let own = [
         format!("--blk=id=blk0,copy={}", trial.path("copy")),
+        "--blk=id=blk1,ro".to_owned(),
         format!("--vsock=path={}", trial.path("w")),
     ];
     let fork = Fork::new(
@@ -247,6 +164,9 @@ fn has_nothing_of_its_parents(sandbox: &str, rings: usize) {
             }
         }
     }
+    // And the kernel's file, which has no name any more: a reset begins with it.
+    let kernels = same.extract_if(.., |kind| kind.ends_with(" (deleted)"));
+    assert_eq!(kernels.count(), 1, "{theirs:?}");
     let expected = BTreeSet::from(["/dev/kvm".to_owned(), shared.clone()]);
     assert_eq!(same, expected, "{theirs:?}");
     // Two of each vCPU, and of each ring as many as it has.
@@ -341,6 +261,11 @@ fn what_a_fork_is_given_is_checked_before_anything_is_done() {
         assert!(cause.contains(said), "{cause}");
         assert!(!Path::new(&trial.path("copy")).exists());
     }
+    let written = refused(&trial, &["--blk=id=blk0,ro"]);
+    assert!(
+        written.contains("the disk blk0 may be written by its guest"),
+        "{written}"
+    );
     // What ctl itself finds.
     let usage = |more: &[&str]| {
         let ended = trial.ctl(&[&["fork"], more].concat());
@@ -351,7 +276,21 @@ fn what_a_fork_is_given_is_checked_before_anything_is_done() {
     let control = option("control", trial.path("control"));
     assert!(usage(&[&control]).contains("another program listens there"));
     let new = option("control", trial.path("new"));
-    assert!(usage(&[&new, "--blk=id=blk0,changed=ok"]).contains("id=ID,copy=FILE"));
+    for wrong in ["id=blk0,changed=ok", "id=,ro", "id=blk0,ro,path=x"] {
+        let said = usage(&[&new, &format!("--blk={wrong}")]);
+        assert!(said.contains("id=ID,copy=FILE or id=ID,ro"), "{said}");
+    }
+    for (wrong, said) in [
+        ("id=net0,tap=t,queues=9", "it is 1 to 8"),
+        ("id=net0,tap=t,queues=", "it is 1 to 8"),
+        (
+            "id=net0,fd=0,queues=2",
+            "a descriptor is one pair of queues",
+        ),
+    ] {
+        let usage = usage(&[&new, &format!("--net={wrong}")]);
+        assert!(usage.contains(said), "{usage}");
+    }
     // Whatever it is, nothing of the user's is written over: a disk, a log.
     let kept = format!("--serial=file={}", trial.path("disk"));
     assert!(usage(&[&new, &kept]).contains("cure: name a new file"));
@@ -427,10 +366,6 @@ fn a_fork_that_is_killed_before_it_runs_is_answered() {
     stop(&trial, child);
 }
 
-fn pid_of(child: &Spawned) -> Pid {
-    Pid::from_raw(child.child().id().cast_signed()).unwrap()
-}
-
 /// Restored, it stands still; what is forked of it goes on. And what is forked is saved as any VM is.
 #[test]
 fn a_restored_vm_is_a_template() {
@@ -470,11 +405,6 @@ fn a_restored_vm_is_a_template() {
     wait_until("it is not restored", || len(&output) > 100);
     ctl(&trial.path("restored"), &["stop"]);
     assert_eq!(restored.wait().code(), Some(0));
-}
-
-fn kill_and_wait(child: Spawned) -> Option<i32> {
-    kill_process(pid_of(&child), Signal::KILL).unwrap();
-    child.wait().code()
 }
 
 /// What is in a saved VM's memory at a place of its guest.

@@ -28,7 +28,10 @@ use vmm_reference::{
 use super::connection::Connection;
 use super::copies::CopyFile;
 use super::errors::print_error;
+use super::fate::{self, Fate};
 use super::files::print;
+#[cfg(feature = "virtio-net")]
+use super::request::ForkNet;
 use super::request::{ForkBlk, ForkConsole, ForkOptions, open_disk};
 use super::save::copy_text;
 use super::status::FAILED;
@@ -68,16 +71,14 @@ impl Made {
             made.disk(disk)?;
         }
         #[cfg(feature = "virtio-net")]
-        for new in &wanted.net {
-            let tap = match (&new.tap, new.fd) {
-                (Some(name), _) => vmm_reference::open_tap(name)?,
-                (None, fd) => vmm_reference::own_descriptor("net", fd.unwrap_or(-1))?,
+        for ForkNet { new, queues } in &wanted.net {
+            let taps = match (&new.tap, new.fd) {
+                (Some(name), _) => vmm_reference::open_tap_queues(name, *queues)?,
+                (None, fd) => vec![vmm_reference::own_descriptor("net", fd.unwrap_or(-1))?],
             };
-            made.taps.push(tap);
-            made.wish.net.push(vmm_reference::ForkedTap {
-                device: new.id.clone(),
-                tap: new.tap.clone(),
-            });
+            made.taps.extend(taps);
+            let told = vmm_reference::ForkedTap::new(&new.id, new.tap.clone());
+            made.wish.net.push(told.with_queues(*queues));
         }
         #[cfg(feature = "virtio-vsock")]
         if let Some(new) = &wanted.vsock {
@@ -100,6 +101,10 @@ impl Made {
 
     fn disk(&mut self, disk: &ForkBlk) -> Result<(), Error> {
         let told = match disk {
+            ForkBlk::Shared(id) => {
+                self.wish.shared.push(id.clone());
+                return Ok(());
+            }
             ForkBlk::File { id, path } => {
                 let file = open_disk("blk", path)?;
                 self.disks.push(file.into());
@@ -179,6 +184,58 @@ impl Made {
             vsock.leave();
         }
     }
+
+    /// The VM is gone, or cannot be heard any more: finds out whether there is a fork, which keeps what is its own.
+    fn look_for_fork(
+        mut self,
+        wanted: &ForkOptions,
+        json: bool,
+        error: Error,
+    ) -> Result<ExitCode, Error> {
+        let own = fate::identity(&wanted.control);
+        // Whoever connects there finds the fork, or nobody.
+        if let Some(control) = self.control.take() {
+            control.leave();
+        }
+        let control = wanted.control.display();
+        let said = match fate::find(&wanted.control, own) {
+            Fate::Runs => {
+                self.keep();
+                print(&match json {
+                    true => json!({ "control": wanted.control }).to_string(),
+                    false => format!(
+                        "forked: commands at {control}; the VM did not say any more how long it took"
+                    ),
+                })?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            Fate::Unborn => {
+                if fate::identity(&wanted.control) == own {
+                    // Whoever has taken it away was faster.
+                    let _ = std::fs::remove_file(&wanted.control);
+                }
+                "there is no fork, and what was made for it is removed".to_owned()
+            }
+            Fate::Ended => {
+                self.keep();
+                "there is no fork any more; what was made for it stays, since its guest may have run"
+                    .to_owned()
+            }
+            Fate::Unknown => {
+                self.keep();
+                format!(
+                    "whether there is a fork is not known: what was made for it stays, and `ctl {control} status` tells"
+                )
+            }
+        };
+        Err(match error {
+            Error::Host { what, source } => Error::Host {
+                what,
+                source: std::io::Error::new(source.kind(), format!("{source}: {said}")),
+            },
+            error => error,
+        })
+    }
 }
 
 /// Forks the VM.
@@ -202,22 +259,14 @@ pub(super) fn fork(
     }
     // It takes as long as disks are copied.
     vm.wait_for_ever()?;
-    let answer = vm.ask(&json!(Command::Fork(made.wish.clone())), &files);
-    // The VM has ended, or does not say any more what became of it: there may be a fork, which keeps what is its own.
-    let is_unknown = match &answer {
-        Ok(answer) => answer.as_ref().is_err_and(|error| error["kind"] == "ended"),
-        Err(_) => true,
+    let answer = match vm.ask(&json!(Command::Fork(made.wish.clone())), &files) {
+        Ok(answer) => answer,
+        Err(error) => {
+            drop(files);
+            return made.look_for_fork(wanted, json, error);
+        }
     };
-    if is_unknown {
-        log::warn!(
-            "whether there is a fork is not known: what was made for it stays, and `ctl {} status` tells",
-            wanted.control.display()
-        );
-    }
-    if is_unknown || matches!(answer, Ok(Ok(_))) {
-        made.keep();
-    }
-    let answer = match answer? {
+    let answer = match answer {
         Ok(answer) => answer,
         Err(refusal) if json => {
             print_error(&refusal);
@@ -225,6 +274,8 @@ pub(super) fn fork(
         }
         Err(refusal) => return Err(vm.refused(&refusal)),
     };
+    drop(files);
+    made.keep();
     match serde_json::from_value::<Forked>(answer.clone()) {
         Ok(forked) if !json => {
             let copies = forked.copies.iter().map(|copied| copy_text(copied) + "\n");

@@ -12,6 +12,8 @@ mod copies;
 mod ctl;
 mod doctor;
 mod errors;
+#[cfg(all(feature = "control", feature = "snapshot"))]
+mod fate;
 #[cfg(feature = "config-file")]
 mod file;
 #[cfg(not(feature = "config-file"))]

@@ -97,14 +97,16 @@ pub(super) struct ForkOptions {
     #[arg(long, value_name = "PATH")]
     pub(super) control: PathBuf,
     /// Another file behind a disk, or a new file which becomes a copy of it while the guest stands still: id=ID,path=FILE
-    /// or id=ID,copy=FILE. Every disk that the guest may write to needs one; the others are shared
+    /// or id=ID,copy=FILE. Every disk that the guest may write to needs one; the others are shared, of which id=ID,ro makes
+    /// sure
     #[cfg(feature = "virtio-blk")]
     #[arg(long, value_name = "id=ID,copy=FILE", value_parser = values::text::<ForkBlk>())]
     pub(super) blk: Vec<ForkBlk>,
-    /// Another tap device of a network device: id=ID,tap=NAME or id=ID,fd=N
+    /// Another tap device of a network device: id=ID,tap=NAME, of one with several pairs of queues id=ID,tap=NAME,queues=N,
+    /// or id=ID,fd=N
     #[cfg(feature = "virtio-net")]
-    #[arg(long, value_name = "id=ID,tap=NAME", value_parser = values::text::<NetReplacement>())]
-    pub(super) net: Vec<NetReplacement>,
+    #[arg(long, value_name = "id=ID,tap=NAME", value_parser = values::text::<ForkNet>())]
+    pub(super) net: Vec<ForkNet>,
     /// Another socket for the vsock device
     #[cfg(feature = "virtio-vsock")]
     #[arg(long, value_name = "path=SOCKET", value_parser = values::text::<VsockReplacement>())]
@@ -130,7 +132,49 @@ pub(super) enum ForkBlk {
     File { id: String, path: PathBuf },
     /// A new one.
     Copy(BlkCopy),
+    /// That of the VM, which is only read.
+    Shared(String),
 }
+
+/// The tap device of a fork.
+#[cfg(all(feature = "snapshot", feature = "virtio-net"))]
+#[derive(Debug, Clone)]
+pub(super) struct ForkNet {
+    pub(super) new: NetReplacement,
+    /// Pairs of queues.
+    pub(super) queues: u16,
+}
+
+#[cfg(all(feature = "snapshot", feature = "virtio-net"))]
+impl FromStr for ForkNet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut queues, mut rest) = (None, Vec::new());
+        for word in text.split(',') {
+            match word.strip_prefix("queues=") {
+                Some(number) if queues.is_none() => queues = Some(number),
+                _ => rest.push(word),
+            }
+        }
+        let new: NetReplacement = rest.join(",").parse().map_err(|error| format!("{error}"))?;
+        let queues = match queues.map(|queues| (queues, queues.parse())) {
+            None => 1,
+            Some((_, Ok(number @ 1..=MOST_QUEUES))) if new.fd.is_none() || number == 1 => number,
+            Some((text, Ok(1..=MOST_QUEUES))) => {
+                return Err(format!(
+                    "queues={text}: a descriptor is one pair of queues; name the tap device instead"
+                ));
+            }
+            Some((text, _)) => return Err(format!("queues={text:?}: it is 1 to {MOST_QUEUES}")),
+        };
+        Ok(Self { new, queues })
+    }
+}
+
+/// The most pairs of queues of a network device.
+#[cfg(all(feature = "snapshot", feature = "virtio-net"))]
+const MOST_QUEUES: u16 = 8;
 
 #[cfg(feature = "snapshot")]
 impl FromStr for ForkBlk {
@@ -147,7 +191,15 @@ impl FromStr for ForkBlk {
                 changed: false,
                 ..
             }) => Ok(Self::File { id, path }),
-            _ => Err("it is id=ID,path=FILE or id=ID,copy=FILE".to_owned()),
+            _ => match text
+                .strip_prefix("id=")
+                .and_then(|text| text.strip_suffix(",ro"))
+            {
+                Some(id) if !id.is_empty() && !id.contains([',', '"']) => {
+                    Ok(Self::Shared(id.to_owned()))
+                }
+                _ => Err("it is id=ID,path=FILE, id=ID,copy=FILE or id=ID,ro".to_owned()),
+            },
         }
     }
 }

@@ -42,7 +42,7 @@ pub enum DiskContent {
     Copy,
 }
 
-/// The tap device of a fork, whose open descriptor comes beside the command.
+/// The tap device of a fork, whose open descriptors come beside the command: one for each pair of queues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -52,10 +52,40 @@ pub struct ForkedTap {
     /// The tap device's name, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tap: Option<String>,
+    /// How many descriptors come, as many as the network device has pairs of queues; 1 if nothing is said.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub queues: u16,
+}
+
+fn one() -> u16 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde has it so.
+fn is_one(queues: &u16) -> bool {
+    *queues == one()
+}
+
+impl ForkedTap {
+    /// The network device with this id, with one pair of queues, on a tap device of this name, if it is known.
+    pub fn new(device: impl Into<String>, tap: Option<String>) -> Self {
+        Self {
+            device: device.into(),
+            tap,
+            queues: one(),
+        }
+    }
+
+    /// Sets the number of pairs of queues.
+    #[must_use]
+    pub fn with_queues(mut self, queues: u16) -> Self {
+        self.queues = queues;
+        self
+    }
 }
 
 /// What a fork has of its own, instead of what it would share with the machine that it is a fork of. An open descriptor
-/// for each comes beside the command, in the order of these fields.
+/// for each (of a tap device for each pair of queues) comes beside the command, in the order of these fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -68,6 +98,10 @@ pub struct ForkWish {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "control", serde(deserialize_with = "fields::disks"))]
     pub blk: Vec<ForkedDisk>,
+    /// The ids of disks that it is to share, for which no descriptor comes. Disks that are only read are shared in any case;
+    /// one that its guest may write to is refused here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<String>,
     /// Tap devices, one for each network device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "control", serde(deserialize_with = "fields::taps"))]
@@ -90,7 +124,8 @@ impl ForkWish {
     /// How many open descriptors come beside it.
     pub(crate) fn descriptors(&self) -> usize {
         let single = [&self.control, &self.vsock, &self.serial, &self.console];
-        single.into_iter().flatten().count() + self.blk.len() + self.net.len()
+        let taps = self.net.iter().map(|tap| usize::from(tap.queues));
+        single.into_iter().flatten().count() + self.blk.len() + taps.sum::<usize>()
     }
 }
 

@@ -28,6 +28,9 @@ pub enum SavedForm {
     /// file with that. What changed is data of the file, also where it is zeros now; the rest of an empty file is holes.
     /// If the VM does not know that machine, all of RAM is written so.
     InPlace,
+    /// The file may have anything, which it keeps as long as the machine may still be refused: then it is emptied, and gets
+    /// what an empty file gets by `InPlace`.
+    Replace,
 }
 
 impl SavedForm {

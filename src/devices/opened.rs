@@ -26,8 +26,8 @@ pub(crate) type Lasting = std::convert::Infallible;
 pub(crate) struct Given {
     /// Of disks.
     pub(crate) files: Vec<(String, File)>,
-    /// Of network devices.
-    pub(crate) taps: Vec<(String, OwnedFd)>,
+    /// Of network devices: one for each pair of queues.
+    pub(crate) taps: Vec<(String, Vec<OwnedFd>)>,
     /// That of the vsock device, which listens.
     pub(crate) socket: Option<OwnedFd>,
 }

@@ -225,19 +225,35 @@ fn refused_disk(place: usize, config: &BlkConfig) -> impl Fn(devices::virtio::Bl
 /// # Errors
 /// Names the tap device and the cause.
 #[cfg(feature = "virtio-net")]
-pub fn open_tap(name: &str) -> Result<std::os::fd::OwnedFd, Error> {
+pub fn open_tap(name: &str) -> Result<OwnedFd, Error> {
     let config = NetConfig::default().with_tap(name);
-    devices::virtio::Net::open_tap(name).map_err(refused_net(0, &config))
+    let mut queues = open_tap_queues(name, 1)?;
+    queues
+        .pop()
+        .ok_or_else(|| refused_net(0, &config)(devices::virtio::NetError::NoQueueLeft))
+}
+
+/// The same for a network device with so many pairs of queues: a descriptor for each.
+///
+/// # Errors
+/// Names the tap device and the cause.
+#[cfg(feature = "virtio-net")]
+pub fn open_tap_queues(name: &str, queues: u16) -> Result<Vec<OwnedFd>, Error> {
+    let config = NetConfig::default().with_tap(name).with_queues(queues);
+    devices::virtio::Net::open_tap(name, queues).map_err(refused_net(0, &config))
 }
 
 #[cfg(feature = "virtio-net")]
 fn net(
     place: usize,
     config: &NetConfig,
-    tap: Option<OwnedFd>,
+    tap: Option<Vec<OwnedFd>>,
 ) -> Result<Box<dyn VirtioDevice>, Error> {
     let opened = match &tap {
-        Some(tap) => devices::virtio::Net::on_tap(tap.as_fd(), config),
+        Some(queues) => {
+            let queues: Vec<_> = queues.iter().map(AsFd::as_fd).collect();
+            devices::virtio::Net::on_tap(&queues, config)
+        }
         None => devices::virtio::Net::open(config),
     };
     let net = opened.map_err(refused_net(place, config))?;

@@ -1,8 +1,10 @@
 //! The processes of a machine's forks, from their birth to their end.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use devices::micros;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
 
@@ -13,7 +15,11 @@ use crate::control::event::Happening;
 use crate::control::forking::Forked;
 use crate::control::handle::VmHandle;
 
-/// The forks that this process has made and that have not ended.
+/// How long a machine that ends waits for forks that are not ready yet.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The forks that this process has made and that have not ended. Dropping it answers those that are not ready yet: what has
+/// no answer by then gets none.
 #[derive(Debug, Default)]
 pub(crate) struct Children(Vec<Child>);
 
@@ -31,11 +37,20 @@ struct Birth {
     heard: Option<Heard>,
     told: Told,
     still_us: u64,
+    /// The machine that it is a fork of.
+    handle: VmHandle,
 }
 
 impl Children {
     /// Another one. `reserved` is a descriptor that is of no other use, so that one can be had.
-    pub(crate) fn add(&mut self, pid: Pid, heard: Heard, told: Told, reserved: OwnedFd) {
+    pub(crate) fn add(
+        &mut self,
+        pid: Pid,
+        heard: Heard,
+        told: Told,
+        reserved: OwnedFd,
+        handle: VmHandle,
+    ) {
         drop(reserved);
         let ended = pidfd_open(pid, PidfdFlags::empty()).ok();
         self.0.push(Child {
@@ -45,6 +60,7 @@ impl Children {
                 heard: Some(heard),
                 told,
                 still_us: 0,
+                handle,
             }),
         });
     }
@@ -58,16 +74,8 @@ impl Children {
 
     /// What there is to wait for.
     pub(crate) fn watched(&self) -> Vec<RawFd> {
-        let ended = self.0.iter().filter_map(|child| child.ended.as_ref());
-        let births = self.0.iter().filter_map(|child| child.birth.as_ref());
-        let heard = births.filter_map(|birth| birth.heard.as_ref());
-        ended
-            .map(AsRawFd::as_raw_fd)
-            .chain(heard.map(|heard| {
-                use std::os::fd::AsFd;
-                heard.as_fd().as_raw_fd()
-            }))
-            .collect()
+        let watched = self.0.iter().flat_map(Child::watched);
+        watched.map(|fd| fd.as_raw_fd()).collect()
     }
 
     /// Answers for those that have told something, and buries those that have ended. Gives what need not be waited for
@@ -83,7 +91,7 @@ impl Children {
                 done.extend(birth.heard.take().map(Heard::into_fd));
                 silent = news.is_none();
                 if let (Some(news), Some(birth)) = (news, child.birth.take_if(|_| !silent)) {
-                    birth.answer(child.pid, news, handle);
+                    birth.answer(child.pid, news);
                 }
             }
             let Some(end) = end(child.pid, silent && child.ended.is_none()) else {
@@ -104,15 +112,70 @@ impl Children {
         });
         done
     }
+
+    /// Waits for those that are not ready yet, for a while, and answers for all of them.
+    fn answer_all(&mut self) {
+        let mut births = self.0.iter().filter_map(|child| child.birth.as_ref());
+        let Some(handle) = births.next().map(|birth| birth.handle.clone()) else {
+            return;
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.look(&handle);
+            let unanswered = self.0.iter().filter(|child| child.birth.is_some());
+            let watched: Vec<_> = unanswered.flat_map(Child::watched).collect();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if watched.is_empty() || left.is_zero() {
+                break;
+            }
+            let mut fds: Vec<_> = watched
+                .iter()
+                .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+                .collect();
+            // Interrupted, it is looked at again.
+            let _ = poll(&mut fds, left.try_into().ok().as_ref());
+        }
+        for child in &mut self.0 {
+            if let Some(birth) = child.birth.take() {
+                birth.give_up(child.pid);
+            }
+        }
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        self.answer_all();
+    }
+}
+
+impl Child {
+    /// What there is to wait for.
+    fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let heard = self.birth.iter().filter_map(|birth| birth.heard.as_ref());
+        let ended = self.ended.iter();
+        ended.map(AsFd::as_fd).chain(heard.map(AsFd::as_fd))
+    }
 }
 
 impl Birth {
-    fn answer(mut self, pid: Pid, news: News, handle: &VmHandle) {
+    /// There is a fork if it has told so by now, else none: it ends when it comes to tell it.
+    fn give_up(mut self, pid: Pid) {
+        match self.heard.take().and_then(Heard::close) {
+            Some(news) => self.answer(pid, news),
+            None => self.fail(format!(
+                "the VM that it is a fork of has ended, and it was not ready {} s later",
+                PATIENCE.as_secs()
+            )),
+        }
+    }
+
+    fn answer(mut self, pid: Pid, news: News) {
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
         match news {
             News::Ready(ready_us) => {
                 log::info!("forked: the process {pid}");
-                handle.publish(Happening::Forked { pid });
+                self.handle.publish(Happening::Forked { pid });
                 let forked = Forked {
                     pid,
                     still_us: self.still_us,

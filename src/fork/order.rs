@@ -18,11 +18,13 @@ use crate::{MemoryBacking, VmConfig};
 pub(crate) struct Order {
     pub(crate) control: Option<(PathBuf, OwnedFd)>,
     pub(crate) disks: Vec<Disk>,
-    taps: Vec<(ForkedTap, OwnedFd)>,
+    taps: Vec<(ForkedTap, Vec<OwnedFd>)>,
     vsock: Option<(PathBuf, OwnedFd)>,
     pub(crate) serial: Option<OwnedFd>,
     pub(crate) console: Option<OwnedFd>,
     pub(crate) paused: bool,
+    /// Those that it was asked to share.
+    asked: Vec<String>,
     /// Disks that are only read, which it shares.
     shared: Vec<(String, File)>,
 }
@@ -86,7 +88,10 @@ impl Order {
             Ok(Disk { told, file })
         };
         let disks: Vec<_> = wish.blk.into_iter().map(disk).collect::<Result<_, _>>()?;
-        let tap = |told| Ok((told, next()?));
+        let tap = |told: ForkedTap| {
+            let queues = (0..told.queues).map(|_| next()).collect::<Result<_, _>>()?;
+            Ok((told, queues))
+        };
         let taps: Vec<_> = wish
             .net
             .into_iter()
@@ -105,6 +110,7 @@ impl Order {
             serial: named(wish.serial)?.map(|(_, file)| file),
             console: named(wish.console)?.map(|(_, file)| file),
             paused: wish.paused,
+            asked: wish.shared,
             shared: Vec::new(),
         };
         order.check(config)?;
@@ -121,7 +127,8 @@ impl Order {
             .taps
             .iter()
             .map(|(tap, _)| (&tap.device, VirtioKind::Net));
-        let all: Vec<_> = disks.chain(taps).collect();
+        let asked = self.asked.iter().map(|id| (id, VirtioKind::Block));
+        let all: Vec<_> = disks.chain(taps).chain(asked).collect();
         for (number, (id, kind)) in all.iter().enumerate() {
             match devices.iter().find(|device| device.id == **id) {
                 None => {
@@ -174,16 +181,18 @@ impl Order {
                     self.shared.push((id.clone(), share(id)?));
                 }
                 VirtioKind::Net => {
-                    if !self.taps.iter().any(|(tap, _)| tap.device == *id) {
+                    let mut taps = self.taps.iter();
+                    let Some((tap, _)) = taps.find(|(tap, _)| tap.device == *id) else {
                         return Err(refused(format!(
                             "the network device {id} needs another tap device in the fork"
                         )));
-                    }
+                    };
                     let net = config.net.get(device.place);
-                    if let Some(net) = net.filter(|net| net.queues > 1) {
+                    if let Some(net) = net.filter(|net| net.queues != tap.queues) {
                         return Err(refused(format!(
-                            "the network device {id} has {} pairs of queues, and a fork takes tap devices with one",
-                            net.queues
+                            "the network device {id} has queues={}, and its tap device in the fork has queues={}; open \
+                             as many",
+                            net.queues, tap.queues
                         )));
                     }
                 }
@@ -243,7 +252,8 @@ impl Order {
         let sockets = self.control.iter().chain(&self.vsock);
         let sockets = sockets.map(|(_, socket)| socket.as_raw_fd());
         let disks = self.disks.iter().map(|disk| disk.file.as_raw_fd());
-        let taps = self.taps.iter().map(|(_, tap)| tap.as_raw_fd());
+        let taps = self.taps.iter().flat_map(|(_, queues)| queues);
+        let taps = taps.map(AsRawFd::as_raw_fd);
         let shared = self.shared.iter().map(|(_, file)| file.as_raw_fd());
         let consoles = self.serial.iter().chain(&self.console);
         let consoles = consoles.map(AsRawFd::as_raw_fd);
@@ -263,7 +273,7 @@ impl Order {
             taps: self
                 .taps
                 .drain(..)
-                .map(|(tap, fd)| (tap.device, fd))
+                .map(|(tap, queues)| (tap.device, queues))
                 .collect(),
             socket: self.vsock.take().map(|(_, socket)| socket),
         }
@@ -305,10 +315,7 @@ mod tests {
     }
 
     fn tap(id: &str) -> ForkedTap {
-        ForkedTap {
-            device: id.to_owned(),
-            tap: None,
-        }
+        ForkedTap::new(id, None)
     }
 
     fn said(refused: Result<Order, String>, text: &str) {
@@ -335,8 +342,30 @@ mod tests {
         wish.net = vec![tap("net0")];
         said(order(&config, &wish), "vsock0 needs another socket");
         wish.vsock = Some("/w".to_owned());
-        let order = order(&config, &wish).unwrap();
-        assert_eq!(order.descriptors().count(), 4);
+        let whole = order(&config, &wish).unwrap();
+        assert_eq!(whole.descriptors().count(), 4);
+        // It may be said that it is shared, of a disk that is only read.
+        wish.shared = vec!["blk1".to_owned()];
+        assert_eq!(order(&config, &wish).unwrap().shared.len(), 1);
+        wish.blk.clear();
+        wish.shared = vec!["blk0".to_owned()];
+        said(order(&config, &wish), "the disk blk0 may be written");
+    }
+
+    #[test]
+    fn a_tap_device_has_as_many_queues_as_the_network_device() {
+        let net = NetConfig::default().with_tap("tap0").with_queues(3);
+        let config = VmConfig::default().with_net(net);
+        let with = |queues| ForkWish {
+            net: vec![tap("net0").with_queues(queues)],
+            ..ForkWish::default()
+        };
+        for queues in [0, 1, 4] {
+            let text = format!("has queues=3, and its tap device in the fork has queues={queues}");
+            said(order(&config, &with(queues)), &text);
+        }
+        let order = order(&config, &with(3)).unwrap();
+        assert_eq!(order.descriptors().count(), 3);
     }
 
     #[test]
@@ -360,6 +389,11 @@ mod tests {
             "no absolute path",
         );
         let mut wish = blk(vec![mine()]);
+        wish.shared = vec!["blk0".to_owned()];
+        said(order(&config, &wish), "blk0 is named twice");
+        wish.shared = vec!["rng0".to_owned()];
+        said(order(&config, &wish), "rng0 is a device of the kind rng");
+        wish.shared.clear();
         wish.net = vec![tap("rng0")];
         said(order(&config, &wish), "rng0 is a device of the kind rng");
         wish.net.clear();

@@ -79,6 +79,15 @@ impl KernelSource {
         }
     }
 
+    /// Its file, if it has one.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn file(&self) -> Option<&File> {
+        match self {
+            Self::File(_, file) => Some(file),
+            Self::BuiltIn(_) => None,
+        }
+    }
+
     /// Reads it, unpacked to at most `limit` bytes.
     pub(crate) fn read(&self, limit: u64) -> Result<Kernel, Error> {
         match self {
@@ -209,6 +218,11 @@ impl Initrd {
             file,
             size,
         })
+    }
+
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     /// What the user should know: it looks like something that Linux does not take as an initrd. The

@@ -217,7 +217,7 @@ impl Next {
     /// What changed above a machine; `None` when that would be too much for a chain of layers.
     fn above(base: Base, runs: Ranges, whole: &MemoryLayout, form: SavedForm) -> Option<Self> {
         let (layout, runs) = match form {
-            SavedForm::InPlace => (whole.clone(), runs),
+            SavedForm::InPlace | SavedForm::Replace => (whole.clone(), runs),
             SavedForm::Layer => {
                 let layout = base.layout.above(&whole.last()?.file, runs)?;
                 let runs = layout.last()?.runs.clone();

@@ -34,19 +34,33 @@ fn failed(error: vm_memory::GuestMemoryError) -> io::Error {
     io::Error::other(error)
 }
 
+/// What a file has that RAM is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    Nothing,
+    /// Nothing, or as many bytes as RAM.
+    Memory(u64),
+    Anything,
+}
+
 /// Whether files are regular ones without content, which are written where we say: nothing hangs, and nothing is
-/// overwritten. Only the second one, that of RAM, may have `in_place` bytes.
-pub(crate) fn check_files(files: &[&File], in_place: Option<u64>) -> io::Result<()> {
+/// overwritten. Only the second one, that of RAM, may have what `memory` says.
+pub(crate) fn check_files(files: &[&File], memory: Before) -> io::Result<()> {
     let refused = |cause: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, cause));
     let mut known = Vec::new();
     for (number, file) in files.iter().enumerate() {
         let found = file.metadata()?;
-        let may_have = in_place.filter(|_| number == 1);
-        if !found.is_file() || found.len() != 0 && Some(found.len()) != may_have {
-            return refused(match may_have {
-                None => "a file for it is no empty regular file",
-                Some(_) => "the file for its memory is no regular file, empty or as long as that",
-            });
+        let before = if number == 1 { memory } else { Before::Nothing };
+        let (may_have, cause) = match before {
+            Before::Nothing => (found.len() == 0, "a file for it is no empty regular file"),
+            Before::Memory(len) => (
+                [0, len].contains(&found.len()),
+                "the file for its memory is no regular file, empty or as long as that",
+            ),
+            Before::Anything => (true, "the file for its memory is no regular file"),
+        };
+        if !found.is_file() || !may_have {
+            return refused(cause);
         }
         if fcntl_getfl(file)?.contains(OFlags::APPEND) {
             return refused("a file for it is open for appending");
@@ -56,6 +70,21 @@ pub(crate) fn check_files(files: &[&File], in_place: Option<u64>) -> io::Result<
             return refused("two files for it are the same one");
         }
         known.push(identity);
+    }
+    Ok(())
+}
+
+/// Whether a file is none of those that RAM is mapped to.
+pub(super) fn check_apart(file: &File, mapped: &[File]) -> io::Result<()> {
+    let identity = |file: &File| file.metadata().map(|found| (found.dev(), found.ino()));
+    let own = identity(file)?;
+    for other in mapped {
+        if identity(other)? == own {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the file for its memory is one that its memory is mapped to",
+            ));
+        }
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ impl Snapshot {
             source,
         };
         let [state, ram] = files;
-        memory::check_files(&files, None).map_err(failed)?;
+        memory::check_files(&files, memory::Before::Nothing).map_err(failed)?;
         let mut parts = self.parts.clone();
         // Whoever knows the one that it was would name its files, which may go.
         parts.about.id = new_id()?;

@@ -14,11 +14,11 @@ use kvm_ioctls::VmFd;
 use super::chain::{Chain, Next};
 use super::disk::{self, Copying};
 use super::layout::MemoryLayout;
-use super::memory;
+use super::memory::{self, Before};
 use super::merge::new_id;
 use super::platform::PlatformState;
 use super::saved::{About, Parts, SavedDevice, to_bytes};
-use super::saving::{Writing, host};
+use super::saving::{Place, Writing, host};
 use crate::VmConfig;
 use crate::control::command::CommandError;
 use crate::control::saving::{DiskCopy, SavedForm};
@@ -72,10 +72,13 @@ impl<P: KvmPlatform> Machine<'_, P> {
         chain: &mut Chain,
     ) -> Result<(Writing, Option<Next>), CommandError> {
         let files: Vec<_> = wanted.files.into_iter().map(File::from).collect();
-        let in_place = wanted.form == SavedForm::InPlace;
         let all = self.plan.ram_size();
-        memory::check_files(&files.iter().collect::<Vec<_>>(), in_place.then_some(all))
-            .map_err(host)?;
+        let (before, place) = match wanted.form {
+            SavedForm::Layer => (Before::Nothing, Place::Behind),
+            SavedForm::InPlace => (Before::Memory(all), Place::Own),
+            SavedForm::Replace => (Before::Anything, Place::OwnAnew),
+        };
+        memory::check_files(&files.iter().collect::<Vec<_>>(), before).map_err(host)?;
         let mut files = files.into_iter();
         let (Some(state), Some(file)) = (files.next(), files.next()) else {
             return Err(CommandError::NotSaved("two files belong to it".to_owned()));
@@ -117,13 +120,18 @@ impl<P: KvmPlatform> Machine<'_, P> {
             Some(next) => next.runs.clone(),
             None => std::iter::once(0..all).collect(),
         };
+        let origin = chain.origin().map_err(host)?.cloned();
+        if let (Some(origin), SavedForm::Replace) = (&origin, wanted.form) {
+            // It would be cut while it is read.
+            memory::check_apart(&file, &origin.files).map_err(host)?;
+        }
         let writing = Writing {
             runs,
-            in_place,
+            place,
             bytes: parts.to_bytes().map_err(CommandError::NotSaved)?,
             parts,
             ram: ram.clone(),
-            origin: chain.origin().map_err(host)?.cloned(),
+            origin,
             is_handled,
             files: [state, file],
             copies,

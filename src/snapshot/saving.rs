@@ -38,6 +38,17 @@ pub(super) fn host(source: io::Error) -> CommandError {
     }
 }
 
+/// Where what is written of RAM goes in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// One run behind the other, without zeros.
+    Behind,
+    /// To its place in RAM, zeros too.
+    Own,
+    /// The same, after all that the file has is gone.
+    OwnAnew,
+}
+
 /// What there is to write.
 #[derive(Debug)]
 pub(crate) struct Writing {
@@ -47,8 +58,8 @@ pub(crate) struct Writing {
     pub(super) ram: GuestRam,
     /// What of RAM is written.
     pub(super) runs: Ranges,
-    /// To its place in RAM, zeros too; else one run behind the other.
-    pub(super) in_place: bool,
+    /// Where in the file.
+    pub(super) place: Place,
     /// What RAM had at first, if it is mapped to files.
     pub(super) origin: Option<Arc<MemoryImage>>,
     /// Another process brings its pages.
@@ -69,9 +80,9 @@ struct Done {
 impl Writing {
     /// Bytes of the file with RAM.
     fn memory_len(&self) -> u64 {
-        match self.in_place {
-            true => self.parts.plan.ram_size(),
-            false => total(&self.runs),
+        match self.place {
+            Place::Behind => total(&self.runs),
+            Place::Own | Place::OwnAnew => self.parts.plan.ram_size(),
         }
     }
 
@@ -88,9 +99,12 @@ impl Writing {
             origin: self.origin.as_deref(),
             present: &present,
         };
-        let memory = match self.in_place {
-            true => content.write_in_place(&self.runs, file, progress)?,
-            false => content.write(&self.runs, file, progress)?,
+        if self.place == Place::OwnAnew {
+            file.set_len(0)?;
+        }
+        let memory = match self.place {
+            Place::Behind => content.write(&self.runs, file, progress)?,
+            Place::Own | Place::OwnAnew => content.write_in_place(&self.runs, file, progress)?,
         };
         let mut copies = Vec::new();
         let mut place = self.memory_len();

@@ -18,7 +18,7 @@ use crate::memory::{Backing, for_child};
 use crate::snapshot::disk::{self, Copying};
 use crate::snapshot::layout::MemoryLayout;
 use crate::snapshot::load::{Inherited, Saved};
-use crate::snapshot::memory::{check_files, copy};
+use crate::snapshot::memory::{Before, check_files, copy};
 use crate::snapshot::save::Machine;
 use crate::threads::patiently;
 use crate::vm::engine::Running;
@@ -83,7 +83,7 @@ impl<P: KvmPlatform> Running<P> {
             .filter(|disk| disk.told.content == DiskContent::Copy)
             .collect();
         let files: Vec<_> = wanted.iter().map(|disk| &disk.file).collect();
-        check_files(&files, None).map_err(host)?;
+        check_files(&files, Before::Nothing).map_err(host)?;
         let named = |told: &ForkedDisk| DiskCopy {
             device: told.device.clone(),
             name: told.name.clone(),

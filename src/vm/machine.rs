@@ -74,6 +74,8 @@ pub struct Machine<P: KvmPlatform> {
     pub(super) own: Vec<OwnDevice>,
     pub(super) story: Story,
     pub(super) forks: Forks<P>,
+    /// It goes on where it was, and does not begin.
+    pub(super) was_saved: bool,
     /// Whom to tell that it runs.
     #[cfg(feature = "snapshot")]
     pub(super) report: Option<Report>,
@@ -183,6 +185,7 @@ impl<P: KvmPlatform> Machine<P> {
             devices,
             confined: _,
         } = opened;
+        let was_saved = saved.is_some();
         let (mut plan, begin) = Begin::new(&*platform, &config, saved, images.as_ref(), &story)?;
         let backing = Backing::of(&config);
         if !begin.has_ram() {
@@ -280,6 +283,7 @@ impl<P: KvmPlatform> Machine<P> {
             own,
             story,
             forks: outside.forks,
+            was_saved,
             #[cfg(feature = "snapshot")]
             report: None,
         })

@@ -3,6 +3,9 @@
 //! What comes later (memory, the VM, devices on their buses, a restart) gets open files and no path: a file that
 //! is replaced meanwhile changes nothing, and a process that may not open any more can still restart its guest.
 
+#[cfg(feature = "snapshot")]
+use std::os::fd::{AsRawFd, RawFd};
+
 use kvm_ioctls::Kvm;
 
 use crate::confinement::Confined;
@@ -28,6 +31,16 @@ pub(crate) struct Opened {
 pub(crate) struct Images {
     pub(crate) kernel: KernelSource,
     pub(crate) initrd: Option<Initrd>,
+}
+
+#[cfg(feature = "snapshot")]
+impl Images {
+    /// The numbers of the open files.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
+        let initrd = self.initrd.as_ref().map(Initrd::file);
+        let files = self.kernel.file().into_iter().chain(initrd);
+        files.map(AsRawFd::as_raw_fd)
+    }
 }
 
 impl Opened {

@@ -23,7 +23,7 @@ use crate::memory::proc_files::ProcFiles;
 use crate::snapshot::load::Saved;
 use crate::timeline::{Milestone, Timeline};
 use crate::vm::machine::{Machine, Outside};
-use crate::vm::opening::Opened;
+use crate::vm::opening::{Images, Opened};
 use crate::vm::run::{Finish, Kept, Stood, Stop};
 use crate::vm::story::Story;
 use crate::{Attachments, BlkEngine, Error, OwnDevice, VmConfig};
@@ -58,7 +58,7 @@ pub struct Fork<P: KvmPlatform> {
     order: Box<Order>,
     saved: Box<Saved<P>>,
     report: Report,
-    kept: Kept<P>,
+    kept: Box<Kept<P>>,
     /// Signals wait until the machine is built: the parent's handlers are gone, and the program's own have to come.
     blocked: Box<Blocked>,
 }
@@ -178,10 +178,9 @@ impl<P: KvmPlatform> Parked<P> {
             saved,
         } = *next;
         let goes_on = told.goes_on;
-        engine
-            .forks
-            .children
-            .add(pid, ends.heard, told, ends.reserved);
+        let handle = self.stood.beside.handle().clone();
+        let children = &mut engine.forks.children;
+        children.add(pid, ends.heard, told, ends.reserved, handle);
         engine.unpark();
         if goes_on {
             engine.go_on();
@@ -218,7 +217,8 @@ impl<P: KvmPlatform> Parked<P> {
         needed.extend(order.descriptors());
         needed.extend(saved.descriptors());
         needed.extend(saved.ram().into_iter().flat_map(files));
-        let kept = beside.keep();
+        needed.extend(beside.images.iter().flat_map(Images::descriptors));
+        let kept = Box::new(beside.keep());
         // Their descriptors are closed; rings of io_uring and what is mapped of vCPUs are not here, and what has taken their
         // place must not be unmapped with them.
         mem::forget((
@@ -316,12 +316,16 @@ impl<P: KvmPlatform> Fork<P> {
         } = self;
         drop(blocked);
         let Kept {
+            images,
+            kernel,
+            initrd,
             kvm,
             platform,
             own: _,
             confined,
-        } = kept;
+        } = *kept;
         let mut config = saved.snapshot.config().clone();
+        (config.kernel, config.initrd) = (kernel, initrd);
         if confined.is_some() {
             // There are no new rings in a sandbox.
             for disk in &mut config.blk {
@@ -339,6 +343,7 @@ impl<P: KvmPlatform> Fork<P> {
                 Opened::without_images(kvm, &config, attachments.into(), given, &timeline)?;
             // The process has been confined since its parent was.
             opened.confined = confined.clone();
+            opened.images = images;
             let (resident, proc_files) = if confined.is_some() {
                 (Resident::unknown(), ProcFiles::none())
             } else {

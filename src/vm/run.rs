@@ -1,6 +1,8 @@
 //! Runs a machine: from its threads to its end, over restarts, and with stops in between for its forks.
 
 use std::fmt;
+#[cfg(feature = "snapshot")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,23 +41,37 @@ impl<P: KvmPlatform> Machine<P> {
         outcome
     }
 
-    /// Starts the threads, and tells so whoever waits for it.
-    #[cfg(feature = "snapshot")]
-    pub(super) fn begin(mut self) -> Result<Stood<P>, Error> {
-        let report = self.report.take();
-        let begun = self.start_threads();
-        if let Some(report) = report {
-            report.tell_of(begun.as_ref());
+    /// Starts the threads, and lets the guest in, of which whoever waits for it is told before: a fork that nobody hears of
+    /// any more does not run.
+    pub(super) fn begin(self) -> Result<Stood<P>, Error> {
+        #[cfg(feature = "snapshot")]
+        let (machine, report) = {
+            let mut machine = self;
+            let report = machine.report.take();
+            (machine, report)
+        };
+        #[cfg(not(feature = "snapshot"))]
+        let machine = self;
+        let begun = machine.start_threads();
+        #[cfg(feature = "snapshot")]
+        if let Some(report) = report
+            && !report.tell_of(begun.as_ref())
+            && let Ok((stood, _)) = &begun
+        {
+            log::warn!(
+                "the VM that this is a fork of has ended, and knows of no fork: it ends too"
+            );
+            stood.beside.handle.request_stop();
         }
-        begun
+        let (mut stood, goes_on) = begun?;
+        if goes_on && !stood.beside.handle.has_ended() {
+            stood.main_loop.engine.go_on();
+        }
+        Ok(stood)
     }
 
-    #[cfg(not(feature = "snapshot"))]
-    fn begin(self) -> Result<Stood<P>, Error> {
-        self.start_threads()
-    }
-
-    fn start_threads(self) -> Result<Stood<P>, Error> {
+    /// Says too whether the guest is still to be let in.
+    fn start_threads(self) -> Result<(Stood<P>, bool), Error> {
         let Self {
             vcpus,
             chip,
@@ -75,6 +91,7 @@ impl<P: KvmPlatform> Machine<P> {
             plan,
             story,
             forks,
+            was_saved,
             #[cfg(feature = "snapshot")]
                 report: _,
         } = self;
@@ -89,13 +106,13 @@ impl<P: KvmPlatform> Machine<P> {
         let vcpu_threads = shared.vcpu_threads.clone();
         let paused = handle.begin();
         // The vCPUs of a machine that was saved wait for its devices.
-        let is_still = paused || images.is_none();
+        let is_still = paused || was_saved;
         if is_still {
             shared.gate.close();
         }
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);
-        let mut engine = Running {
+        let engine = Running {
             counters: threads.counters(),
             threads: Some(threads),
             chip,
@@ -114,16 +131,13 @@ impl<P: KvmPlatform> Machine<P> {
             is_still,
             patience: Duration::from_secs(config.shutdown_timeout.into()),
         };
-        if is_still && !paused && !handle.has_ended() {
-            engine.go_on();
-        }
         let has_serial = serial.is_some();
         let lines = [(consoles.serial, serial), (consoles.virtio, virtio_console)]
             .into_iter()
             .filter_map(|(console, port)| Some((console, port?)))
             .collect();
         let main_loop = MainLoop::with_consoles(lines, stop, handle.clone(), &timeline, engine)?;
-        Ok(Stood {
+        let stood = Stood {
             main_loop,
             beside: Beside {
                 platform,
@@ -138,7 +152,8 @@ impl<P: KvmPlatform> Machine<P> {
                 has_serial,
                 ram,
             },
-        })
+        };
+        Ok((stood, is_still && !paused))
     }
 }
 
@@ -147,7 +162,7 @@ pub(super) struct Beside<P> {
     pub(super) platform: Arc<P>,
     config: VmConfig,
     pub(super) kvm: Kvm,
-    images: Option<Images>,
+    pub(super) images: Option<Images>,
     pub(super) own: Vec<OwnDevice>,
     vcpu_threads: Option<String>,
     handle: VmHandle,
@@ -220,6 +235,10 @@ impl<P: KvmPlatform> Stood<P> {
 /// What a process has of the machine that it has inherited.
 #[cfg(feature = "snapshot")]
 pub(super) struct Kept<P> {
+    /// What its guest begins with when it starts again, and what the configuration calls that.
+    pub(super) images: Option<Images>,
+    pub(super) kernel: Option<PathBuf>,
+    pub(super) initrd: Option<PathBuf>,
     pub(super) kvm: Kvm,
     pub(super) platform: Arc<P>,
     pub(super) own: Vec<OwnDevice>,
@@ -248,8 +267,12 @@ impl<P> Beside<P> {
             ram,
         } = self;
         let confined = handle.confined().clone();
-        std::mem::forget((images, handle, ram, (config, vcpu_threads, timeline, story)));
+        let (kernel, initrd) = (config.kernel.clone(), config.initrd.clone());
+        std::mem::forget((handle, ram, (config, vcpu_threads, timeline, story)));
         Kept {
+            images,
+            kernel,
+            initrd,
             kvm,
             platform,
             own,

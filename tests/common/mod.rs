@@ -8,6 +8,8 @@ pub(crate) mod faults;
 #[cfg(feature = "cli")]
 mod guests;
 mod kernels;
+#[cfg(all(feature = "cli", feature = "snapshot"))]
+pub(crate) mod offspring;
 pub(crate) mod pool;
 #[cfg(feature = "cli")]
 mod process;

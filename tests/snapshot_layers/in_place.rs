@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use vmm_reference::{Attachments, BusDevice, HugePages, Outcome, OwnDevice, SavedForm};
+use vmm_reference::{Attachments, BusDevice, DiskCopy, HugePages, Outcome, OwnDevice, SavedForm};
 
 use super::*;
 
@@ -35,15 +35,36 @@ fn save(
     since: Option<&str>,
     memory: &File,
 ) -> Result<Snapshot, CommandError> {
+    save_as(
+        folder,
+        handle,
+        since,
+        memory,
+        SavedForm::InPlace,
+        Vec::new(),
+    )
+}
+
+fn save_as(
+    folder: &Folder,
+    handle: &vmm_reference::VmHandle,
+    since: Option<&str>,
+    memory: &File,
+    form: SavedForm,
+    copies: Vec<DiskCopy>,
+) -> Result<Snapshot, CommandError> {
     let command = Command::Snapshot {
         memory: "memory".to_owned(),
         since: since.map(str::to_owned),
-        copies: Vec::new(),
-        form: SavedForm::InPlace,
+        copies,
+        form,
         note: Some(NOTE.to_owned()),
     };
     let state = folder.create("state");
-    let files = vec![state.into(), memory.try_clone().unwrap().into()];
+    let mut files = vec![state.into(), memory.try_clone().unwrap().into()];
+    if command.descriptors() > files.len() {
+        files.push(folder.create("copy").into());
+    }
     handle.command_with(command, files)?;
     Ok(Snapshot::read("state", folder.open("state")).unwrap())
 }
@@ -125,4 +146,52 @@ fn a_file_of_another_length_is_refused_and_left_as_it_is() {
         assert_eq!(memory.metadata().unwrap().len(), len);
     }
     running.stop();
+}
+
+#[test]
+fn what_a_file_has_that_is_to_be_replaced_is_gone_when_the_machine_can_be_saved_and_not_before() {
+    let kernel = common::kernel(SCATTER);
+    let config = config().with_kernel(kernel.path());
+    let folder = Folder::new();
+    let mut running = Running::new(|console| Vm::new(&config, console).unwrap());
+    running.print(20);
+    running.handle.command(Command::Pause {}).unwrap();
+    for len in [6, MEMORY - 4096, MEMORY, MEMORY + 4096] {
+        let memory = folder.create("memory");
+        memory.set_len(len).unwrap();
+        memory.write_all_at(b"before", 0).unwrap();
+        let replace = |copies| {
+            let form = SavedForm::Replace;
+            save_as(&folder, &running.handle, None, &memory, form, copies)
+        };
+        let copy = DiskCopy {
+            device: "nowhere".to_owned(),
+            name: "/copy".to_owned(),
+        };
+        let refused = replace(vec![copy]).unwrap_err().to_string();
+        assert!(refused.contains("nowhere"), "{refused}");
+        let mut bytes = [0; 6];
+        memory.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!((&bytes, memory.metadata().unwrap().len()), (b"before", len));
+        replace(Vec::new()).unwrap();
+        memory.read_exact_at(&mut bytes, 0).unwrap();
+        assert_ne!(&bytes, b"before");
+        assert_eq!(memory.metadata().unwrap().len(), MEMORY);
+    }
+    running.stop();
+    // Not under a machine that reads it.
+    let snapshot = Snapshot::read("state", folder.open("state")).unwrap();
+    let files = vec![folder.open("memory")];
+    let restored = Running::new(|console| Vm::restore(snapshot, files, console).unwrap());
+    let memory = File::options()
+        .read(true)
+        .write(true)
+        .open(folder.0.path().join("memory"))
+        .unwrap();
+    let form = SavedForm::Replace;
+    let refused = save_as(&folder, &restored.handle, None, &memory, form, Vec::new()).unwrap_err();
+    let cause = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(cause.contains("its memory is mapped to"), "{cause}");
+    assert_eq!(memory.metadata().unwrap().len(), MEMORY);
+    restored.stop();
 }

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde_json::{Map, Value};
 
-use crate::files::{copy_data, open_regular};
-use crate::saved;
+use crate::files::{copy_data, has_holes, open_regular};
+use crate::saved::{self, Content};
 use crate::texts::StateFault;
 use crate::version::VERSION;
 
@@ -81,6 +81,16 @@ enum Failure {
         diff: PathBuf,
         diff_len: u64,
     },
+    #[error(
+        "{} has all of memory, as it was saved by a Full snapshot, and not what changed: use it as it is", .0.display()
+    )]
+    Full(PathBuf),
+    #[error(
+        "{} has no holes, which stand for what did not change: it was copied in a way that makes zeros of them (copy it \
+         again, with its holes), or all of memory has changed (use it as it is, instead of the file of memory)",
+        .0.display()
+    )]
+    NoHoles(PathBuf),
     #[error("{}: {fault}", .path.display())]
     State { path: PathBuf, fault: StateFault },
     #[error("{}: {cause}", .path.display())]
@@ -156,8 +166,18 @@ fn rebase(memory: &Path, diff: &Path) -> Result<(), Failure> {
             diff_len: from_len,
         });
     }
+    match saved::label(&from) {
+        Some((_, Content::Full)) => return Err(Failure::Full(diff.to_owned())),
+        // Nobody has written to it since: it has what was written as changed.
+        Some((_, Content::Diff)) => {}
+        None if !has_holes(&from).map_err(failed(diff))? => {
+            return Err(Failure::NoHoles(diff.to_owned()));
+        }
+        None => {}
+    }
+    let content = saved::content(&to);
     copy_data(&from, &to, from_len).map_err(failed(memory))?;
-    saved::take_mark(&to, &from);
+    saved::take_mark(&to, &from, content);
     to.sync_all().map_err(failed(memory))
 }
 

@@ -40,6 +40,17 @@ pub(crate) fn open_regular(path: &Path, write: bool) -> io::Result<File> {
     }
 }
 
+/// Whether something of a file is a hole.
+pub(crate) fn has_holes(file: &File) -> io::Result<bool> {
+    let len = file.metadata()?.len();
+    match seek(file, SeekFrom::Hole(0)) {
+        Ok(hole) => Ok(hole < len),
+        // It is empty, or the file system knows of no holes.
+        Err(Errno::NXIO | Errno::INVAL) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Copies what of the beginning of a file is data, and no hole, to the same places of another one. Gives the bytes.
 pub(crate) fn copy_data(from: &File, to: &File, len: u64) -> io::Result<u64> {
     let mut buffer = vec![0; CHUNK];

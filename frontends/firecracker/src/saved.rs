@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
@@ -16,8 +17,11 @@ use crate::texts::StateFault;
 const SHORTEST: u64 = 8;
 /// The extended attribute of a file of memory by which its state knows it.
 const MARK: &str = "user.vmm-reference.memory";
-/// The longest mark that is read, in bytes.
-const LONGEST_MARK: usize = 64;
+/// Another one, which says what was written to it with this mark, and when it was written to last. Whoever writes
+/// something else to the file leaves the attribute behind, and does not have its time.
+const WRITTEN: &str = "user.vmm-reference.written";
+/// The longest attribute that is read, in bytes.
+const LONGEST: usize = 96;
 
 /// The version of states, in the form that clients read.
 pub(crate) fn version() -> String {
@@ -47,25 +51,140 @@ pub(crate) fn random() -> io::Result<String> {
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
-/// Marks a file of memory; whether its file system can do that.
-pub(crate) fn set_mark(memory: &File, mark: &str) -> bool {
-    fsetxattr(memory, MARK, mark.as_bytes(), XattrFlags::empty()).is_ok()
+/// What the file of a snapshot has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// All of memory: a hole is zeros.
+    Full,
+    /// What changed: a hole is what did not change.
+    Diff,
+}
+
+impl Content {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Diff => "diff",
+        }
+    }
+}
+
+/// What a file was known by when this program looked at it: device, inode, length, and the time of the last write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    file: (u64, u64),
+    len: u64,
+    written: (i64, i64),
+}
+
+impl Identity {
+    fn of(file: &File) -> io::Result<Self> {
+        let found = file.metadata()?;
+        Ok(Self {
+            file: (found.dev(), found.ino()),
+            len: found.len(),
+            written: (found.mtime(), found.mtime_nsec()),
+        })
+    }
+}
+
+/// The memory that a machine was saved to last, or that it was loaded from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LastMemory {
+    mark: String,
+    /// None where another process has brought it. A file system may have no attributes for a mark.
+    identity: Option<Identity>,
+    content: Option<Content>,
+}
+
+impl LastMemory {
+    /// `mark` is the one that its state knows, if there is one.
+    pub(crate) fn new(mark: String, file: Option<&File>, content: Option<Content>) -> Self {
+        let content = content.or_else(|| file.and_then(label).map(|(_, content)| content));
+        Self {
+            mark,
+            identity: file.and_then(|file| Identity::of(file).ok()),
+            content,
+        }
+    }
+
+    /// What a file has, if it has that memory, and nobody has written to it since.
+    pub(crate) fn is_in(&self, file: &File) -> Option<Content> {
+        let identity = Identity::of(file).ok();
+        let label = label(file).filter(|(mark, _)| !mark.is_empty() && *mark == self.mark);
+        match label {
+            Some((_, content)) => Some(content),
+            None if identity.is_some() && identity == self.identity => {
+                Some(self.content.unwrap_or(Content::Full))
+            }
+            None => None,
+        }
+    }
+}
+
+/// Marks a file of memory, which nobody writes to any more; whether its file system can do that.
+pub(crate) fn set_mark(memory: &File, mark: &str, content: Content) -> bool {
+    let set = |name, text: &str| fsetxattr(memory, name, text.as_bytes(), XattrFlags::empty());
+    let is_marked = set(MARK, mark).is_ok();
+    let labelled = Identity::of(memory).map(|Identity { written, .. }| {
+        let (word, (seconds, nanos)) = (content.word(), written);
+        set(WRITTEN, &format!("{word} {seconds}.{nanos} {mark}"))
+    });
+    if !matches!(labelled, Ok(Ok(()))) {
+        // It may have none.
+        let _ = fremovexattr(memory, WRITTEN);
+    }
+    is_marked
+}
+
+fn attribute(memory: &File, name: &str) -> Option<String> {
+    let mut text = vec![0; LONGEST];
+    let len = fgetxattr(memory, name, &mut text[..]).ok()?;
+    text.truncate(len);
+    String::from_utf8(text).ok()
 }
 
 /// The mark of a file of memory.
 pub(crate) fn mark(memory: &File) -> Option<String> {
-    let mut mark = vec![0; LONGEST_MARK];
-    let len = fgetxattr(memory, MARK, &mut mark[..]).ok()?;
-    mark.truncate(len);
-    String::from_utf8(mark).ok()
+    attribute(memory, MARK)
 }
 
-/// A file of memory has the content of another one by now.
-pub(crate) fn take_mark(memory: &File, from: &File) {
-    let taken = mark(from).is_some_and(|mark| set_mark(memory, &mark));
-    if !taken {
-        // It may have none.
-        let _ = fremovexattr(memory, MARK);
+/// The mark that a file of memory was written with, and what it has, if nobody has written to it since.
+pub(crate) fn label(memory: &File) -> Option<(String, Content)> {
+    let (content, time, mark) = written(memory)?;
+    (time == Identity::of(memory).ok()?.written).then_some((mark, content))
+}
+
+/// What a file of memory has, whether or not it was all written.
+pub(crate) fn content(memory: &File) -> Option<Content> {
+    written(memory).map(|(content, ..)| content)
+}
+
+fn written(memory: &File) -> Option<(Content, (i64, i64), String)> {
+    let text = attribute(memory, WRITTEN)?;
+    let (word, rest) = text.split_once(' ')?;
+    let (time, mark) = rest.split_once(' ')?;
+    let (seconds, nanos) = time.split_once('.')?;
+    let mut contents = [Content::Full, Content::Diff].into_iter();
+    let content = contents.find(|content| content.word() == word)?;
+    let time = (seconds.parse().ok()?, nanos.parse().ok()?);
+    Some((content, time, mark.to_owned()))
+}
+
+/// A file of memory, which had `content` if that is known, has the content of another one over it by now.
+pub(crate) fn take_mark(memory: &File, from: &File, content: Option<Content>) {
+    match (mark(from), content) {
+        (Some(mark), Some(content)) => drop(set_mark(memory, &mark, content)),
+        (mark, _) => {
+            let set = |mark: String| {
+                fsetxattr(memory, MARK, mark.as_bytes(), XattrFlags::empty()).is_ok()
+            };
+            let _ = fremovexattr(memory, WRITTEN);
+            if !mark.is_some_and(set) {
+                // It may have none.
+                let _ = fremovexattr(memory, MARK);
+            }
+        }
     }
 }
 
@@ -76,4 +195,48 @@ pub(crate) fn mark_of_memory(mut state: &File) -> Option<String> {
     state.rewind().ok()?;
     let note = Note::read(snapshot.note()?)?;
     Some(note.memory).filter(|mark| !mark.is_empty())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn memory_is_known_by_its_mark_or_as_the_file_that_it_was_until_somebody_writes_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let create = |name| {
+            let mut options = File::options();
+            let options = options.read(true).write(true).create(true).truncate(true);
+            let file = options.open(folder.path().join(name)).unwrap();
+            file.set_len(4096).unwrap();
+            file
+        };
+        let [memory, other] = ["memory", "other"].map(create);
+        let is_marked = set_mark(&memory, "a", Content::Diff);
+        let full = Some(Content::Full);
+        let last = LastMemory::new("a".to_owned(), Some(&memory), full);
+        let by_mark = is_marked.then_some(Content::Diff);
+        assert_eq!(last.is_in(&memory), by_mark.or(full));
+        assert_eq!(last.is_in(&other), None);
+        set_mark(&other, "b", Content::Full);
+        assert_eq!(last.is_in(&other), None);
+        set_mark(&other, "a", Content::Full);
+        assert_eq!(last.is_in(&other).is_some(), is_marked);
+        // Without a mark, the file that it was; a machine without a mark is that of no file without one.
+        set_mark(&other, "", Content::Full);
+        let nameless = LastMemory::new(String::new(), Some(&memory), full);
+        assert_eq!(nameless.is_in(&memory), full);
+        assert_eq!(nameless.is_in(&other), None);
+        assert_eq!(LastMemory::default().is_in(&other), None);
+        // Another program writes to it, in a later moment of the file system's clock.
+        let before = memory.metadata().unwrap().modified().unwrap();
+        while memory.metadata().unwrap().modified().unwrap() == before {
+            memory.write_all_at(b"x", 0).unwrap();
+        }
+        assert_eq!(last.is_in(&memory), None);
+        assert_eq!(label(&memory), None);
+    }
 }

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use common::letters::*;
+use common::mounted::mounted;
 use common::{Process, program};
 use rustix::fs::{XattrFlags, fsetxattr};
 use serde_json::Value;
@@ -321,46 +322,6 @@ fn r46_a_state_that_had_no_time_to_take_its_place_is_found_by_its_memory() {
     let mut fifth = first.beside("fifth", &[]);
     fifth.process.put(LOAD, FROM_FILE);
     fifth.types("d");
-}
-
-/// The program after a script in a mount namespace of its own, with a machine that stands still; none where there can be no
-/// such namespace.
-fn mounted(script: &str, files: &[&str]) -> Option<Process> {
-    let folder = common::folder(&common::letters());
-    for name in files {
-        fs::write(folder.path().join(name), "before").unwrap();
-    }
-    fs::create_dir(folder.path().join("small")).unwrap();
-    let unshare = || {
-        let mut command = Command::new("unshare");
-        if !rustix::process::geteuid().is_root() {
-            command.arg("--map-root-user");
-        }
-        command.arg("--mount");
-        command
-    };
-    if !unshare()
-        .arg("true")
-        .status()
-        .is_ok_and(|status| status.success())
-    {
-        eprintln!("SKIPPED: no mount namespace");
-        return None;
-    }
-    let script = format!("{script} && exec \"$0\" \"$@\"");
-    let mut command = unshare();
-    command
-        .args(["sh", "-c", &script, env!("CARGO_BIN_EXE_firecracker")])
-        .args(["--api-sock", "api"])
-        .current_dir(folder.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let process = Process::of(folder, command);
-    common::wait_for("the socket", || process.path("api").exists().then_some(()));
-    process.boot();
-    process.patch("/vm", PAUSED);
-    Some(process)
 }
 
 /// As container engines hand a file in.

@@ -123,8 +123,8 @@ pub(super) const VCPU_TABLE: Table = &[
     Rule::one_of(
         Call::Ioctl,
         1,
-        &[TUNSETOFFLOAD],
-        "a driver of a network device begins or ends",
+        &[TUNSETOFFLOAD, TUNSETQUEUE],
+        "a driver of a network device begins or ends, and which of its queues it uses",
     ),
     Rule::any(
         Call::IoUringEnter,

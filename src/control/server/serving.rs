@@ -317,12 +317,13 @@ impl<S: Service> Server<S> {
             log::info!("{name}: a client{process}, user {}", peer.uid);
         }
         if self.connections.len() >= self.limits.clients {
-            // Who only listens is silent by nature, and goes last.
+            // Who only listens is silent by nature, and who waits for an answer is not asked for more: a machine is saved or
+            // copied as long as it takes. They go last.
             let idle = (0..self.connections.len()).min_by_key(|place| {
                 let connection = self.connections.get(*place);
                 connection.map(|connection| {
                     let listens = S::watched(connection.client()).is_some();
-                    (listens, connection.active)
+                    (connection.is_pending(), listens, connection.active)
                 })
             });
             if let Some(place) = idle {

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
+use crate::control::command::{Reply, State};
 use crate::control::event::Happening;
 
 /// A machine that nobody runs: its handle answers by itself.
@@ -139,6 +140,44 @@ fn r49_silent_slow_and_flooding_clients_lock_nobody_out() {
     for _ in 0..40 {
         assert_eq!(bench.greeted().status()["ok"]["state"], "created");
     }
+}
+
+#[test]
+fn r49_a_client_that_waits_for_an_answer_is_not_idle() {
+    let bench = Bench::new();
+    // From here on a thread answers, which may take its time.
+    bench.handle.begin();
+    let mut waiting = bench.greeted();
+    waiting.send("{\"command\":\"status\"}\n");
+    let request = loop {
+        match bench.handle.next_request() {
+            Some((request, _)) => break request,
+            None => thread::yield_now(),
+        }
+    };
+    let mut listening = bench.greeted();
+    listening.ask(&json!({ "subscribe": [] }));
+    // Whoever comes finds room, also among those that listen.
+    let others: Vec<_> = (0..40).map(|_| bench.greeted()).collect();
+    for _ in 0..40 {
+        bench.greeted().ask(&json!({ "subscribe": [] }));
+    }
+    let state = State::Running;
+    request.answer.send(Ok(Reply::Done { state }));
+    assert_eq!(waiting.read()["ok"]["state"], "running");
+    drop((listening, others));
+    // When all wait, the one that has waited the longest goes.
+    let mut first = bench.greeted();
+    first.send("{\"command\":\"status\"}\n");
+    let all: Vec<_> = (0..40)
+        .map(|_| {
+            let mut peer = bench.greeted();
+            peer.send("{\"command\":\"status\"}\n");
+            peer
+        })
+        .collect();
+    assert!(first.is_closed());
+    drop(all);
 }
 
 #[test]

@@ -180,7 +180,7 @@ impl Trial {
                     .unwrap();
                 file = before;
             }
-            SavedForm::InPlace => {
+            SavedForm::InPlace | SavedForm::Replace => {
                 content
                     .write_in_place(&next.runs, &file, &progress)
                     .unwrap();

@@ -7,22 +7,23 @@ use super::{Net, NetError};
 use crate::config::NetConfig;
 
 impl Net {
-    /// Opens a tap device for a network device with one pair of queues, or creates it, and nothing else: for whoever
-    /// names the descriptor in a configuration later.
+    /// Opens a tap device for a network device with so many pairs of queues, or creates it, and nothing else: for whoever
+    /// hands the descriptors on, one for each pair.
     ///
     /// # Errors
     /// See [`NetError`].
-    pub fn open_tap(name: &str) -> Result<OwnedFd, NetError> {
-        let tap = Tap::open(name, 1)?.pop().ok_or(NetError::NoQueueLeft)?;
-        Ok(tap.into_fd())
+    pub fn open_tap(name: &str, queues: u16) -> Result<Vec<OwnedFd>, NetError> {
+        let taps = Tap::open(name, queues)?;
+        Ok(taps.into_iter().map(Tap::into_fd).collect())
     }
 
-    /// A device with one pair of queues on an open descriptor of a tap device.
+    /// A device on open descriptors of a tap device, one for each pair of queues.
     ///
     /// # Errors
     /// See [`NetError`].
-    pub fn on_tap(tap: BorrowedFd<'_>, config: &NetConfig) -> Result<Self, NetError> {
+    pub fn on_tap(queues: &[BorrowedFd<'_>], config: &NetConfig) -> Result<Self, NetError> {
         Self::check_values(config)?;
-        Self::on(vec![Tap::inherit(tap.as_raw_fd())?], config)
+        let taps = queues.iter().map(|queue| Tap::inherit(queue.as_raw_fd()));
+        Self::on(taps.collect::<Result<_, _>>()?, config)
     }
 }

@@ -30,7 +30,7 @@ use crate::{logger, metrics};
 use self::configuration::Configuration;
 use self::metadata::Access;
 use self::running::Running;
-use self::snapshots::Restored;
+use self::snapshots::{Restored, Saved};
 pub(crate) use self::terms::{Options, Outcome};
 
 /// What the thread is to do that will run the machine.
@@ -199,7 +199,10 @@ impl Machine {
     fn restore(&mut self, params: &LoadSnapshotParams) -> Result<(), Fault> {
         let mut options = self.options.clone();
         let restored = Restored::open(params, &self.configuration, &mut options)?;
-        let id = restored.snapshot.id().to_owned();
+        let saved = Saved {
+            id: restored.snapshot.id().to_owned(),
+            memory: restored.last,
+        };
         // It has what the machine names by its descriptors.
         self.configuration = restored.configuration;
         self.options = options;
@@ -207,7 +210,7 @@ impl Machine {
         let built = self.build(begin, restored.attachments, !params.resume_vm);
         let (handle, events) = built.map_err(LoadFault::Build)?;
         let running = self.started(handle, events);
-        running.goes_on(id, !params.resume_vm);
+        running.goes_on(saved, !params.resume_vm);
         Ok(())
     }
 

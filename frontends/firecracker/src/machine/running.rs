@@ -12,7 +12,7 @@ use vmm_reference::{
 use super::configuration::Configuration;
 use super::disk;
 use super::limits::changed;
-use super::snapshots;
+use super::snapshots::{self, Saved};
 use super::start::{BALLOON, disk_id, mib, net_id, target};
 use super::terms::{Options, Outcome, took};
 use crate::api::Action;
@@ -39,8 +39,8 @@ pub(super) struct Running {
     pub(super) is_paused: bool,
     /// Ctrl-Alt-Del was typed while the guest stood still, and reaches it when it goes on.
     is_typed: bool,
-    /// The id of the machine that it was saved as last, or that it was.
-    saved: Option<String>,
+    /// The machine that it was saved as last, or that it was.
+    saved: Option<Saved>,
 }
 
 impl Running {
@@ -55,7 +55,7 @@ impl Running {
     }
 
     /// It was a saved machine.
-    pub(super) fn goes_on(&mut self, saved: String, is_paused: bool) {
+    pub(super) fn goes_on(&mut self, saved: Saved, is_paused: bool) {
         self.wait();
         self.saved = Some(saved);
         self.is_paused = is_paused;
@@ -184,9 +184,9 @@ impl Running {
             return Err(CreateFault::Running);
         }
         let begun = Instant::now();
-        let last = self.saved.as_deref();
-        let id = snapshots::create(&self.handle, params, last, configuration, options)?;
-        self.saved = Some(id);
+        let last = self.saved.as_ref();
+        let saved = snapshots::create(&self.handle, params, last, configuration, options)?;
+        self.saved = Some(saved);
         let (name, keys) = match params.snapshot_type {
             SnapshotType::Full => (
                 "create full snapshot",

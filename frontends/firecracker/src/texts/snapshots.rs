@@ -1,6 +1,7 @@
 //! Texts about saved machines.
 
 use std::io;
+use std::path::PathBuf;
 
 /// Why a machine was not saved.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,12 @@ pub(crate) enum CreateFault {
     Memory(io::Error),
     #[error("the state and the memory are to be the same file")]
     SameFile,
+    #[error(
+        "a Diff snapshot cannot be added to the memory file {}: it is as long as the memory, but not what the machine had \
+         when it was saved last, or loaded, or somebody has written to it since. Name the memory file of that snapshot or \
+         a new file, or create a Full snapshot", .0.display()
+    )]
+    NotBase(PathBuf),
     #[error("Cannot save the microVM state: {0}")]
     Refused(String),
     #[error("Cannot write the files: {0}")]

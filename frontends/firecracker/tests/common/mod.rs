@@ -8,6 +8,7 @@ mod guests;
 #[path = "../../../../tests/common/kernels.rs"]
 mod kernels;
 pub(crate) mod letters;
+pub(crate) mod mounted;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -37,6 +37,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("virtio_console_burst", virtio::console::burst),
     ("virtio_fetch", virtio::fetch::run),
     ("virtio_hostile", virtio::hostile::run),
+    ("virtio_jobs", virtio::jobs::run),
     ("virtio_net", virtio::net::run),
     ("virtio_rng", virtio::rng::run),
     ("virtio_vsock", virtio::vsock::run),

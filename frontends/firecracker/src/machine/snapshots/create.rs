@@ -7,10 +7,10 @@ use vmm_reference::{Command, CommandError, SavedForm, Snapshot, VmHandle};
 
 use super::super::configuration::Configuration;
 use super::super::terms::Options;
-use super::files::{self, NewFile};
+use super::files::{self, Has, NewFile};
 use super::note;
 use crate::api::snapshots::{CreateSnapshotParams, SnapshotType};
-use crate::saved;
+use crate::saved::{self, Content, LastMemory};
 use crate::texts::{CreateFault, refused};
 
 /// What a state calls its file of memory; nobody looks for it by that.
@@ -47,31 +47,55 @@ fn ways(kind: SnapshotType, tracks: bool, last: Option<&str>) -> Vec<How> {
     }
 }
 
-/// Saves it; gives its id.
+/// A machine that was saved.
+#[derive(Debug)]
+pub(in crate::machine) struct Saved {
+    pub(in crate::machine) id: String,
+    pub(in crate::machine) memory: LastMemory,
+}
+
+/// Saves it; `last` is what it was saved as last, or was.
 pub(in crate::machine) fn create(
     handle: &VmHandle,
     params: &CreateSnapshotParams,
-    last: Option<&str>,
+    last: Option<&Saved>,
     configuration: &Configuration,
     options: &Options,
-) -> Result<String, CreateFault> {
+) -> Result<Saved, CreateFault> {
     let state = NewFile::open(&params.snapshot_path).map_err(CreateFault::State)?;
+    // What is written there is small, and is only put there when it is whole.
+    let state = state.with_scratch().map_err(CreateFault::State)?;
     let memory = NewFile::open(&params.mem_file_path).map_err(CreateFault::Memory)?;
     if state.is_same(&memory) {
         return Err(CreateFault::SameFile);
     }
     let len = (configuration.machine.mem_size_mib as u64).saturating_mul(MIB);
+    let content = match (params.snapshot_type, last) {
+        (SnapshotType::Full, _) | (SnapshotType::Diff, None) => Content::Full,
+        (SnapshotType::Diff, Some(last)) => match memory.has(len) {
+            Has::Other => Content::Diff,
+            Has::Memory(file) => match last.memory.is_in(file) {
+                Some(content) => content,
+                None => return Err(CreateFault::NotBase(params.mem_file_path.clone())),
+            },
+        },
+    };
     let mark = saved::random().map_err(CreateFault::Publish)?;
     let note = note::of(configuration, options, &mark).text();
     let tracks = configuration.machine.track_dirty_pages;
     let mut refusal = None;
-    for How { form, since } in ways(params.snapshot_type, tracks, last) {
+    let known = last.map(|last| &*last.id);
+    for How { form, since } in ways(params.snapshot_type, tracks, known) {
         state.empty().map_err(CreateFault::State)?;
-        let form = match memory.stays(len) {
-            true => SavedForm::InPlace,
-            false => form,
+        let form = match memory.stays() {
+            // This process may have it for its guest's memory, so it is not cut.
+            Some(found) if found == len => SavedForm::InPlace,
+            // Nobody knows yet whether the machine can be saved.
+            Some(1..) => SavedForm::Replace,
+            Some(0) | None => form,
         };
         let begun = match form {
+            SavedForm::Replace => Ok(()),
             SavedForm::InPlace => memory.begin_with(len),
             _ => memory.empty(),
         };
@@ -84,15 +108,20 @@ pub(in crate::machine) fn create(
             note: Some(note.clone()),
         };
         let open = |file: &File| file.try_clone().map(OwnedFd::from);
-        let open = [&state, &memory].map(|new| open(&new.file));
+        let open = [state.written(), memory.written()].map(open);
         let open = open.into_iter().collect::<Result<Vec<_>, _>>();
         match handle.command_with(command, open.map_err(CreateFault::Memory)?) {
             Ok(_) => {
-                let saved = state.file.try_clone().map_err(CreateFault::State)?;
+                let saved = state.written().try_clone().map_err(CreateFault::State)?;
                 let saved = Snapshot::read("the new state", saved);
                 let saved = saved.map_err(|error| CreateFault::Refused(error.chain()))?;
-                files::publish(state, memory, &mark).map_err(CreateFault::Publish)?;
-                return Ok(saved.id().to_owned());
+                let file = memory.written().try_clone();
+                let file = file.map_err(CreateFault::Memory)?;
+                files::publish(state, memory, &mark, content).map_err(CreateFault::Publish)?;
+                return Ok(Saved {
+                    id: saved.id().to_owned(),
+                    memory: LastMemory::new(mark, Some(&file), Some(content)),
+                });
             }
             // Perhaps the next way is one.
             Err(error @ CommandError::NotSaved(_)) => {

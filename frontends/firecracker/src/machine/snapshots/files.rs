@@ -12,10 +12,14 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, OFlags, StatxAttributes, StatxFlags, ioctl_ficlone, linkat, statx};
+use rustix::fs::{
+    AtFlags, CWD, MemfdFlags, OFlags, SeekFrom, StatxAttributes, StatxFlags, ioctl_ficlone, linkat,
+    memfd_create, seek, statx,
+};
+use rustix::io::Errno;
 
 use crate::files::{copy_data, open_regular};
-use crate::saved;
+use crate::saved::{self, Content};
 
 /// Who may read and write a new file, before the process' mask.
 const MODE: u32 = 0o666;
@@ -23,7 +27,7 @@ const MODE: u32 = 0o666;
 /// A file that is written, to take a path's place.
 #[derive(Debug)]
 pub(super) struct NewFile {
-    pub(super) file: File,
+    file: File,
     /// Its place.
     path: PathBuf,
     /// The name that it has meanwhile; none if it is written where it is.
@@ -33,6 +37,17 @@ pub(super) struct NewFile {
     is_kept: bool,
     /// The one that is there.
     before: Option<File>,
+    /// What is written first, where the file itself is written where it is.
+    scratch: Option<File>,
+}
+
+/// What is at the place of a file of memory.
+#[derive(Debug)]
+pub(super) enum Has<'a> {
+    /// A file as long as memory, with something in it.
+    Memory(&'a File),
+    /// Nothing, or something else.
+    Other,
 }
 
 impl NewFile {
@@ -74,6 +89,7 @@ impl NewFile {
                     name: None,
                     is_named: false,
                     is_kept: false,
+                    scratch: None,
                 })
             }
             (Err(error), None) => Err(error),
@@ -102,24 +118,58 @@ impl NewFile {
             is_named,
             is_kept: false,
             before: None,
+            scratch: None,
         })
     }
 
-    /// Whether memory is for the place of this state, or for where it waits until it takes that.
+    /// One that is written where it is keeps what it has until it is put in its place: what is written goes to memory first.
+    pub(super) fn with_scratch(mut self) -> io::Result<Self> {
+        if self.name.is_none() {
+            self.scratch = Some(memfd_create("state", MemfdFlags::CLOEXEC)?.into());
+        }
+        Ok(self)
+    }
+
+    /// What is written to.
+    pub(super) fn written(&self) -> &File {
+        self.scratch.as_ref().unwrap_or(&self.file)
+    }
+
+    /// What is there.
+    pub(super) fn has(&self, len: u64) -> Has<'_> {
+        let is_memory = |file: &&File| {
+            let has_len = file.metadata().is_ok_and(|found| found.len() == len);
+            // One that was only made so long is as good as a new one.
+            has_len && !matches!(seek(*file, SeekFrom::Data(0)), Err(Errno::NXIO))
+        };
+        match self.before.as_ref().filter(is_memory) {
+            Some(file) => Has::Memory(file),
+            None => Has::Other,
+        }
+    }
+
+    /// Whether memory is for the place of this state, or for where it waits until it takes that; or both are written to one
+    /// file that has two names.
     pub(super) fn is_same(&self, memory: &Self) -> bool {
-        self.path == memory.path || next(&self.path).is_ok_and(|next| next == memory.path)
+        let identity = |new: &Self| {
+            let found = new.file.metadata().ok().filter(|_| new.name.is_none())?;
+            Some((found.dev(), found.ino()))
+        };
+        let own = identity(self);
+        self.path == memory.path
+            || next(&self.path).is_ok_and(|next| next == memory.path)
+            || own.is_some() && own == identity(memory)
     }
 
     /// What is there is of no use.
     pub(super) fn empty(&self) -> io::Result<()> {
-        self.file.set_len(0)
+        self.written().set_len(0)
     }
 
-    /// Whether it is a file of so many bytes that is written where it is. This process may have it for its guest's memory, so
-    /// it is not cut.
-    pub(super) fn stays(&self, len: u64) -> bool {
-        let has_len = || self.file.metadata().is_ok_and(|found| found.len() == len);
-        self.name.is_none() && has_len()
+    /// The length of a file that is written where it is.
+    pub(super) fn stays(&self) -> Option<u64> {
+        let len = || self.file.metadata().map_or(0, |found| found.len());
+        self.name.is_none().then(len)
     }
 
     /// It begins with what is there, if that has as many bytes, else empty.
@@ -128,7 +178,7 @@ impl NewFile {
         let has_len = |file: &File| file.metadata().is_ok_and(|found| found.len() == len);
         match before.filter(|file| has_len(file)) {
             None => self.file.set_len(0),
-            Some(_) if self.stays(len) => Ok(()),
+            Some(_) if self.name.is_none() => Ok(()),
             Some(before) => match ioctl_ficlone(&self.file, before) {
                 Ok(()) => Ok(()),
                 Err(_) => {
@@ -166,6 +216,12 @@ impl NewFile {
             fs::rename(name, &self.path)?;
             self.is_named = false;
         }
+        if let Some(scratch) = &self.scratch {
+            let len = scratch.metadata()?.len();
+            copy_data(scratch, &self.file, len)?;
+            self.file.set_len(len)?;
+            self.file.sync_all()?;
+        }
         Ok(())
     }
 
@@ -184,10 +240,15 @@ impl Drop for NewFile {
 }
 
 /// Puts both in their places, the memory known by a mark that the state has too.
-pub(super) fn publish(mut state: NewFile, mut memory: NewFile, mark: &str) -> io::Result<()> {
+pub(super) fn publish(
+    mut state: NewFile,
+    mut memory: NewFile,
+    mark: &str,
+    content: Content,
+) -> io::Result<()> {
     let have_names = state.name.is_some() && memory.name.is_some();
     // Also where it is of no use: another one would tell of another state.
-    let is_marked = saved::set_mark(&memory.file, mark);
+    let is_marked = saved::set_mark(&memory.file, mark, content);
     let mut waits = have_names && is_marked && make_room(&state, &memory)?;
     if waits {
         memory.file.sync_all()?;
@@ -334,7 +395,7 @@ mod tests {
         let long = "x".repeat(255);
         for name in ["state", &long] {
             let [state, memory] = pair(folder, name);
-            publish(state, memory, "mark").unwrap();
+            publish(state, memory, "mark", Content::Full).unwrap();
             assert_eq!(fs::read(folder.join(name)).unwrap(), b"new");
         }
         assert_eq!(names(folder), ["memory", "state", &long]);
@@ -345,10 +406,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let [state, memory] = pair(folder, "state");
-        let marks = saved::set_mark(&memory.file, "mark");
+        let marks = saved::set_mark(&memory.file, "mark", Content::Full);
         // Something that no file can take the place of.
         fs::create_dir_all(folder.join("state/full")).unwrap();
-        assert!(publish(state, memory, "mark").is_err());
+        assert!(publish(state, memory, "mark", Content::Full).is_err());
         let expected: &[&str] = match marks {
             true => &[".state.next", "memory", "state"],
             false => &["memory", "state"],
@@ -362,7 +423,7 @@ mod tests {
         let folder = folder.path();
         fs::write(folder.join(".state.next"), "mine").unwrap();
         let [state, memory] = pair(folder, "state");
-        publish(state, memory, "mark").unwrap();
+        publish(state, memory, "mark", Content::Full).unwrap();
         assert_eq!(fs::read(folder.join(".state.next")).unwrap(), b"mine");
         assert_eq!(names(folder), [".state.next", "memory", "state"]);
         let [state, memory] =
@@ -377,7 +438,7 @@ mod tests {
             new.file.write_all_at(b"new", 0).unwrap();
             new
         });
-        publish(state, memory, "mark").unwrap();
+        publish(state, memory, "mark", Content::Full).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
         assert!(folder.join("link").is_symlink());
     }

@@ -1,5 +1,6 @@
 //! A machine that was saved goes on.
 
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::{files, note};
 use crate::api::snapshots::{LoadSnapshotParams, MemBackendType};
 use crate::files::open_regular;
 use crate::note::Note;
-use crate::saved;
+use crate::saved::{self, LastMemory};
 use crate::texts::{Fault, LoadFault, MemoryFault, StateFault};
 
 /// A saved machine with all that it needs, open.
@@ -27,6 +28,8 @@ pub(in crate::machine) struct Restored {
     pub(in crate::machine) snapshot: Snapshot,
     pub(in crate::machine) memory: SavedMemory,
     pub(in crate::machine) attachments: Attachments,
+    /// What its memory is known by.
+    pub(in crate::machine) last: LastMemory,
     /// What the API knows of it; it has the descriptors that the machine names.
     pub(in crate::machine) configuration: Configuration,
 }
@@ -42,6 +45,8 @@ impl Restored {
         let memory = memory(params).map_err(LoadFault::Memory)?;
         let mut snapshot = read(params, &memory).map_err(LoadFault::State)?;
         let noted = snapshot.note().and_then(Note::read);
+        let mark = noted.as_ref().map(|noted| noted.memory.clone());
+        let last = LastMemory::new(mark.unwrap_or_default(), file_of(&memory), None);
         let mut configuration = match noted {
             Some(noted) => {
                 options.boot_timer = noted.boot_timer;
@@ -76,6 +81,7 @@ impl Restored {
         Ok(Self {
             snapshot,
             memory,
+            last,
             attachments,
             configuration,
         })
@@ -96,13 +102,17 @@ fn memory(params: &LoadSnapshotParams) -> Result<SavedMemory, MemoryFault> {
     }
 }
 
-fn read(params: &LoadSnapshotParams, memory: &SavedMemory) -> Result<Snapshot, StateFault> {
-    let path = &params.snapshot_path;
-    let memory = match memory {
+/// The file that has it, if there is one.
+fn file_of(memory: &SavedMemory) -> Option<&File> {
+    match memory {
         SavedMemory::Lazy(files) => files.first(),
         _ => None,
-    };
-    let (file, is_next) = files::state(path, memory).map_err(StateFault::Open)?;
+    }
+}
+
+fn read(params: &LoadSnapshotParams, memory: &SavedMemory) -> Result<Snapshot, StateFault> {
+    let path = &params.snapshot_path;
+    let (file, is_next) = files::state(path, file_of(memory)).map_err(StateFault::Open)?;
     if is_next {
         log::warn!(
             "{}: the state that belongs to this memory had not taken its place, and is read",

@@ -6,5 +6,5 @@ mod files;
 mod load;
 mod note;
 
-pub(super) use self::create::create;
+pub(super) use self::create::{Saved, create};
 pub(super) use self::load::Restored;

@@ -13,6 +13,8 @@ pub mod fetch;
 mod hal;
 #[cfg(target_arch = "x86_64")]
 pub mod hostile;
+#[cfg(target_arch = "x86_64")]
+pub mod jobs;
 pub mod net;
 // Some of it is for drivers that break the rules.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
