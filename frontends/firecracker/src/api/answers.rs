@@ -84,7 +84,7 @@ pub(crate) struct FullConfig<'a> {
     pub(crate) metrics: Option<()>,
     pub(crate) mmds_config: Option<MmdsConfig>,
     pub(crate) network_interfaces: Vec<&'a NetworkInterfaceConfig>,
-    pub(crate) vsock: Option<&'a VsockDeviceConfig>,
+    pub(crate) vsock: Option<VsockDeviceConfig>,
     pub(crate) entropy: Option<&'a EntropyDeviceConfig>,
     pub(crate) pmem: Vec<()>,
     pub(crate) memory_hotplug: Option<()>,

@@ -97,9 +97,12 @@ pub(super) fn prepare(
     if let Some(vsock) = &configuration.vsock
         && let Some(listener) = &vsock.listener
     {
-        let path = open_path(listener);
-        config =
-            config.with_vsock(VsockConfig::new(cid(vsock.config.guest_cid), path).with_id(VSOCK));
+        let (given, path) = (vsock.config.guest_cid, open_path(listener));
+        let cid = vsock.cid();
+        if cid != given {
+            log::warn!("guest_cid {given} is reserved: the guest has {cid}.");
+        }
+        config = config.with_vsock(VsockConfig::new(cid, path).with_id(VSOCK));
     }
     if let Some(balloon) = &configuration.balloon {
         config = config.with_balloon(self::balloon(balloon, machine.mem_size_mib));
@@ -175,19 +178,6 @@ fn cmdline(boot: &Boot, first: Option<&Drive>, options: &Options) -> String {
         add(init);
     }
     text
-}
-
-/// The CID of a guest. Some clients give each the same, and one that is reserved, since nobody uses it: a guest with that
-/// is told the first that there is (VIRTIO 1.3, 5.10.4).
-fn cid(given: u32) -> u32 {
-    const FIRST: u32 = 3;
-    match given {
-        0..FIRST | u32::MAX => {
-            log::warn!("guest_cid {given} is reserved: the guest has {FIRST}.");
-            FIRST
-        }
-        given => given,
-    }
 }
 
 fn disk(drive: &Drive) -> Option<BlkConfig> {
