@@ -1,7 +1,11 @@
 //! Commands on their way, and their answers, which may take their time.
 
 use std::os::fd::OwnedFd;
+#[cfg(feature = "control")]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, mpsc};
+#[cfg(feature = "control")]
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::command::{Command, CommandError, Reply};
@@ -93,6 +97,33 @@ impl Pending {
                 Err(mpsc::RecvTimeoutError::Disconnected) => Some(Err(CommandError::Ended(name))),
             },
         }
+    }
+}
+
+/// The answer to a command, for a program that polls: its descriptor is readable once the answer can be taken.
+#[cfg(feature = "control")]
+#[derive(Debug)]
+pub struct Watched {
+    pub(super) asked: Mutex<Asked>,
+    pub(super) wake: Arc<Wake>,
+}
+
+#[cfg(feature = "control")]
+impl Watched {
+    /// The answer, if it has come. It comes once.
+    #[must_use]
+    pub fn take(&self) -> Option<Result<Reply, CommandError>> {
+        match &*self.asked.lock().unwrap_or_else(PoisonError::into_inner) {
+            Asked::Now(reply) => Some(Ok(reply.clone())),
+            Asked::Later(answered) => answered.take(),
+        }
+    }
+}
+
+#[cfg(feature = "control")]
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
     }
 }
 

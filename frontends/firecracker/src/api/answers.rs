@@ -56,6 +56,14 @@ pub(crate) struct BalloonStats {
     pub(crate) direct_reclaim: Option<u64>,
 }
 
+/// `PUT /snapshot/fork`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ForkedInfo {
+    pub(crate) pid: u32,
+    pub(crate) still_us: u64,
+    pub(crate) ready_us: u64,
+}
+
 /// `GET /`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct InstanceInfo<'a> {

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vmm_reference::{
-    Attachments, BalloonConfig, BlkConfig, BlkEngine, Console, EscapeKeys, HugePages, NetConfig,
-    OwnDevice, Transport, VmConfig, VsockConfig, in_background,
+    Attachments, BalloonConfig, BlkConfig, BlkEngine, Console, Consoles, EscapeKeys, HugePages,
+    NetConfig, OwnDevice, Transport, VmConfig, VsockConfig, in_background,
 };
 
 use super::configuration::{Boot, Configuration, Network};
@@ -114,18 +114,26 @@ pub(super) fn prepare(
     if options.boot_timer {
         config = config.with_own_window(BootTimer::LEN);
     }
-    Ok((config, attachments(configuration, options)?))
+    Ok((config, attachments_on_stdio(configuration, options)?))
 }
 
-/// What a machine gets beside its configuration.
-pub(super) fn attachments(
+/// What a machine gets beside its configuration, with the serial console on stdin and stdout, or where a client has it.
+pub(super) fn attachments_on_stdio(
     configuration: &Configuration,
     options: &Options,
 ) -> Result<Attachments, Fault> {
     let console = console(configuration.serial.as_deref()).map_err(Fault::Serial)?;
-    let mut attachments = Attachments::default()
-        .with_serial(console)
-        .with_vcpu_threads(VCPU_THREADS);
+    attachments(configuration, options, console.into())
+}
+
+/// What a machine with these consoles gets beside its configuration.
+pub(super) fn attachments(
+    configuration: &Configuration,
+    options: &Options,
+    consoles: Consoles,
+) -> Result<Attachments, Fault> {
+    let mut attachments = Attachments::default().with_vcpu_threads(VCPU_THREADS);
+    attachments.consoles = consoles;
     for (id, service) in services(configuration)? {
         attachments = attachments.with_frame_hook(id, Box::new(service));
     }
