@@ -24,6 +24,14 @@ pub(crate) struct Around {
 
 /// Runs a machine to its end, in whichever process that is.
 pub(crate) fn run(vm: Vm, around: &mut Around) -> Result<ExitReason, Error> {
+    let ended = run_all(vm, around);
+    if let Ok(ExitReason::Crashed(_)) | Err(Error::Vcpu { .. }) = &ended {
+        metrics::count("vcpu", "failures");
+    }
+    ended
+}
+
+fn run_all(vm: Vm, around: &mut Around) -> Result<ExitReason, Error> {
     let mut ran = vm.run_until_fork()?;
     loop {
         let parked = match ran {
