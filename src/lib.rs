@@ -73,6 +73,8 @@ pub use config::{ReadError, Step, ValuePath, read_unique, read_value};
 pub use confinement::{Confinement, ConfinementReport, MissingPart, ThreadRole};
 pub use console::{Console, Consoles, EscapeKeys, MainConsole, in_background};
 pub use control::answer::Pending;
+#[cfg(feature = "control")]
+pub use control::answer::Watched;
 pub use control::command::{
     Command, CommandError, DeviceStatus, Reply, State, Status, VcpuRegisters,
 };

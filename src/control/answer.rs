@@ -1,7 +1,11 @@
 //! Commands on their way, and their answers, which may take their time.
 
 use std::os::fd::OwnedFd;
+#[cfg(feature = "control")]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, mpsc};
+#[cfg(feature = "control")]
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::command::{Command, CommandError, Reply};
@@ -96,6 +100,33 @@ impl Pending {
     }
 }
 
+/// The answer to a command, for a program that polls: its descriptor is readable once the answer can be taken.
+#[cfg(feature = "control")]
+#[derive(Debug)]
+pub struct Watched {
+    pub(super) asked: Mutex<Asked>,
+    pub(super) wake: Arc<Wake>,
+}
+
+#[cfg(feature = "control")]
+impl Watched {
+    /// The answer, if it has come. It comes once.
+    #[must_use]
+    pub fn take(&self) -> Option<Result<Reply, CommandError>> {
+        match &*self.asked.lock().unwrap_or_else(PoisonError::into_inner) {
+            Asked::Now(reply) => Some(Ok(reply.clone())),
+            Asked::Later(answered) => answered.take(),
+        }
+    }
+}
+
+#[cfg(feature = "control")]
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
 /// What comes of a command.
 #[derive(Debug)]
 pub(crate) enum Asked {
@@ -112,5 +143,41 @@ impl Asked {
                 receiver.recv().unwrap_or_else(ended)
             }
         }
+    }
+}
+
+#[cfg(all(test, feature = "control"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+    use crate::control::command::State;
+
+    fn is_readable(watched: &Watched) -> bool {
+        let mut fds = [PollFd::new(watched, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+    }
+
+    fn watched() -> (Answer, Watched) {
+        let wake = Arc::new(Wake::new().unwrap());
+        let (answer, answered) = Answer::new("pause", Some(Arc::clone(&wake)));
+        let asked = Mutex::new(Asked::Later(answered));
+        (answer, Watched { asked, wake })
+    }
+
+    #[test]
+    fn an_answer_that_is_watched_is_readable_when_it_has_come_or_will_not_come() {
+        let (answer, watching) = watched();
+        assert!(!is_readable(&watching) && watching.take().is_none());
+        let state = State::Paused;
+        answer.send(Ok(Reply::Done { state }));
+        assert!(is_readable(&watching));
+        assert!(matches!(watching.take(), Some(Ok(Reply::Done { .. }))));
+        let (answer, watching) = watched();
+        drop(answer);
+        assert!(is_readable(&watching));
+        let lost = watching.take();
+        assert!(matches!(lost, Some(Err(CommandError::Ended("pause")))));
     }
 }

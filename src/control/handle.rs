@@ -16,6 +16,8 @@ use rustix::time::{
 
 use crate::Error;
 use crate::confinement::Confined;
+#[cfg(feature = "control")]
+use crate::control::answer::Watched;
 use crate::control::answer::{Answer, Asked, Pending, Request};
 use crate::control::command::{Command, CommandError, Reply, State, Status};
 use crate::control::ending::ExitReason;
@@ -184,6 +186,30 @@ impl VmHandle {
         files: Vec<OwnedFd>,
     ) -> Result<Pending, CommandError> {
         self.ask(command, files, None).map(Pending)
+    }
+
+    /// As [`Self::start_command`], for a program that polls for the answer.
+    ///
+    /// # Errors
+    /// As there, and when the host refuses a descriptor to wait at.
+    #[cfg(feature = "control")]
+    pub fn watch_command(
+        &self,
+        command: Command,
+        files: Vec<OwnedFd>,
+    ) -> Result<Watched, CommandError> {
+        let name = command.name();
+        let wake = Wake::new().map_err(|error| CommandError::Host {
+            command: name,
+            source: std::io::Error::other(error.chain()),
+        })?;
+        let wake = Arc::new(wake);
+        let asked = self.ask(command, files, Some(Arc::clone(&wake)))?;
+        if matches!(asked, Asked::Now(_)) {
+            wake.set();
+        }
+        let asked = Mutex::new(asked);
+        Ok(Watched { asked, wake })
     }
 
     /// The same, without waiting: `wake` is set when the answer comes.

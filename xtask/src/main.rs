@@ -3,6 +3,7 @@
 mod api;
 mod apt;
 mod build;
+mod cycles;
 mod demo;
 mod dist;
 mod fctools;

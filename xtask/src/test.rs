@@ -14,6 +14,7 @@ use std::thread;
 use crate::api;
 use crate::apt::Unavailable;
 use crate::build::{cargo, cargo_command, compile, fuzz_command, guests_command};
+use crate::cycles;
 use crate::dist;
 use crate::fctools;
 use crate::first;
@@ -218,6 +219,9 @@ fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     compile("test --workspace --features=vmm-reference/completions --no-run")?;
     cargo("test --workspace --features=vmm-reference/completions")?;
     if full && let Some(reason) = fctools::run(&[])? {
+        println!("SKIPPED: {reason}");
+    }
+    if full && let Some(reason) = cycles::run()? {
         println!("SKIPPED: {reason}");
     }
     if full && let Some(reason) = python::run()? {

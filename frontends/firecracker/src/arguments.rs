@@ -286,7 +286,7 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Invocation, ArgumentError> {
 }
 
 /// What a machine may be called.
-fn check_id(id: &str) -> Result<(), ArgumentError> {
+pub(crate) fn check_id(id: &str) -> Result<(), ArgumentError> {
     const LONGEST: usize = 64;
     if !(1..=LONGEST).contains(&id.len()) {
         return Err(ArgumentError::Usage(format!(

@@ -26,9 +26,27 @@ enum Command {
     /// Changes a file of memory
     #[command(subcommand)]
     EditMemory(EditMemory),
+    /// Changes what a state has: there is nothing that can be changed
+    #[command(subcommand)]
+    EditVmstate(EditVmstate),
     /// Shows what a state has
     #[command(subcommand)]
     InfoVmstate(InfoVmstate),
+}
+
+#[derive(Debug, Subcommand)]
+enum EditVmstate {
+    /// Refused: registers stay in a state
+    RemoveRegs {
+        /// The registers, by their numbers in KVM
+        regs: Vec<String>,
+        /// The file with the state
+        #[arg(short, long)]
+        vmstate_path: PathBuf,
+        /// Where the changed state would go
+        #[arg(short, long)]
+        output_path: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,6 +113,17 @@ enum Failure {
     State { path: PathBuf, fault: StateFault },
     #[error("{}: {cause}", .path.display())]
     Content { path: PathBuf, cause: String },
+    #[error(
+        "{}: no registers are taken out of a state ({}), and {} is not written: a guest that has used them would go on \
+         without; cure: load it on a host that has them (a load names those that its host has not), or start the machine \
+         with a cpu-config that hides what other hosts lack",
+        .state.display(), .registers.join(" "), .output.display()
+    )]
+    Registers {
+        state: PathBuf,
+        registers: Vec<String>,
+        output: PathBuf,
+    },
     #[error("cannot print: {0}")]
     Print(io::Error),
 }
@@ -121,6 +150,18 @@ fn run(command: Command) -> Result<(), Failure> {
             memory_path,
             diff_path,
         }) => return rebase(&memory_path, &diff_path),
+        Command::EditVmstate(EditVmstate::RemoveRegs {
+            regs,
+            vmstate_path,
+            output_path,
+        }) => {
+            read(&vmstate_path)?;
+            return Err(Failure::Registers {
+                state: vmstate_path,
+                registers: regs,
+                output: output_path,
+            });
+        }
         Command::InfoVmstate(InfoVmstate::Version { vmstate_path }) => {
             read(&vmstate_path)?;
             format!("{}\n", saved::version())

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{Log, Metadata, Record};
@@ -15,30 +15,44 @@ use crate::metrics;
 /// Where lines go, and what is in them.
 #[derive(Debug, Default)]
 struct Logger {
-    target: Option<File>,
+    /// What the machine is called.
+    id: Option<String>,
+    target: Option<Arc<File>>,
     shows_level: bool,
     shows_origin: bool,
     module: Option<String>,
 }
 
 static LOGGER: Shared = Shared(RwLock::new(Logger {
+    id: None,
     target: None,
     shows_level: false,
     shows_origin: false,
     module: None,
 }));
-/// What the machine is called.
-static ID: OnceLock<String> = OnceLock::new();
-
 #[derive(Debug)]
 struct Shared(RwLock<Logger>);
 
+fn logger() -> RwLockWriteGuard<'static, Logger> {
+    LOGGER.0.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Lines go to the log from now on. `id` is what the machine is called.
 pub(crate) fn start(id: &str) {
-    let _ = ID.set(id.to_owned());
+    rename(id);
     // Only the second call could fail.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(log::LevelFilter::Info);
+}
+
+/// What the machine is called from now on.
+pub(crate) fn rename(id: &str) {
+    logger().id = Some(id.to_owned());
+}
+
+/// The file or FIFO that lines go to, if they do not go to stdout.
+pub(crate) fn target() -> Option<Arc<File>> {
+    logger().target.clone()
 }
 
 /// Changes what a body or the command line names; the level is the usual one if it names none.
@@ -46,8 +60,9 @@ pub(crate) fn configure(config: LoggerConfig) -> io::Result<()> {
     let file = config
         .log_path
         .map(|path| open_for_lines(&path))
-        .transpose()?;
-    let mut logger = LOGGER.0.write().unwrap_or_else(PoisonError::into_inner);
+        .transpose()?
+        .map(Arc::new);
+    let mut logger = logger();
     log::set_max_level(
         config
             .level
@@ -79,7 +94,7 @@ impl Log for Shared {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let line = line(&logger, record, now.unwrap_or_default());
         let written = match &logger.target {
-            Some(file) => { file }.write_all(line.as_bytes()),
+            Some(file) => { &**file }.write_all(line.as_bytes()),
             None => io::stdout().write_all(line.as_bytes()),
         };
         drop(logger);
@@ -93,7 +108,7 @@ impl Log for Shared {
 
 fn line(logger: &Logger, record: &Record<'_>, now: Duration) -> String {
     let thread = std::thread::current();
-    let id = ID.get().map_or("anonymous-instance", String::as_str);
+    let id = logger.id.as_deref().unwrap_or("anonymous-instance");
     let thread = thread.name().unwrap_or("-");
     let mut line = format!("{} [{id}:{thread}", timestamp(now));
     if logger.shows_level {

@@ -8,11 +8,12 @@ mod machine;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
-use vmm_reference::{Command, Metrics, Reply, VmHandle};
+use vmm_reference::{Command, Metrics, Reply, VmHandle, Watched};
 
 use crate::api::bodies::MetricsConfig;
 use crate::files::open_for_lines;
@@ -36,6 +37,8 @@ struct State {
     machine: Option<VmHandle>,
     /// What the machine had counted at the last line.
     before: Option<Metrics>,
+    /// Lines so far.
+    lines: u64,
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
@@ -46,6 +49,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     properties: None,
     machine: None,
     before: None,
+    lines: 0,
 });
 
 fn state() -> MutexGuard<'static, State> {
@@ -106,6 +110,56 @@ pub(crate) enum Ask {
 /// Held by whoever writes a line: what is told first is written first.
 static WRITER: Mutex<()> = Mutex::new(());
 
+/// This is the process of a fork: it counts anew, and its lines go there, if anywhere. What was its parent's is left
+/// alone: its descriptors are closed by now.
+pub(crate) fn forked(output: Option<File>) {
+    let mut state = state();
+    let before = std::mem::take(&mut *state);
+    state.output = output.map(Arc::new);
+    std::mem::forget(before);
+}
+
+/// A line that waits for the machine's numbers.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    numbers: Watched,
+    /// Lines that there were when they were asked for.
+    lines: u64,
+}
+
+impl AsFd for Waiting {
+    /// Readable once the line can be written.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.numbers.as_fd()
+    }
+}
+
+/// Begins a line, if metrics go anywhere and there is a machine that answers: whoever waits for it need not wait there.
+pub(crate) fn begin() -> Option<Waiting> {
+    let (machine, lines) = {
+        let state = state();
+        state.output.as_ref()?;
+        (state.machine.clone()?, state.lines)
+    };
+    let numbers = machine.watch_command(Command::Metrics {}, Vec::new());
+    Some(Waiting {
+        numbers: numbers.ok()?,
+        lines,
+    })
+}
+
+/// Writes it, unless another one was written meanwhile, which was told later.
+pub(crate) fn end(waiting: &Waiting) -> io::Result<()> {
+    let _writer = WRITER.lock();
+    if state().lines != waiting.lines {
+        return Ok(());
+    }
+    put(match waiting.numbers.take() {
+        Some(Ok(Reply::Metrics(now))) => Some(now),
+        _ => None,
+    })
+}
+
 /// Writes a line, if metrics go anywhere.
 pub(crate) fn write(ask: Ask) -> io::Result<()> {
     // At the end of a process that has failed nobody is waited for.
@@ -117,10 +171,15 @@ pub(crate) fn write(ask: Ask) -> io::Result<()> {
         Some(Ok(Reply::Metrics(now))) => Some(now),
         _ => None,
     };
+    put(now)
+}
+
+fn put(now: Option<Metrics>) -> io::Result<()> {
     let mut state = state();
     let Some(output) = state.output.clone() else {
         return Ok(());
     };
+    state.lines += 1;
     let mut line = state.line(now).to_string();
     line.push('\n');
     // Nor does anybody who counts wait for a disk.

@@ -13,12 +13,13 @@ use vmm_reference::{Command, ExitReason, SocketServer, Vm};
 
 use crate::api::service::Api;
 use crate::arguments::{self, ArgumentError, Arguments, Invocation, StartTimes};
+use crate::forks::{self, Around};
 use crate::machine::{Begin, Machine, Options, Order};
 use crate::metrics::{self, Ask};
 use crate::mmds::Mmds;
 use crate::texts::{Fault, StateFault, start as start_text};
 use crate::version::VERSION;
-use crate::{logger, saved, signals, terminal};
+use crate::{logger, saved, signals, sockets, terminal};
 
 /// Why the process ends with another status than 0.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +134,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     if arguments.seccomp_filter.is_some() {
         return Err(Failure::NotHere("seccomp-filter"));
     }
-    signals::start().map_err(Failure::Signals)?;
+    let clock = signals::start().map_err(Failure::Signals)?;
     if let Some(config) = arguments.metrics {
         metrics::configure(config, &arguments.id).map_err(Failure::Metrics)?;
     }
@@ -157,13 +158,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         .map(|path| configured(path, &mut machine))
         .transpose()?;
     let payload_limit = arguments.payload_limit;
-    let serve = |listener| {
-        let api = Api {
-            machine,
-            payload_limit,
-        };
-        SocketServer::start("fc_api", listener, api)
-    };
+    let forks = machine.forks();
+    let serve =
+        |listener| SocketServer::start("fc_api", listener, Api::new(machine, payload_limit));
     let server = listener.map(serve).transpose();
     let server = server.map_err(|error| Failure::Socket(error.chain()))?;
     if server.is_some() {
@@ -178,11 +175,17 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     // be asked.
     let _ = metrics::write(Ask::Nobody);
     terminal::enter_raw();
-    let ended = vm.run();
+    let mut around = Around {
+        server,
+        clock: Some(clock),
+        forks,
+        payload_limit,
+    };
+    let ended = forks::run(vm, &mut around);
     terminal::restore();
     log::info!("Vmm is stopping.");
     // What it has answered is fetched first.
-    drop(server);
+    drop(around.server);
     let _ = metrics::write(Ask::Machine);
     match ended {
         Ok(ExitReason::Crashed(crash)) => {
@@ -205,7 +208,7 @@ fn catch_panics() {
 
 /// The API's socket. It stays where it is when the process ends.
 fn bind(path: &Path) -> Result<UnixListener, Failure> {
-    let listener = listen(path).map_err(|error| match error.kind() {
+    let listener = sockets::listen(path).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists => {
             Failure::SocketInUse(path.to_owned())
         }
@@ -213,23 +216,6 @@ fn bind(path: &Path) -> Result<UnixListener, Failure> {
     })?;
     log::info!("Listening on API socket ({path:?}).");
     Ok(listener)
-}
-
-/// A socket that listens by the time that it has its name: clients take the file for a sign that they may connect. Where
-/// there is no room for another name, or a file has only one, it has its name a moment before.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    let mut first = path.as_os_str().to_owned();
-    first.push(format!(".{}", std::process::id()));
-    let Ok(listener) = UnixListener::bind(&first) else {
-        return UnixListener::bind(path);
-    };
-    let named = fs::hard_link(&first, path);
-    fs::remove_file(&first)?;
-    match named {
-        Ok(()) => Ok(listener),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        Err(_) => UnixListener::bind(path),
-    }
 }
 
 /// How long it took to get here, as whoever started the process measures it.

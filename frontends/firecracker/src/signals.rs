@@ -5,9 +5,10 @@
 //! end the process; should that not happen, it ends the process itself.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::OnceLock;
-use std::thread;
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use libc::{c_int, siginfo_t};
@@ -16,7 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use signal_hook::low_level::exit;
 use signal_hook_registry::register_unchecked;
 
-use crate::metrics::{self, Ask, PERIOD};
+use crate::metrics::{self, Ask, PERIOD, Waiting};
 
 /// What the process ends with when a signal is not what it should be.
 const UNEXPECTED: i32 = 2;
@@ -37,27 +38,84 @@ const SIGNALS: [(c_int, i32, (&str, &str)); 8] = [
     (libc::SIGILL, 157, ("signals", "sigill")),
 ];
 
-/// Where handlers write.
-static PIPE: OnceLock<OwnedFd> = OnceLock::new();
+/// Where handlers write; it stays open.
+static PIPE: AtomicI32 = AtomicI32::new(-1);
+/// What is written there for the thread to end; no signal has this number.
+const PARK: c_int = 0;
+
+/// The thread, which waits for signals and for the time of the next line of metrics.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    reading: Arc<OwnedFd>,
+    thread: JoinHandle<()>,
+}
+
+/// The same without its thread: signals that come wait for it, each for a while.
+#[derive(Debug)]
+pub(crate) struct ParkedClock {
+    reading: Arc<OwnedFd>,
+}
 
 /// Catches the signals and starts the thread.
-pub(crate) fn start() -> io::Result<()> {
-    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    if PIPE.set(writing).is_err() {
-        return Ok(());
-    }
-    thread::Builder::new()
-        .name("fc_clock".to_owned())
-        .spawn(move || {
-            leave_to_others();
-            watch(&reading);
-        })?;
+pub(crate) fn start() -> io::Result<Clock> {
+    let clock = start_thread()?;
     for (signal, ..) in SIGNALS {
         // SAFETY: the handler makes system calls that are async-signal-safe (write, nanosleep, _exit) and touches no
         // memory but its own stack and a static that is set before.
         unsafe { register_unchecked(signal, handle) }?;
     }
-    Ok(())
+    Ok(clock)
+}
+
+/// Starts the thread. In the process of a fork its parent's has not come along, and what it read from is closed; the
+/// signals are caught still.
+pub(crate) fn start_thread() -> io::Result<Clock> {
+    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    PIPE.store(writing.into_raw_fd(), Ordering::SeqCst);
+    let reading = Arc::new(reading);
+    ParkedClock { reading }.go_on()
+}
+
+impl Clock {
+    /// Ends the thread: a process with threads does not fork.
+    pub(crate) fn park(self) -> ParkedClock {
+        tell(PARK, 0);
+        // What it has panicked of was told.
+        let _ = self.thread.join();
+        ParkedClock {
+            reading: self.reading,
+        }
+    }
+}
+
+impl ParkedClock {
+    /// And starts it again.
+    pub(crate) fn go_on(self) -> io::Result<Clock> {
+        let reading = Arc::clone(&self.reading);
+        let thread = thread::Builder::new()
+            .name("fc_clock".to_owned())
+            .spawn(move || {
+                leave_to_others();
+                watch(&reading);
+            })?;
+        Ok(Clock {
+            reading: self.reading,
+            thread,
+        })
+    }
+}
+
+/// Writes to the thread, from wherever.
+fn tell(signal: c_int, code: c_int) {
+    let mut message = [0; 8];
+    message[..4].copy_from_slice(&signal.to_ne_bytes());
+    message[4..].copy_from_slice(&code.to_ne_bytes());
+    let pipe: RawFd = PIPE.load(Ordering::SeqCst);
+    if pipe >= 0 {
+        // SAFETY: it stays open once it is there.
+        let pipe = unsafe { BorrowedFd::borrow_raw(pipe) };
+        let _ = rustix::io::write(pipe, &message);
+    }
 }
 
 /// Blocks the signals on this thread: in a handler of its own it would wait for itself.
@@ -80,12 +138,7 @@ fn handle(info: &siginfo_t) {
         // Somebody has closed what this process writes to, which its writer hears of.
         return;
     }
-    let mut message = [0; 8];
-    message[..4].copy_from_slice(&info.si_signo.to_ne_bytes());
-    message[4..].copy_from_slice(&info.si_code.to_ne_bytes());
-    if let Some(pipe) = PIPE.get() {
-        let _ = rustix::io::write(pipe, &message);
-    }
+    tell(info.si_signo, info.si_code);
     thread::sleep(PATIENCE);
     exit(status(info.si_signo, info.si_code));
 }
@@ -103,13 +156,17 @@ fn status(signal: c_int, code: c_int) -> i32 {
     }
 }
 
-/// Waits for signals, and for the time of the next line of metrics.
+/// Waits for signals, and for the time of the next line of metrics, until it is parked. The machine is asked for its
+/// numbers without waiting for them: it may be parked first.
 fn watch(pipe: &OwnedFd) {
     let mut next = Instant::now() + PERIOD;
+    let mut line: Option<Waiting> = None;
     loop {
         let left = next.saturating_duration_since(Instant::now());
-        let mut fds = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
+        let mut fds = vec![PollFd::new(pipe, PollFlags::IN)];
+        fds.extend(line.iter().map(|line| PollFd::new(line, PollFlags::IN)));
         let _ = poll(&mut fds, left.try_into().ok().as_ref());
+        let is_told = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
         let mut message = [0; 8];
         if rustix::io::read(pipe, &mut message) == Ok(message.len()) {
             let [a, b, c, d, e, f, g, h] = message;
@@ -117,11 +174,20 @@ fn watch(pipe: &OwnedFd) {
                 c_int::from_ne_bytes([a, b, c, d]),
                 c_int::from_ne_bytes([e, f, g, h]),
             );
+            if signal == PARK {
+                return;
+            }
             end(signal, code);
+        }
+        if is_told && let Some(line) = line.take() {
+            let _ = metrics::end(&line);
         }
         if next <= Instant::now() {
             next = Instant::now() + PERIOD;
-            let _ = metrics::write(Ask::Machine);
+            line = metrics::begin();
+            if line.is_none() {
+                let _ = metrics::write(Ask::Nobody);
+            }
         }
     }
 }

@@ -24,6 +24,13 @@ pub(crate) fn enter_raw() {
     let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes);
 }
 
+/// It is another process'.
+pub(crate) fn give_up() {
+    if let Ok(mut before) = BEFORE.lock() {
+        *before = None;
+    }
+}
+
 /// Makes it what it was before.
 pub(crate) fn restore() {
     if let Ok(before) = BEFORE.lock()

@@ -12,7 +12,7 @@ use crate::api::bodies::StaticCpuTemplate;
 use crate::metrics::ConfigureError;
 use crate::texts::mmds::{NOT_INITIALIZED, TOO_LARGE};
 
-pub(crate) use self::snapshots::{CreateFault, LoadFault, MemoryFault, StateFault};
+pub(crate) use self::snapshots::{CreateFault, ForkFault, LoadFault, MemoryFault, StateFault};
 
 /// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +124,8 @@ pub(crate) enum Fault {
     Create(#[from] CreateFault),
     #[error("Load snapshot error: {0}")]
     Load(#[from] LoadFault),
+    #[error("Fork error: {0}")]
+    Fork(#[from] ForkFault),
 }
 
 /// Why a disk was not changed.

@@ -85,9 +85,12 @@ fn the_guest_has_stdin_and_stdout_and_its_reset_is_status_0() {
 #[test]
 fn a_crash_is_status_1() {
     // ud2 without an interrupt table.
-    let process = Process::start(&[0x0f, 0x0b], &[]);
+    let process = Process::start(&[0x0f, 0x0b], &["--metrics-path", "metrics"]);
+    let metrics = std::fs::File::open(process.path("metrics")).unwrap();
     process.boot();
     let ended = process.end();
+    let lines = std::io::read_to_string(metrics).unwrap();
+    assert!(lines.contains("\"failures\":1"), "{lines}");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(
         ended.stdout.contains("exiting with error. exit_code=1"),
@@ -220,6 +223,18 @@ fn more_devices_than_there_is_room_for_are_refused_at_the_start() {
         }
         let said = process.refused("PUT", "/actions", r#"{"action_type":"InstanceStart"}"#);
         assert!(said.contains(cause), "{said}");
+    }
+    // As many as there is room for.
+    for (arguments, count) in [(&[][..], 15), (&["--enable-pci"], 31)] {
+        let process = Process::start(&short(), arguments);
+        for number in 0..count {
+            let body = format!(
+                r#"{{"drive_id":"d{number}","is_root_device":false,"path_on_host":"disk","is_read_only":true}}"#
+            );
+            process.put(&format!("/drives/d{number}"), &body);
+        }
+        process.boot();
+        assert_eq!(process.end().guest(), "hello\n");
     }
 }
 

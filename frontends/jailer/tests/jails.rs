@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{GID, House, NAME, UID, owner, refused};
+use common::{GID, House, NAME, UID, mounted, owner, refused};
 
 const STAY: [&str; 2] = ["--", "--stay"];
 
@@ -221,21 +221,6 @@ fn a_network_namespace_is_joined() {
         error.contains("Failed to join network namespace"),
         "{error}"
     );
-}
-
-/// Where cgroups with a controller are mounted, by version.
-fn mounted(version: &str) -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap();
-    let mut found = mounts.lines().filter_map(|line| {
-        let fields: Vec<_> = line.split(' ').collect();
-        let folder = PathBuf::from(fields[1]);
-        let fits = match version {
-            "1" => fields[2] == "cgroup" && fields[3].split(',').any(|option| option == "pids"),
-            _ => fields[2] == "cgroup2",
-        };
-        fits.then_some(folder)
-    });
-    found.next()
 }
 
 #[test]

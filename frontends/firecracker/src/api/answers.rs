@@ -56,6 +56,14 @@ pub(crate) struct BalloonStats {
     pub(crate) direct_reclaim: Option<u64>,
 }
 
+/// `PUT /snapshot/fork`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ForkedInfo {
+    pub(crate) pid: u32,
+    pub(crate) still_us: u64,
+    pub(crate) ready_us: u64,
+}
+
 /// `GET /`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct InstanceInfo<'a> {
@@ -84,7 +92,7 @@ pub(crate) struct FullConfig<'a> {
     pub(crate) metrics: Option<()>,
     pub(crate) mmds_config: Option<MmdsConfig>,
     pub(crate) network_interfaces: Vec<&'a NetworkInterfaceConfig>,
-    pub(crate) vsock: Option<&'a VsockDeviceConfig>,
+    pub(crate) vsock: Option<VsockDeviceConfig>,
     pub(crate) entropy: Option<&'a EntropyDeviceConfig>,
     pub(crate) pmem: Vec<()>,
     pub(crate) memory_hotplug: Option<()>,

@@ -16,7 +16,7 @@ use self::bodies::{
     LoggerConfig, MachineConfig, MachineConfigUpdate, MetricsConfig, NetworkInterfaceConfig,
     NetworkInterfaceUpdateConfig, SerialConfig, StartHintingCmd, Vm, VmState, VsockDeviceConfig,
 };
-use self::snapshots::{CreateSnapshotParams, LoadSnapshotParams};
+use self::snapshots::{CreateSnapshotParams, ForkParams, LoadSnapshotParams};
 use self::template::CustomCpuTemplate;
 use crate::http::{Method, Request};
 use crate::mmds::config::{MmdsConfig, Version};
@@ -55,6 +55,7 @@ pub(crate) enum Action {
     StopHinting,
     CreateSnapshot(CreateSnapshotParams),
     LoadSnapshot(Box<LoadSnapshotParams>),
+    Fork(Box<ForkParams>),
     Start,
     FlushMetrics,
     SendCtrlAltDel,
@@ -218,6 +219,7 @@ fn put(first: &str, second: Option<&str>, body: &[u8]) -> Result<Asked, RequestE
         }
         "snapshot" => match second {
             Some("create") => Action::CreateSnapshot(json(body)?),
+            Some("fork") => Action::Fork(Box::new(json(body)?)),
             Some("load") => {
                 let (params, deprecated) = LoadSnapshotParams::read(body)?;
                 return Ok(Asked {

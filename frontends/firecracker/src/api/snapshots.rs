@@ -1,4 +1,4 @@
-//! The bodies of `/snapshot/create` and `/snapshot/load`; names as in `bodies.rs`.
+//! The bodies of `/snapshot/create`, `/snapshot/load` and `/snapshot/fork`; names as in `bodies.rs`.
 
 use std::path::PathBuf;
 
@@ -109,6 +109,27 @@ struct LoadSnapshotConfig {
     clock_realtime: bool,
     #[serde(default)]
     huge_pages: RestoreHugePages,
+}
+
+/// `PUT /snapshot/fork`, which is ours.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ForkParams {
+    pub(crate) api_sock: PathBuf,
+    pub(crate) id: Option<String>,
+    #[serde(default)]
+    pub(crate) resume_vm: bool,
+    /// Files that have what the disks have.
+    #[serde(default)]
+    pub(crate) drive_overrides: Vec<DriveOverride>,
+    /// New files, which become copies of the disks.
+    #[serde(default)]
+    pub(crate) drive_copies: Vec<DriveOverride>,
+    #[serde(default)]
+    pub(crate) network_overrides: Vec<NetworkOverride>,
+    pub(crate) vsock_override: Option<VsockOverride>,
+    pub(crate) serial_out_path: Option<PathBuf>,
+    pub(crate) metrics_path: Option<PathBuf>,
 }
 
 /// What `PUT /snapshot/load` asks for.

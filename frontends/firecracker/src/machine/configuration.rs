@@ -70,6 +70,18 @@ pub(super) struct Vsock {
     pub(super) listener: Option<UnixListener>,
 }
 
+impl Vsock {
+    /// The CID of the guest. Some clients give each the same, and one that is reserved, since nobody uses it: a guest with
+    /// that is told the first that there is (VIRTIO 1.3, 5.10.4).
+    pub(super) fn cid(&self) -> u32 {
+        const FIRST: u32 = 3;
+        match self.config.guest_cid {
+            0..FIRST | u32::MAX => FIRST,
+            given => given,
+        }
+    }
+}
+
 impl Configuration {
     /// That of nothing but a metadata service.
     pub(super) fn new(mmds: Arc<Mutex<Mmds>>) -> Self {
@@ -236,6 +248,7 @@ impl Configuration {
     pub(super) fn full(&self) -> FullConfig<'_> {
         let boot = self.boot.as_ref();
         let networks = self.networks.iter();
+        let vsock = self.vsock.as_ref();
         FullConfig {
             balloon: self.balloon.as_ref(),
             drives: self.drives.iter().map(Drive::shown).collect(),
@@ -246,7 +259,10 @@ impl Configuration {
             metrics: None,
             mmds_config: metadata::shown(&self.mmds),
             network_interfaces: networks.map(|network| &network.config).collect(),
-            vsock: self.vsock.as_ref().map(|vsock| &vsock.config),
+            vsock: vsock.map(|vsock| VsockDeviceConfig {
+                guest_cid: vsock.cid(),
+                ..vsock.config.clone()
+            }),
             entropy: self.entropy.as_ref(),
             pmem: Vec::new(),
             memory_hotplug: None,

@@ -3,6 +3,7 @@
 
 mod configuration;
 mod disk;
+mod fork;
 mod limits;
 mod metadata;
 mod processor;
@@ -21,13 +22,14 @@ use vmm_reference::{Attachments, Error, SavedMemory, Snapshot, Subscription, VmC
 use crate::api::Action;
 use crate::api::answers::{InstanceInfo, Version};
 use crate::api::bodies::{CustomCpuTemplateOrPath, VmmConfig};
-use crate::api::snapshots::LoadSnapshotParams;
+use crate::api::snapshots::{ForkParams, LoadSnapshotParams};
 use crate::mmds::Mmds;
 use crate::texts::{Fault, LoadFault};
 use crate::version::VERSION;
 use crate::{logger, metrics};
 
 use self::configuration::Configuration;
+pub(crate) use self::fork::{OnItsWay, Place, Plan};
 use self::metadata::Access;
 use self::running::Running;
 use self::snapshots::{Restored, Saved};
@@ -69,6 +71,8 @@ pub(crate) struct Machine {
     /// Something was configured that a saved machine has already.
     is_configured: bool,
     builder: Sender<Order>,
+    /// Where a fork's process finds what it is to know.
+    forks: Place,
 }
 
 impl Machine {
@@ -80,7 +84,46 @@ impl Machine {
             running: None,
             is_configured: false,
             builder,
+            forks: Place::default(),
         }
+    }
+
+    /// A fork, which runs already or stands still as it was asked to. `builder` builds no other.
+    pub(crate) fn forked(
+        plan: Plan,
+        handle: VmHandle,
+        events: Subscription,
+        builder: Sender<Order>,
+    ) -> Self {
+        let mut running = Running::new(handle, events);
+        running.is_paused = plan.is_paused;
+        Self {
+            options: plan.options,
+            configuration: plan.configuration,
+            running: Some(running),
+            is_configured: true,
+            builder,
+            forks: Place::default(),
+        }
+    }
+
+    /// Where the process of a fork finds what it is to know.
+    pub(crate) fn forks(&self) -> Place {
+        self.forks.clone()
+    }
+
+    /// Has the machine forked, which is known later.
+    pub(crate) fn fork(&mut self, params: &ForkParams) -> Result<OnItsWay, Fault> {
+        let running = self.running.as_mut().ok_or(Fault::BeforeStart)?;
+        let handle = running.handle();
+        let forked = fork::begin(
+            handle,
+            params,
+            &self.configuration,
+            &self.options,
+            &self.forks,
+        );
+        Ok(forked?)
     }
 
     /// Does what a request asks for.
@@ -115,7 +158,7 @@ impl Machine {
                     self.is_configured |= is_of_boot(&action);
                     self.configuration.handle(action, &self.options)
                 }
-                Some(running) => running.handle(action, &mut self.configuration, &self.options),
+                Some(running) => running.carry_out(action, &mut self.configuration, &self.options),
             },
         }
     }

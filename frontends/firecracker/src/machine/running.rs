@@ -54,6 +54,12 @@ impl Running {
         }
     }
 
+    /// By which it is asked, once it runs.
+    pub(super) fn handle(&mut self) -> &VmHandle {
+        self.wait();
+        &self.handle
+    }
+
     /// It was a saved machine.
     pub(super) fn goes_on(&mut self, saved: Saved, is_paused: bool) {
         self.wait();
@@ -78,7 +84,7 @@ impl Running {
     }
 
     /// Does what a request asks for after the start.
-    pub(super) fn handle(
+    pub(super) fn carry_out(
         &mut self,
         action: Action,
         configuration: &mut Configuration,

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vmm_reference::{
-    Attachments, BalloonConfig, BlkConfig, BlkEngine, Console, EscapeKeys, HugePages, NetConfig,
-    OwnDevice, Transport, VmConfig, VsockConfig, in_background,
+    Attachments, BalloonConfig, BlkConfig, BlkEngine, Console, Consoles, EscapeKeys, HugePages,
+    NetConfig, OwnDevice, Transport, VmConfig, VsockConfig, in_background,
 };
 
 use super::configuration::{Boot, Configuration, Network};
@@ -97,9 +97,12 @@ pub(super) fn prepare(
     if let Some(vsock) = &configuration.vsock
         && let Some(listener) = &vsock.listener
     {
-        let path = open_path(listener);
-        config =
-            config.with_vsock(VsockConfig::new(cid(vsock.config.guest_cid), path).with_id(VSOCK));
+        let (given, path) = (vsock.config.guest_cid, open_path(listener));
+        let cid = vsock.cid();
+        if cid != given {
+            log::warn!("guest_cid {given} is reserved: the guest has {cid}.");
+        }
+        config = config.with_vsock(VsockConfig::new(cid, path).with_id(VSOCK));
     }
     if let Some(balloon) = &configuration.balloon {
         config = config.with_balloon(self::balloon(balloon, machine.mem_size_mib));
@@ -111,18 +114,26 @@ pub(super) fn prepare(
     if options.boot_timer {
         config = config.with_own_window(BootTimer::LEN);
     }
-    Ok((config, attachments(configuration, options)?))
+    Ok((config, attachments_on_stdio(configuration, options)?))
 }
 
-/// What a machine gets beside its configuration.
-pub(super) fn attachments(
+/// What a machine gets beside its configuration, with the serial console on stdin and stdout, or where a client has it.
+pub(super) fn attachments_on_stdio(
     configuration: &Configuration,
     options: &Options,
 ) -> Result<Attachments, Fault> {
     let console = console(configuration.serial.as_deref()).map_err(Fault::Serial)?;
-    let mut attachments = Attachments::default()
-        .with_serial(console)
-        .with_vcpu_threads(VCPU_THREADS);
+    attachments(configuration, options, console.into())
+}
+
+/// What a machine with these consoles gets beside its configuration.
+pub(super) fn attachments(
+    configuration: &Configuration,
+    options: &Options,
+    consoles: Consoles,
+) -> Result<Attachments, Fault> {
+    let mut attachments = Attachments::default().with_vcpu_threads(VCPU_THREADS);
+    attachments.consoles = consoles;
     for (id, service) in services(configuration)? {
         attachments = attachments.with_frame_hook(id, Box::new(service));
     }
@@ -175,19 +186,6 @@ fn cmdline(boot: &Boot, first: Option<&Drive>, options: &Options) -> String {
         add(init);
     }
     text
-}
-
-/// The CID of a guest. Some clients give each the same, and one that is reserved, since nobody uses it: a guest with that
-/// is told the first that there is (VIRTIO 1.3, 5.10.4).
-fn cid(given: u32) -> u32 {
-    const FIRST: u32 = 3;
-    match given {
-        0..FIRST | u32::MAX => {
-            log::warn!("guest_cid {given} is reserved: the guest has {FIRST}.");
-            FIRST
-        }
-        given => given,
-    }
 }
 
 fn disk(drive: &Drive) -> Option<BlkConfig> {

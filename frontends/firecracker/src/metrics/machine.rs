@@ -89,6 +89,15 @@ impl Since<'_> {
         })
     }
 
+    /// How often its driver has broken a rule, so that it stood still until a reset.
+    fn stops(&self) -> u64 {
+        self.more(|device| device.counted.needs_resets)
+    }
+
+    fn stalls(&self) -> u64 {
+        self.more(|device| device.counted.stalls)
+    }
+
     fn waits(&self) -> u64 {
         self.more(|device| device.counted.limiter_waits)
     }
@@ -127,6 +136,9 @@ impl Since<'_> {
                 "execute_fails",
                 self.errors("read") + self.errors("write") + self.errors("flush"),
             ),
+            ("invalid_reqs_count", self.errors("other")),
+            ("event_fails", self.stops()),
+            ("io_engine_throttled_events", self.stalls()),
             ("rate_limiter_throttled_events", self.waits()),
             ("rate_limiter_event_count", self.waits()),
         ] {
@@ -165,11 +177,11 @@ impl Since<'_> {
             ("tx_bytes_count", self.bytes("transmit")),
             ("tx_fails", self.errors("transmit")),
             ("tap_write_fails", self.errors("transmit")),
-            (
-                "no_rx_avail_buffer",
-                self.more(|device| device.counted.stalls),
-            ),
+            ("no_rx_avail_buffer", self.stalls()),
+            ("event_fails", self.stops()),
+            // Of both directions.
             ("rx_rate_limiter_throttled", self.waits()),
+            ("rx_event_rate_limiter_count", self.waits()),
         ] {
             for group in ["net", &*group] {
                 add_to(line, group, key, value);
@@ -178,6 +190,9 @@ impl Since<'_> {
     }
 
     fn vsock(&self, line: &mut Map<String, Value>) {
+        let added = self.count("connect") + self.count("accept");
+        let open = |device: &DeviceReport| device.counted.streams.unwrap_or_default();
+        let before = self.was.map(open).unwrap_or_default();
         for (key, value) in [
             ("rx_queue_event_count", self.notified(|queue| queue == 0)),
             ("tx_queue_event_count", self.notified(|queue| queue == 1)),
@@ -185,7 +200,13 @@ impl Since<'_> {
             ("rx_bytes_count", self.bytes("receive")),
             ("tx_packets_count", self.count("transmit")),
             ("tx_bytes_count", self.bytes("transmit")),
-            ("conns_added", self.count("connect") + self.count("accept")),
+            ("tx_write_fails", self.errors("transmit")),
+            ("muxer_event_fails", self.stops()),
+            ("conns_added", added),
+            (
+                "conns_removed",
+                before.saturating_add(added).saturating_sub(open(self.is)),
+            ),
         ] {
             add_to(line, "vsock", key, value);
         }
@@ -196,6 +217,8 @@ impl Since<'_> {
             ("entropy_event_count", self.count("read")),
             ("entropy_bytes", self.bytes("read")),
             ("host_rng_fails", self.errors("read")),
+            ("entropy_event_fails", self.stops()),
+            ("rate_limiter_event_count", self.waits()),
             ("entropy_rate_limiter_throttled", self.waits()),
         ] {
             add_to(line, "entropy", key, value);
@@ -203,12 +226,21 @@ impl Since<'_> {
     }
 
     fn balloon(&self, line: &mut Map<String, Value>) {
-        for (key, name) in [
-            ("inflate_count", "inflate"),
-            ("deflate_count", "deflate"),
-            ("stats_updates_count", "statistics"),
+        let failed = self.more(|device| device.counted.host_errors);
+        for (key, value) in [
+            ("inflate_count", self.count("inflate")),
+            ("deflate_count", self.count("deflate")),
+            ("event_fails", failed + self.stops()),
+            ("stats_updates_count", self.count("statistics")),
+            ("stats_update_fails", self.errors("statistics")),
+            ("free_page_report_count", self.count("report")),
+            ("free_page_report_freed", self.bytes("report")),
+            ("free_page_report_fails", self.errors("report")),
+            ("free_page_hint_count", self.count("hint")),
+            ("free_page_hint_freed", self.bytes("hint")),
+            ("free_page_hint_fails", self.errors("hint")),
         ] {
-            add_to(line, "balloon", key, self.count(name));
+            add_to(line, "balloon", key, value);
         }
     }
 
@@ -222,5 +254,93 @@ impl Since<'_> {
         };
         line.insert(name.clone(), keys::zeros(kind).into());
         name
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn operation(number: u64) -> Value {
+        json!({ "requests": 10 * number, "bytes": 1000 * number, "errors": number })
+    }
+
+    /// A machine that has counted this many of everything.
+    fn machine(number: u64) -> Metrics {
+        let kinds = [
+            ("blk", &["read", "write", "flush", "other"][..]),
+            ("net", &["receive", "transmit"]),
+            ("vsock", &["receive", "transmit", "connect", "accept"]),
+            ("rng", &["read"]),
+            (
+                "balloon",
+                &["inflate", "deflate", "statistics", "hint", "report"],
+            ),
+        ];
+        let devices: Vec<_> = kinds
+            .iter()
+            .map(|(kind, operations)| {
+                let operations: Map<_, _> = operations
+                    .iter()
+                    .map(|name| ((*name).to_owned(), operation(number)))
+                    .collect();
+                json!({
+                    "id": kind, "kind": kind, "operations": operations, "stalls": 2 * number,
+                    "limiter_waits": 3 * number, "limiter_wait_us": 0, "notifications": [number, number],
+                    "interrupts": 4 * number, "config_interrupts": number, "drivers": 1,
+                    "needs_resets": 5 * number, "host_errors": 6 * number,
+                    "streams": (*kind == "vsock").then_some(7 * number),
+                })
+            })
+            .collect();
+        let mut metrics = serde_json::to_value(Metrics::default()).unwrap();
+        metrics["devices"] = devices.into();
+        serde_json::from_value(metrics).unwrap()
+    }
+
+    #[test]
+    fn what_a_machine_counts_has_its_place_in_a_line() {
+        let mut line: Map<_, _> = keys::GROUPS
+            .iter()
+            .map(|(group, _)| ((*group).to_owned(), keys::zeros(group).into()))
+            .collect();
+        add(&mut line, &machine(1), &machine(3));
+        for (group, key, value) in [
+            ("block", "read_count", 20),
+            ("block", "write_bytes", 2000),
+            ("block", "execute_fails", 6),
+            ("block", "invalid_reqs_count", 2),
+            ("block", "event_fails", 10),
+            ("block", "io_engine_throttled_events", 4),
+            ("block_blk", "rate_limiter_throttled_events", 6),
+            ("net", "tx_packets_count", 20),
+            ("net_net", "no_rx_avail_buffer", 4),
+            ("net", "event_fails", 10),
+            ("net", "rx_event_rate_limiter_count", 6),
+            ("vsock", "conns_added", 40),
+            // Of 7 and 40 more, 21 are open.
+            ("vsock", "conns_removed", 26),
+            ("vsock", "tx_write_fails", 2),
+            ("vsock", "muxer_event_fails", 10),
+            ("entropy", "entropy_bytes", 2000),
+            ("entropy", "entropy_event_fails", 10),
+            ("entropy", "rate_limiter_event_count", 6),
+            ("balloon", "inflate_count", 20),
+            ("balloon", "event_fails", 22),
+            ("balloon", "stats_update_fails", 2),
+            ("balloon", "free_page_report_count", 20),
+            ("balloon", "free_page_report_freed", 2000),
+            ("balloon", "free_page_report_fails", 2),
+            ("balloon", "free_page_hint_count", 20),
+            ("balloon", "free_page_hint_freed", 2000),
+            ("balloon", "free_page_hint_fails", 2),
+            ("interrupts", "triggers", 40),
+            ("interrupts", "config_updates", 10),
+        ] {
+            assert_eq!(line[group][key], value, "{group}.{key}");
+        }
     }
 }

@@ -69,3 +69,38 @@ pub(crate) enum MemoryFault {
     #[error("Error creating guest memory from uffd: Failed to connect to UDS Unix stream: {0}")]
     Socket(io::Error),
 }
+
+/// Why there is no fork.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ForkFault {
+    #[error("id: {0}")]
+    Id(String),
+    #[error("{}: {error}", .path.display())]
+    File { path: PathBuf, error: io::Error },
+    #[error("serial_out_path: {} is there and not empty: name a new file", .0.display())]
+    NotEmpty(PathBuf),
+    #[error("the drive {0} is named twice in drive_overrides and drive_copies")]
+    Twice(String),
+    #[error("Unknown block device: {0}")]
+    NoDrive(String),
+    #[error(
+        "the guest may write to the drive {0}, and two guests would destroy what is on it: name a new file in drive_copies, or another file with the same content in drive_overrides"
+    )]
+    SharedDrive(String),
+    #[error("Unknown Network Device: {0}")]
+    NoNetwork(String),
+    #[error(
+        "the network device {0} needs a tap device of the fork's own: name one in network_overrides"
+    )]
+    SharedNetwork(String),
+    #[error("network_overrides: the tap device {name} cannot be had: {error}")]
+    Tap { name: String, error: String },
+    #[error("Unknown Vsock Device")]
+    NoVsock,
+    #[error("the vsock device needs a socket of the fork's own: name one in vsock_override")]
+    SharedVsock,
+    #[error("vsock_override: {0}")]
+    Socket(io::Error),
+    #[error("{0}")]
+    Refused(String),
+}

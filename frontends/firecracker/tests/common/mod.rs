@@ -5,6 +5,7 @@
 
 #[path = "../../../../tests/common/guests.rs"]
 mod guests;
+pub(crate) mod interface;
 #[path = "../../../../tests/common/kernels.rs"]
 mod kernels;
 pub(crate) mod letters;
@@ -111,6 +112,30 @@ pub(crate) fn letters() -> Vec<u8> {
         0xeb,
         0xdb, // jmp to the start
     ]
+}
+
+/// Prints a line, then the next letter of the alphabet, from `a` on, whenever Delete is typed (set 1 or 2 of scan codes).
+pub(crate) fn deletes() -> Vec<u8> {
+    // The keyboard's interrupt is on.
+    let mut code = vec![0xb0, 0x60, 0xe6, 0x64, 0xb0, 0x05, 0xe6, 0x60];
+    code.extend(print("up\n"));
+    code.extend([
+        0xe4, 0x64, // in al, 0x64
+        0xa8, 0x01, // test al, 1
+        0x74, 0xfa, // jz to the start
+        0xe4, 0x60, // in al, 0x60
+        0x3c, 0x71, // cmp al, 0x71
+        0x74, 0x04, // je behind the next two
+        0x3c, 0x53, // cmp al, 0x53
+        0x75, 0xf0, // jne to the start
+        0xfe, 0x04, 0x25, 0x00, 0x00, 0x30, 0x00, // inc byte [0x300000]
+        0x8a, 0x04, 0x25, 0x00, 0x00, 0x30, 0x00, // mov al, [0x300000]
+        0x04, 0x60, // add al, 'a' - 1
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xee, // out dx, al
+        0xeb, 0xd9, // jmp to the start
+    ]);
+    code
 }
 
 /// Prints a line, then resets.
@@ -410,7 +435,13 @@ impl Client {
         self.send(
             format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n{body}").as_bytes(),
         );
-        self.answer().expect("an answer")
+        let answer = self.answer().expect("an answer");
+        let said = match &*answer.body {
+            "" => Value::Null,
+            _ => answer.json(),
+        };
+        interface::check(method, path, answer.status, &said).unwrap();
+        answer
     }
 
     /// The next answer; none when the connection is closed.

@@ -213,6 +213,21 @@ impl Drop for Inmate {
     }
 }
 
+/// Where cgroups with a controller are mounted, by version.
+pub(crate) fn mounted(version: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let mut found = mounts.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split(' ').collect();
+        let folder = PathBuf::from(fields[1]);
+        let fits = match version {
+            "1" => fields[2] == "cgroup" && fields[3].split(',').any(|option| option == "pids"),
+            _ => fields[2] == "cgroup2",
+        };
+        fits.then_some(folder)
+    });
+    found.next()
+}
+
 /// Owner, group and mode.
 pub(crate) fn owner(path: &Path) -> (u32, u32, u32) {
     let there = fs::symlink_metadata(path).unwrap();

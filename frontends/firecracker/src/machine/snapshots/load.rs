@@ -12,7 +12,7 @@ use vmm_reference::{
 
 use super::super::configuration::{Configuration, Network, tap_error};
 use super::super::disk;
-use super::super::start::{attachments, disk_id, huge_pages, net_id, open_path};
+use super::super::start::{attachments_on_stdio, disk_id, huge_pages, net_id, open_path};
 use super::super::terms::Options;
 use super::check::check;
 use super::{files, note};
@@ -77,7 +77,7 @@ impl Restored {
             configuration.machine.huge_pages = pages;
             snapshot.set_huge_pages(huge_pages(pages));
         }
-        let attachments = attachments(&configuration, options)?;
+        let attachments = attachments_on_stdio(&configuration, options)?;
         Ok(Self {
             snapshot,
             memory,
