@@ -408,6 +408,9 @@ pub enum CommandError {
     /// A machine that goes on where a saved one was has no kernel to begin with.
     #[error("{0} is not possible: the machine was restored, and has no kernel to begin with")]
     NoKernel(&'static str),
+    /// [`Machine::without_new_machines`](crate::Machine::without_new_machines) was called.
+    #[error("{0} is not possible: the machine is to be the only one, and has given up /dev/kvm")]
+    NoNewMachine(&'static str),
     /// The host refused what it takes.
     #[error("the host refused what {command} takes")]
     Host {

@@ -40,6 +40,9 @@ impl<P: KvmPlatform> Running<P> {
         files: Vec<OwnedFd>,
         state: State,
     ) -> Result<(), CommandError> {
+        if !self.makes_machines {
+            return Err(CommandError::NoNewMachine("fork"));
+        }
         if !self.forks.taken {
             let cause = "the program that runs it takes no forks";
             return Err(CommandError::NotForked(cause.to_owned()));

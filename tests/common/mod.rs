@@ -11,6 +11,8 @@ mod kernels;
 pub(crate) mod pool;
 #[cfg(feature = "cli")]
 mod process;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tracer;
 #[cfg(feature = "cli")]
 pub(crate) mod trial;
 
