@@ -10,6 +10,7 @@ use std::time::Duration;
 use arch::{IrqModel, KvmError, KvmIrqChip, KvmPlatform, MachinePlan};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
+use crate::confinement::ThreadRole;
 use crate::console::Port;
 use crate::control::handle::VmHandle;
 use crate::control::metrics::{Metrics, Resident};
@@ -215,8 +216,12 @@ impl<P: KvmPlatform> Machine<P> {
         #[cfg(feature = "snapshot")]
         let handled = begin.hand_over(&ram, &outside.handle)?;
 
+        let confined = outside.handle.confined();
+        if let Some(begin) = confined.beginning(ThreadRole::Lines) {
+            chip.begin_threads_with(begin);
+        }
         let lines = Lines {
-            threads: outside.handle.confined().device_threads(),
+            threads: confined.device_threads(),
             range: irq_chip.lines(),
             routes: MsiRoutes::new(Arc::clone(&vm), &irq_chip),
             connect: &|event, gsi| chip.connect(&vm, event, gsi),
