@@ -121,13 +121,13 @@ impl Command {
     /// How many open descriptors come beside it.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        let takes_file = matches!(
-            self,
-            Self::Device {
-                change: Change::File(_),
-                ..
-            }
-        );
+        if let Self::Device {
+            change: Change::File(file),
+            ..
+        } = self
+        {
+            return 1 + usize::from(file.twice);
+        }
         #[cfg(feature = "snapshot")]
         if let Self::Snapshot { copies, .. } = self {
             return 2 + copies.len();
@@ -136,7 +136,7 @@ impl Command {
         if let Self::Fork(wish) = self {
             return wish.descriptors();
         }
-        usize::from(takes_file)
+        0
     }
 
     /// Its name on the control socket.

@@ -85,7 +85,7 @@ impl<P: KvmPlatform> Running<P> {
         let wanted: Vec<_> = wanted
             .filter(|disk| disk.told.content == DiskContent::Copy)
             .collect();
-        let files: Vec<_> = wanted.iter().map(|disk| &disk.file).collect();
+        let files: Vec<_> = wanted.iter().map(|disk| &disk.file.file).collect();
         check_files(&files, None).map_err(host)?;
         let named = |told: &ForkedDisk| DiskCopy {
             device: told.device.clone(),
@@ -95,8 +95,8 @@ impl<P: KvmPlatform> Running<P> {
         disk::check(&told).map_err(CommandError::NotForked)?;
         let mut copies = Vec::new();
         for (told, disk) in told.into_iter().zip(wanted) {
-            let from = self.registry.file(&told.device)?;
-            let to = disk.file.try_clone().map_err(host)?;
+            let from = self.registry.file(&told.device)?.file;
+            let to = disk.file.file.try_clone().map_err(host)?;
             copies.push(Copying::new(told, from, to).map_err(host)?.for_now());
         }
         Ok(copies)
