@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arch::ThreadBegin;
 use devices::Threads;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,8 @@ pub enum ThreadRole {
     PageFaults,
     /// Serves the control socket.
     Control,
+    /// Raises lines of the interrupt chip, where KVM does not do so by itself.
+    Lines,
 }
 
 impl ThreadRole {
@@ -96,6 +99,7 @@ impl ThreadRole {
             Self::Snapshot => "snapshot",
             Self::PageFaults => "page-faults",
             Self::Control => "control",
+            Self::Lines => "lines",
         }
     }
 }
@@ -122,6 +126,12 @@ impl Confined {
 
     pub(crate) fn report(&self) -> Option<ConfinementReport> {
         self.0.as_ref().map(|by| by.report())
+    }
+
+    /// What a thread of this role does first that others make.
+    pub(crate) fn beginning(&self, role: ThreadRole) -> Option<ThreadBegin> {
+        let by = self.0.clone()?;
+        Some(Arc::new(move || by.begin(role)))
     }
 
     /// Makes threads that are confined as this role is.

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -12,10 +12,12 @@ use kvm_bindings::kvm_userspace_memory_region;
 use vmm_reference::arch::kernel::{KernelHeader, KernelImage};
 use vmm_reference::arch::{
     BootError, BootInfo, BootRequest, GuestRam, KernelPlacement, Kvm, KvmError, KvmIrqChip,
-    KvmPlatform, MachineConfig, MachinePlan, PlanError, Platform, Unsaved, VcpuFd, VcpuId, VmFd,
+    KvmPlatform, MachineConfig, MachinePlan, PlanError, Platform, ThreadBegin, Unsaved, VcpuFd,
+    VcpuId, VmFd,
 };
 use vmm_reference::{
-    Attachments, Console, ExitReason, Happening, HostPlatform, Machine, Vm, VmConfig,
+    Attachments, Confinement, ConfinementReport, Console, Error, ExitReason, Happening,
+    HostPlatform, Machine, ThreadRole, Vm, VmConfig,
 };
 
 type HostChip = <HostPlatform as KvmPlatform>::Chip;
@@ -128,6 +130,30 @@ impl KvmIrqChip for Chip {
         call("activate");
         assert!(vm.create_vcpu(0).is_err(), "the vCPUs exist already");
         self.0.activate(vm)
+    }
+
+    fn begin_threads_with(&self, begin: ThreadBegin) {
+        call("begin_threads_with");
+        begin();
+    }
+}
+
+/// Takes nothing, and knows what threads there are.
+#[derive(Debug, Default)]
+struct Roles(Mutex<Vec<ThreadRole>>);
+
+impl Confinement for Roles {
+    fn enter(&self) -> Result<(), Error> {
+        call("enter");
+        Ok(())
+    }
+
+    fn report(&self) -> ConfinementReport {
+        ConfinementReport::new("none")
+    }
+
+    fn begin(&self, role: ThreadRole) {
+        self.0.lock().unwrap().push(role);
     }
 }
 
@@ -254,16 +280,21 @@ impl KvmPlatform for Recorder {
 fn the_set_up_order_is_the_one_that_is_fast_and_right() {
     let kernel = common::kernel(&common::RESET);
     let config = VmConfig::default().with_kernel(kernel.path()).with_vcpus(2);
-    Machine::<Recorder>::with_hello(&config, Console::null(), None).unwrap();
+    let roles = Arc::new(Roles::default());
+    let attachments = Attachments::from(Console::null()).with_confinement(roles.clone());
+    Machine::<Recorder>::with_hello(&config, attachments, None).unwrap();
+    assert!(roles.0.lock().unwrap().contains(&ThreadRole::Lines));
     assert_eq!(
         *CALLS.lock().unwrap(),
         [
             "probe",
+            "enter",
             "setup_memory_layout",
             "prepare_vm",
             "irq_chip",
             "create_irq_chip",
             "activate",
+            "begin_threads_with",
             "place_kernel",
             "load_kernel",
             "build_boot_info",

@@ -339,6 +339,38 @@ fn a_reset_starts_the_machine_again() {
 }
 
 #[test]
+fn a_machine_that_is_to_be_the_only_one_is_started_again_by_its_guest_alone() {
+    let kernel = common::kernel(&common::RESET);
+    let config = VmConfig::default()
+        .with_kernel(kernel.path())
+        .with_on_reboot(OnReboot::Restart);
+    let mut vm = Vm::new(&config, Console::null()).unwrap();
+    vm.without_new_machines();
+    let handle = vm.handle();
+    let thread = thread::spawn(move || vm.run());
+    let machine = Machine { handle, thread };
+    for times in 1..4 {
+        while machine.state() != State::Running || machine.status().restarts < times {
+            thread::yield_now();
+        }
+        let refused = machine.handle.command(Command::Reset {}).unwrap_err();
+        assert!(matches!(refused, CommandError::NoNewMachine("reset")));
+        #[cfg(feature = "snapshot")]
+        {
+            let fork = Command::Fork(vmm_reference::ForkWish::default());
+            let refused = machine.handle.command(fork).unwrap_err();
+            assert!(matches!(refused, CommandError::NoNewMachine("fork")));
+        }
+    }
+    machine.stop();
+    // Without the guest's resets there is none at all.
+    let config = config.with_on_reboot(OnReboot::Exit);
+    let mut vm = Vm::new(&config, Console::null()).unwrap();
+    vm.without_new_machines();
+    assert_eq!(vm.run().unwrap(), ExitReason::Reset);
+}
+
+#[test]
 fn a_restart_opens_nothing_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);

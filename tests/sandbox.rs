@@ -226,6 +226,80 @@ fn an_ordinary_user_has_all_of_it_with_every_device_and_command() {
     assert_eq!((ended.status.code(), &ended.stderr[..]), (Some(0), ""));
 }
 
+/// How the files of a folder are open in a process: their names, and whether each opening has direct I/O, sorted.
+#[cfg(all(feature = "control", feature = "snapshot", feature = "virtio-blk"))]
+fn openings(process: u32, folder: &Path) -> Vec<(String, bool)> {
+    let place = format!("/proc/{process}");
+    let entries = fs::read_dir(format!("{place}/fd")).unwrap();
+    let mut openings: Vec<_> = entries
+        .filter_map(|entry| {
+            let number = entry.unwrap().file_name().into_string().unwrap();
+            let path = fs::read_link(format!("{place}/fd/{number}")).ok()?;
+            let name = path.strip_prefix(folder).ok()?.to_str()?;
+            // It was made without a name, and got one later.
+            let name = if name.starts_with('#') { "copy" } else { name };
+            let info = fs::read_to_string(format!("{place}/fdinfo/{number}")).ok()?;
+            let flags = u32::from_str_radix(field(&info, "flags:"), 8).unwrap();
+            let direct = flags & libc::O_DIRECT.cast_unsigned() != 0;
+            Some((name.to_owned(), direct))
+        })
+        .collect();
+    openings.sort();
+    openings
+}
+
+#[test]
+#[cfg(all(feature = "control", feature = "snapshot", feature = "virtio-blk"))]
+fn a_disk_keeps_direct_io_when_it_gets_another_file_and_in_a_fork() {
+    let trial = Trial::new();
+    let folder = fs::canonicalize(trial.path("")).unwrap();
+    let image = kernel(COUNT);
+    let kernel = format!("--kernel={}", image.path().display());
+    for name in ["disk", "new", "other", "read", "for-fork"] {
+        fs::write(trial.path(name), [0; 8192]).unwrap();
+    }
+    let disk = |name: &str, more: &str| format!("--blk=path={},direct{more}", trial.path(name));
+    let options = [
+        &*kernel,
+        "--sandbox=strict",
+        &disk("disk", ""),
+        &disk("other", ""),
+        &disk("read", ",ro"),
+    ];
+    let vm = trial.spawn(0, &options);
+    trial.wait(0);
+    trial.said(&["device", "blk0", "file", &trial.path("new")]);
+    let twice = |name: &str| [(name.to_owned(), false), (name.to_owned(), true)];
+    let disks = |process| {
+        let mut openings = openings(process, &folder);
+        openings.retain(|(name, _)| !name.starts_with("output") && !name.contains("control"));
+        openings
+    };
+    let expected = [twice("new"), twice("other"), twice("read")].concat();
+    assert_eq!(disks(vm.child().id()), expected);
+    let said = trial.said(&[
+        "fork",
+        "--json",
+        &format!("--control={}", trial.path("control-of-fork")),
+        &format!("--blk=id=blk0,path={}", trial.path("for-fork")),
+        &format!("--blk=id=blk1,copy={}", trial.path("copy")),
+    ]);
+    let forked: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let fork = u32::try_from(forked["pid"].as_u64().unwrap()).unwrap();
+    let of_fork = disks(fork);
+    let ended = finish(
+        vmm(&["ctl", &trial.path("control-of-fork"), "stop"])
+            .spawn()
+            .unwrap(),
+    );
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let expected = [twice("copy"), twice("for-fork"), twice("read")].concat();
+    assert_eq!(of_fork, expected);
+    trial.said(&["stop"]);
+    let ended = vm.finish();
+    assert_eq!((ended.status.code(), &ended.stderr[..]), (Some(0), ""));
+}
+
 #[test]
 fn without_user_namespaces_there_are_landlock_and_filters() {
     if !is_root() {

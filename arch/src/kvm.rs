@@ -168,6 +168,9 @@ impl ProbeStep {
     pub const DONE: u8 = 4;
 }
 
+/// What a thread does before anything else.
+pub type ThreadBegin = Arc<dyn Fn() + Send + Sync>;
+
 /// An interrupt chip that exists in KVM.
 pub trait KvmIrqChip: Send + Sync {
     /// Finishes the chip after all vCPUs exist.
@@ -175,6 +178,12 @@ pub trait KvmIrqChip: Send + Sync {
     /// # Errors
     /// The failed ioctl.
     fn activate(&self, vm: &VmFd) -> Result<(), KvmError>;
+
+    /// Each thread that the chip makes from now on calls `begin` first: it gives up what it does not need. Called once,
+    /// before the first [`Self::connect`]; a chip that makes no threads does nothing.
+    fn begin_threads_with(&self, begin: ThreadBegin) {
+        let _ = begin;
+    }
 
     /// Makes each write to `event` an edge on a line, for as long as the chip is there.
     ///

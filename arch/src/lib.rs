@@ -27,7 +27,7 @@ pub use attribute::{attribute, get_attribute, set_attribute};
 pub use config_path::ConfigPath;
 pub use error::{BootError, KvmError, PlanError};
 pub use features::FeatureBits;
-pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep};
+pub use kvm::{KvmIrqChip, KvmPlatform, ProbeProgram, ProbeStep, ThreadBegin};
 pub use lean::{GuestKernel, Lean, LeanChoice};
 pub use plan::{
     AddressRange, Cmdline, DeviceKind, DevicePlan, GenerationId, Gsi, LEAST_MEMORY, Limits,

@@ -36,9 +36,31 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct NewFile {
     /// What messages call it; nobody opens it by this name.
     pub name: String,
+    /// It comes twice, as two descriptors that were opened each by itself: inside a sandbox a disk with direct I/O needs
+    /// both. A disk without drops the second one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub twice: bool,
+}
+
+impl NewFile {
+    /// The file that messages call so, and that comes once.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            twice: false,
+        }
+    }
+
+    /// The same, if it was opened twice.
+    #[must_use]
+    pub fn opened_twice(mut self, twice: bool) -> Self {
+        self.twice = twice;
+        self
+    }
 }
 
 /// The longest name of a file in bytes (PATH_MAX without its end).
@@ -124,7 +146,7 @@ impl Change {
                 let cause = "it is 1 to 65535 columns and rows";
                 wrong("size", format!("{columns}x{rows}"), cause)
             }
-            Self::File(NewFile { name }) if name.is_empty() || name.len() > MAX_NAME => {
+            Self::File(NewFile { name, .. }) if name.is_empty() || name.len() > MAX_NAME => {
                 let cause = format!("it has 1 to {MAX_NAME} bytes");
                 wrong("name", name.chars().take(32).collect(), &cause)
             }
@@ -146,7 +168,7 @@ impl fmt::Display for Change {
             Self::Link(Link::Down) => f.write_str("link down"),
             Self::Target(target) => write!(f, "target {}", size_with_unit(*target)),
             Self::Size(TerminalSize { columns, rows }) => write!(f, "size {columns}x{rows}"),
-            Self::File(NewFile { name }) => write!(f, "file {name}"),
+            Self::File(NewFile { name, .. }) => write!(f, "file {name}"),
             Self::Hinting(Hinting::Start) => f.write_str("hinting start"),
             Self::Hinting(Hinting::Hold) => f.write_str("hinting hold"),
             Self::Hinting(Hinting::Stop) => f.write_str("hinting stop"),
@@ -188,11 +210,7 @@ mod tests {
             })
         };
         let size = |columns, rows| Change::Size(TerminalSize { columns, rows });
-        let file = |name: &str| {
-            Change::File(NewFile {
-                name: name.to_owned(),
-            })
-        };
+        let file = |name: &str| Change::File(NewFile::new(name));
         for (change, word) in [
             (Change::Target(0), "no memory"),
             (limits(Some(0), None), "1 to 1024T"),

@@ -46,6 +46,21 @@ pub fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
     }
 }
 
+/// An open file that is to be a disk's.
+#[derive(Debug)]
+pub struct DiskFile {
+    /// The file.
+    pub file: File,
+    /// The same file, opened once more: for direct I/O, where the process cannot open it itself.
+    pub again: Option<File>,
+}
+
+impl From<File> for DiskFile {
+    fn from(file: File) -> Self {
+        Self { file, again: None }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

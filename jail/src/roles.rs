@@ -36,6 +36,8 @@ pub const SAVING: Role = role("snapshot", &[BASE, SAVING_TABLE]);
 pub const PAGES: Role = role("page-faults", &[BASE, EVENTS, PAGES_TABLE]);
 /// The thread of the control socket.
 pub const CONTROL: Role = role("control", &[BASE, EVENTS, CONTROL_TABLE]);
+/// The thread that raises lines of an interrupt chip, on riscv64.
+pub const LINES: Role = role("lines", &[BASE, LINES_TABLE]);
 /// The thread that follows job control.
 pub const TERMINAL: Role = role("terminal", &[BASE, EVENTS, TERMINAL_TABLE]);
 /// The thread that gives signs of life.
@@ -55,6 +57,7 @@ macro_rules! main_tables {
             SAVING_TABLE,
             PAGES_TABLE,
             CONTROL_TABLE,
+            LINES_TABLE,
             TERMINAL_TABLE,
             NOTIFY_TABLE,
             MAIN_TABLE,
@@ -80,6 +83,7 @@ pub const ALL: &[Role] = &[
     SAVING,
     PAGES,
     CONTROL,
+    LINES,
     TERMINAL,
     NOTIFY,
 ];

@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use vmm_reference::{Command, Error, Metrics, MissingPart, Report, State, Status, VcpuRegisters};
+use vmm_reference::{
+    Change, Command, Error, Metrics, MissingPart, Report, State, Status, VcpuRegisters,
+};
 
 use super::connection::Connection;
 use super::errors::print_error;
@@ -24,17 +26,24 @@ const AGAIN: Duration = Duration::from_millis(10);
 
 /// Does what the command line asks for.
 pub(super) fn run(options: &CtlOptions) -> Result<ExitCode, Error> {
-    let command = match options.what.command() {
+    let mut command = match options.what.command() {
         Ok(command) => command,
         Err(error) => {
             let arguments: Vec<OsString> = env::args_os().collect();
             return Ok(usage::end(&error, &arguments));
         }
     };
-    let file = match &options.what {
+    let files = match &options.what {
         What::Device { part, .. } => part.open()?,
-        _ => None,
+        _ => Vec::new(),
     };
+    if let Some(Command::Device {
+        change: Change::File(file),
+        ..
+    }) = &mut command
+    {
+        file.twice = files.len() > 1;
+    }
     let mut vm = Connection::open(&options.socket)?;
     #[cfg(feature = "snapshot")]
     if let What::Snapshot { folder, diff, blk } = &options.what {
@@ -45,7 +54,7 @@ pub(super) fn run(options: &CtlOptions) -> Result<ExitCode, Error> {
     if let What::Fork(wanted) = &options.what {
         return fork::fork(&mut vm, wanted, options.json);
     }
-    let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
     match command {
         Some(command) => {
             let asked = Instant::now();

@@ -32,7 +32,7 @@ use super::fate::{self, Fate};
 use super::files::print;
 #[cfg(feature = "virtio-net")]
 use super::request::ForkNet;
-use super::request::{ForkBlk, ForkConsole, ForkOptions, open_disk};
+use super::request::{ForkBlk, ForkConsole, ForkOptions, open_again, open_disk};
 use super::save::copy_text;
 use super::status::FAILED;
 
@@ -41,7 +41,8 @@ use super::status::FAILED;
 struct Made {
     wish: ForkWish,
     control: Option<ControlSocket>,
-    disks: Vec<OwnedFd>,
+    /// Each with the same once more, unless there are too many.
+    disks: Vec<(OwnedFd, Option<OwnedFd>)>,
     copies: Vec<CopyFile>,
     taps: Vec<OwnedFd>,
     #[cfg(feature = "virtio-vsock")]
@@ -60,6 +61,12 @@ fn absolute(field: &'static str, path: &Path) -> Result<String, Error> {
     let absolute = std::path::absolute(path).map_err(|error| refused(error.to_string()))?;
     let text = absolute.to_str().map(str::to_owned);
     text.ok_or_else(|| refused("its path is not text in UTF-8".to_owned()))
+}
+
+/// The file of a disk, and the same once more.
+fn twice(file: File) -> (OwnedFd, Option<OwnedFd>) {
+    let again = open_again(&file).map(OwnedFd::from);
+    (file.into(), again)
 }
 
 impl Made {
@@ -94,6 +101,14 @@ impl Made {
             made.wish.console = Some(made.console("console", path)?);
         }
         made.wish.control = Some(absolute("control", &wanted.control)?);
+        // Beside all else, and the control socket.
+        let other = made.taps.len() + made.consoles.len() + 2;
+        if other + 2 * made.disks.len() > MAX_DESCRIPTORS {
+            made.disks.iter_mut().for_each(|(_, again)| *again = None);
+        }
+        for (told, (_, again)) in made.wish.blk.iter_mut().zip(&made.disks) {
+            told.twice = again.is_some();
+        }
         // Last: whoever finds it waits for the fork.
         made.control = Some(ControlSocket::bind(&wanted.control)?);
         Ok(made)
@@ -107,7 +122,7 @@ impl Made {
             }
             ForkBlk::File { id, path } => {
                 let file = open_disk("blk", path)?;
-                self.disks.push(file.into());
+                self.disks.push(twice(file));
                 ForkedDisk::new(id, absolute("blk", path)?, DiskContent::File)
             }
             ForkBlk::Copy(copy) => {
@@ -120,8 +135,8 @@ impl Made {
                     cure: "name a new file in a folder in which this user may make files"
                         .to_owned(),
                 };
-                self.disks
-                    .push(new.file().try_clone().map_err(refused)?.into());
+                let file = new.file().try_clone().map_err(refused)?;
+                self.disks.push(twice(file));
                 // It has its name before it has its content: a fork that runs has disks with names.
                 new.publish().map_err(refused)?;
                 let name = new.told.name.clone();
@@ -166,7 +181,9 @@ impl Made {
     /// In the order of what is wished for.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let mut all: Vec<_> = self.control.iter().map(AsFd::as_fd).collect();
-        all.extend(self.disks.iter().chain(&self.taps).map(AsFd::as_fd));
+        let disks = self.disks.iter();
+        let disks = disks.flat_map(|(file, again)| [Some(file), again.as_ref()]);
+        all.extend(disks.flatten().chain(&self.taps).map(AsFd::as_fd));
         #[cfg(feature = "virtio-vsock")]
         all.extend(self.vsock.iter().map(AsFd::as_fd));
         all.extend(self.consoles.iter().map(AsFd::as_fd));

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "snapshot")]
@@ -9,6 +10,7 @@ use std::str::FromStr;
 
 use clap::error::ErrorKind;
 use clap::{Args, Subcommand, ValueEnum};
+use rustix::fs::{OFlags, fcntl_getfl};
 #[cfg(all(feature = "snapshot", feature = "virtio-net"))]
 use vmm_reference::NetReplacement;
 #[cfg(all(feature = "snapshot", feature = "virtio-vsock"))]
@@ -374,7 +376,7 @@ impl Part {
             Self::File { path } => {
                 let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
                 let name = path.display().to_string();
-                Change::File(NewFile { name })
+                Change::File(NewFile::new(name))
             }
             Self::Link { state: Plug::Up } => Change::Link(Link::Up),
             Self::Link { state: Plug::Down } => Change::Link(Link::Down),
@@ -402,11 +404,13 @@ impl Part {
     ///
     /// # Errors
     /// When a file cannot be opened.
-    pub(super) fn open(&self) -> Result<Option<File>, Error> {
+    pub(super) fn open(&self) -> Result<Vec<File>, Error> {
         let Self::File { path } = self else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
-        open_disk("file", path).map(Some)
+        let file = open_disk("file", path)?;
+        let again = open_again(&file);
+        Ok([file].into_iter().chain(again).collect())
     }
 }
 
@@ -436,4 +440,18 @@ pub(super) fn open_disk(field: &'static str, path: &Path) -> Result<File, Error>
         cause: error.to_string(),
         cure: "name a raw image or a block device that this user may open".to_owned(),
     })
+}
+
+/// The same file once more, as it is open: a VM that cannot open it itself takes one of the two for direct I/O. `None`
+/// where the host does not let it be.
+pub(super) fn open_again(file: &File) -> Option<File> {
+    let flags = fcntl_getfl(file).ok()?;
+    let mut options = File::options();
+    options
+        .read(true)
+        .write(flags & OFlags::RWMODE == OFlags::RDWR)
+        .custom_flags(libc::O_NONBLOCK);
+    options
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .ok()
 }

@@ -86,6 +86,10 @@ pub(super) fn run(
         log::warn!("{}", with_options(remark));
     }
     signals.end(&mut vm);
+    if config.control.is_none() {
+        // Nobody asks for a restart or for a fork.
+        vm.without_new_machines();
+    }
     let (reached, plan) = (vm.timeline(), vm.plan().clone());
     let begin = |role: &'static str| {
         let confined = confined.clone();

@@ -121,13 +121,13 @@ impl Command {
     /// How many open descriptors come beside it.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        let takes_file = matches!(
-            self,
-            Self::Device {
-                change: Change::File(_),
-                ..
-            }
-        );
+        if let Self::Device {
+            change: Change::File(file),
+            ..
+        } = self
+        {
+            return 1 + usize::from(file.twice);
+        }
         #[cfg(feature = "snapshot")]
         if let Self::Snapshot { copies, .. } = self {
             return 2 + copies.len();
@@ -136,7 +136,7 @@ impl Command {
         if let Self::Fork(wish) = self {
             return wish.descriptors();
         }
-        usize::from(takes_file)
+        0
     }
 
     /// Its name on the control socket.
@@ -408,6 +408,9 @@ pub enum CommandError {
     /// A machine that goes on where a saved one was has no kernel to begin with.
     #[error("{0} is not possible: the machine was restored, and has no kernel to begin with")]
     NoKernel(&'static str),
+    /// [`Machine::without_new_machines`](crate::Machine::without_new_machines) was called.
+    #[error("{0} is not possible: the machine is to be the only one, and has given up /dev/kvm")]
+    NoNewMachine(&'static str),
     /// The host refused what it takes.
     #[error("the host refused what {command} takes")]
     Host {

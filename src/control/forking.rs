@@ -17,6 +17,10 @@ pub struct ForkedDisk {
     pub name: String,
     /// What the file is.
     pub content: DiskContent,
+    /// It comes twice, as two descriptors, one behind the other, that were opened each by itself: inside a sandbox a disk
+    /// with direct I/O needs both. A disk without drops the second one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub twice: bool,
 }
 
 impl ForkedDisk {
@@ -26,6 +30,7 @@ impl ForkedDisk {
             device: device.into(),
             name: name.into(),
             content,
+            twice: false,
         }
     }
 }
@@ -125,7 +130,8 @@ impl ForkWish {
     pub(crate) fn descriptors(&self) -> usize {
         let single = [&self.control, &self.vsock, &self.serial, &self.console];
         let taps = self.net.iter().map(|tap| usize::from(tap.queues));
-        single.into_iter().flatten().count() + self.blk.len() + taps.sum::<usize>()
+        let twice = self.blk.iter().filter(|disk| disk.twice).count();
+        single.into_iter().flatten().count() + self.blk.len() + twice + taps.sum::<usize>()
     }
 }
 

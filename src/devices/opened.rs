@@ -1,8 +1,8 @@
 //! The host's side of the devices, open before the machine is made and open across its restarts.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use ::devices::descriptor::DiskFile;
 #[cfg(feature = "virtio")]
 use ::devices::virtio::FrameHook;
 
@@ -25,7 +25,7 @@ pub(crate) type Lasting = std::convert::Infallible;
 #[allow(dead_code)]
 pub(crate) struct Given {
     /// Of disks.
-    pub(crate) files: Vec<(String, File)>,
+    pub(crate) files: Vec<(String, DiskFile)>,
     /// Of network devices: one for each pair of queues.
     pub(crate) taps: Vec<(String, Vec<OwnedFd>)>,
     /// That of the vsock device, which listens.

@@ -12,8 +12,9 @@ use ::devices::BusDevice;
 #[cfg(feature = "virtio")]
 use ::devices::virtio::{DeviceState, Monitor, Notice, VirtioTransport};
 
-use ::devices::{Change, Query, Report};
 #[cfg(feature = "virtio")]
+use ::devices::descriptor::DiskFile;
+use ::devices::{Change, Query, Report};
 use ::devices::{ChangeError, NewFile};
 
 #[cfg(feature = "snapshot")]
@@ -249,11 +250,14 @@ impl Registry {
         files: Vec<OwnedFd>,
     ) -> Result<(), CommandError> {
         let entry = self.entry(id)?;
-        let changed = match (change, files.into_iter().next()) {
-            (Change::File(NewFile { name }), Some(file)) => change
-                .check()
-                .map_err(ChangeError::from)
-                .and_then(|()| entry.transport.replace_file(file, name)),
+        let mut files = files.into_iter().map(File::from);
+        let changed = match (change, files.next()) {
+            (Change::File(NewFile { name, .. }), Some(file)) => {
+                change.check().map_err(ChangeError::from).and_then(|()| {
+                    let again = files.next();
+                    entry.transport.replace_file(DiskFile { file, again }, name)
+                })
+            }
             _ => entry.transport.change(change),
         };
         changed.map_err(|error| match error {
@@ -268,7 +272,7 @@ impl Registry {
 
     /// The open file behind a device that does nothing.
     #[cfg(feature = "snapshot")]
-    pub(crate) fn file(&self, id: &str) -> Result<File, CommandError> {
+    pub(crate) fn file(&self, id: &str) -> Result<DiskFile, CommandError> {
         let entry = self.entry(id)?;
         entry.transport.file().map_err(|error| match error {
             ChangeError::Foreign => entry.foreign("file"),

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use arch::{ConfigPath, DevicePlan, GuestRam, VirtioKind};
 use devices::Overflow;
 use devices::config::{BalloonConfig, BlkConfig, NetConfig, VsockConfig};
+use devices::descriptor::DiskFile;
 use devices::virtio::{VirtioDevice, VirtioMmio};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -195,7 +196,7 @@ fn disk(
     place: usize,
     config: &BlkConfig,
     timeline: &Timeline,
-    file: Option<fs::File>,
+    file: Option<DiskFile>,
 ) -> Result<Box<dyn VirtioDevice>, Error> {
     let opened = match file {
         Some(file) => devices::virtio::Block::on(file, config),

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use arch::VirtioKind;
-use devices::descriptor;
+use devices::descriptor::{self, DiskFile};
 
 use crate::control::command::CommandError;
 use crate::control::forking::{DiskContent, ForkWish, ForkedDisk, ForkedTap};
@@ -26,14 +26,14 @@ pub(crate) struct Order {
     /// Those that it was asked to share.
     asked: Vec<String>,
     /// Disks that are only read, which it shares.
-    shared: Vec<(String, File)>,
+    shared: Vec<(String, DiskFile)>,
 }
 
 /// The disk of a fork.
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) told: ForkedDisk,
-    pub(crate) file: File,
+    pub(crate) file: DiskFile,
 }
 
 fn refused(cause: impl Into<String>) -> CommandError {
@@ -67,7 +67,7 @@ impl Order {
         wish: ForkWish,
         files: Vec<OwnedFd>,
         config: &VmConfig,
-        share: impl Fn(&str) -> Result<File, CommandError>,
+        share: impl Fn(&str) -> Result<DiskFile, CommandError>,
     ) -> Result<Self, CommandError> {
         let given = files.len();
         let lost = || CommandError::Descriptors {
@@ -85,7 +85,11 @@ impl Order {
         let disk = |told: ForkedDisk| {
             absolute(told.name.clone())?;
             let file = next()?.into();
-            Ok(Disk { told, file })
+            let again = told.twice.then(&mut next).transpose()?.map(File::from);
+            Ok(Disk {
+                told,
+                file: DiskFile { file, again },
+            })
         };
         let disks: Vec<_> = wish.blk.into_iter().map(disk).collect::<Result<_, _>>()?;
         let tap = |told: ForkedTap| {
@@ -162,7 +166,7 @@ impl Order {
     fn share(
         &mut self,
         config: &VmConfig,
-        share: impl Fn(&str) -> Result<File, CommandError>,
+        share: impl Fn(&str) -> Result<DiskFile, CommandError>,
     ) -> Result<(), CommandError> {
         for device in config.named_devices() {
             let id = &device.id;
@@ -251,17 +255,18 @@ impl Order {
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
         let sockets = self.control.iter().chain(&self.vsock);
         let sockets = sockets.map(|(_, socket)| socket.as_raw_fd());
-        let disks = self.disks.iter().map(|disk| disk.file.as_raw_fd());
+        let disks = self.disks.iter().map(|disk| &disk.file);
+        let shared = self.shared.iter().map(|(_, file)| file);
+        let disks = disks
+            .chain(shared)
+            .flat_map(|DiskFile { file, again }| [Some(file), again.as_ref()])
+            .flatten()
+            .map(AsRawFd::as_raw_fd);
         let taps = self.taps.iter().flat_map(|(_, queues)| queues);
         let taps = taps.map(AsRawFd::as_raw_fd);
-        let shared = self.shared.iter().map(|(_, file)| file.as_raw_fd());
         let consoles = self.serial.iter().chain(&self.console);
         let consoles = consoles.map(AsRawFd::as_raw_fd);
-        sockets
-            .chain(disks)
-            .chain(taps)
-            .chain(shared)
-            .chain(consoles)
+        sockets.chain(disks).chain(taps).chain(consoles)
     }
 
     /// What the devices are opened with.
@@ -302,7 +307,7 @@ mod tests {
 
     fn order(config: &VmConfig, wish: &ForkWish) -> Result<Order, String> {
         let files = (0..wish.descriptors()).map(|_| file()).collect();
-        let shared = |_: &str| Ok(File::from(file()));
+        let shared = |_: &str| Ok(File::from(file()).into());
         Order::new(wish.clone(), files, config, shared).map_err(|error| error.to_string())
     }
 
@@ -311,6 +316,7 @@ mod tests {
             device: id.to_owned(),
             name: name.to_owned(),
             content: DiskContent::File,
+            twice: false,
         }
     }
 
@@ -342,8 +348,17 @@ mod tests {
         wish.net = vec![tap("net0")];
         said(order(&config, &wish), "vsock0 needs another socket");
         wish.vsock = Some("/w".to_owned());
-        let whole = order(&config, &wish).unwrap();
+        let mut whole = order(&config, &wish).unwrap();
         assert_eq!(whole.descriptors().count(), 4);
+        assert_eq!(whole.given().taps.len(), 1);
+        // For direct I/O, a file comes twice.
+        let once = wish.descriptors();
+        wish.blk[0].twice = true;
+        assert_eq!(wish.descriptors(), once + 1);
+        let twice = order(&config, &wish).unwrap();
+        assert!(twice.disks[0].file.again.is_some());
+        assert_eq!(twice.descriptors().count(), 5);
+        wish.blk[0].twice = false;
         // It may be said that it is shared, of a disk that is only read.
         wish.shared = vec!["blk1".to_owned()];
         assert_eq!(order(&config, &wish).unwrap().shared.len(), 1);

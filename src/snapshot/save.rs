@@ -149,7 +149,7 @@ impl<P: KvmPlatform> Machine<'_, P> {
         disk::check(wanted).map_err(CommandError::NotSaved)?;
         let mut copies = Vec::new();
         for (copy, to) in wanted.iter().zip(files) {
-            let from = self.registry.file(&copy.device)?;
+            let from = self.registry.file(&copy.device)?.file;
             let copying = Copying::new(copy.clone(), from, to).map_err(host)?;
             copying.take_over(parts).map_err(CommandError::NotSaved)?;
             copies.push(copying);

@@ -39,6 +39,8 @@ pub(crate) struct Running<P: KvmPlatform> {
     pub(crate) config: VmConfig,
     /// Whether the guest can begin anew.
     pub(crate) can_restart: bool,
+    /// A command may start it again, or make a fork of it.
+    pub(crate) makes_machines: bool,
     pub(crate) registry: Registry,
     pub(crate) plan: MachinePlan,
     pub(crate) shared: Arc<Shared<P>>,
@@ -123,6 +125,9 @@ impl<P: KvmPlatform> Running<P> {
             // Who is asked to power off would not hear of it any more.
             Command::Reset {} if handle.is_shutdown_asked() => {
                 return Err(CommandError::ShuttingDown(command.name()));
+            }
+            Command::Reset {} if !self.makes_machines => {
+                return Err(CommandError::NoNewMachine(command.name()));
             }
             Command::Reset {} if !self.can_restart => {
                 return Err(CommandError::NoKernel(command.name()));

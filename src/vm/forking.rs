@@ -40,6 +40,9 @@ impl<P: KvmPlatform> Running<P> {
         files: Vec<OwnedFd>,
         state: State,
     ) -> Result<(), CommandError> {
+        if !self.makes_machines {
+            return Err(CommandError::NoNewMachine("fork"));
+        }
         if !self.forks.taken {
             let cause = "the program that runs it takes no forks";
             return Err(CommandError::NotForked(cause.to_owned()));
@@ -82,7 +85,7 @@ impl<P: KvmPlatform> Running<P> {
         let wanted: Vec<_> = wanted
             .filter(|disk| disk.told.content == DiskContent::Copy)
             .collect();
-        let files: Vec<_> = wanted.iter().map(|disk| &disk.file).collect();
+        let files: Vec<_> = wanted.iter().map(|disk| &disk.file.file).collect();
         check_files(&files, Before::Nothing).map_err(host)?;
         let named = |told: &ForkedDisk| DiskCopy {
             device: told.device.clone(),
@@ -92,8 +95,8 @@ impl<P: KvmPlatform> Running<P> {
         disk::check(&told).map_err(CommandError::NotForked)?;
         let mut copies = Vec::new();
         for (told, disk) in told.into_iter().zip(wanted) {
-            let from = self.registry.file(&told.device)?;
-            let to = disk.file.try_clone().map_err(host)?;
+            let from = self.registry.file(&told.device)?.file;
+            let to = disk.file.file.try_clone().map_err(host)?;
             copies.push(Copying::new(told, from, to).map_err(host)?.for_now());
         }
         Ok(copies)

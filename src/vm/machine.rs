@@ -10,6 +10,7 @@ use std::time::Duration;
 use arch::{IrqModel, KvmError, KvmIrqChip, KvmPlatform, MachinePlan};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
+use crate::confinement::ThreadRole;
 use crate::console::Port;
 use crate::control::handle::VmHandle;
 use crate::control::metrics::{Metrics, Resident};
@@ -50,6 +51,7 @@ pub(super) struct Outside<P: KvmPlatform> {
     pub(super) forks: Forks<P>,
     /// What the host's memory is not as it was asked for, the first time.
     pub(super) remark: Option<String>,
+    pub(super) makes_machines: bool,
 }
 
 /// A VM that is ready to run.
@@ -70,6 +72,8 @@ pub struct Machine<P: KvmPlatform> {
     pub(super) shared: Arc<Shared<P>>,
     pub(super) config: VmConfig,
     pub(super) kvm: Kvm,
+    /// A command may ask for another machine: this one started again, or a fork of it.
+    pub(super) makes_machines: bool,
     pub(super) images: Option<Images>,
     pub(super) own: Vec<OwnDevice>,
     pub(super) story: Story,
@@ -163,6 +167,7 @@ impl<P: KvmPlatform> Machine<P> {
             saved,
             forks: Forks::default(),
             remark,
+            makes_machines: true,
         })
     }
 
@@ -214,8 +219,12 @@ impl<P: KvmPlatform> Machine<P> {
         #[cfg(feature = "snapshot")]
         let handled = begin.hand_over(&ram, &outside.handle)?;
 
+        let confined = outside.handle.confined();
+        if let Some(begin) = confined.beginning(ThreadRole::Lines) {
+            chip.begin_threads_with(begin);
+        }
         let lines = Lines {
-            threads: outside.handle.confined().device_threads(),
+            threads: confined.device_threads(),
             range: irq_chip.lines(),
             routes: MsiRoutes::new(Arc::clone(&vm), &irq_chip),
             connect: &|event, gsi| chip.connect(&vm, event, gsi),
@@ -279,6 +288,7 @@ impl<P: KvmPlatform> Machine<P> {
             shared: Arc::new(shared),
             config,
             kvm,
+            makes_machines: outside.makes_machines,
             images,
             own,
             story,
@@ -305,6 +315,13 @@ impl<P: KvmPlatform> Machine<P> {
     #[must_use]
     pub fn timeline(&self) -> Timeline {
         self.shared.timeline.clone()
+    }
+
+    /// No command makes another machine of this one: [`Command::Reset`](crate::Command::Reset) and
+    /// `Command::Fork` are refused from now on. So `/dev/kvm` is closed before the guest runs,
+    /// unless the guest's own reset starts it again ([`OnReboot::Restart`](crate::OnReboot::Restart)), which takes a new VM.
+    pub fn without_new_machines(&mut self) {
+        self.makes_machines = false;
     }
 
     /// Ends the VM, as [`VmHandle::request_stop`] does, when `fd` becomes readable: one end of a

@@ -1,6 +1,7 @@
 //! Forks of a running machine, for the program that runs it.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -212,7 +213,7 @@ impl<P: KvmPlatform> Parked<P> {
         let Self { stood, finish } = self;
         let Stood { main_loop, beside } = *stood;
         let mut needed: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
-        needed.push(beside.kvm.as_raw_fd());
+        needed.extend(beside.kvm.as_ref().map(AsRawFd::as_raw_fd));
         needed.push(ends.report.raw());
         needed.extend(order.descriptors());
         needed.extend(saved.descriptors());
@@ -339,6 +340,9 @@ impl<P: KvmPlatform> Fork<P> {
         story.begin();
         let built = (|| {
             let given = order.given();
+            // A machine without it is not forked.
+            let kvm =
+                kvm.ok_or_else(|| Error::host("/dev/kvm is closed")(ErrorKind::NotFound.into()))?;
             let mut opened =
                 Opened::without_images(kvm, &config, attachments.into(), given, &timeline)?;
             // The process has been confined since its parent was.
@@ -361,6 +365,7 @@ impl<P: KvmPlatform> Fork<P> {
                 saved: Some(saved),
                 forks: Forks::default(),
                 remark: None,
+                makes_machines: true,
             })
         })();
         match built {

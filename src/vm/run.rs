@@ -86,6 +86,7 @@ impl<P: KvmPlatform> Machine<P> {
             shared,
             config,
             kvm,
+            makes_machines,
             images,
             own,
             plan,
@@ -110,6 +111,9 @@ impl<P: KvmPlatform> Machine<P> {
         if is_still {
             shared.gate.close();
         }
+        let restarts = restarts(&config, images.as_ref());
+        // Whoever has taken over the process later makes no VM of their own.
+        let kvm = (makes_machines || restarts).then_some(kvm);
         let threads = VcpuThreads::start(vcpus, &shared)?;
         let platform = Arc::clone(&shared.platform);
         let engine = Running {
@@ -119,6 +123,7 @@ impl<P: KvmPlatform> Machine<P> {
             vm,
             config: config.clone(),
             can_restart: images.is_some(),
+            makes_machines,
             registry,
             plan,
             shared,
@@ -143,6 +148,7 @@ impl<P: KvmPlatform> Machine<P> {
                 platform,
                 config,
                 kvm,
+                makes_machines,
                 images,
                 own,
                 vcpu_threads,
@@ -157,11 +163,18 @@ impl<P: KvmPlatform> Machine<P> {
     }
 }
 
+/// Whether the guest's own reset starts the machine again.
+fn restarts(config: &VmConfig, images: Option<&Images>) -> bool {
+    images.is_some() && config.on_reboot == OnReboot::Restart
+}
+
 /// What a machine that runs has beside its main loop.
 pub(super) struct Beside<P> {
     pub(super) platform: Arc<P>,
     config: VmConfig,
-    pub(super) kvm: Kvm,
+    /// Unless there will be no other machine.
+    pub(super) kvm: Option<Kvm>,
+    makes_machines: bool,
     pub(super) images: Option<Images>,
     pub(super) own: Vec<OwnDevice>,
     vcpu_threads: Option<String>,
@@ -212,11 +225,10 @@ impl<P: KvmPlatform> Stood<P> {
                 }
                 Left::Ended(ended) => ended,
             };
-            let may_restart =
-                beside.images.is_some() && beside.config.on_reboot == OnReboot::Restart;
-            let mut outside = beside.end(ended);
-            let handle = &outside.handle;
-            if !handle.restart(may_restart) {
+            let may_restart = restarts(&beside.config, beside.images.as_ref());
+            let handle = beside.handle.clone();
+            let left = beside.end(ended);
+            let Some(mut outside) = left.filter(|_| handle.restart(may_restart)) else {
                 let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
                 match &end {
                     // Its line stands there already.
@@ -225,7 +237,7 @@ impl<P: KvmPlatform> Stood<P> {
                     Err(error) => log::debug!("end: {error}"),
                 }
                 return end.map(Stop::Ended);
-            }
+            };
             outside.story.begin();
             self = Machine::build(outside)?.begin()?;
         }
@@ -239,7 +251,7 @@ pub(super) struct Kept<P> {
     pub(super) images: Option<Images>,
     pub(super) kernel: Option<PathBuf>,
     pub(super) initrd: Option<PathBuf>,
-    pub(super) kvm: Kvm,
+    pub(super) kvm: Option<Kvm>,
     pub(super) platform: Arc<P>,
     pub(super) own: Vec<OwnDevice>,
     pub(super) confined: Confined,
@@ -258,6 +270,7 @@ impl<P> Beside<P> {
             platform,
             own,
             config,
+            makes_machines: _,
             images,
             vcpu_threads,
             handle,
@@ -282,8 +295,8 @@ impl<P> Beside<P> {
 }
 
 impl<P: KvmPlatform> Beside<P> {
-    /// What is left of the machine.
-    fn end(self, ended: Ended<Rest<P>>) -> Outside<P> {
+    /// What is left of the machine, if there may be another one.
+    fn end(self, ended: Ended<Rest<P>>) -> Option<Outside<P>> {
         drop(self.ram);
         let mut lines = ended.lines.into_iter();
         // The serial device is made anew, the virtio console lasts.
@@ -291,7 +304,7 @@ impl<P: KvmPlatform> Beside<P> {
         let (virtio, virtio_console) = lines.next().unzip();
         let opened = Opened {
             confined: self.handle.confined().clone(),
-            kvm: self.kvm,
+            kvm: self.kvm?,
             images: self.images,
             consoles: Consoles {
                 serial: serial.map_or_else(Console::null, |(console, _)| console),
@@ -304,7 +317,7 @@ impl<P: KvmPlatform> Beside<P> {
                 vcpu_threads: self.vcpu_threads,
             },
         };
-        Outside {
+        Some(Outside {
             config: self.config,
             platform: self.platform,
             opened,
@@ -316,7 +329,8 @@ impl<P: KvmPlatform> Beside<P> {
             saved: None,
             forks: ended.rest.forks,
             remark: None,
-        }
+            makes_machines: self.makes_machines,
+        })
     }
 }
 

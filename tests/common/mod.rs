@@ -13,6 +13,8 @@ pub(crate) mod offspring;
 pub(crate) mod pool;
 #[cfg(feature = "cli")]
 mod process;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tracer;
 #[cfg(feature = "cli")]
 pub(crate) mod trial;
 

@@ -25,7 +25,7 @@ mod uring;
 
 use std::fmt;
 use std::fs::File;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -44,6 +44,7 @@ use super::iovec::Vectors;
 use super::limit::Limiter;
 use super::{Chain, ConfigSpace, Event, Monitor, QueueError, Queues, VirtioDevice};
 use crate::config::{BlkConfig, BlkEngine};
+use crate::descriptor::DiskFile;
 use crate::state::{StateError, VirtioDeviceState};
 use crate::{Change, ChangeError, Rare};
 
@@ -130,7 +131,7 @@ impl Block {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn on(file: File, config: &BlkConfig) -> Result<Self, BlockError> {
+    pub fn on(file: DiskFile, config: &BlkConfig) -> Result<Self, BlockError> {
         Self::with(Opened::of(file, config)?, config)
     }
 
@@ -308,7 +309,7 @@ impl VirtioDevice for Block {
         self.set_state(state, runs)
     }
 
-    fn file(&self) -> Result<File, ChangeError> {
+    fn file(&self) -> Result<DiskFile, ChangeError> {
         self.file_again()
     }
 
@@ -318,11 +319,11 @@ impl VirtioDevice for Block {
 
     fn replace_file(
         &mut self,
-        file: OwnedFd,
+        file: DiskFile,
         name: &str,
         queues: Option<&mut Queues>,
     ) -> Result<(), ChangeError> {
-        self.replace(file.into(), name, queues)
+        self.replace(file, name, queues)
     }
 
     fn stop(&mut self) {

@@ -2,11 +2,11 @@
 //! has no other way to guest memory.
 
 use std::fmt::Debug;
-use std::fs::File;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::{ConfigSpace, Event, FrameHook, Monitor, QueueError, Queues};
+use crate::descriptor::DiskFile;
 use crate::state::{StateError, VirtioDeviceState};
 use crate::{Change, ChangeError, Query, Report};
 
@@ -106,7 +106,7 @@ pub trait VirtioDevice: Debug + Send {
     /// When it has no file, or cannot have this one, and goes on as it was.
     fn replace_file(
         &mut self,
-        file: OwnedFd,
+        file: DiskFile,
         name: &str,
         queues: Option<&mut Queues>,
     ) -> Result<(), ChangeError> {
@@ -118,7 +118,7 @@ pub trait VirtioDevice: Debug + Send {
     ///
     /// # Errors
     /// When it has no file, or the host no further descriptor.
-    fn file(&self) -> Result<File, ChangeError> {
+    fn file(&self) -> Result<DiskFile, ChangeError> {
         Err(ChangeError::Foreign)
     }
 

@@ -1,12 +1,11 @@
 //! A device behind its transport, as the VMM sees it: whichever transport that is, and whatever state the device is in.
 
 use std::fmt::Debug;
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::{Monitor, VirtioDevice};
+use crate::descriptor::DiskFile;
 use crate::state::{StateError, VirtioState};
 use crate::{Change, ChangeError, Query, Report};
 
@@ -58,13 +57,13 @@ pub trait VirtioTransport: Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`Self::change`].
-    fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError>;
+    fn replace_file(&self, file: DiskFile, name: &str) -> Result<(), ChangeError>;
 
     /// The open file behind the device, to be read while the device is paused or no driver uses it.
     ///
     /// # Errors
     /// When it has no file, the host has no further descriptor, or the device is lost.
-    fn file(&self) -> Result<File, ChangeError>;
+    fn file(&self) -> Result<DiskFile, ChangeError>;
 
     /// Has a device tell something, in whatever state it is.
     ///

@@ -4,9 +4,7 @@
 //! ready, its notifications go to the worker through an ioeventfd.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -17,6 +15,7 @@ use super::transport::set_up::{Part, set_address, set_size};
 use super::transport::{Connect, Transport};
 use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
 use crate::bus::{BusDevice, Outcome};
+use crate::descriptor::DiskFile;
 use crate::state::{self, MmioRegisters, StateError, TransportRegisters, VirtioState};
 use crate::{Change, ChangeError, Query, Report, Threads, lock};
 
@@ -124,11 +123,11 @@ impl VirtioTransport for VirtioMmio {
         lock(&self.0).transport.change(change)
     }
 
-    fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
+    fn replace_file(&self, file: DiskFile, name: &str) -> Result<(), ChangeError> {
         lock(&self.0).transport.replace_file(file, name)
     }
 
-    fn file(&self) -> Result<File, ChangeError> {
+    fn file(&self) -> Result<DiskFile, ChangeError> {
         lock(&self.0).transport.file()
     }
 

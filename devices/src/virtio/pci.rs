@@ -12,9 +12,7 @@ mod layout;
 mod saved;
 
 use std::fmt;
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +28,7 @@ use self::layout::{
 };
 use super::transport::Transport;
 use super::{DeviceState, GuestRam, Interrupt, Monitor, VirtioDevice, VirtioTransport};
+use crate::descriptor::DiskFile;
 use crate::pci::{Config, Header, MsiSink, Msix, PBA_ENTRY, PciFunction, TABLE_ENTRY};
 use crate::state::{StateError, VirtioState};
 use crate::{Change, ChangeError, Query, Report, Threads, lock};
@@ -153,11 +152,11 @@ impl VirtioTransport for VirtioPci {
         lock(&self.state).transport.change(change)
     }
 
-    fn replace_file(&self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
+    fn replace_file(&self, file: DiskFile, name: &str) -> Result<(), ChangeError> {
         lock(&self.state).transport.replace_file(file, name)
     }
 
-    fn file(&self) -> Result<File, ChangeError> {
+    fn file(&self) -> Result<DiskFile, ChangeError> {
         lock(&self.state).transport.file()
     }
 

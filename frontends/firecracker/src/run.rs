@@ -167,10 +167,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         log::info!("API server started.");
         report_start(arguments.start);
     }
-    let vm = match vm {
+    let mut vm = match vm {
         Some(vm) => vm,
         None => built(&builds)?,
     };
+    // No request asks for another one, and a guest's reset is its end.
+    vm.without_new_machines();
     // The first line comes with the start, which clients read that look into a file once. Nothing runs yet that could
     // be asked.
     let _ = metrics::write(Ask::Nobody);

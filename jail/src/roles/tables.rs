@@ -260,6 +260,13 @@ pub(super) const CONTROL_TABLE: Table = &[
     Rule::any(Call::Unlinkat, "the same, where there is no unlink"),
 ];
 
+/// Raises lines of an interrupt chip, where KVM's own way (KVM_IRQFD) leaves them raised.
+pub(super) const LINES_TABLE: Table = &[
+    Rule::any(Call::EpollWait, "events of devices, with glibc"),
+    Rule::any(Call::EpollPwait, "events of devices"),
+    Rule::one_of(Call::Ioctl, 1, &[KVM_IRQ_LINE], "an edge on a line"),
+];
+
 /// Follows the signals of job control.
 pub(super) const TERMINAL_TABLE: Table = &[
     Rule::any(

@@ -128,6 +128,7 @@ pub(crate) fn answer(id: Option<&Value>, result: &Result<Reply, CommandError>) -
                 CommandError::ShuttingDown(_)
                 | CommandError::NotSaved(_)
                 | CommandError::NoKernel(_)
+                | CommandError::NoNewMachine(_)
                 | CommandError::NoKeyboard(_) => ("state", None),
                 #[cfg(feature = "snapshot")]
                 CommandError::Saving(_) | CommandError::NotForked(_) => ("state", None),

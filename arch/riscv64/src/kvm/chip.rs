@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use arch::{AddressRange, Gsi, KvmError, KvmIrqChip, set_attribute};
+use arch::{AddressRange, Gsi, KvmError, KvmIrqChip, ThreadBegin, set_attribute};
 use kvm_bindings::{
     KVM_DEV_RISCV_AIA_ADDR_APLIC, KVM_DEV_RISCV_AIA_CONFIG_GROUP_BITS,
     KVM_DEV_RISCV_AIA_CONFIG_GUEST_BITS, KVM_DEV_RISCV_AIA_CONFIG_HART_BITS,
@@ -112,6 +112,10 @@ impl KvmChip {
 }
 
 impl KvmIrqChip for KvmChip {
+    fn begin_threads_with(&self, begin: ThreadBegin) {
+        self.lines.begin_with(begin);
+    }
+
     fn connect(&self, vm: &Arc<VmFd>, event: &EventFd, gsi: Gsi) -> Result<(), KvmError> {
         self.lines
             .watch(vm, event, gsi)

@@ -5,12 +5,13 @@
 //! for the devices' events and calls KVM_IRQ_LINE. Messages, which are what PCI devices send, go
 //! through irqfds like everywhere.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use arch::Gsi;
+use arch::{Gsi, ThreadBegin};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -23,6 +24,16 @@ pub(super) struct Lines {
     news: Arc<Epoll>,
     stop: EventFd,
     thread: Mutex<Option<JoinHandle<()>>>,
+    begin: OnceLock<Begin>,
+}
+
+/// What the thread does first.
+struct Begin(ThreadBegin);
+
+impl fmt::Debug for Begin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Begin")
+    }
 }
 
 /// The events of devices that no edge was made for yet.
@@ -53,7 +64,14 @@ impl Lines {
             news: Arc::new(news),
             stop,
             thread: Mutex::default(),
+            begin: OnceLock::new(),
         })
+    }
+
+    /// What the thread does first, from now on.
+    pub(super) fn begin_with(&self, begin: ThreadBegin) {
+        // Told once.
+        let _ = self.begin.set(Begin(begin));
     }
 
     pub(super) fn watch(&self, vm: &Arc<VmFd>, event: &EventFd, gsi: Gsi) -> io::Result<()> {
@@ -84,8 +102,14 @@ impl Lines {
                 Arc::clone(&self.edges),
                 Arc::clone(&self.news),
             );
+            let begin = self.begin.get().map(|Begin(begin)| Arc::clone(begin));
             let name = thread::Builder::new().name("lines".to_owned());
-            *thread = Some(name.spawn(move || serve(&vm, &edges, &news))?);
+            *thread = Some(name.spawn(move || {
+                if let Some(begin) = begin {
+                    begin();
+                }
+                serve(&vm, &edges, &news);
+            })?);
         }
         Ok(())
     }

@@ -74,6 +74,12 @@ pub enum BlockError {
         /// By what.
         reason: String,
     },
+    /// Two descriptors that are to be one file are not.
+    #[error("the descriptor for direct I/O is of another file")]
+    Another,
+    /// Two descriptors are one opening of a file, which has direct I/O or not as a whole.
+    #[error("it was opened once for two descriptors, or for direct I/O both times")]
+    OpenedOnce,
     /// The file system has no direct I/O.
     #[error("its file system refuses direct I/O")]
     Direct,
@@ -109,7 +115,9 @@ impl From<BlockError> for io::Error {
             BlockError::ReadOnly(_) => Kind::ReadOnlyFilesystem,
             BlockError::InUse { .. } => Kind::ResourceBusy,
             BlockError::TextBusy => Kind::ExecutableFileBusy,
-            BlockError::Kind(_) => Kind::InvalidInput,
+            BlockError::Kind(_) | BlockError::Another | BlockError::OpenedOnce => {
+                Kind::InvalidInput
+            }
             BlockError::Uring { .. } | BlockError::Direct => Kind::Unsupported,
         };
         match error {
@@ -190,6 +198,10 @@ impl BlockError {
             Self::TextBusy => "name a file that nothing else uses".to_owned(),
             Self::Uring { .. } => {
                 "use engine=auto or engine=sync, which do without; or allow io_uring".to_owned()
+            }
+            Self::Another | Self::OpenedOnce => {
+                "open the image twice, each time for the same access, and without direct I/O"
+                    .to_owned()
             }
             Self::Direct => {
                 "leave direct away, or keep the image on a file system with direct I/O (ext4, XFS, \

@@ -17,7 +17,7 @@ use super::lock::{Access, Outcome, look, mark, try_lock};
 use super::request::{SECTOR, SECTOR_BYTES};
 use super::sys::is_read_only_device;
 use crate::config::BlkConfig;
-use crate::descriptor;
+use crate::descriptor::{self, DiskFile};
 use crate::sealed::is_sealed;
 
 /// A disk's size and blocks, which the image or the device has, whatever the host's I/O asks for.
@@ -60,11 +60,12 @@ pub(super) struct Opened {
 
 impl Opened {
     pub(super) fn new(config: &BlkConfig) -> Result<Self, BlockError> {
-        Self::of(open(config)?, config)
+        Self::of(open(config)?.into(), config)
     }
 
     /// An open file; the configuration has its name, and how it is used.
-    pub(super) fn of(file: File, config: &BlkConfig) -> Result<Self, BlockError> {
+    pub(super) fn of(file: DiskFile, config: &BlkConfig) -> Result<Self, BlockError> {
+        let DiskFile { file, again } = file;
         check(&file, config.read_only)?;
         let shape = shape(&file)?;
         if shape.sectors == 0 {
@@ -86,23 +87,30 @@ impl Opened {
                 shape.size
             );
         }
-        if config.direct && is_sealed() {
-            log::warn!(
-                "the disk {} is used without direct I/O: a file has to be opened once more for that, and nothing can \
-                 be opened inside a sandbox (sandbox=off has none)",
-                config.path.display()
-            );
-        }
-        if !config.direct || is_sealed() {
+        let direct = match again {
+            _ if !config.direct => None,
+            Some(again) => Some(direct(again, &file, config)?),
+            None if is_sealed() => {
+                log::warn!(
+                    "the disk {} is used without direct I/O: that takes the file opened twice, it came open once, and \
+                     nothing can be opened inside a sandbox (sandbox=off has none)",
+                    config.path.display()
+                );
+                None
+            }
+            None => {
+                let direct = open_again(&file, config.read_only);
+                Some(direct.map_err(|error| BlockError::of_open(config, error))?)
+            }
+        };
+        let Some(direct) = direct else {
             return Ok(Self {
                 file,
                 buffered: None,
                 alignment: SECTOR_BYTES,
                 shape,
             });
-        }
-        let direct = again(&file, config.read_only);
-        let direct = direct.map_err(|error| BlockError::of_open(config, error))?;
+        };
         Ok(Self {
             alignment: direct_alignment(&direct),
             file: direct,
@@ -216,12 +224,29 @@ fn check(file: &File, read_only: bool) -> Result<(), BlockError> {
 }
 
 /// The same file for direct I/O, whatever its path means by now.
-fn again(file: &File, read_only: bool) -> io::Result<File> {
+fn open_again(file: &File, read_only: bool) -> io::Result<File> {
     File::options()
         .read(true)
         .write(!read_only)
         .custom_flags(libc::O_DIRECT)
         .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// The same file for direct I/O, which somebody else has opened once more.
+fn direct(again: File, file: &File, config: &BlkConfig) -> Result<File, BlockError> {
+    check(&again, config.read_only)?;
+    let [own, other] = [file.metadata()?, again.metadata()?];
+    if (own.dev(), own.ino()) != (other.dev(), other.ino()) {
+        return Err(BlockError::Another);
+    }
+    let flags = |file| fcntl_getfl(file).map_err(io::Error::from);
+    fcntl_setfl(&again, flags(&again)? | OFlags::DIRECT)
+        .map_err(|errno| BlockError::of_open(config, errno.into()))?;
+    // Requests that are not aligned take this one.
+    if flags(file)?.contains(OFlags::DIRECT) {
+        return Err(BlockError::OpenedOnce);
+    }
+    Ok(again)
 }
 
 /// What direct I/O asks of memory, places and sizes, in bytes. Where the kernel does not say (before

@@ -1,11 +1,10 @@
 //! Another file behind a disk that is there, with or without a driver.
 
-use std::fs::File;
-
 use super::file::Opened;
 use super::{Block, BlockError};
 use crate::ChangeError;
 use crate::config::BlkConfig;
+use crate::descriptor::DiskFile;
 use crate::virtio::{Queues, VirtioDevice};
 
 /// Where the configuration has the number of sectors (5.2.4).
@@ -15,7 +14,7 @@ impl Block {
     /// Everything is as before when this fails.
     pub(super) fn replace(
         &mut self,
-        file: File,
+        file: DiskFile,
         name: &str,
         mut queues: Option<&mut Queues>,
     ) -> Result<(), ChangeError> {

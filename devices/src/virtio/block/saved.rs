@@ -5,6 +5,7 @@ use std::io;
 
 use super::Block;
 use crate::ChangeError;
+use crate::descriptor::DiskFile;
 use crate::state::{BlockState, StateError, VirtioDeviceState};
 
 impl Block {
@@ -32,10 +33,16 @@ impl Block {
     }
 
     /// The open file, once more.
-    pub(super) fn file_again(&self) -> Result<File, ChangeError> {
-        let file = self.buffered.as_ref().unwrap_or(&self.file);
-        let again = file.try_clone();
-        again.map_err(|error| ChangeError::Refused(error.to_string()))
+    pub(super) fn file_again(&self) -> Result<DiskFile, ChangeError> {
+        let (file, direct) = match &self.buffered {
+            Some(buffered) => (buffered, Some(&self.file)),
+            None => (&self.file, None),
+        };
+        let refused = |error: io::Error| ChangeError::Refused(error.to_string());
+        Ok(DiskFile {
+            file: file.try_clone().map_err(refused)?,
+            again: direct.map(File::try_clone).transpose().map_err(refused)?,
+        })
     }
 
     pub(super) fn set_state(

@@ -96,7 +96,7 @@ fn limits(bw: Option<u64>) -> Change {
 
 #[test]
 fn a_disk_gets_another_file_in_every_stage() {
-    let file = || -> std::os::fd::OwnedFd {
+    let file = || -> crate::descriptor::DiskFile {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
         file.into()

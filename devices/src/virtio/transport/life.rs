@@ -1,9 +1,7 @@
 //! The way of a device to its worker and back: from DRIVER_OK to a reset, with pauses between, and what is asked of it
 //! on the way, wherever it is then.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +10,7 @@ use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Stage, Transport};
+use crate::descriptor::DiskFile;
 use crate::virtio::worker::Activated;
 use crate::virtio::{DeviceState, Queues, Ring, VirtioDevice};
 use crate::{Change, ChangeError, Query, Rare, Report};
@@ -106,13 +105,13 @@ impl Transport {
     }
 
     /// Puts another file behind the device.
-    pub(crate) fn replace_file(&mut self, file: OwnedFd, name: &str) -> Result<(), ChangeError> {
+    pub(crate) fn replace_file(&mut self, file: DiskFile, name: &str) -> Result<(), ChangeError> {
         let name = name.to_owned();
         self.ask(move |device, queues| device.replace_file(file, &name, queues))
     }
 
     /// The open file behind the device.
-    pub(crate) fn file(&mut self) -> Result<File, ChangeError> {
+    pub(crate) fn file(&mut self) -> Result<DiskFile, ChangeError> {
         self.ask(|device, _| device.file())
     }
 

@@ -232,7 +232,7 @@ impl Running {
                 let path = path.clone();
                 DriveUpdate::File { error, path }
             })?;
-            let change = Change::File(NewFile { name: path.clone() });
+            let change = Change::File(NewFile::new(&path));
             let command = Command::Device {
                 device: device.clone(),
                 change,

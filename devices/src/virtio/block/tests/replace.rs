@@ -1,9 +1,10 @@
 //! Another file behind a disk.
 
-use std::os::fd::OwnedFd;
+use rustix::fs::{OFlags, fcntl_getfl};
 
 use super::*;
 use crate::ChangeError;
+use crate::descriptor::DiskFile;
 
 /// A file of so many sectors, each full of a byte.
 fn image(sectors: usize, byte: u8) -> tempfile::NamedTempFile {
@@ -12,9 +13,13 @@ fn image(sectors: usize, byte: u8) -> tempfile::NamedTempFile {
     file
 }
 
-fn open(file: &tempfile::NamedTempFile) -> OwnedFd {
+fn opened(file: &tempfile::NamedTempFile) -> File {
     let file = File::options().read(true).write(true).open(file.path());
-    file.unwrap().into()
+    file.unwrap()
+}
+
+fn open(file: &tempfile::NamedTempFile) -> DiskFile {
+    opened(file).into()
 }
 
 fn capacity(disk: &Block) -> u64 {
@@ -116,7 +121,10 @@ fn a_file_that_cannot_be_the_disk_is_refused_and_nothing_changes() {
             (open(&locked), "in use as a disk already by this process"),
             (File::open(reading.path()).unwrap().into(), "writing"),
             (File::open(folder.path()).unwrap().into(), "directory"),
-            (pipe.try_clone().unwrap().into(), "a FIFO"),
+            (
+                File::from(std::os::fd::OwnedFd::from(pipe.try_clone().unwrap())).into(),
+                "a FIFO",
+            ),
         ] {
             let refused = bench.disk.replace_file(file, "x", Some(&mut bench.queues));
             let Err(ChangeError::Refused(said)) = refused else {
@@ -133,4 +141,65 @@ fn a_file_that_cannot_be_the_disk_is_refused_and_nothing_changes() {
     let file = File::open(reading.path()).unwrap().into();
     bench.disk.replace_file(file, "r", None).unwrap();
     assert_eq!(bench.request(VIRTIO_BLK_T_IN, 0, 512, true), (OK, 513));
+}
+
+#[test]
+fn a_disk_with_direct_io_keeps_it_with_a_file_that_comes_twice() {
+    let (first, new, other) = (image(8, 1), image(16, 7), image(8, 3));
+    for engine in engines() {
+        let config = BlkConfig {
+            engine,
+            direct: true,
+            ..options(first.path(), false)
+        };
+        let mut bench = bench(engine, false);
+        bench.disk = match Block::open(&config) {
+            Err(BlockError::Direct) => {
+                eprintln!("skipped: no direct I/O on temporary files");
+                return;
+            }
+            disk => disk.unwrap(),
+        };
+        let is_direct = |file: &File| fcntl_getfl(file).unwrap().contains(OFlags::DIRECT);
+        let (once, reading) = (opened(&new), File::open(new.path()).unwrap());
+        for (file, again, cause) in [
+            (opened(&new), opened(&other), "of another file"),
+            (once.try_clone().unwrap(), once, "opened once for two"),
+            (opened(&new), reading, "writing"),
+        ] {
+            let again = Some(again);
+            let refused = bench.disk.replace_file(DiskFile { file, again }, "x", None);
+            let Err(ChangeError::Refused(said)) = refused else {
+                panic!("{cause}: {refused:?}")
+            };
+            assert!(said.contains(cause), "{cause}: {said}");
+            assert_eq!(bench.disk.path, first.path());
+        }
+        let again = Some(opened(&new));
+        let file = opened(&new);
+        bench
+            .disk
+            .replace_file(DiskFile { file, again }, "new", Some(&mut bench.queues))
+            .unwrap();
+        assert!(is_direct(&bench.disk.file));
+        assert!(!is_direct(bench.disk.buffered.as_ref().unwrap()));
+        // Also where it is not aligned.
+        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 15, 512, true), (OK, 513));
+        assert_eq!(bench.driver.get::<u8>(DATA_AT), 7);
+        // Whoever shares it has both, too.
+        let DiskFile { file, again } = bench.disk.file().unwrap();
+        assert!(!is_direct(&file) && is_direct(&again.unwrap()));
+        // A disk without direct I/O has no use for the second one.
+        let mut plain = Block::open(&options(other.path(), false)).unwrap();
+        let (file, again) = (opened(&first), Some(opened(&first)));
+        close(std::mem::replace(
+            &mut bench.disk,
+            Block::open(&options(image(1, 0).path(), false)).unwrap(),
+        ));
+        plain
+            .replace_file(DiskFile { file, again }, "first", None)
+            .unwrap();
+        assert!(plain.buffered.is_none() && !is_direct(&plain.file));
+        close(plain);
+    }
 }
