@@ -326,10 +326,8 @@ impl Opening {
                 error: tap_error(&error),
             })?;
             taps.push(tap);
-            self.wish.net.push(ForkedTap {
-                device: net_id(id),
-                tap: Some(name.clone()),
-            });
+            let told = ForkedTap::new(net_id(id), Some(name.clone()));
+            self.wish.net.push(told);
             network.config.host_dev_name.clone_from(name);
         }
         Ok(taps)
