@@ -59,6 +59,7 @@ fn run() -> Result<()> {
     };
     let role = roles::ALL
         .iter()
+        .chain(roles::served::ALL)
         .find(|known| known.name == role)
         .ok_or("no such role")?;
     prepare(|| ())?;

@@ -10,6 +10,7 @@
 
 mod forks;
 mod numbers;
+pub mod served;
 mod tables;
 
 use crate::seccomp::{Role, Table};
