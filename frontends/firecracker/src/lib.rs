@@ -18,6 +18,7 @@ pub mod mmds;
 mod note;
 mod run;
 mod saved;
+pub mod seccomp;
 mod signals;
 mod terminal;
 mod texts;

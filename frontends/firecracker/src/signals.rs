@@ -4,12 +4,17 @@
 //! A handler may do next to nothing. It writes what it knows to a pipe and waits for the thread that reads there to
 //! end the process; should that not happen, it ends the process itself.
 
+use std::cell::Cell;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::process;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jail::Violation;
 use libc::{c_int, siginfo_t};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -17,6 +22,8 @@ use signal_hook::low_level::exit;
 use signal_hook_registry::register_unchecked;
 
 use crate::metrics::{self, Ask, PERIOD};
+use crate::seccomp::Filters;
+use crate::terminal;
 
 /// What the process ends with when a signal is not what it should be.
 const UNEXPECTED: i32 = 2;
@@ -39,9 +46,26 @@ const SIGNALS: [(c_int, i32, (&str, &str)); 8] = [
 
 /// Where handlers write.
 static PIPE: OnceLock<OwnedFd> = OnceLock::new();
+/// The process, which not every filter lets a handler ask for.
+static OWN_PID: AtomicU32 = AtomicU32::new(0);
 
-/// Catches the signals and starts the thread.
-pub(crate) fn start() -> io::Result<()> {
+thread_local! {
+    /// Whether this is the thread that reads there. Initialized and dropped without code: a handler may read it.
+    static IS_WATCHER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What a handler writes: the signal and its code; the number of a system call that was refused, and the names of it and
+/// of the thread's role, with zeros behind them.
+const SIGNAL: Range<usize> = 0..4;
+const CODE: Range<usize> = 4..8;
+const NUMBER: Range<usize> = 8..12;
+const NAME: Range<usize> = 12..44;
+const ROLE: Range<usize> = 44..76;
+type Message = [u8; 76];
+
+/// Catches the signals and starts the thread, which has a filter of system calls if it is `filtered`.
+pub(crate) fn start(filtered: bool) -> io::Result<()> {
+    OWN_PID.store(process::id(), Ordering::Relaxed);
     let (reading, writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     if PIPE.set(writing).is_err() {
         return Ok(());
@@ -49,7 +73,11 @@ pub(crate) fn start() -> io::Result<()> {
     thread::Builder::new()
         .name("fc_clock".to_owned())
         .spawn(move || {
+            IS_WATCHER.set(true);
             leave_to_others();
+            if filtered {
+                Filters::begin_clock();
+            }
             watch(&reading);
         })?;
     for (signal, ..) in SIGNALS {
@@ -60,7 +88,8 @@ pub(crate) fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Blocks the signals on this thread: in a handler of its own it would wait for itself.
+/// Blocks the signals on this thread: in a handler of its own it would wait for itself. Not SIGSYS, which its own filter
+/// would send: one that is blocked then ends the process without its status.
 fn leave_to_others() {
     // SAFETY: the set is written before it is read, and changes nothing but this thread's mask.
     unsafe {
@@ -69,6 +98,7 @@ fn leave_to_others() {
         for (signal, ..) in SIGNALS {
             libc::sigaddset(&raw mut set, signal);
         }
+        libc::sigdelset(&raw mut set, libc::SIGSYS);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
     }
 }
@@ -80,18 +110,37 @@ fn handle(info: &siginfo_t) {
         // Somebody has closed what this process writes to, which its writer hears of.
         return;
     }
-    let mut message = [0; 8];
-    message[..4].copy_from_slice(&info.si_signo.to_ne_bytes());
-    message[4..].copy_from_slice(&info.si_code.to_ne_bytes());
+    let mut message = [0; size_of::<Message>()];
+    let mut put = |place: Range<usize>, bytes: &[u8]| {
+        let place = message.get_mut(place).unwrap_or_default();
+        for (to, from) in place.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+    };
+    put(SIGNAL, &info.si_signo.to_ne_bytes());
+    put(CODE, &info.si_code.to_ne_bytes());
+    if let Some(violation) = Violation::of(info) {
+        if IS_WATCHER.get() {
+            // It would tell of it.
+            exit(status(info.si_signo, info.si_code));
+        }
+        put(NUMBER, &violation.number.to_ne_bytes());
+        put(NAME, violation.name.unwrap_or_default().as_bytes());
+        put(ROLE, violation.role.as_bytes());
+    }
     if let Some(pipe) = PIPE.get() {
         let _ = rustix::io::write(pipe, &message);
+    }
+    if IS_WATCHER.get() {
+        // It reads that next.
+        return;
     }
     thread::sleep(PATIENCE);
     exit(status(info.si_signo, info.si_code));
 }
 
 fn own_pid() -> c_int {
-    rustix::process::getpid().as_raw_nonzero().get()
+    OWN_PID.load(Ordering::Relaxed).cast_signed()
 }
 
 fn status(signal: c_int, code: c_int) -> i32 {
@@ -110,14 +159,9 @@ fn watch(pipe: &OwnedFd) {
         let left = next.saturating_duration_since(Instant::now());
         let mut fds = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
         let _ = poll(&mut fds, left.try_into().ok().as_ref());
-        let mut message = [0; 8];
+        let mut message = [0; size_of::<Message>()];
         if rustix::io::read(pipe, &mut message) == Ok(message.len()) {
-            let [a, b, c, d, e, f, g, h] = message;
-            let (signal, code) = (
-                c_int::from_ne_bytes([a, b, c, d]),
-                c_int::from_ne_bytes([e, f, g, h]),
-            );
-            end(signal, code);
+            end(&message);
         }
         if next <= Instant::now() {
             next = Instant::now() + PERIOD;
@@ -126,11 +170,31 @@ fn watch(pipe: &OwnedFd) {
     }
 }
 
-fn end(signal: c_int, code: c_int) -> ! {
+fn end(message: &Message) -> ! {
+    let part = |place: Range<usize>| message.get(place).unwrap_or_default();
+    let number = |place| part(place).try_into().map_or(0, c_int::from_ne_bytes);
+    let text = |place| {
+        let bytes = part(place).split(|byte| *byte == 0).next();
+        String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+    };
+    let (signal, code) = (number(SIGNAL), number(CODE));
     if let Some((.., (group, key))) = SIGNALS.iter().find(|(known, ..)| *known == signal) {
         metrics::set(group, key, 1);
     }
-    log::error!("Shutting down VM after intercepting signal {signal}, code {code}.");
+    if (signal, code) == (libc::SIGSYS, SECCOMP) {
+        let (name, role) = (text(NAME), text(ROLE));
+        let call = match &*name {
+            "" => "It is a system call that no filter names".to_owned(),
+            name => format!("It is {name}"),
+        };
+        log::error!(
+            "Shutting down VM after intercepting a bad syscall ({}). {call}, of the thread '{role}'.",
+            number(NUMBER)
+        );
+    } else {
+        log::error!("Shutting down VM after intercepting signal {signal}, code {code}.");
+    }
     let _ = metrics::write(Ask::Nobody);
+    terminal::restore();
     exit(status(signal, code))
 }

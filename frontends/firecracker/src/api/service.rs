@@ -1,5 +1,6 @@
 //! The API on its socket: bytes to requests, requests to the machine, and what comes of them to bytes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmm_reference::{ClientLimits, Input, Next, Service};
@@ -8,6 +9,7 @@ use super::{Asked, route};
 use crate::http::{Decoder, Method, Request, Response, Status, Step};
 use crate::machine::{Machine, Outcome};
 use crate::metrics;
+use crate::seccomp::Filters;
 use crate::texts::Fault;
 
 /// Clients at a time.
@@ -25,6 +27,8 @@ pub(crate) struct Api {
     pub(crate) machine: Machine,
     /// The longest body, in bytes.
     pub(crate) payload_limit: usize,
+    /// What its thread may call, if that is limited.
+    pub(crate) filters: Option<Arc<Filters>>,
 }
 
 impl Service for Api {
@@ -33,6 +37,12 @@ impl Service for Api {
     fn limits(&self) -> ClientLimits {
         ClientLimits::new(CLIENTS, self.payload_limit.saturating_add(AHEAD), ANSWERS)
             .with_deadlines(DEADLINE, DEADLINE)
+    }
+
+    fn begin(&mut self) {
+        if let Some(filters) = &self.filters {
+            filters.begin_api();
+        }
     }
 
     fn greet(&mut self, _output: &mut Vec<u8>) -> Decoder {

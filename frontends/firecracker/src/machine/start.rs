@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vmm_reference::{
-    Attachments, BalloonConfig, BlkConfig, BlkEngine, Console, EscapeKeys, HugePages, NetConfig,
-    OwnDevice, Transport, VmConfig, VsockConfig, in_background,
+    Attachments, BalloonConfig, BlkConfig, BlkEngine, Confinement, Console, EscapeKeys, HugePages,
+    NetConfig, OwnDevice, Transport, VmConfig, VsockConfig, in_background,
 };
 
 use super::configuration::{Boot, Configuration, Network};
@@ -123,6 +123,9 @@ pub(super) fn attachments(
     let mut attachments = Attachments::default()
         .with_serial(console)
         .with_vcpu_threads(VCPU_THREADS);
+    if let Some(filters) = &options.filters {
+        attachments = attachments.with_confinement(Arc::clone(filters) as Arc<dyn Confinement>);
+    }
     for (id, service) in services(configuration)? {
         attachments = attachments.with_frame_hook(id, Box::new(service));
     }
