@@ -91,6 +91,37 @@ fn r32_a_violation_names_call_and_thread_and_ends_the_process_with_status_1() {
 }
 
 #[test]
+fn a_thread_that_prepares_opens_files_and_starts_no_program() {
+    let outside = Outside::of(*users().last().unwrap());
+    let ran = outside.run(
+        "off",
+        &["role=start", "nothing", "allocate", "print", "open-proc"],
+    );
+    for attempt in ["nothing", "allocate", "print", "open-proc"] {
+        assert_eq!(ran.result(attempt), "done", "{attempt}: {}", ran.stderr);
+    }
+    const WORST: [&str; 11] = [
+        "execute",
+        "execute-memory",
+        "signal",
+        "trace",
+        "read-memory",
+        "mount",
+        "unmount",
+        "chroot",
+        "namespace",
+        "bpf",
+        "user",
+    ];
+    for (attempt, call) in REFUSED.iter().filter(|(name, _)| WORST.contains(name)) {
+        let ran = outside.run("off", &["role=start", attempt]);
+        assert_eq!(ran.status, Some(1), "{attempt}: {}", ran.stderr);
+        let line = format!("error: the system call {call} is not allowed to the thread 'start': ");
+        assert!(ran.stderr.starts_with(&line), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn threads_of_every_role_begin_compute_print_panic_and_end() {
     for user in users() {
         let outside = Outside::of(user);

@@ -142,6 +142,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         jail::warm_up();
     }
     signals::start(filters.is_some()).map_err(Failure::Signals)?;
+    if let Some(filters) = &filters {
+        filters.begin();
+    }
     if let Some(config) = arguments.metrics {
         metrics::configure(config, &arguments.id).map_err(Failure::Metrics)?;
     }

@@ -44,6 +44,13 @@ fn start(process: &Process) {
 fn every_thread_has_a_filter_unless_none_is_wanted() {
     for (arguments, level) in [(&[][..], "2"), (&["--no-seccomp"][..], "0")] {
         let process = Process::start(&busy(), arguments);
+        let begun = || {
+            let mut threads = threads(&process).into_iter();
+            threads
+                .all(|(_, seccomp, _)| seccomp == level)
+                .then_some(())
+        };
+        wait_for("filters of a process that waits", begun);
         start(&process);
         let all_have = || {
             let threads = threads(&process);

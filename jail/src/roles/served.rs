@@ -12,6 +12,50 @@ pub const API: Role = role("api", &[BASE, EVENTS, CONTROL_TABLE, API_TABLE]);
 pub const CLOCK: Role = role("clock", &[BASE, EVENTS, NOTIFY_TABLE]);
 /// The thread that runs the machine, from when it does so: nothing is opened by it then.
 pub const RUNNING: Role = MAIN;
+/// What a violation calls the thread that prepares all this, with [`REFUSED`].
+pub const START: &str = "start";
+/// What no thread of such a monitor does at any time. The one that unpacks kernels and builds machines opens and asks for
+/// what no table has, and goes on when that fails; with this it does the worst things nevertheless not.
+pub const REFUSED: &[Call] = &[
+    Call::Bpf,
+    Call::Chroot,
+    Call::ClockSettime,
+    Call::Execve,
+    Call::Execveat,
+    Call::FinitModule,
+    Call::Fork,
+    Call::Fsmount,
+    Call::Fsopen,
+    Call::InitModule,
+    Call::KexecLoad,
+    Call::Keyctl,
+    Call::Kill,
+    Call::Mknod,
+    Call::Mount,
+    Call::MoveMount,
+    Call::NameToHandleAt,
+    Call::OpenByHandleAt,
+    Call::OpenTree,
+    Call::PerfEventOpen,
+    Call::PidfdGetfd,
+    Call::PidfdSendSignal,
+    Call::PivotRoot,
+    Call::ProcessVmReadv,
+    Call::ProcessVmWritev,
+    Call::Ptrace,
+    Call::Quotactl,
+    Call::Reboot,
+    Call::RtSigqueueinfo,
+    Call::RtTgsigqueueinfo,
+    Call::Setns,
+    Call::Setresuid,
+    Call::Setuid,
+    Call::Swapon,
+    Call::Syslog,
+    Call::Umount2,
+    Call::Unshare,
+    Call::Vfork,
+];
 /// The roles that such a monitor has alone.
 pub const ALL: &[Role] = &[API, CLOCK];
 

@@ -152,6 +152,12 @@ fn a_thread_that_opens_files_executes_traces_and_mounts_nothing_and_reaches_no_n
             assert_eq!(values, [AF_UNIX]);
         }
     }
+    // Whatever a thread may later, it may not be refused from the start.
+    for role in ALL.iter().chain(served::ALL) {
+        for rule in rules(role).filter(|_| *role != MAIN_WITH_FORKS) {
+            assert!(!served::REFUSED.contains(&rule.call), "{}", rule.call);
+        }
+    }
     for rule in rules(&served::CLOCK) {
         assert!(!NEVER.contains(&rule.call), "{}", rule.call);
     }

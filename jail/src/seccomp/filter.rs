@@ -4,9 +4,9 @@ use std::io;
 
 use seccompiler::{BpfProgram, sock_filter};
 
-use super::calls::Numbers;
+use super::calls::{Call, Numbers};
 use super::rules::Role;
-use super::tree::{Calls, program};
+use super::tree::{Calls, program, refusing};
 use super::violation;
 
 /// Why there is no filter.
@@ -74,6 +74,32 @@ impl Filter {
         })
     }
 
+    /// A filter that refuses these calls and lets through all others, for a thread of the role that is called `role`
+    /// which does what no table has.
+    ///
+    /// # Errors
+    /// When the architecture is not known.
+    pub fn refusing(role: &'static str, calls: &[Call]) -> Result<Self, FilterError> {
+        Self::refusing_for_arch(role, calls, std::env::consts::ARCH)
+    }
+
+    fn refusing_for_arch(
+        role: &'static str,
+        calls: &[Call],
+        arch: &str,
+    ) -> Result<Self, FilterError> {
+        let unknown = || FilterError::Architecture(arch.to_owned());
+        let numbers = Numbers::of(arch).ok_or_else(unknown)?;
+        let audit = architecture(arch).ok_or_else(unknown)?;
+        let refused = calls.iter().filter_map(|call| call.number(numbers));
+        let program =
+            refusing(&refused.collect(), audit).map_err(|error| FilterError::Compile {
+                role,
+                source: io::Error::other(error),
+            })?;
+        Ok(Self { role, program })
+    }
+
     /// A program that somebody else has made, for threads of the role that is called `role`. Each instruction is a
     /// struct sock_filter (include/uapi/linux/filter.h) as a number: its code in the lowest 16 bits, then the two jumps
     /// with 8 bits each, then its value. The kernel looks at it when it is installed.
@@ -132,7 +158,6 @@ pub fn architecture(arch: &str) -> Option<u32> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::seccomp::calls::Call;
     use crate::seccomp::rules::Rule;
 
     const ARCHITECTURES: [&str; 3] = ["x86_64", "aarch64", "riscv64"];
@@ -328,6 +353,27 @@ mod tests {
             .collect();
         let given = Filter::of_instructions("other", &numbers);
         assert_eq!((given.program, given.role), (made.program, "other"));
+    }
+
+    #[test]
+    fn a_filter_that_refuses_calls_lets_through_all_others_of_its_architecture() {
+        for arch in ARCHITECTURES {
+            let refused = [Call::Execve, Call::Ptrace, Call::Vfork];
+            let filter = Filter::refusing_for_arch("test", &refused, arch).unwrap();
+            for call in [Call::Execve, Call::Ptrace] {
+                let made = Made::new(arch, call, 0);
+                assert_eq!(verdict(&filter, &made), libc::SECCOMP_RET_TRAP, "{call}");
+            }
+            for call in [Call::Read, Call::Openat, Call::Execveat, Call::Mmap] {
+                let mut made = Made::new(arch, call, 4);
+                assert_eq!(verdict(&filter, &made), libc::SECCOMP_RET_ALLOW, "{call}");
+                made.number |= 0x4000_0000;
+                assert_eq!(verdict(&filter, &made), libc::SECCOMP_RET_KILL_PROCESS);
+                made.number = 0;
+                made.arch = 0x4000_0003;
+                assert_eq!(verdict(&filter, &made), libc::SECCOMP_RET_KILL_PROCESS);
+            }
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Which filter each thread has. By default the tables of the crate `jail` say it; a file that a user brings has a
 //! filter for the threads of the machine (`vmm`), one for its vCPUs (`vcpu`), and one for the API's thread (`api`).
 //!
-//! The thread that runs the machine has none until it does so: a start that fails is an answer, and another one follows,
-//! which opens what it needs.
+//! The thread that runs the machine has its own from when it does so: a start that fails is an answer, and another one
+//! follows, which opens what it needs. Until then, and for all threads that begin, it has one that refuses the worst.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -77,6 +77,14 @@ impl Filters {
             given: Some(Given::new(Programs::read(&bytes)?)?),
             ..Self::usual()
         })
+    }
+
+    /// The process begins: what this thread is refused, threads that it makes are refused too. A user's filters are all
+    /// that there is.
+    pub(crate) fn begin(&self) {
+        if self.given.is_none() {
+            install(Filter::refusing(served::START, served::REFUSED).as_ref());
+        }
     }
 
     /// The thread answers the API from now on.
