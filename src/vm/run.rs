@@ -93,7 +93,9 @@ impl<P: KvmPlatform> Machine<P> {
         if is_still {
             shared.gate.close();
         }
+        handle.confined().seal();
         let threads = VcpuThreads::start(vcpus, &shared)?;
+        handle.confined().run();
         let platform = Arc::clone(&shared.platform);
         let mut engine = Running {
             counters: threads.counters(),

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatxAttributes, StatxFlags, ioctl_ficlone, linkat, statx};
 
-use crate::files::{copy_data, open_regular};
+use crate::files::{copy_data, open_regular, rename};
 use crate::saved;
 
 /// Who may read and write a new file, before the process' mask.
@@ -153,7 +153,7 @@ impl NewFile {
     fn rename(&mut self, name: PathBuf) -> io::Result<()> {
         self.name()?;
         if let Some(now) = &self.name {
-            fs::rename(now, &name)?;
+            rename(now, &name)?;
             self.name = Some(name);
         }
         Ok(())
@@ -163,7 +163,7 @@ impl NewFile {
     fn put(&mut self) -> io::Result<()> {
         self.name()?;
         if let Some(name) = &self.name {
-            fs::rename(name, &self.path)?;
+            rename(name, &self.path)?;
             self.is_named = false;
         }
         Ok(())
@@ -229,7 +229,7 @@ fn make_room(state: &NewFile, memory: &NewFile) -> io::Result<bool> {
         .and_then(saved::mark)
         .is_some_and(|mark| mark == known)
     {
-        fs::rename(&path, &state.path)?;
+        rename(&path, &state.path)?;
         state.sync_folder()?;
     }
     Ok(true)
