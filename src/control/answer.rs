@@ -145,3 +145,39 @@ impl Asked {
         }
     }
 }
+
+#[cfg(all(test, feature = "control"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+    use crate::control::command::State;
+
+    fn is_readable(watched: &Watched) -> bool {
+        let mut fds = [PollFd::new(watched, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+    }
+
+    fn watched() -> (Answer, Watched) {
+        let wake = Arc::new(Wake::new().unwrap());
+        let (answer, answered) = Answer::new("pause", Some(Arc::clone(&wake)));
+        let asked = Mutex::new(Asked::Later(answered));
+        (answer, Watched { asked, wake })
+    }
+
+    #[test]
+    fn an_answer_that_is_watched_is_readable_when_it_has_come_or_will_not_come() {
+        let (answer, watching) = watched();
+        assert!(!is_readable(&watching) && watching.take().is_none());
+        let state = State::Paused;
+        answer.send(Ok(Reply::Done { state }));
+        assert!(is_readable(&watching));
+        assert!(matches!(watching.take(), Some(Ok(Reply::Done { .. }))));
+        let (answer, watching) = watched();
+        drop(answer);
+        assert!(is_readable(&watching));
+        let lost = watching.take();
+        assert!(matches!(lost, Some(Err(CommandError::Ended("pause")))));
+    }
+}

@@ -8,6 +8,7 @@ use std::process::Command;
 use fs_err as fs;
 
 use super::architecture::Architecture;
+use super::own_kernel;
 use crate::apt::Archive;
 use crate::build::{cargo, cargo_command, guests_command, guests_target, target};
 use crate::step::{Result, output, step, text};
@@ -98,6 +99,13 @@ pub(super) fn prepare(
     }
     if uses("/micro-guest") {
         install(&build_guest(arch)?, &root.join("micro-guest"))?;
+    }
+    if uses("/own-kernel") {
+        install(&own_kernel::build()?, &root.join("own-kernel"))?;
+        own_kernel::root(&busybox, &root.join("own-root"))?;
+    }
+    if uses("/firecracker") {
+        install(&build_front_end(arch)?, &root.join("firecracker"))?;
     }
     if uses("/save-golden") {
         install(Path::new(SAVE_GOLDEN), &root.join("save-golden"))?;
@@ -223,6 +231,16 @@ fn build_tests(arch: &Architecture) -> Result<PathBuf> {
         .find_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next())
         .ok_or("cargo named no test program")?;
     Ok(PathBuf::from(executable))
+}
+
+/// The program with Firecracker's interface, static.
+fn build_front_end(arch: &Architecture) -> Result<PathBuf> {
+    cargo(&format!(
+        "build --quiet --release --target={} --package=vmm-firecracker --bin=firecracker",
+        arch.target
+    ))?;
+    let folder = target().join(arch.target).join("release");
+    Ok(folder.join("firecracker"))
 }
 
 /// The micro-guests.

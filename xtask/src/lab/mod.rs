@@ -12,6 +12,7 @@ mod devices;
 mod golden;
 mod images;
 mod machine;
+mod own_kernel;
 mod plain;
 mod scope;
 mod system;
@@ -29,6 +30,9 @@ use crate::build::target;
 use crate::needs::Needs;
 use crate::step::{Result, go_on, timed};
 use crate::system::System;
+
+/// The machine's file with a kernel of our own.
+const OWN_KERNEL: &str = "/own-kernel";
 
 /// What a first-level machine is emulated by.
 #[derive(Debug, Clone, Copy)]
@@ -158,6 +162,11 @@ impl Lab {
             bochs::NAME => bochs::needs(),
             _ => Needs::default().qemu(self.arch.qemu, self.arch.qemu_package),
         };
+        let needs = if self.uses(OWN_KERNEL) {
+            needs.and(own_kernel::needs())
+        } else {
+            needs
+        };
         needs
             .targets([self.arch.target, self.arch.guests.0])
             .tools(&[
@@ -174,6 +183,9 @@ impl Lab {
         let name = format!("getting what the lab {} is made of", self.name);
         timed(&name, || {
             self.system()?;
+            if self.uses(OWN_KERNEL) {
+                own_kernel::fetch()?;
+            }
             images::fetch(self.arch).map(drop)
         })
     }
@@ -284,6 +296,14 @@ fn sessions(arch: &'static Architecture, scope: Scope) -> Result<Vec<Session>> {
         has_system,
         cases,
     }];
+    if scope == Scope::Full && arch.name == "x86_64" {
+        // Chosen alone, it needs no stock system.
+        sessions.push(Session {
+            emulator: Emulator::Qemu(arch.qemu_arguments),
+            has_system: false,
+            cases: vec![own_kernel::case()],
+        });
+    }
     for lesser in arch.lesser {
         sessions.push(Session {
             emulator: Emulator::Qemu(lesser.qemu_arguments),

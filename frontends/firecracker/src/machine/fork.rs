@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_reference::{
     Attachments, Command, CommandError, Consoles, DiskContent, ForkWish, ForkedDisk, ForkedTap,
-    MadeSocket, Reply, VmHandle, Watched,
+    Reply, VmHandle, Watched,
 };
 
 use super::configuration::{Configuration, Network, Vsock, tap_error};
@@ -101,19 +101,13 @@ impl Drop for Made {
     }
 }
 
-/// What was made for a fork.
+/// All that was made for a fork.
 #[derive(Debug, Default)]
-struct AllMade {
-    files: Vec<Made>,
-    vsock: Option<MadeSocket>,
-}
+struct AllMade(Vec<Made>);
 
 impl AllMade {
     fn keep(mut self) {
-        self.files.iter_mut().for_each(|made| made.stays = true);
-        if let Some(vsock) = self.vsock.take() {
-            vsock.leave();
-        }
+        self.0.iter_mut().for_each(|made| made.stays = true);
     }
 }
 
@@ -191,7 +185,7 @@ pub(super) fn begin(
     // Last: whoever finds it waits for the fork.
     let path = &params.api_sock;
     let listener = listen(path).map_err(in_file(path))?;
-    opening.made.files.push(Made::new(path));
+    opening.made.0.push(Made::new(path));
     let Opening {
         configuration,
         wish,
@@ -308,7 +302,7 @@ impl Opening {
                 _ => disk::open(&new.path_on_host, drive.is_read_only()).map_err(in_file(path))?,
             };
             if matches!(content, DiskContent::Copy) {
-                self.made.files.push(Made::new(path));
+                self.made.0.push(Made::new(path));
             }
             let told = ForkedDisk::new(disk_id(id), absolute(path)?, *content);
             self.wish.blk.push(told);
@@ -355,12 +349,11 @@ impl Opening {
             (Some(vsock), Some(new)) => (vsock, new),
         };
         let path = Path::new(&new.uds_path);
-        let made = MadeSocket::vsock(path).map_err(|error| ForkFault::Socket(error.chain()))?;
-        let socket = made.as_fd().try_clone_to_owned().map_err(in_file(path))?;
-        self.made.vsock = Some(made);
+        let socket = listen(path).map_err(ForkFault::Socket)?;
+        self.made.0.push(Made::new(path));
         self.wish.vsock = Some(absolute(path)?);
         vsock.config.uds_path.clone_from(&new.uds_path);
-        Ok(Some(socket))
+        Ok(Some(socket.into()))
     }
 
     fn serial(&mut self, params: &ForkParams) -> Result<Option<OwnedFd>, ForkFault> {

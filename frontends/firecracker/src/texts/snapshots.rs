@@ -94,7 +94,7 @@ pub(crate) enum ForkFault {
     #[error("the vsock device needs a socket of the fork's own: name one in vsock_override")]
     SharedVsock,
     #[error("vsock_override: {0}")]
-    Socket(String),
+    Socket(io::Error),
     #[error("{0}")]
     Refused(String),
 }
