@@ -301,7 +301,7 @@ fn sessions(arch: &'static Architecture, scope: Scope) -> Result<Vec<Session>> {
         sessions.push(Session {
             emulator: Emulator::Qemu(arch.qemu_arguments),
             has_system: false,
-            cases: vec![own_kernel::case()],
+            cases: vec![plain::own_kernel()],
         });
     }
     for lesser in arch.lesser {

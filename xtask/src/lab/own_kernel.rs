@@ -6,7 +6,6 @@ use std::process::Command;
 
 use fs_err as fs;
 
-use super::case::{Case, expect_all};
 use crate::apt::Archive;
 use crate::build::target;
 use crate::needs::Needs;
@@ -22,31 +21,6 @@ const MAKE: [&str; 4] = ["-n", "10", "make", "--silent"];
 /// What the root file system runs: it shows what the guest has found.
 const LOOK: &str = "/bin/busybox mount -t proc none /proc; echo root on $(/bin/busybox grep ' / ' /proc/mounts); \
     echo $(/bin/busybox nproc) processors; /bin/busybox grep virtio /proc/interrupts; /bin/busybox reboot -f\n";
-const CONFIGURED: &str = r#"{"boot-source":{"kernel_image_path":"/own-kernel","boot_args":"console=ttyS0 reboot=k panic=1 pci=off acpi=off init=/bin/busybox -- sh /look"},"drives":[{"drive_id":"root","is_root_device":true,"path_on_host":"/own-root","is_read_only":true},{"drive_id":"more","is_root_device":false,"path_on_host":"/disk.ext4","is_read_only":true}],"machine-config":{"vcpu_count":2,"mem_size_mib":128}}"#;
-
-/// Under `firecracker` it finds both processors by the MP table and its root by the command line, and ends the machine
-/// by the keyboard's controller.
-pub(super) fn case() -> Case {
-    let command = format!(
-        "printf %s '{CONFIGURED}' > /own-config && /firecracker --no-api --config-file /own-config < /dev/null"
-    );
-    Case::new(
-        "firecracker: a kernel without ACPI and PCI",
-        command,
-        &[],
-        |output| {
-            let found = [
-                "Intel MultiProcessor Specification",
-                "root on /dev/root / ext4 ro",
-                "2 processors",
-                "virtio0",
-                "virtio1",
-                "exit_code=0",
-            ];
-            expect_all(output, &found)
-        },
-    )
-}
 
 /// What building it needs.
 pub(super) fn needs() -> Needs {

@@ -4,10 +4,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::architecture::{Architecture, Lesser};
-use super::case::{Case, expect};
+use super::case::{Case, expect, expect_all};
 use super::devices;
 use super::scope::Scope;
 use crate::step::Result;
+
+/// A kernel of our own under Firecracker's interface.
+const CONFIGURED: &str = r#"{"boot-source":{"kernel_image_path":"/own-kernel","boot_args":"console=ttyS0 reboot=k panic=1 pci=off acpi=off init=/bin/busybox -- sh /look"},"drives":[{"drive_id":"root","is_root_device":true,"path_on_host":"/own-root","is_read_only":true},{"drive_id":"more","is_root_device":false,"path_on_host":"/disk.ext4","is_read_only":true}],"machine-config":{"vcpu_count":2,"mem_size_mib":128}}"#;
 
 /// How a guest is ended.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +101,30 @@ pub(super) fn after(arch: &'static Architecture, what: &str, command: &str) -> V
         .into_iter()
         .chain(kernel.map(|case| case.on(what, "").follows()))
         .collect()
+}
+
+/// Under `firecracker` a kernel of our own finds both processors by the MP table and its root by the command line, and ends the machine
+/// by the keyboard's controller.
+pub(super) fn own_kernel() -> Case {
+    let command = format!(
+        "printf %s '{CONFIGURED}' > /own-config && /firecracker --no-api --config-file /own-config < /dev/null"
+    );
+    Case::new(
+        "firecracker: a kernel without ACPI and PCI",
+        command,
+        &[],
+        |output| {
+            let found = [
+                "Intel MultiProcessor Specification",
+                "root on /dev/root / ext4 ro",
+                "2 processors",
+                "virtio0",
+                "virtio1",
+                "exit_code=0",
+            ];
+            expect_all(output, &found)
+        },
+    )
 }
 
 /// The tests with micro-guests, on this machine's KVM, with more arguments for the test program.
