@@ -27,6 +27,17 @@ pub trait Confinement: fmt::Debug + Send + Sync {
     /// A thread begins: called in it, before it does anything. Where it cannot take from the thread what it has to,
     /// it does not return.
     fn begin(&self, role: ThreadRole);
+
+    /// Whether a process in which no VM could be built goes on to build another one. It may open files by their paths
+    /// until a VM runs then, also after [`Self::enter`].
+    fn may_build_again(&self) -> bool {
+        false
+    }
+
+    /// The threads of the vCPUs have been made: called on the thread that runs the VM, once for each start of the guest.
+    /// Threads that it makes from here on begin with what it has by then. Where it cannot take from the thread what it
+    /// has to, it does not return.
+    fn run(&self) {}
 }
 
 /// What a process has given up, and what it has not.
@@ -120,8 +131,24 @@ impl Confined {
             return Ok(());
         };
         by.enter()?;
-        devices::sealed::seal();
+        if !by.may_build_again() {
+            devices::sealed::seal();
+        }
         Ok(())
+    }
+
+    /// The VM is about to run: if something is taken from the process, nothing is opened any more.
+    pub(crate) fn seal(&self) {
+        if self.0.is_some() {
+            devices::sealed::seal();
+        }
+    }
+
+    /// The threads of the vCPUs are there.
+    pub(crate) fn run(&self) {
+        if let Some(by) = &self.0 {
+            by.run();
+        }
     }
 
     pub(crate) fn report(&self) -> Option<ConfinementReport> {

@@ -59,12 +59,16 @@ fn run() -> Result<()> {
         try_all();
         return Ok(());
     };
-    let role = roles::ALL
-        .iter()
-        .find(|known| known.name == role)
-        .ok_or("no such role")?;
+    let filter = if role == roles::served::START {
+        Filter::refusing(roles::served::START, roles::served::REFUSED)?
+    } else {
+        let known = roles::ALL
+            .iter()
+            .chain(roles::served::ALL)
+            .find(|known| known.name == role);
+        Filter::new(known.ok_or("no such role")?)?
+    };
     prepare(|| ())?;
-    let filter = Filter::new(role)?;
     let work = move || -> std::result::Result<(), jail::FilterError> {
         filter.install()?;
         try_all();

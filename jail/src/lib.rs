@@ -41,4 +41,6 @@ pub use cgroup::{Cgroup, CgroupError};
 pub use enter::{Jail, Limits, Sandbox, User};
 pub use error::{JailError, Refusal};
 pub use report::{Level, Part, Report};
-pub use seccomp::{Call, Filter, FilterError, Only, Role, Rule, Table, prepare};
+pub use seccomp::{
+    Call, Filter, FilterError, Only, Role, Rule, Table, Violation, architecture, prepare, warm_up,
+};

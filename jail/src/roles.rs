@@ -10,10 +10,12 @@
 
 mod forks;
 mod numbers;
+pub mod served;
 mod tables;
 
 use crate::seccomp::{Role, Table};
 use forks::FORKS_TABLE;
+use served::API_TABLE;
 use tables::*;
 
 /// The vCPUs.
@@ -44,7 +46,7 @@ pub const TERMINAL: Role = role("terminal", &[BASE, EVENTS, TERMINAL_TABLE]);
 pub const NOTIFY: Role = role("notify", &[BASE, NOTIFY_TABLE]);
 /// The tables of all threads, the main one's, and more.
 macro_rules! main_tables {
-    ($($more:ident)?) => {
+    ($($more:ident),*) => {
         &[
             BASE,
             EVENTS,
@@ -61,7 +63,7 @@ macro_rules! main_tables {
             TERMINAL_TABLE,
             NOTIFY_TABLE,
             MAIN_TABLE,
-            $($more,)?
+            $($more,)*
         ]
     };
 }
@@ -69,6 +71,9 @@ macro_rules! main_tables {
 pub const MAIN: Role = role("main", main_tables!());
 /// The main thread of a machine that may be told to become two: what [`MAIN`] may, and processes.
 pub const MAIN_WITH_FORKS: Role = role("main with forks", main_tables!(FORKS_TABLE));
+/// The main thread of a monitor that others configure by requests and may tell to become two: its other threads end for
+/// that, and the one that answers requests starts from it again.
+pub const MAIN_OF_SERVED: Role = role("main", main_tables!(FORKS_TABLE, API_TABLE));
 /// All of them.
 pub const ALL: &[Role] = &[
     MAIN,

@@ -36,11 +36,14 @@ const REFUSED: [(&str, &str); 22] = [
 /// What the main thread may and others do not.
 const OF_MAIN: [&str; 2] = ["limit", "signal-thread"];
 
+/// What a thread may that opens what others name.
+const OF_API: [&str; 3] = ["open", "open-proc", "parent"];
+
 #[test]
 fn r32_a_violation_names_call_and_thread_and_ends_the_process_with_status_1() {
     // Without the rest of the sandbox: the filter alone does it.
     let outside = Outside::of(*users().last().unwrap());
-    for role in roles::ALL {
+    for role in roles::ALL.iter().chain(roles::served::ALL) {
         let with_role = format!("role={}", role.name);
         let main = OF_MAIN.map(|name| {
             (
@@ -56,8 +59,11 @@ fn r32_a_violation_names_call_and_thread_and_ends_the_process_with_status_1() {
         let main = main.into_iter().filter(|_| !is_main);
         let makes_processes = *role == roles::MAIN_WITH_FORKS;
         let refused = REFUSED.into_iter().chain(main);
-        for (attempt, call) in refused.filter(|(attempt, _)| !makes_processes || *attempt != "fork")
-        {
+        let opens = *role == roles::served::API;
+        let may = |attempt: &str| {
+            makes_processes && attempt == "fork" || opens && OF_API.contains(&attempt)
+        };
+        for (attempt, call) in refused.filter(|(attempt, _)| !may(attempt)) {
             // musl opens by the old call where there is one, and glibc makes folders by the new where there is none.
             let calls = match call {
                 "openat" => [call, "open"],
@@ -85,10 +91,41 @@ fn r32_a_violation_names_call_and_thread_and_ends_the_process_with_status_1() {
 }
 
 #[test]
+fn a_thread_that_prepares_opens_files_and_starts_no_program() {
+    let outside = Outside::of(*users().last().unwrap());
+    let ran = outside.run(
+        "off",
+        &["role=start", "nothing", "allocate", "print", "open-proc"],
+    );
+    for attempt in ["nothing", "allocate", "print", "open-proc"] {
+        assert_eq!(ran.result(attempt), "done", "{attempt}: {}", ran.stderr);
+    }
+    const WORST: [&str; 11] = [
+        "execute",
+        "execute-memory",
+        "signal",
+        "trace",
+        "read-memory",
+        "mount",
+        "unmount",
+        "chroot",
+        "namespace",
+        "bpf",
+        "user",
+    ];
+    for (attempt, call) in REFUSED.iter().filter(|(name, _)| WORST.contains(name)) {
+        let ran = outside.run("off", &["role=start", attempt]);
+        assert_eq!(ran.status, Some(1), "{attempt}: {}", ran.stderr);
+        let line = format!("error: the system call {call} is not allowed to the thread 'start': ");
+        assert!(ran.stderr.starts_with(&line), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn threads_of_every_role_begin_compute_print_panic_and_end() {
     for user in users() {
         let outside = Outside::of(user);
-        for role in roles::ALL {
+        for role in roles::ALL.iter().chain(roles::served::ALL) {
             let with_role = format!("role={}", role.name);
             let ran = outside.run("strict", &[&with_role, "nothing", "allocate", "print"]);
             let what = format!("{}: {} {}", role.name, ran.stdout, ran.stderr);

@@ -114,7 +114,9 @@ impl<P: KvmPlatform> Machine<P> {
         let restarts = restarts(&config, images.as_ref());
         // Whoever has taken over the process later makes no VM of their own.
         let kvm = (makes_machines || restarts).then_some(kvm);
+        handle.confined().seal();
         let threads = VcpuThreads::start(vcpus, &shared)?;
+        handle.confined().run();
         let platform = Arc::clone(&shared.platform);
         let engine = Running {
             counters: threads.counters(),

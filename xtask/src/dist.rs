@@ -15,7 +15,12 @@ use crate::step::{Result, text, timed};
 const MOST: u64 = 4_100_000;
 const MOST_MINIMAL: u64 = 1_000_000;
 /// The front end's programs, which have to have these names wherever they are.
-pub(crate) const FRONT_END: [&str; 3] = ["firecracker", "jailer", "snapshot-editor"];
+pub(crate) const FRONT_END: [&str; 4] = [
+    "firecracker",
+    "jailer",
+    "seccompiler-bin",
+    "snapshot-editor",
+];
 
 pub(crate) fn run() -> Result<()> {
     Needs::default()
@@ -63,7 +68,7 @@ fn build(target_name: &str) -> Result<PathBuf> {
 pub(crate) fn build_front_end(target_name: &str) -> Result<PathBuf> {
     cargo(&format!(
         "build --profile=dist --package=vmm-firecracker --package=vmm-jailer --bin=firecracker --bin=jailer \
-         --bin=snapshot-editor --target={target_name}"
+         --bin=seccompiler-bin --bin=snapshot-editor --target={target_name}"
     ))?;
     Ok(target().join(target_name).join("dist"))
 }

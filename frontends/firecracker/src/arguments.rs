@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     pub(crate) id: String,
     pub(crate) config_file: Option<PathBuf>,
     pub(crate) metadata: Option<PathBuf>,
-    pub(crate) seccomp_filter: Option<PathBuf>,
+    pub(crate) seccomp: Seccomp,
     pub(crate) logger: LoggerConfig,
     pub(crate) metrics: Option<MetricsConfig>,
     pub(crate) boot_timer: bool,
@@ -38,6 +38,14 @@ pub(crate) struct Arguments {
     /// The longest metadata, in bytes of JSON.
     pub(crate) mmds_limit: usize,
     pub(crate) start: StartTimes,
+}
+
+/// The filters of system calls that threads have.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Seccomp {
+    Usual,
+    Off,
+    File(PathBuf),
 }
 
 /// When the process began, as whoever started it knows it, in microseconds.
@@ -122,7 +130,11 @@ const FLAGS: &[Flag] = &[
     ),
     ("module", Some("PATH"), "logs modules whose path begins so"),
     ("no-api", None, "no API, with --config-file"),
-    ("no-seccomp", None, "no filter of system calls"),
+    (
+        "no-seccomp",
+        None,
+        "threads have no filters of system calls",
+    ),
     (
         "parent-cpu-time-us",
         Some("TIME"),
@@ -131,7 +143,7 @@ const FLAGS: &[Flag] = &[
     (
         "seccomp-filter",
         Some("FILE"),
-        "an own filter of system calls (not in this version)",
+        "filters of system calls that seccompiler-bin has made",
     ),
     ("show-level", None, "log lines have their level"),
     (
@@ -260,7 +272,11 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Invocation, ArgumentError> {
         id,
         config_file: given.path("config-file"),
         metadata: given.path("metadata"),
-        seccomp_filter: given.path("seccomp-filter"),
+        seccomp: match given.path("seccomp-filter") {
+            Some(path) => Seccomp::File(path),
+            None if given.has("no-seccomp") => Seccomp::Off,
+            None => Seccomp::Usual,
+        },
         logger: LoggerConfig {
             log_path: given.path("log-path"),
             level: level.transpose()?,

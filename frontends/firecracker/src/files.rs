@@ -1,11 +1,11 @@
 //! Files that are named: those that lines are written to, logs and metrics, and those that are read or copied.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{OFlags, SeekFrom, seek};
+use rustix::fs::{CWD, OFlags, RenameFlags, SeekFrom, renameat_with, seek};
 use rustix::io::Errno;
 
 /// What is copied at once, in bytes.
@@ -49,6 +49,27 @@ pub(crate) fn has_holes(file: &File) -> io::Result<bool> {
         Err(Errno::NXIO | Errno::INVAL) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Gives a file another name, and that of one that is there, by the call that every architecture has.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::empty())?)
+}
+
+/// Puts a file with these bytes in the place of one that may be there, whole or not at all.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let name = Path::new(&name);
+    let mut file = OpenOptions::new().write(true).create_new(true).open(name)?;
+    let put = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| rename(name, path));
+    if put.is_err() {
+        let _ = fs::remove_file(name);
+    }
+    put
 }
 
 /// Copies what of the beginning of a file is data, and no hole, to the same places of another one. Gives the bytes.

@@ -84,7 +84,7 @@ fn go_on(mut fork: Fork<HostPlatform>, plan: Plan, around: &mut Around) -> Resul
     let mut plan = plan;
     metrics::forked(plan.metrics.take());
     let consoles = fork.consoles();
-    let own = signals::start_thread()
+    let own = signals::start_thread(plan.filters().is_some())
         .map_err(|error| error.to_string())
         .and_then(|clock| {
             let attachments = plan.attachments(consoles);
@@ -113,9 +113,10 @@ fn go_on(mut fork: Fork<HostPlatform>, plan: Plan, around: &mut Around) -> Resul
         what: "the API's socket".to_owned(),
         source,
     })?;
+    let filters = plan.filters().cloned();
     let machine = Machine::forked(plan, handle, events, builder);
     around.forks = machine.forks();
-    let api = Api::new(machine, around.payload_limit);
+    let api = Api::new(machine, around.payload_limit, filters);
     around.server = Some(SocketServer::start("fc_api", listener, api)?);
     log::info!("API server started.");
     Ok(vm)

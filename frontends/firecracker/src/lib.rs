@@ -19,6 +19,7 @@ pub mod mmds;
 mod note;
 mod run;
 mod saved;
+pub mod seccomp;
 mod signals;
 mod sockets;
 mod terminal;

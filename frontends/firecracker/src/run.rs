@@ -6,17 +6,19 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use rustix::time::{ClockId, clock_gettime};
 use vmm_reference::{Command, ExitReason, SocketServer, Vm};
 
 use crate::api::service::Api;
-use crate::arguments::{self, ArgumentError, Arguments, Invocation, StartTimes};
+use crate::arguments::{self, ArgumentError, Arguments, Invocation, Seccomp, StartTimes};
 use crate::forks::{self, Around};
 use crate::machine::{Begin, Machine, Options, Order};
 use crate::metrics::{self, Ask};
 use crate::mmds::Mmds;
+use crate::seccomp::{FilterFault, Filters};
 use crate::texts::{Fault, StateFault, start as start_text};
 use crate::version::VERSION;
 use crate::{logger, saved, signals, sockets, terminal};
@@ -34,8 +36,8 @@ enum Failure {
         "Could not initialize metrics: Cannot initialize the metrics system due to bad user input: {0}"
     )]
     Metrics(metrics::ConfigureError),
-    #[error("--{0} is not in this version")]
-    NotHere(&'static str),
+    #[error("Seccomp error: {0}")]
+    Seccomp(#[from] FilterFault),
     #[error("The host has no random bytes: {0}")]
     Random(io::Error),
     #[error("The metadata of {} cannot be taken: {cause}", .path.display())]
@@ -131,10 +133,19 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     logger::configure(arguments.logger).map_err(Failure::Logger)?;
     catch_panics();
     log::info!("Running Firecracker v{VERSION}");
-    if arguments.seccomp_filter.is_some() {
-        return Err(Failure::NotHere("seccomp-filter"));
+    let filters = match &arguments.seccomp {
+        Seccomp::Off => None,
+        Seccomp::Usual => Some(Filters::usual()),
+        Seccomp::File(path) => Some(Filters::of_file(path)?),
+    };
+    let filters = filters.map(Arc::new);
+    if filters.is_some() {
+        jail::warm_up();
     }
-    let clock = signals::start().map_err(Failure::Signals)?;
+    let clock = signals::start(filters.is_some()).map_err(Failure::Signals)?;
+    if let Some(filters) = &filters {
+        filters.begin();
+    }
     if let Some(config) = arguments.metrics {
         metrics::configure(config, &arguments.id).map_err(Failure::Metrics)?;
     }
@@ -147,6 +158,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         id: arguments.id,
         boot_timer: arguments.boot_timer,
         pci: arguments.enable_pci,
+        filters: filters.clone(),
     };
     let mmds = Mmds::new(arguments.mmds_limit).map_err(Failure::Random)?;
     let mut machine = Machine::new(options, mmds, builder);
@@ -159,8 +171,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         .transpose()?;
     let payload_limit = arguments.payload_limit;
     let forks = machine.forks();
-    let serve =
-        |listener| SocketServer::start("fc_api", listener, Api::new(machine, payload_limit));
+    let serve = |listener| {
+        let api = Api::new(machine, payload_limit, filters);
+        SocketServer::start("fc_api", listener, api)
+    };
     let server = listener.map(serve).transpose();
     let server = server.map_err(|error| Failure::Socket(error.chain()))?;
     if server.is_some() {

@@ -4,13 +4,17 @@
 //! A handler may do next to nothing. It writes what it knows to a pipe and waits for the thread that reads there to
 //! end the process; should that not happen, it ends the process itself.
 
+use std::cell::Cell;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use jail::Violation;
 use libc::{c_int, siginfo_t};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -18,6 +22,8 @@ use signal_hook::low_level::exit;
 use signal_hook_registry::register_unchecked;
 
 use crate::metrics::{self, Ask, PERIOD, Waiting};
+use crate::seccomp::Filters;
+use crate::terminal;
 
 /// What the process ends with when a signal is not what it should be.
 const UNEXPECTED: i32 = 2;
@@ -41,12 +47,30 @@ const SIGNALS: [(c_int, i32, (&str, &str)); 8] = [
 /// Where handlers write; it stays open.
 static PIPE: AtomicI32 = AtomicI32::new(-1);
 /// What is written there for the thread to end; no signal has this number.
-const PARK: c_int = 0;
+const PARK: Message = [0; size_of::<Message>()];
+
+/// The process, which not every filter lets a handler ask for.
+static OWN_PID: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// Whether this is the thread that reads there. Initialized and dropped without code: a handler may read it.
+    static IS_WATCHER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What a handler writes: the signal and its code; the number of a system call that was refused, and the names of it and
+/// of the thread's role, with zeros behind them.
+const SIGNAL: Range<usize> = 0..4;
+const CODE: Range<usize> = 4..8;
+const NUMBER: Range<usize> = 8..12;
+const NAME: Range<usize> = 12..44;
+const ROLE: Range<usize> = 44..76;
+type Message = [u8; 76];
 
 /// The thread, which waits for signals and for the time of the next line of metrics.
 #[derive(Debug)]
 pub(crate) struct Clock {
     reading: Arc<OwnedFd>,
+    filtered: bool,
     thread: JoinHandle<()>,
 }
 
@@ -54,11 +78,12 @@ pub(crate) struct Clock {
 #[derive(Debug)]
 pub(crate) struct ParkedClock {
     reading: Arc<OwnedFd>,
+    filtered: bool,
 }
 
-/// Catches the signals and starts the thread.
-pub(crate) fn start() -> io::Result<Clock> {
-    let clock = start_thread()?;
+/// Catches the signals and starts the thread, which has a filter of system calls if it is `filtered`.
+pub(crate) fn start(filtered: bool) -> io::Result<Clock> {
+    let clock = start_thread(filtered)?;
     for (signal, ..) in SIGNALS {
         // SAFETY: the handler makes system calls that are async-signal-safe (write, nanosleep, _exit) and touches no
         // memory but its own stack and a static that is set before.
@@ -69,21 +94,23 @@ pub(crate) fn start() -> io::Result<Clock> {
 
 /// Starts the thread. In the process of a fork its parent's has not come along, and what it read from is closed; the
 /// signals are caught still.
-pub(crate) fn start_thread() -> io::Result<Clock> {
+pub(crate) fn start_thread(filtered: bool) -> io::Result<Clock> {
+    OWN_PID.store(process::id(), Ordering::Relaxed);
     let (reading, writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     PIPE.store(writing.into_raw_fd(), Ordering::SeqCst);
     let reading = Arc::new(reading);
-    ParkedClock { reading }.go_on()
+    ParkedClock { reading, filtered }.go_on()
 }
 
 impl Clock {
     /// Ends the thread: a process with threads does not fork.
     pub(crate) fn park(self) -> ParkedClock {
-        tell(PARK, 0);
+        tell(&PARK);
         // What it has panicked of was told.
         let _ = self.thread.join();
         ParkedClock {
             reading: self.reading,
+            filtered: self.filtered,
         }
     }
 }
@@ -91,34 +118,37 @@ impl Clock {
 impl ParkedClock {
     /// And starts it again.
     pub(crate) fn go_on(self) -> io::Result<Clock> {
-        let reading = Arc::clone(&self.reading);
+        let (reading, filtered) = (Arc::clone(&self.reading), self.filtered);
         let thread = thread::Builder::new()
             .name("fc_clock".to_owned())
             .spawn(move || {
+                IS_WATCHER.set(true);
                 leave_to_others();
+                if filtered {
+                    Filters::begin_clock();
+                }
                 watch(&reading);
             })?;
         Ok(Clock {
             reading: self.reading,
+            filtered,
             thread,
         })
     }
 }
 
 /// Writes to the thread, from wherever.
-fn tell(signal: c_int, code: c_int) {
-    let mut message = [0; 8];
-    message[..4].copy_from_slice(&signal.to_ne_bytes());
-    message[4..].copy_from_slice(&code.to_ne_bytes());
+fn tell(message: &Message) {
     let pipe: RawFd = PIPE.load(Ordering::SeqCst);
     if pipe >= 0 {
         // SAFETY: it stays open once it is there.
         let pipe = unsafe { BorrowedFd::borrow_raw(pipe) };
-        let _ = rustix::io::write(pipe, &message);
+        let _ = rustix::io::write(pipe, message);
     }
 }
 
-/// Blocks the signals on this thread: in a handler of its own it would wait for itself.
+/// Blocks the signals on this thread: in a handler of its own it would wait for itself. Not SIGSYS, which its own filter
+/// would send: one that is blocked then ends the process without its status.
 fn leave_to_others() {
     // SAFETY: the set is written before it is read, and changes nothing but this thread's mask.
     unsafe {
@@ -127,6 +157,7 @@ fn leave_to_others() {
         for (signal, ..) in SIGNALS {
             libc::sigaddset(&raw mut set, signal);
         }
+        libc::sigdelset(&raw mut set, libc::SIGSYS);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
     }
 }
@@ -138,13 +169,35 @@ fn handle(info: &siginfo_t) {
         // Somebody has closed what this process writes to, which its writer hears of.
         return;
     }
-    tell(info.si_signo, info.si_code);
+    let mut message = [0; size_of::<Message>()];
+    let mut put = |place: Range<usize>, bytes: &[u8]| {
+        let place = message.get_mut(place).unwrap_or_default();
+        for (to, from) in place.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+    };
+    put(SIGNAL, &info.si_signo.to_ne_bytes());
+    put(CODE, &info.si_code.to_ne_bytes());
+    if let Some(violation) = Violation::of(info) {
+        if IS_WATCHER.get() {
+            // It would tell of it.
+            exit(status(info.si_signo, info.si_code));
+        }
+        put(NUMBER, &violation.number.to_ne_bytes());
+        put(NAME, violation.name.unwrap_or_default().as_bytes());
+        put(ROLE, violation.role.as_bytes());
+    }
+    tell(&message);
+    if IS_WATCHER.get() {
+        // It reads that next.
+        return;
+    }
     thread::sleep(PATIENCE);
     exit(status(info.si_signo, info.si_code));
 }
 
 fn own_pid() -> c_int {
-    rustix::process::getpid().as_raw_nonzero().get()
+    OWN_PID.load(Ordering::Relaxed).cast_signed()
 }
 
 fn status(signal: c_int, code: c_int) -> i32 {
@@ -167,17 +220,12 @@ fn watch(pipe: &OwnedFd) {
         fds.extend(line.iter().map(|line| PollFd::new(line, PollFlags::IN)));
         let _ = poll(&mut fds, left.try_into().ok().as_ref());
         let is_told = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        let mut message = [0; 8];
+        let mut message = [0; size_of::<Message>()];
         if rustix::io::read(pipe, &mut message) == Ok(message.len()) {
-            let [a, b, c, d, e, f, g, h] = message;
-            let (signal, code) = (
-                c_int::from_ne_bytes([a, b, c, d]),
-                c_int::from_ne_bytes([e, f, g, h]),
-            );
-            if signal == PARK {
+            if message == PARK {
                 return;
             }
-            end(signal, code);
+            end(&message);
         }
         if is_told && let Some(line) = line.take() {
             let _ = metrics::end(&line);
@@ -192,11 +240,31 @@ fn watch(pipe: &OwnedFd) {
     }
 }
 
-fn end(signal: c_int, code: c_int) -> ! {
+fn end(message: &Message) -> ! {
+    let part = |place: Range<usize>| message.get(place).unwrap_or_default();
+    let number = |place| part(place).try_into().map_or(0, c_int::from_ne_bytes);
+    let text = |place| {
+        let bytes = part(place).split(|byte| *byte == 0).next();
+        String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+    };
+    let (signal, code) = (number(SIGNAL), number(CODE));
     if let Some((.., (group, key))) = SIGNALS.iter().find(|(known, ..)| *known == signal) {
         metrics::set(group, key, 1);
     }
-    log::error!("Shutting down VM after intercepting signal {signal}, code {code}.");
+    if (signal, code) == (libc::SIGSYS, SECCOMP) {
+        let (name, role) = (text(NAME), text(ROLE));
+        let call = match &*name {
+            "" => "It is a system call that no filter names".to_owned(),
+            name => format!("It is {name}"),
+        };
+        log::error!(
+            "Shutting down VM after intercepting a bad syscall ({}). {call}, of the thread '{role}'.",
+            number(NUMBER)
+        );
+    } else {
+        log::error!("Shutting down VM after intercepting signal {signal}, code {code}.");
+    }
     let _ = metrics::write(Ask::Nobody);
+    terminal::restore();
     exit(status(signal, code))
 }

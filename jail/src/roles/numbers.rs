@@ -65,6 +65,7 @@ pub(super) const KVM_SET_GSI_ROUTING: u32 = 0x4008_ae6a;
 pub(super) const KVM_IRQFD: u32 = 0x4020_ae76;
 pub(super) const KVM_IOEVENTFD: u32 = 0x4040_ae79;
 pub(super) const KVM_IRQ_LINE: u32 = 0x4008_ae61;
+pub(super) const TUNSETIFF: u32 = 0x4004_54ca;
 pub(super) const TUNGETIFF: u32 = 0x8004_54d2;
 pub(super) const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
 pub(super) const TUNSETOFFLOAD: u32 = 0x4004_54d0;
@@ -78,6 +79,12 @@ pub(super) const TCGETS2: u32 = 0x802c_542a;
 pub(super) const TCSETS2: u32 = 0x402c_542b;
 pub(super) const TIOCGPGRP: u32 = 0x540f;
 pub(super) const TIOCGWINSZ: u32 = 0x5413;
+// Of network interfaces (include/uapi/linux/sockios.h).
+pub(super) const SIOCGIFINDEX: u32 = 0x8933;
+pub(super) const SIOCGIFFLAGS: u32 = 0x8913;
+pub(super) const SIOCSIFFLAGS: u32 = 0x8914;
+pub(super) const SIOCGIFHWADDR: u32 = 0x8927;
+pub(super) const SIOCETHTOOL: u32 = 0x8946;
 /// UFFDIO, and UFFD_USER_MODE_ONLY of the same file (include/uapi/linux/userfaultfd.h).
 pub(super) const UFFDIO_TYPE: u32 = 0xaa00;
 pub(super) const USER_MODE_ONLY: u32 = 1;

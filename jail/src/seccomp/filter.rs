@@ -2,11 +2,11 @@
 
 use std::io;
 
-use seccompiler::BpfProgram;
+use seccompiler::{BpfProgram, sock_filter};
 
-use super::calls::Numbers;
+use super::calls::{Call, Numbers};
 use super::rules::Role;
-use super::tree::{Calls, program};
+use super::tree::{Calls, program, refusing};
 use super::violation;
 
 /// Why there is no filter.
@@ -57,7 +57,7 @@ impl Filter {
     pub fn for_arch(role: &Role, arch: &str) -> Result<Self, FilterError> {
         let unknown = || FilterError::Architecture(arch.to_owned());
         let numbers = Numbers::of(arch).ok_or_else(unknown)?;
-        let audit = audit_arch(arch).ok_or_else(unknown)?;
+        let audit = architecture(arch).ok_or_else(unknown)?;
         let mut calls = Calls::new();
         for rule in role.tables.iter().copied().flatten() {
             if let Some(number) = rule.call.number(numbers) {
@@ -72,6 +72,51 @@ impl Filter {
             role: role.name,
             program,
         })
+    }
+
+    /// A filter that refuses these calls and lets through all others, for a thread of the role that is called `role`
+    /// which does what no table has.
+    ///
+    /// # Errors
+    /// When the architecture is not known.
+    pub fn refusing(role: &'static str, calls: &[Call]) -> Result<Self, FilterError> {
+        Self::refusing_for_arch(role, calls, std::env::consts::ARCH)
+    }
+
+    fn refusing_for_arch(
+        role: &'static str,
+        calls: &[Call],
+        arch: &str,
+    ) -> Result<Self, FilterError> {
+        let unknown = || FilterError::Architecture(arch.to_owned());
+        let numbers = Numbers::of(arch).ok_or_else(unknown)?;
+        let audit = architecture(arch).ok_or_else(unknown)?;
+        let refused = calls.iter().filter_map(|call| call.number(numbers));
+        let program =
+            refusing(&refused.collect(), audit).map_err(|error| FilterError::Compile {
+                role,
+                source: io::Error::other(error),
+            })?;
+        Ok(Self { role, program })
+    }
+
+    /// A program that somebody else has made, for threads of the role that is called `role`. Each instruction is a
+    /// struct sock_filter (include/uapi/linux/filter.h) as a number: its code in the lowest 16 bits, then the two jumps
+    /// with 8 bits each, then its value. The kernel looks at it when it is installed.
+    pub fn of_instructions(role: &'static str, instructions: &[u64]) -> Self {
+        let program = instructions.iter().map(|instruction| {
+            let [a, b, jt, jf, value @ ..] = instruction.to_le_bytes();
+            sock_filter {
+                code: u16::from_le_bytes([a, b]),
+                jt,
+                jf,
+                k: u32::from_le_bytes(value),
+            }
+        });
+        Self {
+            role,
+            program: program.collect(),
+        }
     }
 
     /// How long it is: installing takes longer with each instruction.
@@ -96,8 +141,9 @@ impl Filter {
     }
 }
 
-/// The architecture's number in struct seccomp_data (include/uapi/linux/audit.h): its ELF machine, 64 bits, little end.
-fn audit_arch(arch: &str) -> Option<u32> {
+/// An architecture's number in struct seccomp_data (include/uapi/linux/audit.h), by the name that `uname -m` has for it:
+/// its ELF machine, 64 bits, little end. `None` where no system calls are known of it.
+pub fn architecture(arch: &str) -> Option<u32> {
     const LITTLE_64: u32 = 0xc000_0000;
     let machine = match arch {
         "x86_64" => 62,
@@ -112,7 +158,6 @@ fn audit_arch(arch: &str) -> Option<u32> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::seccomp::calls::Call;
     use crate::seccomp::rules::Rule;
 
     const ARCHITECTURES: [&str; 3] = ["x86_64", "aarch64", "riscv64"];
@@ -288,6 +333,46 @@ mod tests {
                 assert_eq!(of(Call::Ioctl, argument), libc::SECCOMP_RET_TRAP, "{arch}");
             }
             assert_eq!(of(Call::Clone3, 0), libc::SECCOMP_RET_ERRNO | 38);
+        }
+    }
+
+    #[test]
+    fn a_program_of_somebody_else_is_what_its_numbers_say() {
+        const ROLE: Role = Role {
+            name: "test",
+            tables: &[&[Rule::one_of(Call::Ioctl, 1, &[7], "")]],
+        };
+        let made = Filter::for_arch(&ROLE, "x86_64").unwrap();
+        let numbers: Vec<_> = (made.program.iter())
+            .map(|step| {
+                u64::from(step.code)
+                    | u64::from(step.jt) << 16
+                    | u64::from(step.jf) << 24
+                    | u64::from(step.k) << 32
+            })
+            .collect();
+        let given = Filter::of_instructions("other", &numbers);
+        assert_eq!((given.program, given.role), (made.program, "other"));
+    }
+
+    #[test]
+    fn a_filter_that_refuses_calls_lets_through_all_others_of_its_architecture() {
+        for arch in ARCHITECTURES {
+            let refused = [Call::Execve, Call::Ptrace, Call::Vfork];
+            let filter = Filter::refusing_for_arch("test", &refused, arch).unwrap();
+            for call in [Call::Execve, Call::Ptrace] {
+                let made = Made::new(arch, call, 0);
+                assert_eq!(verdict(&filter, &made), libc::SECCOMP_RET_TRAP, "{call}");
+            }
+            for call in [Call::Read, Call::Openat, Call::Execveat, Call::Mmap] {
+                let mut made = Made::new(arch, call, 4);
+                assert_eq!(verdict(&filter, &made), libc::SECCOMP_RET_ALLOW, "{call}");
+                made.number |= 0x4000_0000;
+                assert_eq!(verdict(&filter, &made), libc::SECCOMP_RET_KILL_PROCESS);
+                made.number = 0;
+                made.arch = 0x4000_0003;
+                assert_eq!(verdict(&filter, &made), libc::SECCOMP_RET_KILL_PROCESS);
+            }
         }
     }
 

@@ -7,8 +7,8 @@ mod tree;
 mod violation;
 
 pub use calls::Call;
-pub use filter::{Filter, FilterError};
+pub use filter::{Filter, FilterError, architecture};
 pub use rules::{Only, Role, Rule, Table};
-pub use violation::prepare;
+pub use violation::{Violation, prepare, warm_up};
 
 pub(crate) use violation::available;

@@ -4,7 +4,7 @@
 //! The kernel runs a filter for each number that there is when it is installed, to know which calls need no further look: the
 //! crate seccompiler puts one call behind the other, and a tree takes a third of the time of that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use seccompiler::{BpfProgram, sock_filter};
 
@@ -67,6 +67,28 @@ pub(super) fn program(calls: &Calls, arch: u32) -> Result<BpfProgram, TreeError>
     if program.len() > MOST {
         return Err(TreeError::Calls);
     }
+    Ok(program)
+}
+
+/// The program that refuses calls with these numbers and lets through all others, but for those of another architecture, of
+/// which x32 has the number of this one and a bit in its own. It is one behind the other: it is short, and there is one.
+pub(super) fn refusing(numbers: &BTreeSet<u16>, arch: u32) -> Result<BpfProgram, TreeError> {
+    const X32: u32 = 0x4000_0000;
+    let mut program = vec![
+        step(LOAD, 0, 0, ARCH),
+        step(EQUAL, 1, 0, arch),
+        give(libc::SECCOMP_RET_KILL_PROCESS),
+        step(LOAD, 0, 0, NUMBER),
+        step(AT_LEAST, 0, 1, X32),
+        give(libc::SECCOMP_RET_KILL_PROCESS),
+    ];
+    for (at, number) in numbers.iter().enumerate() {
+        // Over the others and the verdict that lets through.
+        let over = u8::try_from(numbers.len() - at).map_err(|_| TreeError::Calls)?;
+        program.push(step(EQUAL, over, 0, u32::from(*number)));
+    }
+    program.push(give(libc::SECCOMP_RET_ALLOW));
+    program.push(give(libc::SECCOMP_RET_TRAP));
     Ok(program)
 }
 

@@ -52,16 +52,9 @@ pub(crate) fn available() -> Result<(), Refusal> {
     Err(refused.with_cure(Some("the kernel needs CONFIG_SECCOMP_FILTER")))
 }
 
-/// Makes a process ready for filters. From now on a violation of any thread writes a line to stderr and ends the
-/// process with status 1. `last` is called before the end, by a signal handler: it takes no lock, allocates nothing,
-/// and makes only calls that every role may make. Once in a process; a second `last` is not heeded.
-///
-/// What libraries find out about the system once, by calls that no thread needs afterwards, they find out here.
-///
-/// # Errors
-/// When the kernel takes no handler.
-pub fn prepare(last: fn()) -> io::Result<()> {
-    let _ = LAST.set(last);
+/// Has libraries find out about the system what they find out once, by calls that no thread needs afterwards. Before the
+/// first filter, and before there are threads.
+pub fn warm_up() {
     // rustix reads the auxiliary vector, and finds the vDSO in it.
     let _ = rustix::param::page_size();
     let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -70,6 +63,19 @@ pub fn prepare(last: fn()) -> io::Result<()> {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS)
     };
+}
+
+/// Makes a process ready for filters. From now on a violation of any thread writes a line to stderr and ends the
+/// process with status 1. `last` is called before the end, by a signal handler: it takes no lock, allocates nothing,
+/// and makes only calls that every role may make. Once in a process; a second `last` is not heeded.
+///
+/// A program with a handler of its own calls [`warm_up`] instead, and asks [`Violation::of`] in that.
+///
+/// # Errors
+/// When the kernel takes no handler.
+pub fn prepare(last: fn()) -> io::Result<()> {
+    let _ = LAST.set(last);
+    warm_up();
     // SAFETY: all zeros is a valid sigaction, without flags and with an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = handle;
@@ -98,20 +104,49 @@ struct Refused {
 /// SYS_SECCOMP of include/uapi/asm-generic/siginfo.h.
 const BY_FILTER: c_int = 1;
 
-extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
-    // SAFETY: the kernel gives a handler with SA_SIGINFO a siginfo_t, which is longer than this and as much aligned.
-    let info = unsafe { &*info.cast::<Refused>() };
-    let mut line = Line::default();
-    if info.code == BY_FILTER {
+/// A system call that the filter of this thread has refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Violation {
+    /// Its number on this architecture.
+    pub number: i32,
+    /// What the manual calls it, where tables know it.
+    pub name: Option<&'static str>,
+    /// What the thread is there for ([`Role::name`](super::Role::name)).
+    pub role: &'static str,
+}
+
+impl Violation {
+    /// What a handler of SIGSYS was called for; `None` when no filter has sent the signal. Handlers may call it, on the
+    /// thread that they run on.
+    pub fn of(info: &libc::siginfo_t) -> Option<Self> {
+        // SAFETY: a siginfo_t is longer than this and as much aligned, and any bytes are a value of it.
+        let info = unsafe { &*(&raw const *info).cast::<Refused>() };
+        if info.signal != libc::SIGSYS || info.code != BY_FILTER {
+            return None;
+        }
         let numbers = Numbers::of(std::env::consts::ARCH);
         let call = numbers.and_then(|numbers| Call::of_number(info.call, numbers));
+        Some(Self {
+            number: info.call,
+            name: call.map(Call::name),
+            role: ROLE.get(),
+        })
+    }
+}
+
+extern "C" fn handle(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+    // SAFETY: the kernel gives a handler with SA_SIGINFO a siginfo_t.
+    let violation = Violation::of(unsafe { &*info });
+    let mut line = Line::default();
+    if let Some(violation) = violation {
         line.add("error: the system call ");
-        match call {
-            Some(call) => line.add(call.name()),
-            None => line.add_number(info.call),
+        match violation.name {
+            Some(name) => line.add(name),
+            None => line.add_number(violation.number),
         }
         line.add(" is not allowed to the thread '");
-        line.add(ROLE.get());
+        line.add(violation.role);
         line.add("': the program ends, since it has a fault or somebody has taken it over\n");
     } else {
         line.add("error: ended by a signal SIGSYS of another process\n");

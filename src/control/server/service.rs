@@ -13,6 +13,9 @@ pub trait Service: Send + 'static {
     /// What clients may have and do.
     fn limits(&self) -> ClientLimits;
 
+    /// A thread begins that calls the others: called on it first, and again when the server goes on after it was parked.
+    fn begin(&mut self) {}
+
     /// A client has come. Puts into `output` what it is told first.
     fn greet(&mut self, output: &mut Vec<u8>) -> Self::Client;
 

@@ -207,6 +207,7 @@ impl<S: Service> Serve for Server<S> {
     }
 
     fn run(&mut self) {
+        self.service.begin();
         while !self.stop.asked.load(Ordering::SeqCst) {
             self.turn();
         }

@@ -10,6 +10,7 @@ use super::{Action, Asked, route};
 use crate::http::{Decoder, Method, Request, Response, Status, Step};
 use crate::machine::{Machine, OnItsWay, Outcome};
 use crate::metrics;
+use crate::seccomp::Filters;
 use crate::texts::Fault;
 
 /// Clients at a time.
@@ -30,6 +31,8 @@ pub(crate) struct Api {
     /// A fork that is on its way, and where the client that has asked for it finds what came of it. Until that is known,
     /// no other request is carried out: the machine's thread waits for this one, which must not wait for it.
     fork: Option<(OnItsWay, Outbox)>,
+    /// What its thread may call, if that is limited.
+    filters: Option<Arc<Filters>>,
 }
 
 /// Where what came of a fork is put.
@@ -54,11 +57,16 @@ enum Said {
 
 impl Api {
     /// What answers for this machine.
-    pub(crate) fn new(machine: Machine, payload_limit: usize) -> Self {
+    pub(crate) fn new(
+        machine: Machine,
+        payload_limit: usize,
+        filters: Option<Arc<Filters>>,
+    ) -> Self {
         Self {
             machine,
             payload_limit,
             fork: None,
+            filters,
         }
     }
 }
@@ -69,6 +77,12 @@ impl Service for Api {
     fn limits(&self) -> ClientLimits {
         ClientLimits::new(CLIENTS, self.payload_limit.saturating_add(AHEAD), ANSWERS)
             .with_deadlines(DEADLINE, DEADLINE)
+    }
+
+    fn begin(&mut self) {
+        if let Some(filters) = &self.filters {
+            filters.begin_api();
+        }
     }
 
     fn greet(&mut self, _output: &mut Vec<u8>) -> Client {

@@ -22,6 +22,7 @@ use crate::api::answers::ForkedInfo;
 use crate::api::snapshots::{DriveOverride, ForkParams};
 use crate::arguments::check_id;
 use crate::files::open_for_lines;
+use crate::seccomp::Filters;
 use crate::sockets::listen;
 use crate::texts::{Fault, ForkFault, refused};
 
@@ -54,6 +55,11 @@ impl Plan {
     /// What the machine is called.
     pub(crate) fn id(&self) -> &str {
         &self.options.id
+    }
+
+    /// The filters of its threads, if they have any.
+    pub(crate) fn filters(&self) -> Option<&Arc<Filters>> {
+        self.options.filters.as_ref()
     }
 
     /// What the machine gets beside its configuration.

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vmm_reference::{
-    Attachments, BalloonConfig, BlkConfig, BlkEngine, Console, Consoles, EscapeKeys, HugePages,
-    NetConfig, OwnDevice, Transport, VmConfig, VsockConfig, in_background,
+    Attachments, BalloonConfig, BlkConfig, BlkEngine, Confinement, Console, Consoles, EscapeKeys,
+    HugePages, NetConfig, OwnDevice, Transport, VmConfig, VsockConfig, in_background,
 };
 
 use super::configuration::{Boot, Configuration, Network};
@@ -134,6 +134,9 @@ pub(super) fn attachments(
 ) -> Result<Attachments, Fault> {
     let mut attachments = Attachments::default().with_vcpu_threads(VCPU_THREADS);
     attachments.consoles = consoles;
+    if let Some(filters) = &options.filters {
+        attachments = attachments.with_confinement(Arc::clone(filters) as Arc<dyn Confinement>);
+    }
     for (id, service) in services(configuration)? {
         attachments = attachments.with_frame_hook(id, Box::new(service));
     }

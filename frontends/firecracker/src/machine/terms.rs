@@ -1,10 +1,12 @@
 //! What the parts of a machine have in common.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::metrics;
+use crate::seccomp::Filters;
 
 /// What comes of a request.
 #[derive(Debug, PartialEq)]
@@ -28,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) id: String,
     pub(crate) boot_timer: bool,
     pub(crate) pci: bool,
+    /// The filters of its threads, if they have any.
+    pub(crate) filters: Option<Arc<Filters>>,
 }
 
 /// Says in the log and in the metrics how long something took.

@@ -18,7 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::files::{copy_data, open_regular};
+use crate::files::{copy_data, open_regular, rename};
 use crate::saved::{self, Content};
 
 /// Who may read and write a new file, before the process' mask.
@@ -203,7 +203,7 @@ impl NewFile {
     fn rename(&mut self, name: PathBuf) -> io::Result<()> {
         self.name()?;
         if let Some(now) = &self.name {
-            fs::rename(now, &name)?;
+            rename(now, &name)?;
             self.name = Some(name);
         }
         Ok(())
@@ -213,7 +213,7 @@ impl NewFile {
     fn put(&mut self) -> io::Result<()> {
         self.name()?;
         if let Some(name) = &self.name {
-            fs::rename(name, &self.path)?;
+            rename(name, &self.path)?;
             self.is_named = false;
         }
         if let Some(scratch) = &self.scratch {
@@ -290,7 +290,7 @@ fn make_room(state: &NewFile, memory: &NewFile) -> io::Result<bool> {
         .and_then(saved::mark)
         .is_some_and(|mark| mark == known)
     {
-        fs::rename(&path, &state.path)?;
+        rename(&path, &state.path)?;
         state.sync_folder()?;
     }
     Ok(true)

@@ -1,0 +1,7 @@
+//! The program `seccompiler-bin`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmm_firecracker::seccomp::compile::main()
+}
