@@ -180,11 +180,6 @@ fn requests_have_the_numbers_of_the_c_library() {
     // It has no name for the others.
     for (ours, theirs) in [
         (TUNSETIFF, libc::TUNSETIFF),
-        (SIOCGIFINDEX, libc::SIOCGIFINDEX),
-        (SIOCGIFFLAGS, libc::SIOCGIFFLAGS),
-        (SIOCSIFFLAGS, libc::SIOCSIFFLAGS),
-        (SIOCGIFHWADDR, libc::SIOCGIFHWADDR),
-        (SIOCETHTOOL, libc::SIOCETHTOOL),
         (TUNSETOFFLOAD, libc::TUNSETOFFLOAD),
         (TUNGETIFF, libc::TUNGETIFF),
         (TUNSETVNETHDRSZ, libc::TUNSETVNETHDRSZ),
@@ -199,6 +194,16 @@ fn requests_have_the_numbers_of_the_c_library() {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let theirs = theirs as u32;
         assert_eq!(ours, theirs);
+    }
+    // These have a type of their own.
+    for (ours, theirs) in [
+        (SIOCGIFINDEX, libc::SIOCGIFINDEX),
+        (SIOCGIFFLAGS, libc::SIOCGIFFLAGS),
+        (SIOCSIFFLAGS, libc::SIOCSIFFLAGS),
+        (SIOCGIFHWADDR, libc::SIOCGIFHWADDR),
+        (SIOCETHTOOL, libc::SIOCETHTOOL),
+    ] {
+        assert_eq!(u64::from(ours), theirs);
     }
     assert_eq!(i32::from(ENOSYS), libc::ENOSYS);
     assert!([KICK_GLIBC, KICK_MUSL].contains(&libc::SIGRTMIN().cast_unsigned()));
