@@ -25,7 +25,7 @@ use common::{Ended, binary, kernel, option, print, signal};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::{NamedTempFile, TempDir};
 
-/// `jmp` to itself, with a `hlt` before it: the vCPU sleeps.
+/// `hlt`, again and again, without interrupts: the vCPU sleeps.
 const HALT: [u8; 3] = [0xf4, 0xeb, 0xfd];
 
 /// Whether a VM may have a network without interfaces for its tap.
@@ -132,8 +132,8 @@ impl Everything {
             let id = field(&status, "Pid:").parse().unwrap();
             let name = match field(&status, "Name:") {
                 _ if id == self.process() => "main",
-                // What KVM does in the process' name, the kernel does.
-                name if name.starts_with("kvm-") => return None,
+                // What KVM and io_uring do in the process' name, the kernel does.
+                name if name.starts_with("kvm-") || name.starts_with("iou-") => return None,
                 name => name,
             };
             Some((name.to_owned(), Thread { id, status }))
@@ -205,8 +205,8 @@ const WITH_CONTROL: [(&str, &str); 11] = [
     ("virtio-vsock", "virtio-vsock"),
 ];
 
-/// What no thread may call, with arguments that a filter looks at. A file that is there, and a way to it, nobody gives:
-/// the call does not come so far.
+/// What no thread may call, with the arguments that a filter looks at. Paths are null pointers: the kernel asks the filter
+/// before it reads them.
 const NEVER: &[(c_long, &[u64])] = &[
     (libc::SYS_open, &[]),
     (libc::SYS_openat, &[]),
@@ -345,7 +345,7 @@ fn what_is_put_into_a_thread_of_a_vm_is_refused_by_its_filter() {
             // Nor is there a VM to be had: it would take /dev/kvm.
             let created = tried((libc::SYS_ioctl, &[u64::MAX, KVM_CREATE_VM]));
             assert_eq!(created != Tried::Refused, name == "main", "{name}");
-            // A process that is made is not seen through.
+            // A process that is made would go on with what it was made for, so the one that may make it is not asked to.
             if with == With::Nothing || name != "main" {
                 for &one in PROCESSES {
                     assert_eq!(tried(one), Tried::Refused, "{name}: {one:?}");

@@ -5,12 +5,14 @@ mod forks;
 mod guest;
 mod memory;
 mod snapshots;
+mod user;
 
 use self::copies::{copies, equal_copies};
 use self::forks::forks;
 use self::guest::Guest;
 use self::memory::memory;
 use self::snapshots::{Saved, snapshots};
+use self::user::ordinary_user;
 use super::architecture::Architecture;
 use super::case::{Case, expect, expect_all};
 use super::scope::Scope;
@@ -44,10 +46,12 @@ pub(super) fn cases(arch: &Architecture, scope: Scope, everything: bool) -> Resu
             cases.extend(others(arch, guest));
         }
         cases.push(equal_copies(&mmio));
+        cases.push(ordinary_user(&pci));
         return Ok(cases);
     }
     // A disk and the network are busy in it, too.
     cases.push(pauses(&pci, 10));
+    cases.push(ordinary_user(&pci));
     // Machines that are saved: micro-guests, here and on the host's own KVM.
     if everything {
         cases.extend(disks(&pci, 2));

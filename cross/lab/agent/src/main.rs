@@ -6,6 +6,8 @@
 //! agent refused ADDRESS          expects that nobody listens there
 //! agent verify DEVICE SECONDS    writes and reads a disk at random, knows what must be there
 //! agent disturb SOCKET TIMES     pauses a VM and lets it go on, by its control socket
+//! agent tap NAME USER            makes a tap device that a user, by number, may open
+//! agent as USER GROUP PROGRAM …  executes a program as this user, by number, with this group and no other
 //! ```
 //! ADDRESS is `tcp:HOST:PORT`, `vsock:CID:PORT`, `unix:PATH`, or `hybrid:PATH:PORT` for a guest's
 //! port behind the Unix socket of a VMM.
@@ -13,9 +15,11 @@
 mod disk;
 mod pauses;
 mod sockets;
+mod tap;
 
 use std::error::Error;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -26,9 +30,16 @@ fn run(arguments: &[&str]) -> Result<String> {
         ["refused", address] => sockets::refused(address),
         ["verify", device, seconds] => disk::verify(device, seconds.parse()?),
         ["disturb", socket, times] => pauses::disturb(socket, times.parse()?),
+        ["tap", name, user] => tap::make(name, user.parse()?),
+        ["as", user, group, program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.uid(user.parse()?).gid(group.parse()?);
+            // It returns only when that fails.
+            Err(command.args(arguments).exec().into())
+        }
         _ => Err(
             "usage: echo ADDRESS | check ADDRESS BYTES | refused ADDRESS | verify DEVICE SECONDS \
-             | disturb SOCKET TIMES"
+             | disturb SOCKET TIMES | tap NAME USER | as USER GROUP PROGRAM ARGUMENTS"
                 .into(),
         ),
     }
