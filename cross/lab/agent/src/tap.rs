@@ -29,7 +29,7 @@ pub(super) fn make(name: &str, user: u32) -> Result<String> {
     for (to, from) in wanted.ifr_name.iter_mut().zip(name.bytes().take(15)) {
         *to = from as libc::c_char;
     }
-    wanted.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+    wanted.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI).try_into()?;
     request!(tap, libc::TUNSETIFF, &raw mut wanted)?;
     request!(tap, libc::TUNSETOWNER, libc::c_ulong::from(user))?;
     request!(tap, libc::TUNSETPERSIST, 1 as libc::c_ulong)?;
