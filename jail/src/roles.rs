@@ -10,12 +10,13 @@
 
 mod forks;
 mod numbers;
+mod opening;
 pub mod served;
 mod tables;
 
 use crate::seccomp::{Role, Table};
 use forks::FORKS_TABLE;
-use served::API_TABLE;
+use opening::API_TABLE;
 use tables::*;
 
 /// The vCPUs.
