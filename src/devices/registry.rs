@@ -12,9 +12,10 @@ use ::devices::BusDevice;
 #[cfg(feature = "virtio")]
 use ::devices::virtio::{DeviceState, Monitor, Notice, VirtioTransport};
 
-#[cfg(feature = "virtio")]
+#[cfg(any(feature = "virtio", feature = "snapshot"))]
 use ::devices::descriptor::DiskFile;
 use ::devices::{Change, Query, Report};
+#[cfg(feature = "virtio")]
 use ::devices::{ChangeError, NewFile};
 
 #[cfg(feature = "snapshot")]
@@ -383,7 +384,7 @@ impl Registry {
     }
 
     #[cfg(feature = "snapshot")]
-    pub(crate) fn file(&self, id: &str) -> Result<File, CommandError> {
+    pub(crate) fn file(&self, id: &str) -> Result<DiskFile, CommandError> {
         Err(no_device(id, Vec::new()))
     }
 

@@ -14,6 +14,10 @@ pub(super) const API_TABLE: Table = &[
     Rule::any(Call::Lseek, "holes of files of memory; the end of a file"),
     Rule::any(Call::Pread64, "files of memory that are merged"),
     Rule::any(Call::Pwrite64, "the same"),
+    Rule::any(
+        Call::MemfdCreate,
+        "a state that is written in place, before it is put there",
+    ),
     Rule::any(Call::Ftruncate, "the size of a new file"),
     Rule::any(
         Call::Fsync,
