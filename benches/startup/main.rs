@@ -140,13 +140,7 @@ fn firecracker(
     let mut command = Command::new(binary);
     command
         // Its log goes where the guest prints, and would come between the guest's bytes.
-        .args([
-            "--no-api",
-            "--no-seccomp",
-            "--log-path",
-            "/dev/null",
-            "--config-file",
-        ])
+        .args(["--no-api", "--log-path", "/dev/null", "--config-file"])
         .arg(path);
     Ok(command)
 }

@@ -9,7 +9,7 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::fmt;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -21,6 +21,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::error::Refusal;
 use crate::namespaces::{self, Ids};
 use crate::report::{Part, Report};
+use crate::root;
 
 /// The user namespace first: it gives the rights to join the others. The mounts last: with them the root is another.
 const KINDS: [(Part, LinkNameSpaceType, &CStr); 5] = [
@@ -52,22 +53,31 @@ const HIGH: i32 = 200;
 
 /// Those that were made.
 #[derive(Default)]
-pub(crate) struct Namespaces([Option<OwnedFd>; KINDS.len()]);
+pub(crate) struct Namespaces {
+    each: [Option<OwnedFd>; KINDS.len()],
+    /// A root for them.
+    root: Option<OwnedFd>,
+}
 
 impl Namespaces {
-    /// Moves this process to them, which has one thread; its working directory is the root then. False: it has not moved
-    /// at all.
-    pub(crate) fn join(self, report: &mut Report) -> bool {
-        for ((part, kind, _), fd) in KINDS.iter().zip(&self.0) {
+    /// The root that was made.
+    pub(crate) fn root(&self) -> Option<BorrowedFd<'_>> {
+        self.root.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Moves this process to them, which has one thread; its working directory is the root then. Gives a file system that
+    /// may become the root. `None`: it has not moved at all.
+    pub(crate) fn join(self, report: &mut Report) -> Option<Option<OwnedFd>> {
+        for ((part, kind, _), fd) in KINDS.iter().zip(&self.each) {
             let moved = fd.as_ref().map_or(Err(Errno::BADF), |fd| {
                 move_into_link_name_space(fd.as_fd(), Some(*kind))
             });
             if *part == Part::UserNamespace && moved.is_err() {
-                return false;
+                return None;
             }
             report.note(*part, moved.map_err(Refusal::of("join its namespace")));
         }
-        true
+        Some(self.root)
     }
 }
 
@@ -83,11 +93,14 @@ impl Plan {
         namespaces::make_all()?;
         self.ids.map()?;
         namespaces::name_host()?;
-        for (made, (_, _, path)) in self.made.0.iter_mut().zip(KINDS) {
+        for (made, (_, _, path)) in self.made.each.iter_mut().zip(KINDS) {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
             let fd = openat(CWD, path, flags, Mode::empty())?;
             *made = Some(fcntl_dupfd_cloexec(fd, HIGH)?);
         }
+        // Without it, whoever joins them makes one.
+        let root = root::make().ok();
+        self.made.root = root.and_then(|root| fcntl_dupfd_cloexec(root, HIGH).ok());
         Ok(())
     }
 }

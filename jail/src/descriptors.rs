@@ -8,8 +8,11 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, fstat, openat, readlinkat}
 
 use crate::error::Refusal;
 
-/// The first directory that is open, with its path; mounts and O_PATH descriptors included.
-pub(crate) fn open_directory() -> Result<Option<(i32, PathBuf)>, Refusal> {
+/// The first directory that is open, with its path; mounts and O_PATH descriptors included, but for `inside`, which leads
+/// nowhere else.
+pub(crate) fn open_directory(
+    inside: Option<BorrowedFd<'_>>,
+) -> Result<Option<(i32, PathBuf)>, Refusal> {
     let refused = || Refusal::of("see which descriptors are open, without /proc");
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let own = openat(CWD, "/proc/self/fd", flags, Mode::empty()).map_err(refused())?;
@@ -20,7 +23,7 @@ pub(crate) fn open_directory() -> Result<Option<(i32, PathBuf)>, Refusal> {
         let Some(fd) = name.file_name().to_str().ok().and_then(|n| n.parse().ok()) else {
             continue;
         };
-        if fd == own.as_raw_fd() {
+        if fd == own.as_raw_fd() || inside.is_some_and(|inside| inside.as_raw_fd() == fd) {
             continue;
         }
         // SAFETY: the kernel has just said that it is open, and it is asked no more than what it is. Through its link in

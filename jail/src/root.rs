@@ -66,8 +66,10 @@ const PLAIN: MountFlags = MountFlags::NOSUID
 
 /// Makes the process' root an empty file system that cannot be written. It has to have a namespace of mounts of its
 /// own, and no directory open from outside. After an error its root is what it was.
-pub(crate) fn enter(folders: &[Folder]) -> Result<(), Refusal> {
-    let new = attach()?;
+/// `new`: one that [`make`] has made.
+pub(crate) fn enter(folders: &[Folder], new: Option<OwnedFd>) -> Result<(), Refusal> {
+    let new = new.map_or_else(make, Ok)?;
+    attach(&new)?;
     let id = fstat(&new).map_err(Refusal::of("look at the new root"))?;
     let entered = fill_and_enter(&new, folders);
     if entered.is_err() {
@@ -85,14 +87,8 @@ pub(crate) fn enter(folders: &[Folder]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A new file system in memory, mounted over `/`. A path from the root does not lead into it: that begins below.
-fn attach() -> Result<OwnedFd, Refusal> {
-    // What happens to mounts in here stays in here, and pivot_root(2) wants it.
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .map_err(Refusal::of("make the mounts private"))?;
+/// A new file system in memory, mounted nowhere. Nothing in here allocates, or sets errno: see [`crate::ahead`].
+pub(crate) fn make() -> Result<OwnedFd, Refusal> {
     let fs =
         fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(Refusal::of("make a new root"))?;
     let set = |key: &str, value: &str| {
@@ -106,11 +102,20 @@ fn attach() -> Result<OwnedFd, Refusal> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let new = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .map_err(Refusal::of("make a mount of the new root"))?;
-    move_mount(&new, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(Refusal::of("mount the new root"))?;
-    Ok(new)
+    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(Refusal::of("make a mount of the new root"))
+}
+
+/// Mounts it over `/`. A path from the root does not lead into it: that begins below.
+fn attach(new: &OwnedFd) -> Result<(), Refusal> {
+    // What happens to mounts in here stays in here, and pivot_root(2) wants it.
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .map_err(Refusal::of("make the mounts private"))?;
+    move_mount(new, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(Refusal::of("mount the new root"))
 }
 
 fn fill_and_enter(new: &OwnedFd, folders: &[Folder]) -> Result<(), Refusal> {
