@@ -395,7 +395,7 @@ pub fn refused_output(field: &'static str, path: &Path, error: io::Error) -> Err
 }
 
 /// Whether both are the same file, or the same device.
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
+pub(crate) fn is_same(one: &Metadata, other: &Metadata) -> bool {
     let device = |metadata: &Metadata| {
         let is_block = metadata.file_type().is_block_device();
         is_block.then(|| metadata.rdev())

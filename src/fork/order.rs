@@ -1,6 +1,7 @@
 //! What a fork has of its own, and whether it has all that it cannot share.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use devices::descriptor::{self, DiskFile};
 use crate::control::command::CommandError;
 use crate::control::forking::{DiskContent, ForkWish, ForkedDisk, ForkedTap};
 use crate::devices::opened::Given;
+use crate::outputs::is_same;
 use crate::snapshot::saved::Parts;
 use crate::{MemoryBacking, VmConfig};
 
@@ -118,7 +120,8 @@ impl Order {
             shared: Vec::new(),
         };
         order.check(config)?;
-        order.share(config, share)?;
+        order.share(config, &share)?;
+        order.check_files(config, &share)?;
         Ok(order)
     }
 
@@ -212,6 +215,54 @@ impl Order {
         Ok(())
     }
 
+    /// No file that a guest writes to is another disk's, of its own or of the machine's, by whatever name. The lock of a
+    /// disk would say so too, but not every disk takes one.
+    fn check_files(
+        &self,
+        config: &VmConfig,
+        share: impl Fn(&str) -> Result<DiskFile, CommandError>,
+    ) -> Result<(), CommandError> {
+        let devices = config.named_devices();
+        let writes = |id: &str| {
+            let mut devices = devices.iter();
+            let disk = devices.find(|device| device.id == id);
+            let disk = disk.and_then(|device| config.blk.get(device.place));
+            disk.is_none_or(|disk| !disk.read_only)
+        };
+        if !self.disks.iter().any(|disk| writes(&disk.told.device)) {
+            return Ok(());
+        }
+        let mut taken = Vec::new();
+        for device in devices.iter().filter(|it| it.kind == VirtioKind::Block) {
+            taken.push((&device.id, found(&share(&device.id)?)?));
+        }
+        let mut news: Vec<(&ForkedDisk, Vec<Metadata>)> = Vec::new();
+        for Disk { told, file } in &self.disks {
+            let (id, name, files) = (&told.device, &told.name, found(file)?);
+            let taken = taken
+                .iter()
+                .find(|(_, taken)| writes(id) && are_same(taken, &files));
+            if let Some((other, _)) = taken {
+                return Err(refused(format!(
+                    "{name} is to be the fork's disk {id} and is in use as the VM's disk {other}, and two guests would \
+                     destroy what is on it; give the fork a copy of it, or another file"
+                )));
+            }
+            let clash = news.iter().find(|(other, others)| {
+                (writes(id) || writes(&other.device)) && are_same(others, &files)
+            });
+            if let Some((other, _)) = clash {
+                return Err(refused(format!(
+                    "{name} is to be two disks of the fork, {} and {id}, which would destroy what is on it; give each of \
+                     them a file of its own",
+                    other.device
+                )));
+            }
+            news.push((told, files));
+        }
+        Ok(())
+    }
+
     /// Whether there is something to copy.
     pub(crate) fn has_copies(&self) -> bool {
         let mut disks = self.disks.iter();
@@ -285,6 +336,23 @@ impl Order {
     }
 }
 
+/// What the files of a disk are.
+fn found(disk: &DiskFile) -> Result<Vec<Metadata>, CommandError> {
+    let files = [Some(&disk.file), disk.again.as_ref()];
+    let files = files.into_iter().flatten().map(File::metadata);
+    let found: io::Result<_> = files.collect();
+    found.map_err(|source| CommandError::Host {
+        command: "fork",
+        source,
+    })
+}
+
+/// Whether the files of two disks are the same.
+fn are_same(one: &[Metadata], other: &[Metadata]) -> bool {
+    one.iter()
+        .any(|one| other.iter().any(|other| is_same(one, other)))
+}
+
 /// A name that means the same file wherever the fork is.
 fn absolute(path: String) -> Result<PathBuf, CommandError> {
     let named = Path::new(&path);
@@ -295,136 +363,4 @@ fn absolute(path: String) -> Result<PathBuf, CommandError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use crate::{BlkConfig, NetConfig, VsockConfig};
-
-    use super::*;
-
-    fn file() -> OwnedFd {
-        tempfile::tempfile().unwrap().into()
-    }
-
-    fn order(config: &VmConfig, wish: &ForkWish) -> Result<Order, String> {
-        let files = (0..wish.descriptors()).map(|_| file()).collect();
-        let shared = |_: &str| Ok(File::from(file()).into());
-        Order::new(wish.clone(), files, config, shared).map_err(|error| error.to_string())
-    }
-
-    fn disk(id: &str, name: &str) -> ForkedDisk {
-        ForkedDisk {
-            device: id.to_owned(),
-            name: name.to_owned(),
-            content: DiskContent::File,
-            twice: false,
-        }
-    }
-
-    fn tap(id: &str) -> ForkedTap {
-        ForkedTap::new(id, None)
-    }
-
-    fn said(refused: Result<Order, String>, text: &str) {
-        let refused = refused.unwrap_err();
-        assert!(refused.contains(text), "{refused}");
-    }
-
-    #[test]
-    fn what_cannot_be_shared_has_to_be_its_own() {
-        let mut read_only = BlkConfig::new("/b");
-        read_only.read_only = true;
-        let config = VmConfig::default()
-            .with_disk(BlkConfig::new("/a"))
-            .with_disk(read_only);
-        let mut wish = ForkWish::default();
-        said(order(&config, &wish), "the disk blk0 may be written");
-        wish.blk = vec![disk("blk0", "/c")];
-        let order_of_disks = order(&config, &wish).unwrap();
-        assert_eq!(order_of_disks.shared.len(), 1);
-        let config = config
-            .with_net(NetConfig::default().with_tap("tap0"))
-            .with_vsock(VsockConfig::new(3, "/v"));
-        said(order(&config, &wish), "net0 needs another tap device");
-        wish.net = vec![tap("net0")];
-        said(order(&config, &wish), "vsock0 needs another socket");
-        wish.vsock = Some("/w".to_owned());
-        let mut whole = order(&config, &wish).unwrap();
-        assert_eq!(whole.descriptors().count(), 4);
-        assert_eq!(whole.given().taps.len(), 1);
-        // For direct I/O, a file comes twice.
-        let once = wish.descriptors();
-        wish.blk[0].twice = true;
-        assert_eq!(wish.descriptors(), once + 1);
-        let twice = order(&config, &wish).unwrap();
-        assert!(twice.disks[0].file.again.is_some());
-        assert_eq!(twice.descriptors().count(), 5);
-        wish.blk[0].twice = false;
-        // It may be said that it is shared, of a disk that is only read.
-        wish.shared = vec!["blk1".to_owned()];
-        assert_eq!(order(&config, &wish).unwrap().shared.len(), 1);
-        wish.blk.clear();
-        wish.shared = vec!["blk0".to_owned()];
-        said(order(&config, &wish), "the disk blk0 may be written");
-    }
-
-    #[test]
-    fn a_tap_device_has_as_many_queues_as_the_network_device() {
-        let net = NetConfig::default().with_tap("tap0").with_queues(3);
-        let config = VmConfig::default().with_net(net);
-        let with = |queues| ForkWish {
-            net: vec![tap("net0").with_queues(queues)],
-            ..ForkWish::default()
-        };
-        for queues in [0, 1, 4] {
-            let text = format!("has queues=3, and its tap device in the fork has queues={queues}");
-            said(order(&config, &with(queues)), &text);
-        }
-        let order = order(&config, &with(3)).unwrap();
-        assert_eq!(order.descriptors().count(), 3);
-    }
-
-    #[test]
-    fn what_the_machine_has_not_is_refused() {
-        let config = VmConfig::default().with_disk(BlkConfig::new("/a"));
-        let blk = |disks| ForkWish {
-            blk: disks,
-            ..ForkWish::default()
-        };
-        let mine = || disk("blk0", "/c");
-        said(
-            order(&config, &blk(vec![mine(), disk("x", "/d")])),
-            "no device has the id \"x\"",
-        );
-        said(
-            order(&config, &blk(vec![mine(), mine()])),
-            "blk0 is named twice",
-        );
-        said(
-            order(&config, &blk(vec![disk("blk0", "c")])),
-            "no absolute path",
-        );
-        let mut wish = blk(vec![mine()]);
-        wish.shared = vec!["blk0".to_owned()];
-        said(order(&config, &wish), "blk0 is named twice");
-        wish.shared = vec!["rng0".to_owned()];
-        said(order(&config, &wish), "rng0 is a device of the kind rng");
-        wish.shared.clear();
-        wish.net = vec![tap("rng0")];
-        said(order(&config, &wish), "rng0 is a device of the kind rng");
-        wish.net.clear();
-        wish.vsock = Some("/v".to_owned());
-        said(order(&config, &wish), "it has no vsock device");
-        wish.vsock = None;
-        wish.console = Some("/o".to_owned());
-        said(order(&config, &wish), "it has no virtio console");
-    }
-
-    #[test]
-    fn memory_that_both_would_write_to_is_refused() {
-        let mut config = VmConfig::default();
-        assert!(check_memory(&config, false).is_ok());
-        assert!(check_memory(&config, true).is_err());
-        config.memory_backing = MemoryBacking::Shared;
-        assert!(check_memory(&config, false).is_err());
-    }
-}
+mod tests;

@@ -133,8 +133,8 @@ impl<P: KvmPlatform> Parked<P> {
 
     /// Forks this process. Its parent's machine goes on at once.
     ///
-    /// `first` is called in the child while it takes no signals: to take away handlers of signals that write to
-    /// descriptors. Afterwards every descriptor from 3 on is closed there, but for those that its machine needs and `keep`.
+    /// `first` is called in the child before anything else, while it takes no signals but SIGSYS, SIGSEGV and SIGBUS: to
+    /// take away handlers of signals that write to descriptors. Afterwards every descriptor from 3 on is closed there, but for those that its machine needs and `keep`.
     ///
     /// The child leaves the session of its parent ([`setsid(2)`](https://man7.org/linux/man-pages/man2/setsid.2.html)), and
     /// so the terminal.
@@ -202,8 +202,9 @@ impl<P: KvmPlatform> Parked<P> {
         first: impl FnOnce(),
         blocked: Blocked,
     ) -> Fork<P> {
-        leave_session();
+        // What comes next may be refused by a filter of system calls, which a handler tells of.
         first();
+        leave_session();
         let Next {
             order,
             saved,

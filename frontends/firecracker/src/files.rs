@@ -14,15 +14,20 @@ const CHUNK: usize = 1 << 20;
 /// Opens a file or a FIFO for lines. A FIFO needs no reader yet, and no reader is waited for: what it does not take is
 /// lost, and counted. A file that is there is written from its beginning.
 pub(crate) fn open_for_lines(path: &Path) -> io::Result<File> {
+    for_lines().create(true).truncate(false).open(path)
+}
+
+/// The same of a file that was not there, which is an error (`AlreadyExists`) otherwise.
+pub(crate) fn new_for_lines(path: &Path) -> io::Result<File> {
+    for_lines().create_new(true).open(path)
+}
+
+fn for_lines() -> OpenOptions {
     // The bits of O_NONBLOCK and O_NOCTTY fit on every architecture.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(flags)
-        .open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(flags);
+    options
 }
 
 /// Opens a regular file that is there; nothing hangs.

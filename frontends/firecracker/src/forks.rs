@@ -54,7 +54,7 @@ fn run_all(vm: Vm, around: &mut Around) -> Result<ExitReason, Error> {
             .collect();
         // SAFETY: what of this program owns other descriptors than these, or belongs to threads, are the server with its
         // machine, the clock and the metrics, and is forgotten in the child.
-        ran = match unsafe { parked.fork(&keep, || ()) } {
+        ran = match unsafe { parked.fork(&keep, signals::forget) } {
             Forking::Child(fork) => {
                 mem::forget((server, clock));
                 go_on(fork, plan, around)?.run_until_fork()?
@@ -84,25 +84,24 @@ fn go_on(mut fork: Fork<HostPlatform>, plan: Plan, around: &mut Around) -> Resul
     let mut plan = plan;
     metrics::forked(plan.metrics.take());
     let consoles = fork.consoles();
-    let own = signals::start_thread(plan.filters().is_some())
-        .map_err(|error| error.to_string())
-        .and_then(|clock| {
-            let attachments = plan.attachments(consoles);
-            Ok((clock, attachments.map_err(|fault| fault.to_string())?))
-        });
-    let (clock, attachments) = match own {
-        Ok(own) => own,
-        Err(cause) => {
+    let attachments = match plan.attachments(consoles) {
+        Ok(attachments) => attachments,
+        Err(fault) => {
             let error = Error::Host {
                 what: "the fork cannot begin".to_owned(),
-                source: std::io::Error::other(cause),
+                source: std::io::Error::other(fault.to_string()),
             };
             fork.fail(&error);
             return Err(error);
         }
     };
-    around.clock = Some(clock);
     let vm = fork.build(attachments)?;
+    // Not before: the parent's threads come first, and it has them again once the machine is built.
+    let clock = signals::start_thread(plan.filters().is_some());
+    around.clock = Some(clock.map_err(|source| Error::Host {
+        what: "the thread that tells of signals cannot be started".to_owned(),
+        source,
+    })?);
     let handle = vm.handle();
     let events = handle.subscribe()?;
     metrics::watch(handle.clone());

@@ -31,6 +31,9 @@ const UNEXPECTED: i32 = 2;
 const SECCOMP: c_int = 1;
 /// How long a handler waits for the end.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The thread may be refused this often, with a pause in between, before it counts.
+const ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The signals, what the process ends with, and where they are counted.
 const SIGNALS: [(c_int, i32, (&str, &str)); 8] = [
@@ -44,7 +47,7 @@ const SIGNALS: [(c_int, i32, (&str, &str)); 8] = [
     (libc::SIGILL, 157, ("signals", "sigill")),
 ];
 
-/// Where handlers write; it stays open.
+/// Where handlers write; it stays open. A process without one has no thread that reads there.
 static PIPE: AtomicI32 = AtomicI32::new(-1);
 /// What is written there for the thread to end; no signal has this number.
 const PARK: Message = [0; size_of::<Message>()];
@@ -92,8 +95,14 @@ pub(crate) fn start(filtered: bool) -> io::Result<Clock> {
     Ok(clock)
 }
 
-/// Starts the thread. In the process of a fork its parent's has not come along, and what it read from is closed; the
-/// signals are caught still.
+/// In the process of a fork, before anything else: pipe and thread are its parent's. The signals are still caught, and end
+/// it at once until it has its own.
+pub(crate) fn forget() {
+    PIPE.store(-1, Ordering::SeqCst);
+    OWN_PID.store(process::id(), Ordering::Relaxed);
+}
+
+/// Starts the thread, also in the process of a fork.
 pub(crate) fn start_thread(filtered: bool) -> io::Result<Clock> {
     OWN_PID.store(process::id(), Ordering::Relaxed);
     let (reading, writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
@@ -118,33 +127,53 @@ impl Clock {
 impl ParkedClock {
     /// And starts it again.
     pub(crate) fn go_on(self) -> io::Result<Clock> {
-        let (reading, filtered) = (Arc::clone(&self.reading), self.filtered);
-        let thread = thread::Builder::new()
-            .name("fc_clock".to_owned())
-            .spawn(move || {
-                IS_WATCHER.set(true);
-                leave_to_others();
-                if filtered {
-                    Filters::begin_clock();
-                }
-                watch(&reading);
-            })?;
+        let thread = patiently(|| self.spawn())?;
         Ok(Clock {
             reading: self.reading,
-            filtered,
+            filtered: self.filtered,
             thread,
+        })
+    }
+
+    fn spawn(&self) -> io::Result<JoinHandle<()>> {
+        let (reading, filtered) = (Arc::clone(&self.reading), self.filtered);
+        let thread = thread::Builder::new().name("fc_clock".to_owned());
+        thread.spawn(move || {
+            IS_WATCHER.set(true);
+            leave_to_others();
+            if filtered {
+                Filters::begin_clock();
+            }
+            watch(&reading);
         })
     }
 }
 
-/// Writes to the thread, from wherever.
-fn tell(message: &Message) {
-    let pipe: RawFd = PIPE.load(Ordering::SeqCst);
-    if pipe >= 0 {
-        // SAFETY: it stays open once it is there.
-        let pipe = unsafe { BorrowedFd::borrow_raw(pipe) };
-        let _ = rustix::io::write(pipe, message);
+/// Starts a thread, and tries again where the host refuses it because there are too many just now (EAGAIN): the forks of
+/// a process make theirs while it makes its own again.
+fn patiently<T>(mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut attempt = 1;
+    loop {
+        match start() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempt < ATTEMPTS => {
+                attempt += 1;
+                thread::sleep(PAUSE);
+            }
+            started => return started,
+        }
     }
+}
+
+/// Writes to the thread, from wherever. Says whether there is one, or will be.
+fn tell(message: &Message) -> bool {
+    let pipe: RawFd = PIPE.load(Ordering::SeqCst);
+    if pipe < 0 {
+        return false;
+    }
+    // SAFETY: it stays open once it is there.
+    let pipe = unsafe { BorrowedFd::borrow_raw(pipe) };
+    let _ = rustix::io::write(pipe, message);
+    true
 }
 
 /// Blocks the signals on this thread: in a handler of its own it would wait for itself. Not SIGSYS, which its own filter
@@ -187,12 +216,14 @@ fn handle(info: &siginfo_t) {
         put(NAME, violation.name.unwrap_or_default().as_bytes());
         put(ROLE, violation.role.as_bytes());
     }
-    tell(&message);
+    let is_told = tell(&message);
     if IS_WATCHER.get() {
         // It reads that next.
         return;
     }
-    thread::sleep(PATIENCE);
+    if is_told {
+        thread::sleep(PATIENCE);
+    }
     exit(status(info.si_signo, info.si_code));
 }
 
@@ -267,4 +298,41 @@ fn end(message: &Message) -> ! {
     let _ = metrics::write(Ask::Nobody);
     terminal::restore();
     exit(status(signal, code))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_refused_for_now_is_tried_again() {
+        let mut calls = 0;
+        let started = patiently(|| {
+            calls += 1;
+            match calls {
+                3 => Ok(calls),
+                _ => Err(io::ErrorKind::WouldBlock.into()),
+            }
+        });
+        assert_eq!(started.unwrap(), 3);
+        let refused = patiently(|| Err::<(), _>(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    /// What a handler writes in the process of a fork does not come to its parent.
+    #[test]
+    fn a_fork_forgets_where_its_parent_reads() {
+        let (reading, writing) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        PIPE.store(writing.into_raw_fd(), Ordering::SeqCst);
+        assert!(tell(&PARK));
+        let mut message = [0; size_of::<Message>()];
+        let read = |message: &mut Message| rustix::io::read(&reading, message);
+        assert_eq!(read(&mut message), Ok(message.len()));
+        OWN_PID.store(1, Ordering::Relaxed);
+        forget();
+        assert!(!tell(&PARK));
+        assert_eq!(read(&mut message), Err(rustix::io::Errno::AGAIN));
+        assert_eq!(own_pid(), process::id().cast_signed());
+    }
 }

@@ -208,6 +208,10 @@ fn what_a_fork_lacks_is_told_and_nothing_is_left_behind() {
     process.wait_for("up\n");
     fs::write(process.path("full"), "mine").unwrap();
     fs::write(process.path("short"), "mine").unwrap();
+    fs::write(process.path("empty"), "").unwrap();
+    let fifo = process.path("fifo");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, fifo, kind, mode, 0).unwrap();
     let names = || {
         let mut names: Vec<_> = fs::read_dir(process.folder.path())
             .unwrap()
@@ -226,6 +230,12 @@ fn what_a_fork_lacks_is_told_and_nothing_is_left_behind() {
         body
     };
     let other = |path: &str| json!([{ "drive_id": "root", "path_on_host": path }]);
+    let lines = |serial: &str, metrics: &str| {
+        let mut body = whole("api_sock", json!("api"));
+        body["serial_out_path"] = json!(serial);
+        body["metrics_path"] = json!(metrics);
+        body
+    };
     for (body, cause) in [
         (json!({}), "missing field `api_sock`"),
         (whole("api_socks", json!(1)), "unknown field `api_socks`"),
@@ -261,7 +271,17 @@ fn what_a_fork_lacks_is_told_and_nothing_is_left_behind() {
             "vsock_override: ",
         ),
         (whole("network_overrides", tap), "Unknown Network Device: x"),
-        (whole("serial_out_path", json!("full")), "not empty"),
+        (
+            whole("serial_out_path", json!("full")),
+            "serial_out_path: full is there and not empty",
+        ),
+        (
+            whole("metrics_path", json!("full")),
+            "metrics_path: full is there and not empty",
+        ),
+        // The socket comes last.
+        (lines("new", "newer"), "api: "),
+        (lines("empty", "fifo"), "api: "),
     ] {
         let said = process.refused("PUT", FORK, &body.to_string());
         assert!(said.contains(cause), "{body}: {said}");
@@ -270,8 +290,64 @@ fn what_a_fork_lacks_is_told_and_nothing_is_left_behind() {
     assert_eq!(printed(&process.path("full")), "mine");
     assert_eq!(process.get("/")["state"], "Running");
     // And then it is right.
-    let fork = fork_of(&process.path("api"), &whole("resume_vm", json!(true)));
+    let mut body = lines("empty", "fifo");
+    body["api_sock"] = json!("api2");
+    body["resume_vm"] = json!(true);
+    let fork = fork_of(&process.path("api"), &body);
     assert_eq!(fork.get("/")["state"], "Running");
+}
+
+/// Disks take no lock here.
+#[test]
+fn a_file_that_a_guest_writes_to_is_one_disk_of_one_guest() {
+    let process = Process::start(&common::busy(), &[]);
+    for file in ["disk2", "disk3", "disk4", "disk5"] {
+        fs::write(process.path(file), [0; 4096]).unwrap();
+    }
+    fs::hard_link(process.path("disk"), process.path("linked")).unwrap();
+    std::os::unix::fs::symlink("disk3", process.path("symlink")).unwrap();
+    for (id, path, read_only) in [
+        ("root", "disk", false),
+        ("more", "disk2", false),
+        ("data", "disk3", true),
+    ] {
+        let body = json!({
+            "drive_id": id, "is_root_device": id == "root", "path_on_host": path, "is_read_only": read_only,
+        });
+        process.put(&format!("/drives/{id}"), &body.to_string());
+    }
+    process.boot();
+    process.wait_for("up\n");
+    let with = |root: &str, more: &str| {
+        json!({
+            "api_sock": "api2",
+            "drive_overrides": [
+                { "drive_id": "root", "path_on_host": root }, { "drive_id": "more", "path_on_host": more },
+            ],
+        })
+    };
+    for (root, more, cause) in [
+        ("disk", "disk4", "in use as the VM's disk"),
+        ("linked", "disk4", "in use as the VM's disk"),
+        ("disk2", "disk4", "in use as the VM's disk"),
+        ("symlink", "disk4", "in use as the VM's disk"),
+        ("disk4", "disk4", "two disks of the fork"),
+    ] {
+        let body = with(root, more).to_string();
+        let said = process.refused("PUT", FORK, &body);
+        assert!(said.contains(cause), "{body}: {said}");
+        assert!(said.contains(&format!("{root} is to be")), "{body}: {said}");
+        assert!(!process.path("api2").exists());
+    }
+    let fork = fork_of(&process.path("api"), &with("disk4", "disk5"));
+    assert_eq!(fork.get("/")["state"], "Paused");
+    // And so it is with what the fork has, in its turn.
+    let body =
+        json!({ "api_sock": "api3", "drive_overrides": with("disk4", "disk2")["drive_overrides"] });
+    let answer = fork.ask("PUT", FORK, &body.to_string());
+    assert_eq!(answer.status, 400, "{answer:?}");
+    let said = answer.json().to_string();
+    assert!(said.contains("in use as the VM's disk"), "{said}");
 }
 
 /// The machine waits for the fork, and the thread of the API must not wait for the machine meanwhile.

@@ -140,6 +140,21 @@ fn a_users_filters_are_those_of_the_threads_that_they_name() {
     }
 }
 
+/// The threads that start again would have the filter of the main thread beside their own.
+#[test]
+fn a_process_with_a_users_filters_makes_no_fork() {
+    let all = without("trap", &[]);
+    let process = process(&json!({ "vmm": all, "api": all, "vcpu": all }), &busy());
+    process.boot();
+    process.wait_for("up\n");
+    let body = r#"{"api_sock":"api2","metrics_path":"m2"}"#;
+    let said = process.refused("PUT", "/snapshot/fork", body);
+    let cause = "start the process without --seccomp-filter to fork it";
+    assert!(said.contains(cause), "{said}");
+    assert!(!process.path("api2").exists() && !process.path("m2").exists());
+    assert_eq!(process.get("/")["state"], "Running");
+}
+
 #[test]
 fn a_call_that_a_filter_refuses_is_told_counted_and_ends_the_process_with_148() {
     let all = without("trap", &[]);

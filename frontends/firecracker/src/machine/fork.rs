@@ -21,7 +21,7 @@ use super::terms::{Options, Outcome};
 use crate::api::answers::ForkedInfo;
 use crate::api::snapshots::{DriveOverride, ForkParams};
 use crate::arguments::check_id;
-use crate::files::open_for_lines;
+use crate::files::{new_for_lines, open_for_lines};
 use crate::seccomp::Filters;
 use crate::sockets::listen;
 use crate::texts::{Fault, ForkFault, refused};
@@ -164,6 +164,10 @@ pub(super) fn begin(
     options: &Options,
     place: &Place,
 ) -> Result<OnItsWay, ForkFault> {
+    // Whatever thread is made has the filters of the one that makes it, and a user's are made for one kind of thread each.
+    if options.filters.as_ref().is_some_and(|it| it.are_given()) {
+        return Err(ForkFault::Filters);
+    }
     let mut opening = Opening {
         configuration: forked(configuration),
         wish: ForkWish::default(),
@@ -180,7 +184,7 @@ pub(super) fn begin(
     files.extend(opening.vsock(params)?);
     files.extend(opening.serial(params)?);
     let metrics = params.metrics_path.as_deref();
-    let metrics = metrics.map(|path| open_for_lines(path).map_err(in_file(path)));
+    let metrics = metrics.map(|path| opening.lines("metrics_path", path));
     let metrics = metrics.transpose()?;
     // Last: whoever finds it waits for the fork.
     let path = &params.api_sock;
@@ -358,14 +362,29 @@ impl Opening {
         let Some(path) = &params.serial_out_path else {
             return Ok(None);
         };
+        let file = self.lines("serial_out_path", path)?;
+        self.wish.serial = Some(absolute(path)?);
+        Ok(Some(file.into()))
+    }
+
+    /// A new file for lines, or one that is there and has nothing, or a FIFO.
+    fn lines(&mut self, field: &'static str, path: &Path) -> Result<File, ForkFault> {
+        match new_for_lines(path) {
+            Ok(file) => {
+                self.made.0.push(Made::new(path));
+                return Ok(file);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(in_file(path)(error)),
+        }
         let file = open_for_lines(path).map_err(in_file(path))?;
         let found = file.metadata().map_err(in_file(path))?;
         // It may be anything that is in use.
         if found.is_file() && found.len() > 0 {
-            return Err(ForkFault::NotEmpty(path.clone()));
+            let path = path.to_owned();
+            return Err(ForkFault::NotEmpty { field, path });
         }
-        self.wish.serial = Some(absolute(path)?);
-        Ok(Some(file.into()))
+        Ok(file)
     }
 }
 

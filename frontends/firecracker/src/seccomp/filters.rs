@@ -79,6 +79,11 @@ impl Filters {
         })
     }
 
+    /// Whether a user has brought them.
+    pub(crate) fn are_given(&self) -> bool {
+        self.given.is_some()
+    }
+
     /// The process begins: what this thread is refused, threads that it makes are refused too. A user's filters are all
     /// that there is.
     pub(crate) fn begin(&self) {

@@ -77,8 +77,13 @@ pub(crate) enum ForkFault {
     Id(String),
     #[error("{}: {error}", .path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("serial_out_path: {} is there and not empty: name a new file", .0.display())]
-    NotEmpty(PathBuf),
+    #[error("{field}: {} is there and not empty: name a new file", .path.display())]
+    NotEmpty { field: &'static str, path: PathBuf },
+    #[error(
+        "threads that start again for a fork would have the filters of the main thread too, where those are a user's: \
+         start the process without --seccomp-filter to fork it"
+    )]
+    Filters,
     #[error("the drive {0} is named twice in drive_overrides and drive_copies")]
     Twice(String),
     #[error("Unknown block device: {0}")]
