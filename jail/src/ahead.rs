@@ -8,14 +8,14 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::fmt;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::Refusal;
@@ -46,6 +46,9 @@ const KINDS: [(Part, LinkNameSpaceType, &CStr); 5] = [
     ),
     (Part::Root, LinkNameSpaceType::Mount, c"/proc/self/ns/mnt"),
 ];
+
+/// Numbers of descriptors from here on: low ones are those that a program is started with, or forgot to be.
+const HIGH: i32 = 200;
 
 /// Those that were made.
 #[derive(Default)]
@@ -82,7 +85,8 @@ impl Plan {
         namespaces::name_host()?;
         for (made, (_, _, path)) in self.made.0.iter_mut().zip(KINDS) {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            *made = Some(openat(CWD, path, flags, Mode::empty())?);
+            let fd = openat(CWD, path, flags, Mode::empty())?;
+            *made = Some(fcntl_dupfd_cloexec(fd, HIGH)?);
         }
         Ok(())
     }
@@ -90,102 +94,101 @@ impl Plan {
 
 /// Namespaces that are being made by another process, for [`Jail::enter`](crate::Jail::enter). That process shares memory
 /// with this one, and ends by itself; dropping this waits for it.
+#[derive(Debug)]
 pub struct Ahead {
-    /// The other process' until it has ended.
-    plan: NonNull<Plan>,
-    _stack: Stack,
-    /// Until it was waited for.
-    child: Option<OwnedFd>,
-}
-
-// SAFETY: nothing but the other process uses the plan until that has ended, whichever thread waits for it.
-unsafe impl Send for Ahead {}
-
-impl fmt::Debug for Ahead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ahead")
-            .field("child", &self.child)
-            .finish_non_exhaustive()
-    }
+    /// Until it is known to have ended.
+    child: Option<Child>,
 }
 
 impl Ahead {
     /// Begins, and returns at once. The namespaces have the rights of this process' user. `None`: this host does not let
     /// another process do it.
     pub fn start() -> Option<Self> {
-        Self::try_start().ok()
-    }
-
-    fn try_start() -> Result<Self, Errno> {
-        let stack = Stack::new()?;
-        let plan = Box::new(Plan {
-            ids: Ids::own(),
-            made: Namespaces::default(),
-        });
-        let plan = NonNull::from(Box::leak(plan));
-        let started = start(&stack, plan);
-        if started.is_err() {
-            // SAFETY: it comes from a box, and there is no other process.
-            drop(unsafe { Box::from_raw(plan.as_ptr()) });
-        }
-        Ok(Self {
-            plan,
-            _stack: stack,
-            child: Some(started?),
-        })
+        let child = Child::start().ok()?;
+        Some(Self { child: Some(child) })
     }
 
     /// Waits until they are made. `None`: they could not be made.
     pub(crate) fn made(mut self) -> Option<Namespaces> {
-        let succeeded = self.wait();
-        // SAFETY: the other process has ended.
-        let made = std::mem::take(unsafe { &mut (*self.plan.as_ptr()).made });
-        succeeded.then_some(made)
-    }
-
-    /// Whether the other process has ended well. Once.
-    fn wait(&mut self) -> bool {
-        let Some(child) = self.child.take() else {
-            return false;
-        };
-        // It sends no SIGCHLD at its end, and is waited for only with this.
-        const WALL: WaitIdOptions = WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned());
-        let options = WaitIdOptions::EXITED | WALL;
-        let ended = retry_on_intr(|| waitid(WaitId::PidFd(child.as_fd()), options));
-        matches!(ended, Ok(Some(status)) if status.exit_status() == Some(0))
+        self.child.take()?.end()
     }
 }
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        self.wait();
-        // SAFETY: it comes from a box, and the other process has ended.
-        drop(unsafe { Box::from_raw(self.plan.as_ptr()) });
+        if let Some(child) = self.child.take() {
+            child.end();
+        }
     }
 }
 
-fn start(stack: &Stack, plan: NonNull<Plan>) -> Result<OwnedFd, Errno> {
-    const FLAGS: c_int = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD;
-    let mut fd: c_int = -1;
+/// The other process. What it works on is lost, rather than freed, unless it is known to have ended.
+struct Child {
+    pid: Pid,
+    /// Its own until it has ended.
+    plan: NonNull<Plan>,
+    stack: ManuallyDrop<Stack>,
+}
+
+// SAFETY: nothing but the other process uses the plan until that has ended, whichever thread waits for it.
+unsafe impl Send for Child {}
+
+impl fmt::Debug for Child {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Child")
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Child {
+    fn start() -> Result<Self, Errno> {
+        let stack = Stack::new()?;
+        let plan = NonNull::from(Box::leak(Box::new(Plan {
+            ids: Ids::own(),
+            made: Namespaces::default(),
+        })));
+        match start(&stack, plan) {
+            Ok(pid) => Ok(Self {
+                pid,
+                plan,
+                stack: ManuallyDrop::new(stack),
+            }),
+            Err(refused) => {
+                // SAFETY: it comes from a box, and there is no other process.
+                drop(unsafe { Box::from_raw(plan.as_ptr()) });
+                Err(refused)
+            }
+        }
+    }
+
+    /// Waits for its end, and gives what it has made.
+    fn end(self) -> Option<Namespaces> {
+        // It sends no SIGCHLD at its end, and is waited for only with this.
+        const WALL: WaitOptions = WaitOptions::from_bits_retain(libc::__WALL.cast_unsigned());
+        let ended = retry_on_intr(|| waitpid(Some(self.pid), WALL));
+        let Ok(Some((_, status))) = ended else {
+            // Nobody else waits for it: this does not happen.
+            return None;
+        };
+        // SAFETY: it comes from a box, and the other process has ended.
+        let plan = unsafe { Box::from_raw(self.plan.as_ptr()) };
+        drop(ManuallyDrop::into_inner(self.stack));
+        (status.exit_status() == Some(0)).then_some(plan.made)
+    }
+}
+
+fn start(stack: &Stack, plan: NonNull<Plan>) -> Result<Pid, Errno> {
+    const FLAGS: c_int = libc::CLONE_VM | libc::CLONE_FILES;
     let masked = Masked::all();
     // SAFETY: the stack is this process' alone, and lives until it has ended, as the plan does. What it does, `work`
     // says.
-    let pid = unsafe {
-        libc::clone(
-            work,
-            stack.top(),
-            FLAGS,
-            plan.as_ptr().cast(),
-            ptr::from_mut(&mut fd),
-        )
-    };
+    let pid = unsafe { libc::clone(work, stack.top(), FLAGS, plan.as_ptr().cast()) };
     let refused = Errno::from_io_error(&std::io::Error::last_os_error());
     drop(masked);
-    if pid < 0 {
-        return Err(refused.unwrap_or(Errno::NOSYS));
-    }
-    // SAFETY: the kernel has opened it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Pid::from_raw(pid)
+        .filter(|_| pid > 0)
+        .ok_or(refused.unwrap_or(Errno::NOSYS))
 }
 
 /// The other process, from its beginning to its end. Its memory is the caller's.

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io;
 use std::panic;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jail::roles::{self, MAIN, MAIN_WITH_FORKS};
 use jail::{Ahead, Filter, FilterError, Jail, JailError, Level, Report, Role, Sandbox};
@@ -32,31 +32,53 @@ const LONGEST_VSOCK: usize = 107 - 11;
 static BEGUN: Mutex<Option<Ahead>> = Mutex::new(None);
 
 /// Begins to make namespaces, in another process, where these arguments look like those of a VM in a sandbox: making
-/// them takes as long as everything else up to where they are needed. Where it guesses wrong, nothing else happens.
-pub(super) fn begin(arguments: &[OsString]) {
+/// them takes as long as everything else up to where they are needed.
+pub(super) fn begin(arguments: &[OsString]) -> Begun {
     let words = arguments.iter().skip(1).map(|word| word.as_encoded_bytes());
     let starts_a_vm = words
         .clone()
         .next()
         .is_none_or(|word| word.starts_with(b"-") || word == b"restore");
-    let is_without = words
-        .clone()
-        .any(|word| WITHOUT.iter().any(|text| word.starts_with(text)));
-    if starts_a_vm && !is_without {
-        *BEGUN.lock().unwrap_or_else(PoisonError::into_inner) = Ahead::start();
+    let is_without = |word: &[u8]| {
+        let names_a_file = |text: &[u8]| word.windows(text.len()).any(|part| part == text);
+        word == b"--sandbox"
+            || WITHOUT.iter().any(|text| word.starts_with(text))
+            || NUMBERED.into_iter().any(names_a_file)
+    };
+    if starts_a_vm && !words.clone().any(is_without) {
+        *begun() = Ahead::start();
     }
+    Begun
 }
 
-/// Beginnings of arguments with which there is no VM, or no namespace that was made before.
-const WITHOUT: [&[u8]; 7] = [
+/// Beginnings of arguments with which there may be no VM, or no namespaces made beforehand. A configuration file may say that
+/// there is to be no sandbox, and name files by their numbers.
+const WITHOUT: [&[u8]; 8] = [
     b"--sandbox=off",
     b"--uid",
+    b"--config",
     b"--dump-config",
     b"--help",
     b"--version",
     b"-h",
     b"-V",
 ];
+
+/// Where a file is named by its number, that is looked at before the other process opens any.
+const NUMBERED: [&[u8]; 2] = [b"/fd/", b"fd="];
+
+/// Waits for what was begun, if nobody has taken it: nothing of it is left when the program does something else, or ends.
+pub(super) struct Begun;
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        drop(begun().take());
+    }
+}
+
+fn begun() -> MutexGuard<'static, Option<Ahead>> {
+    BEGUN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The sandbox of this process.
 #[derive(Debug)]
@@ -77,7 +99,7 @@ impl Confined {
     /// # Errors
     /// When a value cannot be used, or signals cannot be handled.
     pub(super) fn new(config: &Config) -> Result<Option<Arc<Self>>, Error> {
-        let ahead = BEGUN.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ahead = begun().take();
         let (mode, user) = (config.sandbox.mode(), config.sandbox.user()?);
         if mode == Mode::Off && user.is_none() {
             return Ok(None);

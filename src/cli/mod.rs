@@ -79,7 +79,7 @@ pub(crate) fn main() -> ExitCode {
         return code;
     }
     let arguments: Vec<OsString> = env::args_os().collect();
-    confined::begin(&arguments);
+    let _begun = confined::begin(&arguments);
     let (cli, given) = match Cli::read(&arguments) {
         Ok(parsed) => parsed,
         Err(error) => return usage::end(&error, &arguments),

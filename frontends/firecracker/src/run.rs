@@ -185,8 +185,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(vm) => vm,
         None => built(&builds)?,
     };
-    // No request asks for another one, and a guest's reset is its end.
-    vm.without_new_machines();
+    if server.is_none() {
+        // A guest's reset is its end, and nobody asks for a fork.
+        vm.without_new_machines();
+    }
     // The first line comes with the start, which clients read that look into a file once. Nothing runs yet that could
     // be asked.
     let _ = metrics::write(Ask::Nobody);
