@@ -148,6 +148,40 @@ impl Prepared {
                 _ => Ok(()),
             },
             "signal" => call(libc::SYS_kill, [target, 0, 0, 0, 0, 0]),
+            "signal-threads" => call(libc::SYS_tkill, [target, 0, 0, 0, 0, 0]),
+            "signal-other" => call(libc::SYS_tgkill, [target, target, 0, 0, 0, 0]),
+            "node-at" => {
+                let path = CString::new("/new")?;
+                let here = libc::AT_FDCWD.into();
+                call(libc::SYS_mknodat, [here, address(&path), 0o20_666, 0, 0, 0])
+            }
+            "users" => call(libc::SYS_setreuid, [0, 0, 0, 0, 0, 0]),
+            "own-group" => call(libc::SYS_setgid, [0, 0, 0, 0, 0, 0]),
+            "other-group" => call(libc::SYS_setregid, [0, 0, 0, 0, 0, 0]),
+            "all-groups" => call(libc::SYS_setgroups, [0, 0, 0, 0, 0, 0]),
+            "three-groups" => call(libc::SYS_setresgid, [0, 0, 0, 0, 0, 0]),
+            "capabilities" => call(libc::SYS_capset, [0, 0, 0, 0, 0, 0]),
+            "time" => call(libc::SYS_settimeofday, [0, 0, 0, 0, 0, 0]),
+            "clock" => call(libc::SYS_clock_adjtime, [0, 0, 0, 0, 0, 0]),
+            "adjust" => call(libc::SYS_adjtimex, [0, 0, 0, 0, 0, 0]),
+            "kexec" => call(libc::SYS_kexec_file_load, [-1, -1, 0, 0, 0, 0]),
+            "module" => call(libc::SYS_delete_module, [0, 0, 0, 0, 0, 0]),
+            "mount-attributes" => call(libc::SYS_mount_setattr, [-1, 0, 0, 0, 0, 0]),
+            "mount-again" => call(libc::SYS_fspick, [-1, 0, 0, 0, 0, 0]),
+            "mount-configure" => call(libc::SYS_fsconfig, [-1, 0, 0, 0, 0, 0]),
+            "only-thread" => {
+                let thread = libc::CLONE_THREAD.into();
+                call(libc::SYS_unshare, [thread, 0, 0, 0, 0, 0])
+            }
+            "fork-in-namespace" => {
+                let flags = c_long::from(libc::CLONE_NEWUSER) | 17;
+                match self::call(libc::SYS_clone, [flags, 0, 0, 0, 0, 0])? {
+                    // SAFETY: ends the child and runs nothing of the parent in it.
+                    0 => unsafe { libc::_exit(0) },
+                    _ => Ok(()),
+                }
+            }
+            "new-clone" => call(libc::SYS_clone3, [0, 0, 0, 0, 0, 0]),
             "signal-thread" => {
                 let signal = libc::SIGRTMIN().into();
                 call(libc::SYS_tgkill, [target, target, signal, 0, 0, 0])

@@ -60,7 +60,11 @@ fn run() -> Result<()> {
         return Ok(());
     };
     let filter = if role == roles::served::START {
-        Filter::refusing(roles::served::START, roles::served::REFUSED)?
+        Filter::refusing(
+            roles::served::START,
+            roles::served::REFUSED,
+            roles::served::REFUSED_BUT,
+        )?
     } else {
         let known = roles::ALL
             .iter()

@@ -100,6 +100,27 @@ fn a_thread_that_prepares_opens_files_and_starts_no_program() {
     for attempt in ["nothing", "allocate", "print", "open-proc"] {
         assert_eq!(ran.result(attempt), "done", "{attempt}: {}", ran.stderr);
     }
+    /// What is refused by another name, and the calls that it goes by.
+    const TWINS: [(&str, &str); 18] = [
+        ("signal-threads", "tkill"),
+        ("signal-other", "tgkill"),
+        ("node-at", "mknodat"),
+        ("users", "setreuid"),
+        ("own-group", "setgid"),
+        ("other-group", "setregid"),
+        ("all-groups", "setgroups"),
+        ("three-groups", "setresgid"),
+        ("capabilities", "capset"),
+        ("time", "settimeofday"),
+        ("clock", "clock_adjtime"),
+        ("adjust", "adjtimex"),
+        ("kexec", "kexec_file_load"),
+        ("module", "delete_module"),
+        ("mount-attributes", "mount_setattr"),
+        ("mount-again", "fspick"),
+        ("mount-configure", "fsconfig"),
+        ("fork-in-namespace", "clone"),
+    ];
     const WORST: [&str; 11] = [
         "execute",
         "execute-memory",
@@ -113,7 +134,14 @@ fn a_thread_that_prepares_opens_files_and_starts_no_program() {
         "bpf",
         "user",
     ];
-    for (attempt, call) in REFUSED.iter().filter(|(name, _)| WORST.contains(name)) {
+    // A machine that becomes two makes sure that it has one thread. Threads are not made by what no filter can look at.
+    let ran = outside.run("off", &["role=start", "thread-of-vcpu", "new-clone"]);
+    assert_eq!(ran.result("thread-of-vcpu"), "done", "{}", ran.stderr);
+    assert_eq!(ran.result("new-clone"), "ENOSYS", "{}", ran.stderr);
+    let ran = outside.run("off", &["role=start", "only-thread"]);
+    assert_eq!(ran.result("only-thread"), "EINVAL", "{}", ran.stderr);
+    let worst = REFUSED.iter().filter(|(name, _)| WORST.contains(name));
+    for (attempt, call) in worst.chain(&TWINS) {
         let ran = outside.run("off", &["role=start", attempt]);
         assert_eq!(ran.status, Some(1), "{attempt}: {}", ran.stderr);
         let line = format!("error: the system call {call} is not allowed to the thread 'start': ");

@@ -1,9 +1,9 @@
 //! Files that are named: those that lines are written to, logs and metrics, and those that are read or copied.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, OFlags, RenameFlags, SeekFrom, renameat_with, seek};
 use rustix::io::Errno;
@@ -61,8 +61,38 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     Ok(renameat_with(CWD, from, CWD, to, RenameFlags::empty())?)
 }
 
-/// Puts a file with these bytes in the place of one that may be there, whole or not at all.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Puts a file with these bytes in the place of `before`, whole or not at all. It gets that one's owner and mode, as far as
+/// this process may give them.
+pub(crate) fn replace(path: &Path, bytes: &[u8], before: &File) -> io::Result<()> {
+    put(path, bytes, |name, file| {
+        take_owner_and_mode(file, before)?;
+        rename(name, path)
+    })
+}
+
+/// Puts a file with these bytes where nothing is, whole or not at all.
+///
+/// # Errors
+/// `AlreadyExists` when something is there, which stays.
+pub(crate) fn put_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put(path, bytes, |name, _| {
+        match renameat_with(CWD, name, CWD, path, RenameFlags::NOREPLACE) {
+            // The file system cannot do that.
+            Err(Errno::INVAL) => {
+                fs::hard_link(name, path)?;
+                fs::remove_file(name)
+            }
+            done => Ok(done?),
+        }
+    })
+}
+
+/// Writes a file beside a path, and has it put there.
+fn put(
+    path: &Path,
+    bytes: &[u8],
+    place: impl FnOnce(&Path, &File) -> io::Result<()>,
+) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let name = Path::new(&name);
@@ -70,11 +100,49 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let put = file
         .write_all(bytes)
         .and_then(|()| file.sync_all())
-        .and_then(|()| rename(name, path));
+        .and_then(|()| place(name, &file));
     if put.is_err() {
         let _ = fs::remove_file(name);
     }
     put
+}
+
+/// A file gets the owner and the mode of another one. It is as good as it can be: not everybody may give files away.
+pub(crate) fn take_owner_and_mode(file: &File, from: &File) -> io::Result<()> {
+    let found = from.metadata()?;
+    let _ = fchown(file, Some(found.uid()), Some(found.gid()));
+    let _ = file.set_permissions(Permissions::from_mode(found.mode()));
+    Ok(())
+}
+
+/// The folder of a file.
+pub(crate) fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// The path without links, whether or not there is a file.
+pub(crate) fn resolved(path: &Path) -> io::Result<PathBuf> {
+    // As many as the kernel follows (path_resolution(7)).
+    const LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        match fs::canonicalize(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found,
+        }
+        match fs::read_link(&path) {
+            // It leads to a file that is still to be made.
+            Ok(to) => path = folder(&path).join(to),
+            Err(_) => {
+                let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+                return Ok(fs::canonicalize(folder(&path))?.join(name));
+            }
+        }
+    }
+    Err(Errno::LOOP.into())
 }
 
 /// Copies what of the beginning of a file is data, and no hole, to the same places of another one. Gives the bytes.
@@ -111,6 +179,17 @@ pub(crate) fn copy_data(from: &File, to: &File, len: u64) -> io::Result<u64> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_file_takes_the_place_of_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new");
+        put_new(&path, b"first").unwrap();
+        let error = put_new(&path, b"second").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn holes_of_a_file_change_nothing_and_zeros_do() {

@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -429,4 +430,45 @@ fn the_compiler_says_what_is_wrong_and_leaves_files_of_others_alone() {
     assert_eq!(names, expected);
     let ran = seccompiler(path, &["--version"]);
     assert_eq!(ran.stdout, b"seccompiler-bin 1.16.0\n");
+}
+
+#[test]
+fn a_file_of_the_compiler_keeps_its_owner_its_mode_and_the_links_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let filters = json!({ "vcpu": without("trap", &["ioctl"]) }).to_string();
+    fs::write(path.join("json"), &filters).unwrap();
+    fs::create_dir(path.join("elsewhere")).unwrap();
+    let make = |output: &str| {
+        let made = seccompiler(path, &["-t", "x86_64", "-i", "json", "-o", output]);
+        assert!(made.status.success(), "{made:?}");
+    };
+    for name in ["link", "new-link"] {
+        symlink(format!("elsewhere/{name}"), path.join(name)).unwrap();
+    }
+    let target = path.join("elsewhere/link");
+    fs::write(&target, "").unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).unwrap();
+    // Another owner, where this user may have one.
+    let owner = match rustix::process::geteuid().is_root() {
+        true => (1234, 2345),
+        false => {
+            let found = fs::metadata(&target).unwrap();
+            (found.uid(), found.gid())
+        }
+    };
+    chown(&target, Some(owner.0), Some(owner.1)).unwrap();
+    let before = fs::metadata(&target).unwrap().ino();
+    make("link");
+    make("new-link");
+    for name in ["link", "new-link"] {
+        assert!(path.join(name).is_symlink());
+        assert!(fs::metadata(path.join(name)).unwrap().len() > 100);
+    }
+    let found = fs::metadata(&target).unwrap();
+    assert_eq!((found.uid(), found.gid()), owner);
+    assert_eq!(found.mode() & 0o7777, 0o640);
+    assert_ne!(found.ino(), before);
+    // And nothing else is left.
+    assert_eq!(fs::read_dir(path.join("elsewhere")).unwrap().count(), 2);
 }

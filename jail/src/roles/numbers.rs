@@ -21,12 +21,21 @@ pub(super) const F_ADD_SEALS: u32 = libc::F_ADD_SEALS.cast_unsigned();
 pub(super) const F_OFD_GETLK: u32 = libc::F_OFD_GETLK.cast_unsigned();
 pub(super) const F_OFD_SETLK: u32 = libc::F_OFD_SETLK.cast_unsigned();
 pub(super) const AF_UNIX: u32 = libc::AF_UNIX.cast_unsigned();
+pub(super) const SIGABRT: u32 = libc::SIGABRT.cast_unsigned();
 pub(super) const SIGBUS: u32 = libc::SIGBUS.cast_unsigned();
 pub(super) const SIGSEGV: u32 = libc::SIGSEGV.cast_unsigned();
 pub(super) const SIGQUIT: u32 = libc::SIGQUIT.cast_unsigned();
 pub(super) const SIGSTOP: u32 = libc::SIGSTOP.cast_unsigned();
 pub(super) const SIGTSTP: u32 = libc::SIGTSTP.cast_unsigned();
 pub(super) const CLONE_THREAD: u32 = libc::CLONE_THREAD.cast_unsigned();
+/// What makes namespaces for a new process (clone(2)).
+pub(super) const NAMESPACES: u32 = libc::CLONE_NEWCGROUP.cast_unsigned()
+    | libc::CLONE_NEWIPC.cast_unsigned()
+    | libc::CLONE_NEWNET.cast_unsigned()
+    | libc::CLONE_NEWNS.cast_unsigned()
+    | libc::CLONE_NEWPID.cast_unsigned()
+    | libc::CLONE_NEWUSER.cast_unsigned()
+    | libc::CLONE_NEWUTS.cast_unsigned();
 /// What a process may have that is made by fork(2): the signal of its end, and where its number goes.
 pub(super) const OF_FORK: u32 =
     0xff | libc::CLONE_CHILD_SETTID.cast_unsigned() | libc::CLONE_CHILD_CLEARTID.cast_unsigned();

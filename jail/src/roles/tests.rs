@@ -158,6 +158,36 @@ fn a_thread_that_opens_files_executes_traces_and_mounts_nothing_and_reaches_no_n
             assert!(!served::REFUSED.contains(&rule.call), "{}", rule.call);
         }
     }
+    for role in ALL
+        .iter()
+        .chain([&served::API, &served::CLOCK, &served::RUNNING])
+    {
+        for rule in rules(role) {
+            let mut but = served::REFUSED_BUT.iter();
+            let Some(but) = but.find(|but| but.call == rule.call) else {
+                continue;
+            };
+            match (rule.only, but.only) {
+                (
+                    Only::Bits { values, .. },
+                    Only::Bits {
+                        values: most,
+                        mask: u32::MAX,
+                        ..
+                    },
+                ) => {
+                    assert!(
+                        values.iter().all(|value| most.contains(value)),
+                        "{}",
+                        rule.call
+                    );
+                }
+                // What is said of its flags is about others.
+                (Only::Bits { .. }, Only::Bits { .. }) => assert_eq!(rule.call, Clone),
+                (one, other) => assert_eq!(one, other, "{}", rule.call),
+            }
+        }
+    }
     for rule in rules(&served::CLOCK) {
         assert!(!NEVER.contains(&rule.call), "{}", rule.call);
     }

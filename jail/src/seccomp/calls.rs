@@ -80,11 +80,14 @@ macro_rules! calls {
 
 calls! {
     Accept4 SYS_accept4 288 242;
+    Adjtimex SYS_adjtimex 159 171;
     Bind SYS_bind 49 200;
     Bpf SYS_bpf 321 280;
     Brk SYS_brk 12 214;
+    Capset SYS_capset 126 91;
     Chdir SYS_chdir 80 49;
     Chroot SYS_chroot 161 51;
+    ClockAdjtime SYS_clock_adjtime 305 266;
     ClockGettime SYS_clock_gettime 228 113;
     ClockNanosleep SYS_clock_nanosleep 230 115;
     ClockSettime SYS_clock_settime 227 112;
@@ -93,6 +96,7 @@ calls! {
     Close SYS_close 3 57;
     CloseRange SYS_close_range 436 436;
     Connect SYS_connect 42 203;
+    DeleteModule SYS_delete_module 176 106;
     Dup SYS_dup 32 23;
     Dup3 SYS_dup3 292 24;
     EpollCreate1 SYS_epoll_create1 291 20;
@@ -112,9 +116,11 @@ calls! {
     FinitModule SYS_finit_module 313 273;
     Flock SYS_flock 73 32;
     Fremovexattr SYS_fremovexattr 199 16;
+    Fsconfig SYS_fsconfig 431 431;
     Fsetxattr SYS_fsetxattr 190 7;
     Fsmount SYS_fsmount 432 432;
     Fsopen SYS_fsopen 430 430;
+    Fspick SYS_fspick 433 433;
     Fstat SYS_fstat 5 80;
     Fsync SYS_fsync 74 82;
     Ftruncate SYS_ftruncate 77 46;
@@ -135,6 +141,7 @@ calls! {
     IoUringEnter SYS_io_uring_enter 426 426;
     IoUringRegister SYS_io_uring_register 427 427;
     IoUringSetup SYS_io_uring_setup 425 425;
+    KexecFileLoad SYS_kexec_file_load 320 294;
     KexecLoad SYS_kexec_load 246 104;
     Keyctl SYS_keyctl 250 219;
     Kill SYS_kill 62 129;
@@ -147,10 +154,12 @@ calls! {
     Madvise SYS_madvise 28 233;
     Membarrier SYS_membarrier 324 283;
     MemfdCreate SYS_memfd_create 319 279;
+    Mknodat SYS_mknodat 259 33;
     Mlock SYS_mlock 149 228;
     Mlockall SYS_mlockall 151 230;
     Mmap SYS_mmap 9 222;
     Mount SYS_mount 165 40;
+    MountSetattr SYS_mount_setattr 442 442;
     MoveMount SYS_move_mount 429 429;
     Mprotect SYS_mprotect 10 226;
     Mremap SYS_mremap 25 216;
@@ -204,12 +213,18 @@ calls! {
     Sendfile SYS_sendfile 40 71;
     Sendmsg SYS_sendmsg 46 211;
     Sendto SYS_sendto 44 206;
+    Setgid SYS_setgid 106 144;
+    Setgroups SYS_setgroups 116 159;
     Setns SYS_setns 308 268;
+    Setregid SYS_setregid 114 143;
+    Setresgid SYS_setresgid 119 149;
     Setresuid SYS_setresuid 117 147;
+    Setreuid SYS_setreuid 113 145;
     Setrlimit SYS_setrlimit 160 164;
     SetRobustList SYS_set_robust_list 273 99;
     Setsid SYS_setsid 112 157;
     Setsockopt SYS_setsockopt 54 208;
+    Settimeofday SYS_settimeofday 164 170;
     SetTidAddress SYS_set_tid_address 218 96;
     Setuid SYS_setuid 105 146;
     Shmget SYS_shmget 29 194;

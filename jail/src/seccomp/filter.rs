@@ -5,7 +5,7 @@ use std::io;
 use seccompiler::{BpfProgram, sock_filter};
 
 use super::calls::{Call, Numbers};
-use super::rules::Role;
+use super::rules::{Role, Table};
 use super::tree::{Calls, program, refusing};
 use super::violation;
 
@@ -74,29 +74,37 @@ impl Filter {
         })
     }
 
-    /// A filter that refuses these calls and lets through all others, for a thread of the role that is called `role`
-    /// which does what no table has.
+    /// A filter that refuses these calls, and those of a table but for what that allows of them, and lets through all
+    /// others, for a thread of the role that is called `role` which does what no table has.
     ///
     /// # Errors
-    /// When the architecture is not known.
-    pub fn refusing(role: &'static str, calls: &[Call]) -> Result<Self, FilterError> {
-        Self::refusing_for_arch(role, calls, std::env::consts::ARCH)
+    /// When the architecture is not known, or there are too many calls.
+    pub fn refusing(role: &'static str, calls: &[Call], but: Table) -> Result<Self, FilterError> {
+        Self::refusing_for_arch(role, calls, but, std::env::consts::ARCH)
     }
 
     fn refusing_for_arch(
         role: &'static str,
         calls: &[Call],
+        but: Table,
         arch: &str,
     ) -> Result<Self, FilterError> {
         let unknown = || FilterError::Architecture(arch.to_owned());
         let numbers = Numbers::of(arch).ok_or_else(unknown)?;
         let audit = architecture(arch).ok_or_else(unknown)?;
-        let refused = calls.iter().filter_map(|call| call.number(numbers));
-        let program =
-            refusing(&refused.collect(), audit).map_err(|error| FilterError::Compile {
-                role,
-                source: io::Error::other(error),
-            })?;
+        let mut refused = Calls::new();
+        for number in calls.iter().filter_map(|call| call.number(numbers)) {
+            refused.entry(number).or_default();
+        }
+        for rule in but {
+            if let Some(number) = rule.call.number(numbers) {
+                refused.entry(number).or_default().push(rule.only);
+            }
+        }
+        let program = refusing(&refused, audit).map_err(|error| FilterError::Compile {
+            role,
+            source: io::Error::other(error),
+        })?;
         Ok(Self { role, program })
     }
 
@@ -358,8 +366,31 @@ mod tests {
     #[test]
     fn a_filter_that_refuses_calls_lets_through_all_others_of_its_architecture() {
         for arch in ARCHITECTURES {
+            const BUT: Table = &[
+                Rule::one_of(Call::Unshare, 0, &[7, 9], ""),
+                Rule::masked(Call::Clone, 0, 0xf0, &[0], ""),
+                Rule::fails(Call::Clone3, 38, ""),
+                Rule::any(Call::Brk, ""),
+            ];
             let refused = [Call::Execve, Call::Ptrace, Call::Vfork];
-            let filter = Filter::refusing_for_arch("test", &refused, arch).unwrap();
+            let filter = Filter::refusing_for_arch("test", &refused, BUT, arch).unwrap();
+            for (call, argument, expected) in [
+                (Call::Unshare, 7, libc::SECCOMP_RET_ALLOW),
+                (Call::Unshare, 9, libc::SECCOMP_RET_ALLOW),
+                (Call::Unshare, 0, libc::SECCOMP_RET_TRAP),
+                (Call::Unshare, 8, libc::SECCOMP_RET_TRAP),
+                (Call::Clone, 0x0f, libc::SECCOMP_RET_ALLOW),
+                (Call::Clone, 0x1f, libc::SECCOMP_RET_TRAP),
+                (Call::Clone3, 0, libc::SECCOMP_RET_ERRNO | 38),
+                (Call::Brk, 1, libc::SECCOMP_RET_ALLOW),
+            ] {
+                let made = Made::new(arch, call, argument);
+                assert_eq!(
+                    verdict(&filter, &made),
+                    expected,
+                    "{arch} {call} {argument}"
+                );
+            }
             for call in [Call::Execve, Call::Ptrace] {
                 let made = Made::new(arch, call, 0);
                 assert_eq!(verdict(&filter, &made), libc::SECCOMP_RET_TRAP, "{call}");

@@ -4,7 +4,7 @@
 //! The kernel runs a filter for each number that there is when it is installed, to know which calls need no further look: the
 //! crate seccompiler puts one call behind the other, and a tree takes a third of the time of that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use seccompiler::{BpfProgram, sock_filter};
 
@@ -70,9 +70,10 @@ pub(super) fn program(calls: &Calls, arch: u32) -> Result<BpfProgram, TreeError>
     Ok(program)
 }
 
-/// The program that refuses calls with these numbers and lets through all others, but for those of another architecture, of
-/// which x32 has the number of this one and a bit in its own. It is one behind the other: it is short, and there is one.
-pub(super) fn refusing(numbers: &BTreeSet<u16>, arch: u32) -> Result<BpfProgram, TreeError> {
+/// The program that refuses calls with these numbers, but for what is allowed of each, and lets through all others. Those of
+/// another architecture it does not, of which x32 has the number of this one and a bit in its own. One call is behind the
+/// other: it is short, and there is one.
+pub(super) fn refusing(calls: &Calls, arch: u32) -> Result<BpfProgram, TreeError> {
     const X32: u32 = 0x4000_0000;
     let mut program = vec![
         step(LOAD, 0, 0, ARCH),
@@ -82,10 +83,31 @@ pub(super) fn refusing(numbers: &BTreeSet<u16>, arch: u32) -> Result<BpfProgram,
         step(AT_LEAST, 0, 1, X32),
         give(libc::SECCOMP_RET_KILL_PROCESS),
     ];
-    for (at, number) in numbers.iter().enumerate() {
-        // Over the others and the verdict that lets through.
-        let over = u8::try_from(numbers.len() - at).map_err(|_| TreeError::Calls)?;
-        program.push(step(EQUAL, over, 0, u32::from(*number)));
+    let (whole, partly): (Vec<_>, Vec<_>) = calls.iter().partition(|(_, but)| but.is_empty());
+    let looks = partly
+        .iter()
+        .map(|(_, but)| look(but))
+        .collect::<Result<Vec<_>, _>>()?;
+    // Behind the numbers are the verdict on all others, the looks, and the verdicts again.
+    let mut look_at = program.len() + calls.len() + 1;
+    let allowed = look_at + looks.iter().map(Vec::len).sum::<usize>();
+    let over = |from: usize, to: usize| u8::try_from(to - from - 1).map_err(|_| TreeError::Calls);
+    for (number, _) in whole {
+        let refused = over(program.len(), allowed + 1)?;
+        program.push(step(EQUAL, refused, 0, u32::from(*number)));
+    }
+    for ((number, _), look) in partly.iter().zip(&looks) {
+        let to = if look.is_empty() { allowed } else { look_at };
+        let to = over(program.len(), to)?;
+        program.push(step(EQUAL, to, 0, u32::from(**number)));
+        look_at += look.len();
+    }
+    program.push(give(libc::SECCOMP_RET_ALLOW));
+    for look in looks.iter().flatten() {
+        program.push(match look.code {
+            EQUAL => step(EQUAL, over(program.len(), allowed)?, 0, look.k),
+            _ => step(look.code, 0, 0, look.k),
+        });
     }
     program.push(give(libc::SECCOMP_RET_ALLOW));
     program.push(give(libc::SECCOMP_RET_TRAP));

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::container::{
     ContainerError, LONGEST_NAME, LONGEST_PROGRAM, MAGIC, MOST_PROGRAMS, Programs,
 };
-use crate::files::{open_regular, replace};
+use crate::files::{open_regular, put_new, replace, resolved};
 use crate::version::VERSION;
 
 /// The longest JSON file, in bytes.
@@ -165,6 +165,31 @@ impl<'de> Deserialize<'de> for JsonFilters {
     }
 }
 
+impl JsonCondition {
+    /// A number that is longer than the argument would be cut, and the rule would be about another value.
+    fn check(&self) -> Result<(), String> {
+        if matches!(self.len, ArgumentLen::Qword) {
+            return Ok(());
+        }
+        let mask = match self.op {
+            Operator::MaskedEq(mask) => mask,
+            _ => 0,
+        };
+        let numbers = [("val", self.val), ("masked_eq", mask)];
+        match numbers
+            .into_iter()
+            .find(|(_, value)| *value > u32::MAX.into())
+        {
+            None => Ok(()),
+            Some((field, value)) => Err(format!(
+                "{field} is {value}, and {} is the most of a \"dword\", which is the lower half of an argument: make it \
+                 smaller, or the type \"qword\"",
+                u32::MAX
+            )),
+        }
+    }
+}
+
 impl JsonFilters {
     /// Checks what the crate does not, and has each filter mean what it says: a call that one rule has without conditions
     /// counts whatever another rule asks of its arguments.
@@ -196,6 +221,12 @@ impl JsonFilters {
                         "the thread {name:?}, syscall {:?}: it has {conditions} args, and {MOST_CONDITIONS} is the most",
                         rule.syscall
                     ));
+                }
+                for condition in rule.args.iter().flatten() {
+                    condition.check().map_err(|cause| {
+                        let (syscall, index) = (&rule.syscall, condition.index);
+                        format!("the thread {name:?}, syscall {syscall:?}, the argument {index}: {cause}")
+                    })?;
                 }
             }
             let rules = filter.filter.iter();
@@ -318,27 +349,33 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Puts the file into its place. Another kind of file that is there is somebody's.
+/// Puts the file into its place, or that of what a link there leads to. Another kind of file that is there is somebody's.
 fn put(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |error| Failure::Output {
         path: path.to_owned(),
         error,
     };
-    match open_regular(path, false) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-        Ok(mut file) => {
-            let mut begins = Vec::new();
-            let read = (&mut file)
-                .take(MAGIC.len() as u64)
-                .read_to_end(&mut begins);
-            read.map_err(failed)?;
-            if !begins.is_empty() && begins != MAGIC {
-                return Err(Failure::Other(path.to_owned()));
-            }
+    let place = resolved(path).map_err(failed)?;
+    let mut before = match open_regular(&place, false) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return put_new(&place, bytes).map_err(|error| match error.kind() {
+                // Somebody has made it meanwhile.
+                io::ErrorKind::AlreadyExists => Failure::Other(path.to_owned()),
+                _ => failed(error),
+            });
         }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut begins = Vec::new();
+    let read = (&mut before)
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut begins);
+    read.map_err(failed)?;
+    if !begins.is_empty() && begins != MAGIC {
+        return Err(Failure::Other(path.to_owned()));
     }
-    replace(path, bytes).map_err(failed)
+    replace(&place, bytes, &before).map_err(failed)
 }
 
 #[cfg(test)]

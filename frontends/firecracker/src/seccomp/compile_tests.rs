@@ -89,6 +89,37 @@ fn a_call_without_conditions_counts_whatever_other_rules_say_of_it() {
 }
 
 #[test]
+fn a_number_that_is_longer_than_its_argument_is_refused_and_not_cut() {
+    let most = u64::from(u32::MAX);
+    let with = |kind: &str, op: Value, val: u64| {
+        let condition = json!({ "index": 2, "type": kind, "op": op, "val": val });
+        filters(&json!([{ "syscall": "mmap", "args": [condition] }]))
+    };
+    let masked = |mask: u64| json!({ "masked_eq": mask });
+    for (op, val, field, value) in [
+        (json!("eq"), most + 1, "val", most + 1),
+        (json!("lt"), 1 << 32, "val", 1 << 32),
+        (masked(4), 4 | 1 << 40, "val", 4 | 1 << 40),
+        // Every value would be one of it.
+        (masked(1 << 32), 0, "masked_eq", 1 << 32),
+    ] {
+        let json = with("dword", op.clone(), val);
+        let error = compiled(&json, false).unwrap_err();
+        let said = format!(
+            "the thread \"vcpu\", syscall \"mmap\", the argument 2: {field} is {value}, and 4294967295 is the most of a \
+             \"dword\""
+        );
+        assert!(error.starts_with(&said), "{error}");
+        assert!(error.ends_with("or the type \"qword\""), "{error}");
+        compiled(&with("qword", op, val), false).unwrap();
+        // What is said of arguments is left away.
+        compiled(&json, true).unwrap();
+    }
+    compiled(&with("dword", json!("eq"), most), false).unwrap();
+    compiled(&with("dword", masked(most), most), false).unwrap();
+}
+
+#[test]
 fn what_is_wrong_is_told_with_its_thread() {
     let condition =
         |index: u64, op: &str| json!({ "index": index, "type": "dword", "op": op, "val": 1 });

@@ -88,7 +88,8 @@ impl Filters {
     /// that there is.
     pub(crate) fn begin(&self) {
         if self.given.is_none() {
-            install(Filter::refusing(served::START, served::REFUSED).as_ref());
+            let filter = Filter::refusing(served::START, served::REFUSED, served::REFUSED_BUT);
+            install(filter.as_ref());
         }
     }
 

@@ -6,10 +6,10 @@
 //! a load finds that by the mark.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -18,7 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::files::{copy_data, open_regular, rename};
+use crate::files::{copy_data, folder, open_regular, rename, resolved, take_owner_and_mode};
 use crate::saved::{self, Content};
 
 /// Who may read and write a new file, before the process' mask.
@@ -67,11 +67,7 @@ impl NewFile {
         };
         match (created, before) {
             (Ok(mut new), Some(before)) => {
-                let found = before.metadata()?;
-                let mode = Permissions::from_mode(found.mode());
-                // It is as good as it can be: not everybody may give files away.
-                let _ = fchown(&new.file, Some(found.uid()), Some(found.gid()));
-                let _ = new.file.set_permissions(mode);
+                take_owner_and_mode(&new.file, &before)?;
                 new.before = Some(before);
                 Ok(new)
             }
@@ -315,37 +311,6 @@ fn next(path: &Path) -> io::Result<PathBuf> {
     next.push(name);
     next.push(".next");
     Ok(path.with_file_name(next))
-}
-
-/// The path without links, whether or not there is a file.
-fn resolved(path: &Path) -> io::Result<PathBuf> {
-    // As many as the kernel follows (path_resolution(7)).
-    const LINKS: usize = 40;
-    let mut path = path.to_owned();
-    for _ in 0..LINKS {
-        match fs::canonicalize(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            found => return found,
-        }
-        match fs::read_link(&path) {
-            // It leads to a file that is still to be made.
-            Ok(to) => path = folder(&path).join(to),
-            Err(_) => {
-                let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-                return Ok(fs::canonicalize(folder(&path))?.join(name));
-            }
-        }
-    }
-    Err(io::Error::from_raw_os_error(
-        rustix::io::Errno::LOOP.raw_os_error(),
-    ))
-}
-
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    }
 }
 
 /// Where the kernel shows what is open.
