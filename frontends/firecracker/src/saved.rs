@@ -265,14 +265,14 @@ mod tests {
     #[test]
     fn a_diff_with_other_data_than_it_was_written_with_is_none_any_more() {
         const PAGE: u64 = 4096;
+        const BYTES: usize = 4096;
         let folder = tempfile::tempdir().unwrap();
         let create = |name| {
             let mut options = File::options();
             let options = options.read(true).write(true).create(true).truncate(true);
             let file = options.open(folder.path().join(name)).unwrap();
             file.set_len(64 * PAGE).unwrap();
-            file.write_all_at(&[7; 2 * PAGE as usize], 8 * PAGE)
-                .unwrap();
+            file.write_all_at(&[7; 2 * BYTES], 8 * PAGE).unwrap();
             file
         };
         let [diff, full, coarse] = ["diff", "full", "coarse"].map(create);
@@ -308,7 +308,7 @@ mod tests {
             (&full, Some(("a".to_owned(), Content::Full))),
         ] {
             let before = times(file);
-            file.write_all_at(&[0; PAGE as usize], 0).unwrap();
+            file.write_all_at(&[0; BYTES], 0).unwrap();
             file.set_times(before).unwrap();
             assert_eq!(label(file), expected);
         }
