@@ -148,6 +148,14 @@ impl Prepared {
                 _ => Ok(()),
             },
             "signal" => call(libc::SYS_kill, [target, 0, 0, 0, 0, 0]),
+            "memory-file" => {
+                let name = CString::new("state")?;
+                let cloexec = libc::MFD_CLOEXEC.into();
+                call(
+                    libc::SYS_memfd_create,
+                    [address(&name), cloexec, 0, 0, 0, 0],
+                )
+            }
             "signal-threads" => call(libc::SYS_tkill, [target, 0, 0, 0, 0, 0]),
             "signal-other" => call(libc::SYS_tgkill, [target, target, 0, 0, 0, 0]),
             "node-at" => {

@@ -150,6 +150,13 @@ fn a_thread_that_prepares_opens_files_and_starts_no_program() {
 }
 
 #[test]
+fn the_thread_of_an_api_has_a_file_in_memory_for_a_state_that_is_written_where_it_is() {
+    let outside = Outside::of(*users().last().unwrap());
+    let ran = outside.run("off", &["role=api", "memory-file"]);
+    assert_eq!(ran.result("memory-file"), "done", "{}", ran.stderr);
+}
+
+#[test]
 fn threads_of_every_role_begin_compute_print_panic_and_end() {
     for user in users() {
         let outside = Outside::of(user);

@@ -109,6 +109,16 @@ enum Failure {
         .0.display()
     )]
     NoHoles(PathBuf),
+    #[error(
+        "{} had {written} bytes of data when it was written, and has {found}: it was copied in a way that makes zeros of its \
+         holes, which stand for what did not change, or holes of its zeros, which are changes; or somebody has written to it. \
+         Copy the one that was written again, as it is (cp -a, tar -S), and rebase that", .path.display()
+    )]
+    OtherData {
+        path: PathBuf,
+        written: u64,
+        found: u64,
+    },
     #[error("{}: {fault}", .path.display())]
     State { path: PathBuf, fault: StateFault },
     #[error("{}: {cause}", .path.display())]
@@ -211,14 +221,25 @@ fn rebase(memory: &Path, diff: &Path) -> Result<(), Failure> {
         Some((_, Content::Full)) => return Err(Failure::Full(diff.to_owned())),
         // Nobody has written to it since: it has what was written as changed.
         Some((_, Content::Diff)) => {}
-        None if !has_holes(&from).map_err(failed(diff))? => {
-            return Err(Failure::NoHoles(diff.to_owned()));
+        None => {
+            if let Some((written, found)) = saved::other_data(&from) {
+                return Err(Failure::OtherData {
+                    path: diff.to_owned(),
+                    written,
+                    found,
+                });
+            }
+            if !has_holes(&from).map_err(failed(diff))? {
+                return Err(Failure::NoHoles(diff.to_owned()));
+            }
         }
-        None => {}
     }
-    let content = saved::content(&to);
-    copy_data(&from, &to, from_len).map_err(failed(memory))?;
-    saved::take_mark(&to, &from, content);
+    // As it was written, even if a rebase that was killed has added to it.
+    let before = saved::content(&to);
+    let copied = copy_data(&from, &to, from_len).map_err(failed(memory))?;
+    to.sync_data().map_err(failed(memory))?;
+    let now = before.map(|(content, data)| (content, data.saturating_add(copied)));
+    saved::take_mark(&to, &from, now);
     to.sync_all().map_err(failed(memory))
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,16 @@ fn for_lines() -> OpenOptions {
 
 /// Opens a regular file that is there; nothing hangs.
 pub(crate) fn open_regular(path: &Path, write: bool) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    open_with(path, write, OFlags::empty())
+}
+
+/// Opens one to read it that is there itself, and not by a link.
+pub(crate) fn open_no_link(path: &Path) -> io::Result<File> {
+    open_with(path, false, OFlags::NOFOLLOW)
+}
+
+fn open_with(path: &Path, write: bool, flags: OFlags) -> io::Result<File> {
+    let flags = (OFlags::NONBLOCK | flags).bits().cast_signed();
     let mut options = OpenOptions::new();
     let file = options
         .read(true)
@@ -145,24 +155,43 @@ pub(crate) fn resolved(path: &Path) -> io::Result<PathBuf> {
     Err(Errno::LOOP.into())
 }
 
+/// The next range at or behind a place, and before `len`, that is data and no hole.
+fn next_data(file: &File, at: u64, len: u64) -> io::Result<Option<Range<u64>>> {
+    if at >= len {
+        return Ok(None);
+    }
+    let start = match seek(file, SeekFrom::Data(at)) {
+        Ok(start) => start.min(len),
+        // Nothing but a hole is left.
+        Err(Errno::NXIO) => return Ok(None),
+        // The file system knows of no holes.
+        Err(Errno::INVAL) => at,
+        Err(error) => return Err(error.into()),
+    };
+    let end = match seek(file, SeekFrom::Hole(start)) {
+        Ok(end) => end.min(len),
+        Err(Errno::INVAL | Errno::NXIO) => len,
+        Err(error) => return Err(error.into()),
+    };
+    Ok((start < end).then_some(start..end))
+}
+
+/// The bytes of a file that are data, and no holes.
+pub(crate) fn data_bytes(file: &File) -> io::Result<u64> {
+    let len = file.metadata()?.len();
+    let (mut at, mut bytes) = (0, 0);
+    while let Some(data) = next_data(file, at, len)? {
+        bytes += data.end - data.start;
+        at = data.end;
+    }
+    Ok(bytes)
+}
+
 /// Copies what of the beginning of a file is data, and no hole, to the same places of another one. Gives the bytes.
 pub(crate) fn copy_data(from: &File, to: &File, len: u64) -> io::Result<u64> {
     let mut buffer = vec![0; CHUNK];
     let (mut at, mut copied) = (0, 0);
-    while at < len {
-        let start = match seek(from, SeekFrom::Data(at)) {
-            Ok(start) => start.min(len),
-            // Nothing but a hole is left.
-            Err(Errno::NXIO) => break,
-            // The file system knows of no holes.
-            Err(Errno::INVAL) => at,
-            Err(error) => return Err(error.into()),
-        };
-        let end = match seek(from, SeekFrom::Hole(start)) {
-            Ok(end) => end.min(len),
-            Err(Errno::INVAL | Errno::NXIO) => len,
-            Err(error) => return Err(error.into()),
-        };
+    while let Some(Range { start, end }) = next_data(from, at, len)? {
         for place in (start..end).step_by(CHUNK) {
             let count = usize::try_from(end - place).unwrap_or(CHUNK).min(CHUNK);
             let part = buffer.get_mut(..count).unwrap_or_default();
@@ -201,6 +230,8 @@ mod tests {
         to.write_all_at(&[1; 8 << 20], 0).unwrap();
         let copied = copy_data(&from, &to, len).unwrap();
         assert!((3 << 20) + 4096 <= copied && copied < len, "{copied}");
+        assert_eq!(data_bytes(&from).unwrap(), copied);
+        assert_eq!(data_bytes(&to).unwrap(), len);
         let read = |at| {
             let mut byte = [0];
             to.read_exact_at(&mut byte, at).unwrap();

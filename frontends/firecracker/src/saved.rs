@@ -9,7 +9,7 @@ use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::rand::{GetRandomFlags, getrandom};
 use vmm_reference::Snapshot;
 
-use crate::files::open_regular;
+use crate::files::{data_bytes, open_regular};
 use crate::note::Note;
 use crate::texts::StateFault;
 
@@ -17,8 +17,9 @@ use crate::texts::StateFault;
 const SHORTEST: u64 = 8;
 /// The extended attribute of a file of memory by which its state knows it.
 const MARK: &str = "user.vmm-reference.memory";
-/// Another one, which says what was written to it with this mark, and when it was written to last. Whoever writes
-/// something else to the file leaves the attribute behind, and does not have its time.
+/// Another one, which says what was written to it with this mark, when it was written to last, and how many bytes of data it
+/// had then. Whoever writes something else to the file leaves the attribute behind, and does not have its time. Who makes a
+/// copy may take both along, and zeros of holes: then it has more data.
 const WRITTEN: &str = "user.vmm-reference.written";
 /// The longest attribute that is read, in bytes.
 const LONGEST: usize = 96;
@@ -122,15 +123,30 @@ impl LastMemory {
     }
 }
 
+/// What a file of memory is marked with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) content: Content,
+    /// The most bytes of data that a Diff has with all that was written to it. A file system whose holes are larger than a
+    /// page makes more of them, of which nobody knows what they are.
+    pub(crate) most: u64,
+}
+
 /// Marks a file of memory, which nobody writes to any more; whether its file system can do that.
-pub(crate) fn set_mark(memory: &File, mark: &str, content: Content) -> bool {
+pub(crate) fn set_mark(memory: &File, mark: &Mark<'_>) -> bool {
     let set = |name, text: &str| fsetxattr(memory, name, text.as_bytes(), XattrFlags::empty());
-    let is_marked = set(MARK, mark).is_ok();
-    let labelled = Identity::of(memory).map(|Identity { written, .. }| {
-        let (word, (seconds, nanos)) = (content.word(), written);
-        set(WRITTEN, &format!("{word} {seconds}.{nanos} {mark}"))
-    });
-    if !matches!(labelled, Ok(Ok(()))) {
+    let is_marked = set(MARK, mark.text).is_ok();
+    let labelled = || -> io::Result<bool> {
+        let (word, data) = (mark.content.word(), data_bytes(memory)?);
+        if mark.content == Content::Diff && data > mark.most {
+            return Ok(false);
+        }
+        let (seconds, nanos) = Identity::of(memory)?.written;
+        let text = format!("{word} {seconds}.{nanos} {data} {}", mark.text);
+        Ok(set(WRITTEN, &text).map(|()| true)?)
+    };
+    if !matches!(labelled(), Ok(true)) {
         // It may have none.
         let _ = fremovexattr(memory, WRITTEN);
     }
@@ -149,32 +165,65 @@ pub(crate) fn mark(memory: &File) -> Option<String> {
     attribute(memory, MARK)
 }
 
-/// The mark that a file of memory was written with, and what it has, if nobody has written to it since.
+/// The mark that a file of memory was written with, and what it has, if it is as it was written.
 pub(crate) fn label(memory: &File) -> Option<(String, Content)> {
-    let (content, time, mark) = written(memory)?;
-    (time == Identity::of(memory).ok()?.written).then_some((mark, content))
+    let found = label_of(memory)?;
+    let is_whole = found.content == Content::Full || data_bytes(memory).ok()? == found.data;
+    let is_as_written = is_whole && found.time == Identity::of(memory).ok()?.written;
+    is_as_written.then_some((found.mark, found.content))
 }
 
-/// What a file of memory has, whether or not it was all written.
-pub(crate) fn content(memory: &File) -> Option<Content> {
-    written(memory).map(|(content, ..)| content)
+/// The bytes of data that the file of a Diff had as it was written, and those that it has, where they are different.
+pub(crate) fn other_data(memory: &File) -> Option<(u64, u64)> {
+    let found = label_of(memory).filter(|found| found.content == Content::Diff)?;
+    let data = data_bytes(memory).ok()?;
+    (data != found.data).then_some((found.data, data))
 }
 
-fn written(memory: &File) -> Option<(Content, (i64, i64), String)> {
+/// What a file of memory had as it was written, and how many bytes of data, whatever was written to it since.
+pub(crate) fn content(memory: &File) -> Option<(Content, u64)> {
+    label_of(memory).map(|found| (found.content, found.data))
+}
+
+/// What the attribute says.
+#[derive(Debug)]
+struct Label {
+    content: Content,
+    time: (i64, i64),
+    data: u64,
+    mark: String,
+}
+
+fn label_of(memory: &File) -> Option<Label> {
     let text = attribute(memory, WRITTEN)?;
-    let (word, rest) = text.split_once(' ')?;
-    let (time, mark) = rest.split_once(' ')?;
-    let (seconds, nanos) = time.split_once('.')?;
+    let mut words = text.splitn(4, ' ');
+    let word = words.next()?;
     let mut contents = [Content::Full, Content::Diff].into_iter();
     let content = contents.find(|content| content.word() == word)?;
-    let time = (seconds.parse().ok()?, nanos.parse().ok()?);
-    Some((content, time, mark.to_owned()))
+    let (seconds, nanos) = words.next()?.split_once('.')?;
+    Some(Label {
+        content,
+        time: (seconds.parse().ok()?, nanos.parse().ok()?),
+        data: words.next()?.parse().ok()?,
+        mark: words.next()?.to_owned(),
+    })
 }
 
-/// A file of memory, which had `content` if that is known, has the content of another one over it by now.
-pub(crate) fn take_mark(memory: &File, from: &File, content: Option<Content>) {
-    match (mark(from), content) {
-        (Some(mark), Some(content)) => drop(set_mark(memory, &mark, content)),
+/// A file of memory has the content of another one over it by now. `before` is what it had, if that is known, and the most
+/// bytes of data that it has since.
+pub(crate) fn take_mark(memory: &File, from: &File, before: Option<(Content, u64)>) {
+    match (mark(from), before) {
+        (Some(text), Some((content, most))) => {
+            let text = &text;
+            set_mark(
+                memory,
+                &Mark {
+                    text,
+                    content,
+                    most,
+                },
+            );
+        }
         (mark, _) => {
             let set = |mark: String| {
                 fsetxattr(memory, MARK, mark.as_bytes(), XattrFlags::empty()).is_ok()
@@ -204,6 +253,75 @@ mod tests {
 
     use super::*;
 
+    fn mark(text: &str, content: Content) -> Mark<'_> {
+        let most = u64::MAX;
+        Mark {
+            text,
+            content,
+            most,
+        }
+    }
+
+    #[test]
+    fn a_diff_with_other_data_than_it_was_written_with_is_none_any_more() {
+        const PAGE: u64 = 4096;
+        const BYTES: usize = 4096;
+        let folder = tempfile::tempdir().unwrap();
+        let create = |name| {
+            let mut options = File::options();
+            let options = options.read(true).write(true).create(true).truncate(true);
+            let file = options.open(folder.path().join(name)).unwrap();
+            file.set_len(64 * PAGE).unwrap();
+            file.write_all_at(&[7; 2 * BYTES], 8 * PAGE).unwrap();
+            file
+        };
+        let [diff, full, coarse] = ["diff", "full", "coarse"].map(create);
+        if !set_mark(&diff, &mark("a", Content::Diff)) {
+            eprintln!("SKIPPED: the file system has no extended attributes");
+            return;
+        }
+        set_mark(&full, &mark("a", Content::Full));
+        let most = 2 * PAGE - 1;
+        let content = Content::Diff;
+        let text = "a";
+        // More data than was written: what a hole is cannot be known.
+        set_mark(&coarse, &mark("b", Content::Diff));
+        set_mark(
+            &coarse,
+            &Mark {
+                text,
+                content,
+                most,
+            },
+        );
+        assert_eq!((label(&coarse), other_data(&coarse)), (None, None));
+        assert_eq!(super::mark(&coarse).as_deref(), Some("a"));
+        assert_eq!(label(&diff), Some(("a".to_owned(), Content::Diff)));
+        assert_eq!(other_data(&diff), None);
+        // A program fills holes, and gives the file the times of before; or makes holes of zeros.
+        let times = |file: &File| {
+            let found = file.metadata().unwrap();
+            std::fs::FileTimes::new().set_modified(found.modified().unwrap())
+        };
+        for (file, expected) in [
+            (&diff, None),
+            (&full, Some(("a".to_owned(), Content::Full))),
+        ] {
+            let before = times(file);
+            file.write_all_at(&[0; BYTES], 0).unwrap();
+            file.set_times(before).unwrap();
+            assert_eq!(label(file), expected);
+        }
+        assert_eq!(other_data(&diff), Some((2 * PAGE, 3 * PAGE)));
+        assert_eq!(other_data(&full), None);
+        let before = times(&diff);
+        diff.set_len(0).unwrap();
+        diff.set_len(64 * PAGE).unwrap();
+        diff.set_times(before).unwrap();
+        assert_eq!(label(&diff), None);
+        assert_eq!(other_data(&diff), Some((2 * PAGE, 0)));
+    }
+
     #[test]
     fn memory_is_known_by_its_mark_or_as_the_file_that_it_was_until_somebody_writes_to_it() {
         let folder = tempfile::tempdir().unwrap();
@@ -215,18 +333,18 @@ mod tests {
             file
         };
         let [memory, other] = ["memory", "other"].map(create);
-        let is_marked = set_mark(&memory, "a", Content::Diff);
+        let is_marked = set_mark(&memory, &mark("a", Content::Diff));
         let full = Some(Content::Full);
         let last = LastMemory::new("a".to_owned(), Some(&memory), full);
         let by_mark = is_marked.then_some(Content::Diff);
         assert_eq!(last.is_in(&memory), by_mark.or(full));
         assert_eq!(last.is_in(&other), None);
-        set_mark(&other, "b", Content::Full);
+        set_mark(&other, &mark("b", Content::Full));
         assert_eq!(last.is_in(&other), None);
-        set_mark(&other, "a", Content::Full);
+        set_mark(&other, &mark("a", Content::Full));
         assert_eq!(last.is_in(&other).is_some(), is_marked);
         // Without a mark, the file that it was; a machine without a mark is that of no file without one.
-        set_mark(&other, "", Content::Full);
+        set_mark(&other, &mark("", Content::Full));
         let nameless = LastMemory::new(String::new(), Some(&memory), full);
         assert_eq!(nameless.is_in(&memory), full);
         assert_eq!(nameless.is_in(&other), None);

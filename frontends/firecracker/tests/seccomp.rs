@@ -11,6 +11,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use common::letters::{CREATE, FULL};
+use common::mounted::mounted;
 use common::{Process, busy, folder, short, wait_for};
 use serde_json::{Value, json};
 
@@ -471,4 +473,19 @@ fn a_file_of_the_compiler_keeps_its_owner_its_mode_and_the_links_to_it() {
     assert_ne!(found.ino(), before);
     // And nothing else is left.
     assert_eq!(fs::read_dir(path.join("elsewhere")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_state_that_is_written_where_it_is_is_saved_with_filters() {
+    let script = "mount --bind mounted state";
+    let Some(process) = mounted(script, &["state", "mounted"]) else {
+        return;
+    };
+    let api = threads(&process);
+    let api = api.iter().find(|(name, ..)| name == "fc_api").unwrap();
+    assert_eq!(api.1, "2");
+    for kind in ["Full", "Diff"] {
+        process.put(CREATE, &FULL.replace("Full", kind));
+        assert!(fs::metadata(process.path("mounted")).unwrap().len() > 10_000);
+    }
 }

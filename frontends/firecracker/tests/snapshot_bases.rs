@@ -6,13 +6,14 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
 use common::letters::*;
 use common::mounted::mounted;
-use rustix::fs::{XattrFlags, fremovexattr, fsetxattr};
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 const MEMORY: u64 = 128 << 20;
@@ -120,6 +121,12 @@ fn memory_that_was_moved_or_put_together_is_known_by_its_mark() {
     first.types("abc");
     // Onto the file with the changes: since the same one, and more of them.
     first.save(DIFF);
+    // It is known to have all that was written, and nothing else.
+    let mut label = [0; 96];
+    let diff = File::open(first.path("diff")).unwrap();
+    let len = fgetxattr(&diff, "user.vmm-reference.written", &mut label[..]).unwrap();
+    let label = std::str::from_utf8(&label[..len]).unwrap();
+    assert!(label.starts_with("diff "), "{label}");
     let folder = first.process.folder.path().to_owned();
     fs::rename(first.path("memory"), first.path("moved")).unwrap();
     said(&editor(&folder, &rebase("moved", "diff")));
@@ -180,6 +187,49 @@ fn the_editor_takes_changes_and_nothing_that_only_looks_like_changes() {
     let diff = File::options().write(true).open(first.path("diff"));
     diff.unwrap().write_all_at(&[0], 0).unwrap();
     refused("diff", "diff has no holes");
+}
+
+/// As `rsync -aX`, which fills holes and keeps attributes and times.
+#[test]
+fn a_copy_of_a_diff_that_has_zeros_for_holes_is_refused_whatever_it_is_marked_with() {
+    let mut first = Letters::start(&[], &[TRACKED]);
+    if !marks(&first.path("disk")) {
+        return;
+    }
+    first.types("a");
+    first.save(FULL);
+    first.types("ab");
+    first.save(DIFF);
+    let folder = first.process.folder.path().to_owned();
+    let copy = |sparse: &str, to: &str| {
+        let mut command = Command::new("cp");
+        let command = command.args(["-a", sparse, "diff", to]);
+        assert!(command.current_dir(&folder).status().unwrap().success());
+    };
+    copy("--sparse=never", "filled");
+    // Half of it.
+    copy("--sparse=auto", "partly");
+    let half = File::options().write(true).open(folder.join("partly"));
+    let half = half.unwrap();
+    let times = FileTimes::new().set_modified(half.metadata().unwrap().modified().unwrap());
+    half.write_all_at(&[0; 1 << 20], MEMORY / 2).unwrap();
+    half.set_times(times).unwrap();
+    copy("--sparse=auto", "same");
+    let before = fs::read(folder.join("memory")).unwrap();
+    for name in ["filled", "partly"] {
+        let output = editor(&folder, &rebase("memory", name));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let expected = format!("Error: {name} had ");
+        assert!(said.starts_with(&expected), "{said}");
+        assert!(said.contains("bytes of data when it was written"), "{said}");
+        assert!(fs::read(folder.join("memory")).unwrap() == before);
+    }
+    said(&editor(&folder, &rebase("memory", "same")));
+    let mut second = first.beside("second", &[]);
+    let load = FROM_FILE.replace("\"state", "\"state2");
+    second.process.put(LOAD, &load);
+    second.types("c");
 }
 
 /// Machines that cannot be saved: for one name of a file with two, for a disk that is full, for want of a thread.

@@ -6,7 +6,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -322,6 +322,54 @@ fn r46_a_state_that_had_no_time_to_take_its_place_is_found_by_its_memory() {
     let mut fifth = first.beside("fifth", &[]);
     fifth.process.put(LOAD, FROM_FILE);
     fifth.types("d");
+}
+
+/// In a folder like /tmp anybody may put a file beside the named one.
+#[test]
+fn a_state_that_waits_and_may_be_of_somebody_else_is_left_alone() {
+    let mut first = Letters::start(&[], &[]);
+    if !marks(first.process.folder.path()) {
+        return;
+    }
+    first.types("a");
+    first.save(FULL);
+    let pending = first.path(".state.next");
+    fs::rename(first.path("state"), first.path("elsewhere")).unwrap();
+    let elsewhere = first.path("elsewhere");
+    let put = |mode: u32| {
+        fs::copy(&elsewhere, &pending).unwrap();
+        fs::set_permissions(&pending, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    // There is no other state: this one is taken, or none.
+    let refused = |first: &Letters, socket| {
+        let process = first.beside(socket, &[]).process;
+        let said = process.refused("PUT", LOAD, FROM_FILE);
+        assert!(said.contains("No such file"), "{socket}: {said}");
+    };
+    put(0o666);
+    refused(&first, "written-by-all");
+    put(0o620);
+    refused(&first, "written-by-group");
+    fs::remove_file(&pending).unwrap();
+    symlink("elsewhere", &pending).unwrap();
+    refused(&first, "link");
+    fs::remove_file(&pending).unwrap();
+    put(0o600);
+    if rustix::process::geteuid().is_root() {
+        chown(&pending, Some(1234), None).unwrap();
+        refused(&first, "other-user");
+        // And the next state does not take its place, nor waits there.
+        first.types("ab");
+        first.save(FULL);
+        assert_eq!(fs::metadata(&pending).unwrap().uid(), 1234);
+        let memory = first.path("memory");
+        fs::rename(first.path("state"), first.path("elsewhere")).unwrap();
+        put(0o600);
+        // Memory of the same owner is his machine.
+        chown(memory, Some(1234), None).unwrap();
+    }
+    let second = first.beside("own", &[]);
+    second.process.put(LOAD, FROM_FILE);
 }
 
 /// As container engines hand a file in.

@@ -41,6 +41,10 @@ pub(super) const API_TABLE: Table = &[
         &[FICLONE],
         "a copy of a file of memory, where the file system can",
     ),
+    Rule::any(
+        Call::Geteuid,
+        "whether a state that waits for its place is its own",
+    ),
     Rule::any(Call::Linkat, "a new file gets its name"),
     Rule::any(Call::Renameat2, "a new file takes its place"),
     Rule::any(Call::Readlink, "what a path leads to"),

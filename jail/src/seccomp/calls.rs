@@ -127,6 +127,7 @@ calls! {
     Futex SYS_futex 202 98;
     Getcwd SYS_getcwd 79 17;
     Getdents64 SYS_getdents64 217 61;
+    Geteuid SYS_geteuid 107 175;
     Getpeername SYS_getpeername 52 205;
     Getpgid SYS_getpgid 121 155;
     Getpid SYS_getpid 39 172;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use vmm_reference::{Command, CommandError, SavedForm, Snapshot, VmHandle};
+use vmm_reference::{Command, CommandError, Reply, SavedForm, Snapshot, VmHandle};
 
 use super::super::configuration::Configuration;
 use super::super::terms::Options;
@@ -70,12 +70,13 @@ pub(in crate::machine) fn create(
         return Err(CreateFault::SameFile);
     }
     let len = (configuration.machine.mem_size_mib as u64).saturating_mul(MIB);
-    let content = match (params.snapshot_type, last) {
-        (SnapshotType::Full, _) | (SnapshotType::Diff, None) => Content::Full,
+    // What it will have, and the bytes of data in it that are known to be changes.
+    let (content, before) = match (params.snapshot_type, last) {
+        (SnapshotType::Full, _) | (SnapshotType::Diff, None) => (Content::Full, 0),
         (SnapshotType::Diff, Some(last)) => match memory.has(len) {
-            Has::Other => Content::Diff,
+            Has::Other => (Content::Diff, 0),
             Has::Memory(file) => match last.memory.is_in(file) {
-                Some(content) => content,
+                Some(content) => (content, saved::content(file).map_or(0, |(_, data)| data)),
                 None => return Err(CreateFault::NotBase(params.mem_file_path.clone())),
             },
         },
@@ -111,13 +112,22 @@ pub(in crate::machine) fn create(
         let open = [state.written(), memory.written()].map(open);
         let open = open.into_iter().collect::<Result<Vec<_>, _>>();
         match handle.command_with(command, open.map_err(CreateFault::Memory)?) {
-            Ok(_) => {
+            Ok(reply) => {
+                let written = match reply {
+                    Reply::Snapshot(written) => written.memory_bytes,
+                    _ => 0,
+                };
                 let saved = state.written().try_clone().map_err(CreateFault::State)?;
                 let saved = Snapshot::read("the new state", saved);
                 let saved = saved.map_err(|error| CreateFault::Refused(error.chain()))?;
                 let file = memory.written().try_clone();
                 let file = file.map_err(CreateFault::Memory)?;
-                files::publish(state, memory, &mark, content).map_err(CreateFault::Publish)?;
+                let whole = saved::Mark {
+                    text: &mark,
+                    content,
+                    most: before.saturating_add(written),
+                };
+                files::publish(state, memory, &whole).map_err(CreateFault::Publish)?;
                 return Ok(Saved {
                     id: saved.id().to_owned(),
                     memory: LastMemory::new(mark, Some(&file), Some(content)),

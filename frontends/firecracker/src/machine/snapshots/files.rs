@@ -6,10 +6,10 @@
 //! a load finds that by the mark.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -17,12 +17,21 @@ use rustix::fs::{
     memfd_create, seek, statx,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
-use crate::files::{copy_data, folder, open_regular, rename, resolved, take_owner_and_mode};
-use crate::saved::{self, Content};
+use crate::files::{
+    copy_data, folder, open_no_link, open_regular, rename, resolved, take_owner_and_mode,
+};
+use crate::saved::{self, Mark};
 
 /// Who may read and write a new file, before the process' mask.
 const MODE: u32 = 0o666;
+
+/// The bits of a mode by which others than the owner may write (inode(7)).
+const OTHERS_WRITE: u32 = 0o022;
+const OF_OTHERS: &str = "it is of another user, or others may write to it";
+const NO_ROOM: &str =
+    "it is left alone, and who is killed now may leave new memory with the old state";
 
 /// A file that is written, to take a path's place.
 #[derive(Debug)]
@@ -205,6 +214,10 @@ impl NewFile {
         Ok(())
     }
 
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.file.set_permissions(Permissions::from_mode(mode))
+    }
+
     /// It takes its place.
     fn put(&mut self) -> io::Result<()> {
         self.name()?;
@@ -236,18 +249,18 @@ impl Drop for NewFile {
 }
 
 /// Puts both in their places, the memory known by a mark that the state has too.
-pub(super) fn publish(
-    mut state: NewFile,
-    mut memory: NewFile,
-    mark: &str,
-    content: Content,
-) -> io::Result<()> {
+pub(super) fn publish(mut state: NewFile, mut memory: NewFile, mark: &Mark<'_>) -> io::Result<()> {
     let have_names = state.name.is_some() && memory.name.is_some();
     // Also where it is of no use: another one would tell of another state.
-    let is_marked = saved::set_mark(&memory.file, mark, content);
+    let is_marked = saved::set_mark(&memory.file, mark);
     let mut waits = have_names && is_marked && make_room(&state, &memory)?;
+    let mode = state.file.metadata()?.mode();
     if waits {
         memory.file.sync_all()?;
+        // Others cannot write to a state that waits, or it is not taken for one.
+        if mode & OTHERS_WRITE != 0 {
+            state.set_mode(mode & !OTHERS_WRITE)?;
+        }
         let renamed = state.rename(next(&state.path)?);
         // Its name may be too long for that.
         waits = renamed.is_ok();
@@ -260,6 +273,9 @@ pub(super) fn publish(
     state.is_kept = waits;
     let synced = memory.sync_folder();
     state.put()?;
+    if waits && mode & OTHERS_WRITE != 0 {
+        let _ = state.set_mode(mode);
+    }
     synced.and(state.sync_folder())
 }
 
@@ -267,41 +283,66 @@ pub(super) fn publish(
 /// of somebody else is left alone.
 fn make_room(state: &NewFile, memory: &NewFile) -> io::Result<bool> {
     let path = next(&state.path)?;
-    let waiting = match open_regular(&path, false) {
+    let waiting = match open_no_link(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-        // A name that is too long, say.
-        Err(_) => return Ok(false),
+        // A name that is too long, or a link.
+        Err(error) => {
+            log::warn!("{}: {error}: {NO_ROOM}", path.display());
+            return Ok(false);
+        }
     };
+    let owners = [memory.before.as_ref(), state.before.as_ref()];
+    if !is_own(&waiting, owners) {
+        log::warn!("{}: {OF_OTHERS}: {NO_ROOM}", path.display());
+        return Ok(false);
+    }
     let Some(known) = saved::mark_of_memory(&waiting) else {
-        log::warn!(
-            "{}: it is no saved machine, and left alone: who is killed now may leave new memory with the old state",
-            path.display()
-        );
+        log::warn!("{}: it is no saved machine: {NO_ROOM}", path.display());
         return Ok(false);
     };
-    if memory
-        .before
-        .as_ref()
-        .and_then(saved::mark)
-        .is_some_and(|mark| mark == known)
-    {
-        rename(&path, &state.path)?;
+    let before = memory.before.as_ref().and_then(saved::mark);
+    if before.is_some_and(|mark| mark == known) {
+        rename(&path, &state.path).map_err(|error| {
+            let (path, place) = (path.display(), state.path.display());
+            let cause = format!(
+                "{path} is the state of the memory that is there, and cannot take its place {place}: {error}; move it there, \
+                 or to somewhere else, or remove it"
+            );
+            io::Error::new(error.kind(), cause)
+        })?;
         state.sync_folder()?;
     }
     Ok(true)
 }
 
+/// Whether a state that waits is of this process' user, or of an owner of these files, and nobody else can have written to
+/// it: in a folder that is everybody's somebody may have put it there.
+fn is_own(waiting: &File, others: [Option<&File>; 2]) -> bool {
+    let Ok(found) = waiting.metadata() else {
+        return false;
+    };
+    let owner = |file: &File| file.metadata().ok().map(|found| found.uid());
+    let mut owners = others.into_iter().flatten().filter_map(owner);
+    let is_owner = found.uid() == geteuid().as_raw() || owners.any(|owner| owner == found.uid());
+    is_owner && found.mode() & OTHERS_WRITE == 0
+}
+
 /// The state at a path, or the next one if that belongs to the memory.
 pub(super) fn state(path: &Path, memory: Option<&File>) -> io::Result<(File, bool)> {
-    let pending = resolved(path).and_then(|path| open_regular(&next(&path)?, false));
-    if let (Ok(pending), Some(memory)) = (pending, memory)
+    let named = open_regular(path, false);
+    let place = resolved(path).and_then(|path| next(&path));
+    if let (Ok(place), Some(memory)) = (place, memory)
+        && let Ok(pending) = open_no_link(&place)
         && let Some(mark) = saved::mark(memory)
-        && saved::mark_of_memory(&pending).is_some_and(|known| known == mark)
     {
-        return Ok((pending, true));
+        if !is_own(&pending, [Some(memory), named.as_ref().ok()]) {
+            log::warn!("{}: {OF_OTHERS}, and left alone", place.display());
+        } else if saved::mark_of_memory(&pending).is_some_and(|known| known == mark) {
+            return Ok((pending, true));
+        }
     }
-    open_regular(path, false).map(|file| (file, false))
+    named.map(|file| (file, false))
 }
 
 /// Where a new state waits until it takes its place.
@@ -325,106 +366,5 @@ fn is_mounted(path: &Path) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::os::unix::fs::FileExt;
-
-    use super::*;
-
-    fn pair(folder: &Path, name: &str) -> [NewFile; 2] {
-        [name, "memory"].map(|name| {
-            let new = NewFile::open(&folder.join(name)).unwrap();
-            new.file.write_all_at(b"new", 0).unwrap();
-            new
-        })
-    }
-
-    fn names(folder: &Path) -> Vec<String> {
-        let names = fs::read_dir(folder).unwrap();
-        let mut names: Vec<_> = names
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn new_files_take_their_places_or_leave_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        fs::write(folder.join("state"), "old").unwrap();
-        drop(pair(folder, "state"));
-        assert_eq!(fs::read(folder.join("state")).unwrap(), b"old");
-        assert_eq!(names(folder), ["state"]);
-        // The longest name that there may be, too.
-        let long = "x".repeat(255);
-        for name in ["state", &long] {
-            let [state, memory] = pair(folder, name);
-            publish(state, memory, "mark", Content::Full).unwrap();
-            assert_eq!(fs::read(folder.join(name)).unwrap(), b"new");
-        }
-        assert_eq!(names(folder), ["memory", "state", &long]);
-    }
-
-    #[test]
-    fn r46_a_state_whose_memory_has_taken_its_place_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        let [state, memory] = pair(folder, "state");
-        let marks = saved::set_mark(&memory.file, "mark", Content::Full);
-        // Something that no file can take the place of.
-        fs::create_dir_all(folder.join("state/full")).unwrap();
-        assert!(publish(state, memory, "mark", Content::Full).is_err());
-        let expected: &[&str] = match marks {
-            true => &[".state.next", "memory", "state"],
-            false => &["memory", "state"],
-        };
-        assert_eq!(names(folder), expected);
-    }
-
-    #[test]
-    fn nothing_of_anybody_else_is_written_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        fs::write(folder.join(".state.next"), "mine").unwrap();
-        let [state, memory] = pair(folder, "state");
-        publish(state, memory, "mark", Content::Full).unwrap();
-        assert_eq!(fs::read(folder.join(".state.next")).unwrap(), b"mine");
-        assert_eq!(names(folder), [".state.next", "memory", "state"]);
-        let [state, memory] =
-            ["state", ".state.next"].map(|name| NewFile::open(&folder.join(name)));
-        assert!(state.unwrap().is_same(&memory.unwrap()));
-        // A link to what is still to be made stays one.
-        let elsewhere = tempfile::tempdir().unwrap();
-        let target = elsewhere.path().join("memory");
-        std::os::unix::fs::symlink(&target, folder.join("link")).unwrap();
-        let [state, memory] = [folder.join("other"), folder.join("link")].map(|path| {
-            let new = NewFile::open(&path).unwrap();
-            new.file.write_all_at(b"new", 0).unwrap();
-            new
-        });
-        publish(state, memory, "mark", Content::Full).unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"new");
-        assert!(folder.join("link").is_symlink());
-    }
-
-    #[test]
-    fn what_is_merged_is_a_copy_with_the_holes_of_before() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("memory");
-        let before = File::create(&path).unwrap();
-        before.set_len(64 << 20).unwrap();
-        before.write_all_at(b"old", 1 << 20).unwrap();
-        let new = NewFile::open(&path).unwrap();
-        new.begin_with(64 << 20).unwrap();
-        let mut bytes = [0; 3];
-        new.file.read_exact_at(&mut bytes, 1 << 20).unwrap();
-        assert_eq!(&bytes, b"old");
-        let found = new.file.metadata().unwrap();
-        assert_eq!(found.len(), 64 << 20);
-        assert!(found.blocks() * 512 < 1 << 20, "{found:?}");
-        // Of another machine.
-        new.begin_with(32 << 20).unwrap();
-        assert_eq!(new.file.metadata().unwrap().len(), 0);
-    }
-}
+#[path = "files_tests.rs"]
+mod tests;
