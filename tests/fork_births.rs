@@ -12,8 +12,8 @@ use std::thread;
 use common::offspring::{
     Fork, ctl, kill_and_wait, len, parent_goes_on, pid_of, start, stop, wait_until,
 };
-use common::trial::{Spawned, Trial};
-use common::{Ended, finish, option, vmm};
+use common::trial::{COUNT, Spawned, Trial};
+use common::{Ended, finish, kernel, option, vmm};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -70,10 +70,12 @@ impl Unready {
                     continue;
                 };
                 let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
-                kill_process(pid, Signal::STOP).unwrap();
+                // It may have given up by now, and its parent may have waited for it.
+                let stopped = kill_process(pid, Signal::STOP);
                 let status = format!("/proc/{}/stat", pid.as_raw_nonzero());
-                let status = fs::read_to_string(status).unwrap();
-                if asked.is_finished() || status.contains(") Z ") {
+                let status = fs::read_to_string(status).unwrap_or_default();
+                let is_there = stopped.is_ok() && !status.is_empty() && !status.contains(") Z ");
+                if asked.is_finished() || !is_there {
                     break;
                 }
                 let unready = Self {
@@ -238,6 +240,58 @@ fn a_fork_starts_again_from_the_kernel_of_its_vm_and_one_of_a_restored_vm_does_n
         refused.stderr.contains("has no kernel to begin with"),
         "{refused:?}"
     );
+    drop(fork);
+    stop(&trial, child);
+}
+
+#[test]
+fn a_vm_and_its_fork_that_start_again_at_once_read_their_kernel_and_initrd_apart() {
+    let trial = Trial::new();
+    // Long enough that each reads it while the other does.
+    let initrd = fs::File::create(trial.path("initrd")).unwrap();
+    initrd.set_len(16 << 20).unwrap();
+    fs::copy(kernel(COUNT).path(), trial.path("kernel")).unwrap();
+    let files = ["kernel", "initrd"].map(|name| option(name, trial.path(name)));
+    let child = trial.spawn(0, &[&files[0], &files[1], "--guest-memory=32"]);
+    trial.wait(0);
+    let fork = Fork::new(&trial, &trial.path("control"), "fork", &[]);
+    let both = [trial.path("control"), fork.control.clone()];
+    for restarts in 1..=10 {
+        thread::scope(|scope| {
+            for control in &both {
+                scope.spawn(|| ctl(control, &["reset"]));
+            }
+        });
+        for control in &both {
+            wait_until("it does not start again", || {
+                let status = ctl(control, &["status", "--json"]);
+                let status: Value = serde_json::from_str(&status).unwrap();
+                status["restarts"] == restarts && status["state"] == "running"
+            });
+        }
+    }
+    fork.goes_on();
+    parent_goes_on(&trial);
+    // They have the same open files, whose positions neither has moved.
+    for pid in [pid_of(&child), fork.pid()] {
+        let folder = format!("/proc/{}", pid.as_raw_nonzero());
+        let mut found = 0;
+        for fd in fs::read_dir(format!("{folder}/fd")).unwrap() {
+            let fd = fd.unwrap();
+            let file = fs::read_link(fd.path()).unwrap_or_default();
+            if ["kernel", "initrd"]
+                .map(|name| trial.path(name).into())
+                .contains(&file)
+            {
+                let number = fd.file_name();
+                let info = format!("{folder}/fdinfo/{}", number.display());
+                let info = fs::read_to_string(info).unwrap();
+                assert!(info.starts_with("pos:\t0\n"), "{file:?}: {info}");
+                found += 1;
+            }
+        }
+        assert_eq!(found, 2);
+    }
     drop(fork);
     stop(&trial, child);
 }
