@@ -125,6 +125,10 @@ impl<P: KvmPlatform> Machine<P> {
             vm,
             config: config.clone(),
             can_restart: images.is_some(),
+            #[cfg(feature = "snapshot")]
+            images: images
+                .as_ref()
+                .map_or(Ok(Vec::new()), Images::identities)?,
             makes_machines,
             registry,
             plan,

@@ -195,3 +195,40 @@ fn what_a_file_has_that_is_to_be_replaced_is_gone_when_the_machine_can_be_saved_
     assert_eq!(memory.metadata().unwrap().len(), MEMORY);
     restored.stop();
 }
+
+#[test]
+fn memory_is_written_over_no_disk_and_no_kernel_of_the_machine() {
+    let folder = Folder::new();
+    let path = |name: &str| folder.0.path().join(name);
+    fs::copy(common::kernel(SCATTER).path(), path("kernel")).unwrap();
+    for name in ["disk", "initrd"] {
+        // One as long as RAM could be taken for an earlier one.
+        folder.create(name).set_len(MEMORY).unwrap();
+    }
+    folder.create("initrd").set_len(4096).unwrap();
+    let config = config()
+        .with_kernel(path("kernel"))
+        .with_initrd(path("initrd"))
+        .with_disk(vmm_reference::BlkConfig::new(path("disk")));
+    let running = Running::new(|console| Vm::new(&config, console).unwrap());
+    running.handle.command(Command::Pause {}).unwrap();
+    for (name, form, cause) in [
+        ("disk", SavedForm::Replace, "is one of its disks"),
+        ("disk", SavedForm::InPlace, "is one of its disks"),
+        ("kernel", SavedForm::Replace, "is its kernel or initrd"),
+        ("initrd", SavedForm::Replace, "is its kernel or initrd"),
+    ] {
+        // Whatever it is called.
+        let _ = fs::remove_file(path("memory"));
+        fs::hard_link(path(name), path("memory")).unwrap();
+        let before = fs::read(path(name)).unwrap();
+        let memory = File::options().read(true).write(true).open(path("memory"));
+        let memory = memory.unwrap();
+        let refused = save_as(&folder, &running.handle, None, &memory, form, Vec::new());
+        let refused = refused.unwrap_err();
+        let source = std::error::Error::source(&refused).unwrap().to_string();
+        assert!(source.contains(cause), "{name} {form:?}: {source}");
+        assert!(before == fs::read(path(name)).unwrap(), "{name} {form:?}");
+    }
+    running.stop();
+}
