@@ -8,6 +8,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use common::offspring::{
     Fork, ctl, kill_and_wait, len, parent_goes_on, pid_of, start, stop, wait_until,
@@ -165,6 +166,29 @@ fn a_vm_that_ends_waits_a_while_for_its_fork_and_then_there_is_none() {
     assert_eq!(len(&unready.output), 0);
 }
 
+#[test]
+fn a_vm_that_is_told_twice_to_end_does_not_wait_for_its_fork() {
+    let (_trial, child, mut unready) = Unready::new();
+    // One that comes before its guest has ended is the first one still.
+    while !unready.asked.as_ref().unwrap().is_finished() {
+        let _ = kill_process(pid_of(&child), Signal::INT);
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(child.wait().code(), Some(0));
+    let asked = unready.answer();
+    assert_eq!(asked.status.code(), Some(1), "{asked:?}");
+    assert!(
+        asked
+            .stderr
+            .contains("was not ready when that was to be over at once"),
+        "{asked:?}"
+    );
+    assert_eq!(unready.is_there(), [false; 2]);
+    assert!(!Path::new(&unready.output).exists());
+    unready.goes_on();
+    wait_until("it goes on", || unready.is_gone());
+}
+
 /// What is said of a fork whose VM was killed.
 fn said_of_an_orphan(unready: &mut Unready, said: &str) {
     let asked = unready.answer();
@@ -180,9 +204,9 @@ fn a_fork_whose_vm_was_killed_is_there_or_not_as_is_said() {
     kill_process(unready.pid, Signal::KILL).unwrap();
     said_of_an_orphan(
         &mut unready,
-        "there is no fork, and what was made for it is removed",
+        "there is no fork any more; what was made for it stays, since its guest may have run",
     );
-    assert_eq!(unready.is_there(), [false; 2]);
+    assert_eq!(unready.is_there(), [false, true]);
     // The fork is not ready, and does not run then.
     let (_trial, child, mut unready) = Unready::new();
     kill_and_wait(child);
