@@ -1,9 +1,12 @@
 //! Memory in one file, whichever pages are written.
 
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use vmm_reference::{Attachments, BusDevice, DiskCopy, HugePages, Outcome, OwnDevice, SavedForm};
+use vmm_reference::{
+    Attachments, BusDevice, DiskCopy, HugePages, Outcome, OwnDevice, SavedForm, SavedMemory,
+};
 
 use super::*;
 
@@ -231,4 +234,37 @@ fn memory_is_written_over_no_disk_and_no_kernel_of_the_machine() {
         assert!(before == fs::read(path(name)).unwrap(), "{name} {form:?}");
     }
     running.stop();
+}
+
+#[test]
+fn a_file_that_another_process_may_bring_memory_from_is_not_emptied() {
+    if !common::faults::may_handle() {
+        return;
+    }
+    let kernel = common::kernel(SCATTER);
+    let config = config().with_kernel(kernel.path());
+    let folder = Folder::new();
+    let running = Running::new(|console| Vm::new(&config, console).unwrap());
+    running.handle.command(Command::Pause {}).unwrap();
+    let memory = folder.create("memory");
+    save(&folder, &running.handle, None, &memory).unwrap();
+    running.stop();
+    let snapshot = Snapshot::read("state", folder.open("state")).unwrap();
+    let socket = folder.0.path().join("faults");
+    let handler = common::faults::listen(&socket, folder.open("memory"), |mut handler| {
+        handler.serve(u64::MAX);
+    });
+    let source = SavedMemory::Uffd(UnixStream::connect(socket).unwrap());
+    let restored = Running::new(|console| Vm::restore(snapshot, source, console).unwrap());
+    restored.handle.command(Command::Pause {}).unwrap();
+    let replace = |file: &File| {
+        let form = SavedForm::Replace;
+        save_as(&folder, &restored.handle, None, file, form, Vec::new())
+    };
+    let refused = replace(&memory).unwrap_err().to_string();
+    assert!(refused.contains("brought by another process"), "{refused}");
+    assert_eq!(memory.metadata().unwrap().len(), MEMORY);
+    assert!(replace(&folder.create("empty")).is_ok());
+    restored.stop();
+    handler.join().unwrap();
 }
