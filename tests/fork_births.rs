@@ -8,12 +8,13 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use common::offspring::{
     Fork, ctl, kill_and_wait, len, parent_goes_on, pid_of, start, stop, wait_until,
 };
-use common::trial::{Spawned, Trial};
-use common::{Ended, finish, option, vmm};
+use common::trial::{COUNT, Spawned, Trial};
+use common::{Ended, finish, kernel, option, vmm};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -70,10 +71,12 @@ impl Unready {
                     continue;
                 };
                 let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
-                kill_process(pid, Signal::STOP).unwrap();
+                // It may have given up by now, and its parent may have waited for it.
+                let stopped = kill_process(pid, Signal::STOP);
                 let status = format!("/proc/{}/stat", pid.as_raw_nonzero());
-                let status = fs::read_to_string(status).unwrap();
-                if asked.is_finished() || status.contains(") Z ") {
+                let status = fs::read_to_string(status).unwrap_or_default();
+                let is_there = stopped.is_ok() && !status.is_empty() && !status.contains(") Z ");
+                if asked.is_finished() || !is_there {
                     break;
                 }
                 let unready = Self {
@@ -163,6 +166,29 @@ fn a_vm_that_ends_waits_a_while_for_its_fork_and_then_there_is_none() {
     assert_eq!(len(&unready.output), 0);
 }
 
+#[test]
+fn a_vm_that_is_told_twice_to_end_does_not_wait_for_its_fork() {
+    let (_trial, child, mut unready) = Unready::new();
+    // One that comes before its guest has ended is the first one still.
+    while !unready.asked.as_ref().unwrap().is_finished() {
+        let _ = kill_process(pid_of(&child), Signal::INT);
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(child.wait().code(), Some(0));
+    let asked = unready.answer();
+    assert_eq!(asked.status.code(), Some(1), "{asked:?}");
+    assert!(
+        asked
+            .stderr
+            .contains("was not ready when that was to be over at once"),
+        "{asked:?}"
+    );
+    assert_eq!(unready.is_there(), [false; 2]);
+    assert!(!Path::new(&unready.output).exists());
+    unready.goes_on();
+    wait_until("it goes on", || unready.is_gone());
+}
+
 /// What is said of a fork whose VM was killed.
 fn said_of_an_orphan(unready: &mut Unready, said: &str) {
     let asked = unready.answer();
@@ -178,9 +204,9 @@ fn a_fork_whose_vm_was_killed_is_there_or_not_as_is_said() {
     kill_process(unready.pid, Signal::KILL).unwrap();
     said_of_an_orphan(
         &mut unready,
-        "there is no fork, and what was made for it is removed",
+        "there is no fork any more; what was made for it stays, since its guest may have run",
     );
-    assert_eq!(unready.is_there(), [false; 2]);
+    assert_eq!(unready.is_there(), [false, true]);
     // The fork is not ready, and does not run then.
     let (_trial, child, mut unready) = Unready::new();
     kill_and_wait(child);
@@ -238,6 +264,58 @@ fn a_fork_starts_again_from_the_kernel_of_its_vm_and_one_of_a_restored_vm_does_n
         refused.stderr.contains("has no kernel to begin with"),
         "{refused:?}"
     );
+    drop(fork);
+    stop(&trial, child);
+}
+
+#[test]
+fn a_vm_and_its_fork_that_start_again_at_once_read_their_kernel_and_initrd_apart() {
+    let trial = Trial::new();
+    // Long enough that each reads it while the other does.
+    let initrd = fs::File::create(trial.path("initrd")).unwrap();
+    initrd.set_len(16 << 20).unwrap();
+    fs::copy(kernel(COUNT).path(), trial.path("kernel")).unwrap();
+    let files = ["kernel", "initrd"].map(|name| option(name, trial.path(name)));
+    let child = trial.spawn(0, &[&files[0], &files[1], "--guest-memory=32"]);
+    trial.wait(0);
+    let fork = Fork::new(&trial, &trial.path("control"), "fork", &[]);
+    let both = [trial.path("control"), fork.control.clone()];
+    for restarts in 1..=10 {
+        thread::scope(|scope| {
+            for control in &both {
+                scope.spawn(|| ctl(control, &["reset"]));
+            }
+        });
+        for control in &both {
+            wait_until("it does not start again", || {
+                let status = ctl(control, &["status", "--json"]);
+                let status: Value = serde_json::from_str(&status).unwrap();
+                status["restarts"] == restarts && status["state"] == "running"
+            });
+        }
+    }
+    fork.goes_on();
+    parent_goes_on(&trial);
+    // They have the same open files, whose positions neither has moved.
+    for pid in [pid_of(&child), fork.pid()] {
+        let folder = format!("/proc/{}", pid.as_raw_nonzero());
+        let mut found = 0;
+        for fd in fs::read_dir(format!("{folder}/fd")).unwrap() {
+            let fd = fd.unwrap();
+            let file = fs::read_link(fd.path()).unwrap_or_default();
+            if ["kernel", "initrd"]
+                .map(|name| trial.path(name).into())
+                .contains(&file)
+            {
+                let number = fd.file_name();
+                let info = format!("{folder}/fdinfo/{}", number.display());
+                let info = fs::read_to_string(info).unwrap();
+                assert!(info.starts_with("pos:\t0\n"), "{file:?}: {info}");
+                found += 1;
+            }
+        }
+        assert_eq!(found, 2);
+    }
     drop(fork);
     stop(&trial, child);
 }

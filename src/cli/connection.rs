@@ -74,8 +74,18 @@ impl<'a> Connection<'a> {
         request: &Value,
         files: &[BorrowedFd<'_>],
     ) -> Result<Result<Value, Value>, Error> {
+        self.tell(request, files)?;
+        self.answer()
+    }
+
+    /// Asks, without waiting for the answer. On an error the VM has not got the request in full, and does nothing.
+    pub(super) fn tell(&mut self, request: &Value, files: &[BorrowedFd<'_>]) -> Result<(), Error> {
         let sent = send(self.stream.get_mut(), &format!("{request}\n"), files);
-        sent.map_err(|error| self.failed(error))?;
+        sent.map_err(|error| self.failed(error))
+    }
+
+    /// The answer to what was asked for.
+    pub(super) fn answer(&mut self) -> Result<Result<Value, Value>, Error> {
         let mut answer = self.value()?;
         Ok(match answer.get_mut("error") {
             Some(error) => Err(error.take()),

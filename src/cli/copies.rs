@@ -1,15 +1,14 @@
 //! Copies of disks that `ctl PATH snapshot FOLDER --blk id=ID,copy=FILE` makes: files of the user's choice, which this
 //! command opens and names.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use vmm_reference::{BlkCopy, DiskCopy, Error};
 
-use super::new_file::NewFile;
+use super::new_file::{NewFile, is_at};
 
 /// A copy of a disk.
 #[derive(Debug)]
@@ -87,9 +86,7 @@ impl CopyFile {
         };
         let named = self.new.name_as(place(&self.folder).join(&self.name));
         named.map_err(failed)?;
-        let [own, found] = [self.new.file.metadata(), fs::symlink_metadata(&self.path)];
-        let [own, found] = [own.map_err(failed)?, found.map_err(failed)?];
-        if (own.dev(), own.ino()) != (found.dev(), found.ino()) {
+        if !is_at(&self.new.file, &self.path).map_err(failed)? {
             let cause = "another folder has taken the place of its own meanwhile";
             return Err(failed(io::Error::other(cause)));
         }

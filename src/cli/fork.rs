@@ -14,7 +14,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -30,6 +29,7 @@ use super::copies::CopyFile;
 use super::errors::print_error;
 use super::fate::{self, Fate};
 use super::files::print;
+use super::new_file::{self, OutputFile};
 #[cfg(feature = "virtio-net")]
 use super::request::ForkNet;
 use super::request::{ForkBlk, ForkConsole, ForkOptions, open_again, open_disk};
@@ -47,7 +47,7 @@ struct Made {
     taps: Vec<OwnedFd>,
     #[cfg(feature = "virtio-vsock")]
     vsock: Option<MadeSocket>,
-    consoles: Vec<OwnedFd>,
+    consoles: Vec<OutputFile>,
 }
 
 /// A path that means the same to whoever runs the VM.
@@ -149,17 +149,8 @@ impl Made {
     }
 
     fn console(&mut self, field: &'static str, path: &Path) -> Result<String, Error> {
-        let mut options = File::options();
-        options
-            .write(true)
-            .create(true)
-            .truncate(false)
-            // A FIFO without a reader must not block.
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-        let opened = options
-            .open(path)
-            .and_then(|file| Ok((file.metadata()?, file)));
-        let (found, file) = opened.map_err(|source| Error::Refused {
+        let opened = OutputFile::new(path).and_then(|output| Ok((output.file.metadata()?, output)));
+        let (found, output) = opened.map_err(|source| Error::Refused {
             field: field.into(),
             value: format!("file={}", path.display()),
             source,
@@ -174,7 +165,7 @@ impl Made {
                 cure: "name a new file".to_owned(),
             });
         }
-        self.consoles.push(file.into());
+        self.consoles.push(output);
         absolute(field, path)
     }
 
@@ -186,13 +177,14 @@ impl Made {
         all.extend(disks.flatten().chain(&self.taps).map(AsFd::as_fd));
         #[cfg(feature = "virtio-vsock")]
         all.extend(self.vsock.iter().map(AsFd::as_fd));
-        all.extend(self.consoles.iter().map(AsFd::as_fd));
+        all.extend(self.consoles.iter().map(|output| output.file.as_fd()));
         all
     }
 
     /// It is all the fork's.
     fn keep(self) {
         self.copies.into_iter().for_each(CopyFile::keep);
+        self.consoles.into_iter().for_each(OutputFile::keep);
         if let Some(control) = self.control {
             control.leave();
         }
@@ -209,13 +201,13 @@ impl Made {
         json: bool,
         error: Error,
     ) -> Result<ExitCode, Error> {
-        let own = fate::identity(&wanted.control);
+        let own = fate::pin(&wanted.control).ok();
         // Whoever connects there finds the fork, or nobody.
         if let Some(control) = self.control.take() {
             control.leave();
         }
         let control = wanted.control.display();
-        let said = match fate::find(&wanted.control, own) {
+        let said = match fate::find(&wanted.control, own.as_ref()) {
             Fate::Runs => {
                 self.keep();
                 print(&match json {
@@ -226,17 +218,21 @@ impl Made {
                 })?;
                 return Ok(ExitCode::SUCCESS);
             }
-            Fate::Unborn => {
-                if fate::identity(&wanted.control) == own {
-                    // Whoever has taken it away was faster.
-                    let _ = std::fs::remove_file(&wanted.control);
-                }
-                "there is no fork, and what was made for it is removed".to_owned()
-            }
             Fate::Ended => {
+                // Nobody listens there any more, and nobody will.
+                if let Some(own) = &own {
+                    new_file::remove(own, &wanted.control);
+                }
                 self.keep();
                 "there is no fork any more; what was made for it stays, since its guest may have run"
                     .to_owned()
+            }
+            Fate::Replaced => {
+                self.keep();
+                format!(
+                    "whether there is a fork is not known, since {control} is another one's by now; what was made for \
+                     it stays"
+                )
             }
             Fate::Unknown => {
                 self.keep();
@@ -276,7 +272,9 @@ pub(super) fn fork(
     }
     // It takes as long as disks are copied.
     vm.wait_for_ever()?;
-    let answer = match vm.ask(&json!(Command::Fork(made.wish.clone())), &files) {
+    // Without all of that there is no fork, and what was made for it goes.
+    vm.tell(&json!(Command::Fork(made.wish.clone())), &files)?;
+    let answer = match vm.answer() {
         Ok(answer) => answer,
         Err(error) => {
             drop(files);

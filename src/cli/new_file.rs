@@ -1,13 +1,27 @@
-//! New files that have no name until they are whole, where the file system has such files.
+//! New files: those that have no name until they are whole, where the file system has such files, and those that are there
+//! at once. Nothing else is removed in their place.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat_with};
 use rustix::io::Errno;
+
+/// Whether an open file is the one at a path, where no link is followed.
+pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let [own, found] = [file.metadata()?, fs::symlink_metadata(path)?];
+    Ok((own.dev(), own.ino()) == (found.dev(), found.ino()))
+}
+
+/// Removes a file, unless another one has its name by now.
+pub(super) fn remove(file: &File, path: &Path) {
+    if is_at(file, path).unwrap_or(false) {
+        let _ = fs::remove_file(path);
+    }
+}
 
 /// A new file, which goes unless it is kept.
 #[derive(Debug)]
@@ -75,7 +89,51 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if self.is_named {
-            let _ = fs::remove_file(&self.path);
+            remove(&self.file, &self.path);
+        }
+    }
+}
+
+/// A file for output. If it was made here, it goes unless it is kept or has content.
+#[cfg(feature = "control")]
+#[derive(Debug)]
+pub(super) struct OutputFile {
+    pub(super) file: File,
+    path: PathBuf,
+    is_new: bool,
+}
+
+#[cfg(feature = "control")]
+impl OutputFile {
+    /// Opens the file, or makes it.
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        let mut options = File::options();
+        options
+            .write(true)
+            // A FIFO without a reader must not block.
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        let (file, is_new) = match options.clone().create_new(true).open(path) {
+            Ok(file) => (file, true),
+            // Something is there, perhaps a link to what is not; or else it is said once more why not.
+            Err(_) => (options.create(true).truncate(false).open(path)?, false),
+        };
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            is_new,
+        })
+    }
+
+    pub(super) fn keep(mut self) {
+        self.is_new = false;
+    }
+}
+
+#[cfg(feature = "control")]
+impl Drop for OutputFile {
+    fn drop(&mut self) {
+        if self.is_new && self.file.metadata().is_ok_and(|found| found.len() == 0) {
+            remove(&self.file, &self.path);
         }
     }
 }
@@ -119,5 +177,41 @@ mod tests {
             new.keep();
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
         }
+    }
+
+    #[test]
+    fn what_has_taken_the_place_of_a_new_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new");
+        let new = new_file(folder.path(), true);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another one's").unwrap();
+        drop(new);
+        assert_eq!(fs::read(&path).unwrap(), b"another one's");
+    }
+
+    #[cfg(feature = "control")]
+    #[test]
+    fn a_file_for_output_goes_if_it_was_made_for_it_and_has_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        drop(OutputFile::new(&path("empty")).unwrap());
+        assert!(!path("empty").exists());
+        OutputFile::new(&path("kept")).unwrap().keep();
+        assert!(path("kept").exists());
+        // It was there before.
+        drop(OutputFile::new(&path("kept")).unwrap());
+        assert!(path("kept").exists());
+        let mut written = OutputFile::new(&path("written")).unwrap();
+        written.file.write_all(b"from a guest").unwrap();
+        drop(written);
+        assert_eq!(fs::read(path("written")).unwrap(), b"from a guest");
+        let replaced = OutputFile::new(&path("replaced")).unwrap();
+        fs::rename(path("kept"), path("replaced")).unwrap();
+        drop(replaced);
+        assert!(path("replaced").exists());
+        std::os::unix::fs::symlink(path("target"), path("link")).unwrap();
+        drop(OutputFile::new(&path("link")).unwrap());
+        assert!(path("link").is_symlink());
     }
 }

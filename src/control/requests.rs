@@ -3,13 +3,15 @@
 use std::fs::File;
 #[cfg(feature = "snapshot")]
 use std::io;
-#[cfg(feature = "snapshot")]
-use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+#[cfg(feature = "snapshot")]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 #[cfg(feature = "snapshot")]
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+#[cfg(feature = "snapshot")]
+use rustix::net::{RecvFlags, recv};
 
 /// Descriptors by which somebody outside wants the VM to end.
 #[derive(Debug, Default)]
@@ -22,6 +24,20 @@ pub(crate) struct Requests {
 
 #[cfg(feature = "snapshot")]
 impl Requests {
+    /// Those of them that become readable when somebody asks once more.
+    pub(crate) fn once_more(&self) -> Vec<BorrowedFd<'_>> {
+        let end = self.end.iter().map(AsFd::as_fd);
+        let shutdown = self.shutdown.iter().map(|(file, _)| file.as_fd());
+        let mut all: Vec<_> = end.chain(shutdown).collect();
+        all.retain(|fd| {
+            // What was asked for is done. Other files than sockets are left as they are: whoever gave them may read them.
+            let mut buffer = [0; 64];
+            while matches!(recv(fd, &mut buffer, RecvFlags::DONTWAIT), Ok((1.., _))) {}
+            Asked::on(fd) == Asked::Nothing
+        });
+        all
+    }
+
     /// The same ones, for whoever looks at them elsewhere.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
         let end = self.end.as_ref().map(OwnedFd::try_clone);

@@ -29,7 +29,9 @@ pub enum SavedForm {
     /// If the VM does not know that machine, all of RAM is written so.
     InPlace,
     /// The file may have anything, which it keeps as long as the machine may still be refused: then it is emptied, and gets
-    /// what an empty file gets by `InPlace`.
+    /// what an empty file gets by `InPlace`. Neither this nor `InPlace` takes a disk, the kernel or the initrd of the
+    /// machine, and this no file that its memory is mapped to either. Where another process brings its pages, the file has
+    /// to be empty.
     Replace,
 }
 

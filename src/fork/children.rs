@@ -1,6 +1,7 @@
 //! The processes of a machine's forks, from their birth to their end.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use devices::micros;
@@ -14,6 +15,7 @@ use crate::control::command::{CommandError, Reply};
 use crate::control::event::Happening;
 use crate::control::forking::Forked;
 use crate::control::handle::VmHandle;
+use crate::control::requests::Requests;
 
 /// How long a machine that ends waits for forks that are not ready yet.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -113,39 +115,63 @@ impl Children {
         done
     }
 
-    /// Waits for those that are not ready yet, for a while, and answers for all of them.
-    fn answer_all(&mut self) {
+    /// Waits for those that are not ready yet, for a while or until somebody asks for the end once more, and answers for
+    /// all of them.
+    pub(crate) fn answer_all(&mut self, requests: Option<&Requests>) {
         let mut births = self.0.iter().filter_map(|child| child.birth.as_ref());
         let Some(handle) = births.next().map(|birth| birth.handle.clone()) else {
             return;
         };
+        let impatient = requests.map(Requests::once_more).unwrap_or_default();
         let deadline = Instant::now() + PATIENCE;
-        loop {
+        let patience = loop {
             self.look(&handle);
             let unanswered = self.0.iter().filter(|child| child.birth.is_some());
             let watched: Vec<_> = unanswered.flat_map(Child::watched).collect();
             let left = deadline.saturating_duration_since(Instant::now());
             if watched.is_empty() || left.is_zero() {
-                break;
+                break Patience::Over;
             }
-            let mut fds: Vec<_> = watched
+            let mut fds: Vec<_> = impatient
                 .iter()
+                .chain(&watched)
                 .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
                 .collect();
             // Interrupted, it is looked at again.
-            let _ = poll(&mut fds, left.try_into().ok().as_ref());
-        }
+            let found = poll(&mut fds, left.try_into().ok().as_ref());
+            let mut asked = fds.iter().take(impatient.len());
+            if found.is_ok() && asked.any(|fd| !fd.revents().is_empty()) {
+                break Patience::None;
+            }
+        };
+        self.give_up(patience);
+    }
+
+    fn give_up(&mut self, patience: Patience) {
         for child in &mut self.0 {
             if let Some(birth) = child.birth.take() {
-                birth.give_up(child.pid);
+                birth.give_up(child.pid, patience);
             }
         }
     }
 }
 
+/// Why forks are not waited for any longer.
+#[derive(Debug, Clone, Copy)]
+enum Patience {
+    /// They had their time.
+    Over,
+    /// The end is to come at once.
+    None,
+}
+
 impl Drop for Children {
     fn drop(&mut self) {
-        self.answer_all();
+        if thread::panicking() {
+            self.give_up(Patience::None);
+        } else {
+            self.answer_all(None);
+        }
     }
 }
 
@@ -160,14 +186,17 @@ impl Child {
 
 impl Birth {
     /// There is a fork if it has told so by now, else none: it ends when it comes to tell it.
-    fn give_up(mut self, pid: Pid) {
-        match self.heard.take().and_then(Heard::close) {
-            Some(news) => self.answer(pid, news),
-            None => self.fail(format!(
-                "the VM that it is a fork of has ended, and it was not ready {} s later",
-                PATIENCE.as_secs()
-            )),
+    fn give_up(mut self, pid: Pid, patience: Patience) {
+        if let Some(news) = self.heard.take().and_then(Heard::close) {
+            return self.answer(pid, news);
         }
+        let when = match patience {
+            Patience::Over => format!("{} s later", PATIENCE.as_secs()),
+            Patience::None => "when that was to be over at once".to_owned(),
+        };
+        self.fail(format!(
+            "the VM that it is a fork of has ended, and it was not ready {when}"
+        ));
     }
 
     fn answer(mut self, pid: Pid, news: News) {

@@ -1,12 +1,12 @@
 //! Opens what the user names and places it in guest memory.
 
 use std::fs::File;
-use std::io::{Cursor, Seek};
+use std::io::Cursor;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ::devices::descriptor;
-use arch::kernel::{KernelHeader, KernelImage, LinuxVersion};
+use arch::kernel::{FileReader, KernelHeader, KernelImage, LinuxVersion};
 use arch::{AddressRange, BootError, GuestKernel, GuestRam, KernelPlacement, MachinePlan};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -261,9 +261,7 @@ impl Initrd {
     ) -> Result<AddressRange, Error> {
         let range = self.place(kernel, plan)?;
         let len = usize::try_from(self.size).unwrap_or(usize::MAX);
-        let mut file = &self.file;
-        file.rewind()
-            .map_err(|error| initrd_error(&self.path)(BootError::Read(error)))?;
+        let mut file = FileReader::new(&self.file);
         ram.read_exact_volatile_from(GuestAddress(range.base), &mut file, len)
             .map_err(|source| {
                 initrd_error(&self.path)(BootError::Memory {

@@ -74,19 +74,24 @@ pub(crate) fn check_files(files: &[&File], memory: Before) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a file is none of those that RAM is mapped to.
-pub(super) fn check_apart(file: &File, mapped: &[File]) -> io::Result<()> {
-    let identity = |file: &File| file.metadata().map(|found| (found.dev(), found.ino()));
+/// The device and inode of a file.
+pub(crate) fn identity(file: &File) -> io::Result<(u64, u64)> {
+    file.metadata().map(|found| (found.dev(), found.ino()))
+}
+
+/// Whether the file for RAM is none that the machine has open itself, each with what it is of the machine.
+pub(super) fn check_apart<'a>(
+    file: &File,
+    others: impl IntoIterator<Item = (&'a str, (u64, u64))>,
+) -> io::Result<()> {
     let own = identity(file)?;
-    for other in mapped {
-        if identity(other)? == own {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the file for its memory is one that its memory is mapped to",
-            ));
-        }
+    match others.into_iter().find(|(_, other)| *other == own) {
+        Some((what, _)) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the file for its memory is {what}; name another file"),
+        )),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The content of RAM, and what is known of where it is.

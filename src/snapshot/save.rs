@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arch::{KvmError, KvmPlatform, MachinePlan, Space};
+use arch::{KvmError, KvmPlatform, MachinePlan, Space, VirtioKind};
 #[cfg(feature = "virtio")]
 use devices::state::VirtioDeviceState;
 use kvm_ioctls::VmFd;
@@ -23,6 +23,7 @@ use crate::VmConfig;
 use crate::control::command::CommandError;
 use crate::control::saving::{DiskCopy, SavedForm};
 use crate::devices::registry::{Registry, SavedVirtio};
+use crate::memory::image::MemoryImage;
 use crate::vm::vcpu::{Shared, VcpuThreads};
 
 /// A machine whose vCPUs stand at their gate and whose devices are quiet.
@@ -34,6 +35,8 @@ pub(crate) struct Machine<'a, P: KvmPlatform> {
     pub(crate) registry: &'a Registry,
     pub(crate) plan: &'a MachinePlan,
     pub(crate) config: &'a VmConfig,
+    /// What the files are that its guest begins with when it starts again.
+    pub(crate) images: &'a [(u64, u64)],
 }
 
 fn kvm(error: KvmError) -> CommandError {
@@ -83,6 +86,10 @@ impl<P: KvmPlatform> Machine<'_, P> {
         let (Some(state), Some(file)) = (files.next(), files.next()) else {
             return Err(CommandError::NotSaved("two files belong to it".to_owned()));
         };
+        let origin = chain.origin().map_err(host)?.cloned();
+        if wanted.form != SavedForm::Layer {
+            self.check_apart(&file, origin.as_deref(), wanted.form)?;
+        }
         let memory = wanted.memory;
         let whole = MemoryLayout::whole(&self.plan.ram, memory);
         whole.check(self.plan).map_err(CommandError::NotSaved)?;
@@ -120,11 +127,6 @@ impl<P: KvmPlatform> Machine<'_, P> {
             Some(next) => next.runs.clone(),
             None => std::iter::once(0..all).collect(),
         };
-        let origin = chain.origin().map_err(host)?.cloned();
-        if let (Some(origin), SavedForm::Replace) = (&origin, wanted.form) {
-            // It would be cut while it is read.
-            memory::check_apart(&file, &origin.files).map_err(host)?;
-        }
         let writing = Writing {
             runs,
             place,
@@ -137,6 +139,39 @@ impl<P: KvmPlatform> Machine<'_, P> {
             copies,
         };
         Ok((writing, next))
+    }
+
+    /// Whether nothing of the machine is lost with what the file for RAM has.
+    fn check_apart(
+        &self,
+        file: &File,
+        origin: Option<&MemoryImage>,
+        form: SavedForm,
+    ) -> Result<(), CommandError> {
+        let mut others = Vec::new();
+        let devices = self.config.named_devices();
+        for disk in devices.iter().filter(|it| it.kind == VirtioKind::Block) {
+            let disk = self.registry.file(&disk.id)?.file;
+            others.push(("one of its disks", memory::identity(&disk).map_err(host)?));
+        }
+        let images = self.images.iter();
+        others.extend(images.map(|image| ("its kernel or initrd", *image)));
+        if form == SavedForm::Replace {
+            // It would be cut while it is read.
+            for mapped in origin.iter().flat_map(|origin| &origin.files) {
+                let mapped = memory::identity(mapped).map_err(host)?;
+                others.push(("one that its memory is mapped to", mapped));
+            }
+            let len = file.metadata().map_err(host)?.len();
+            if self.shared.handled.is_some() && len > 0 {
+                return Err(CommandError::NotSaved(
+                    "its pages are brought by another process, perhaps from the file for its memory, which has something; \
+                     name a new file"
+                        .to_owned(),
+                ));
+            }
+        }
+        memory::check_apart(file, others).map_err(host)
     }
 
     /// The disks that are to be copied, which are the saved machine's from now on.

@@ -39,6 +39,9 @@ pub(crate) struct Running<P: KvmPlatform> {
     pub(crate) config: VmConfig,
     /// Whether the guest can begin anew.
     pub(crate) can_restart: bool,
+    /// The devices and inodes of the files with which it does.
+    #[cfg(feature = "snapshot")]
+    pub(crate) images: Vec<(u64, u64)>,
     /// A command may start it again, or make a fork of it.
     pub(crate) makes_machines: bool,
     pub(crate) registry: Registry,
@@ -217,6 +220,7 @@ impl<P: KvmPlatform> Running<P> {
                 registry: &self.registry,
                 plan: &self.plan,
                 config: &self.config,
+                images: &self.images,
             };
             machine.prepare(wanted, &mut self.chain)
         });

@@ -146,6 +146,7 @@ impl<P: KvmPlatform> Running<P> {
             registry: &self.registry,
             plan: &self.plan,
             config: &self.config,
+            images: &self.images,
         };
         let (ends, wait) = ends(told.begin).map_err(host)?;
         let since = Instant::now();

@@ -4,6 +4,8 @@
 //! is replaced meanwhile changes nothing, and a process that may not open any more can still restart its guest.
 
 #[cfg(feature = "snapshot")]
+use std::fs::File;
+#[cfg(feature = "snapshot")]
 use std::os::fd::{AsRawFd, RawFd};
 
 use kvm_ioctls::Kvm;
@@ -11,6 +13,8 @@ use kvm_ioctls::Kvm;
 use crate::confinement::Confined;
 use crate::devices::opened::{Given, HostDevices};
 use crate::kernel::image::{Initrd, KernelSource};
+#[cfg(feature = "snapshot")]
+use crate::snapshot::memory::identity;
 use crate::timeline::Timeline;
 use crate::{Attachments, Consoles, Error, VmConfig};
 
@@ -35,11 +39,23 @@ pub(crate) struct Images {
 
 #[cfg(feature = "snapshot")]
 impl Images {
+    fn files(&self) -> impl Iterator<Item = &File> {
+        let initrd = self.initrd.as_ref().map(Initrd::file);
+        self.kernel.file().into_iter().chain(initrd)
+    }
+
     /// The numbers of the open files.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
-        let initrd = self.initrd.as_ref().map(Initrd::file);
-        let files = self.kernel.file().into_iter().chain(initrd);
-        files.map(AsRawFd::as_raw_fd)
+        self.files().map(AsRawFd::as_raw_fd)
+    }
+
+    /// The devices and inodes of the files.
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    pub(crate) fn identities(&self) -> Result<Vec<(u64, u64)>, Error> {
+        let all = self.files().map(identity).collect::<Result<_, _>>();
+        all.map_err(Error::host("cannot look at the kernel"))
     }
 }
 

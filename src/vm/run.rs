@@ -125,6 +125,8 @@ impl<P: KvmPlatform> Machine<P> {
             vm,
             config: config.clone(),
             can_restart: images.is_some(),
+            #[cfg(feature = "snapshot")]
+            images: images.as_ref().map_or(Ok(Vec::new()), Images::identities)?,
             makes_machines,
             registry,
             plan,
@@ -230,7 +232,14 @@ impl<P: KvmPlatform> Stood<P> {
             let may_restart = restarts(&beside.config, beside.images.as_ref());
             let handle = beside.handle.clone();
             let left = beside.end(ended);
-            let Some(mut outside) = left.filter(|_| handle.restart(may_restart)) else {
+            let (again, over) = match left {
+                Some(outside) if handle.restart(may_restart) => (Some(outside), None),
+                left => (None, left),
+            };
+            if let Some(outside) = over {
+                outside.end();
+            }
+            let Some(mut outside) = again else {
                 let end = handle.take().unwrap_or(Ok(ExitReason::Stopped));
                 match &end {
                     // Its line stands there already.
@@ -292,6 +301,23 @@ impl<P> Beside<P> {
             platform,
             own,
             confined,
+        }
+    }
+}
+
+impl<P: KvmPlatform> Outside<P> {
+    /// There is no other machine: closes what is open, then waits for forks that are not ready yet.
+    fn end(self) {
+        #[cfg(feature = "snapshot")]
+        {
+            let Self {
+                opened,
+                stop,
+                mut forks,
+                ..
+            } = self;
+            drop(opened);
+            forks.children.answer_all(Some(&stop));
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Memory in one file, whichever pages are written.
 
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use vmm_reference::{Attachments, BusDevice, DiskCopy, HugePages, Outcome, OwnDevice, SavedForm};
+use vmm_reference::{
+    Attachments, BusDevice, DiskCopy, HugePages, Outcome, OwnDevice, SavedForm, SavedMemory,
+};
 
 use super::*;
 
@@ -194,4 +197,74 @@ fn what_a_file_has_that_is_to_be_replaced_is_gone_when_the_machine_can_be_saved_
     assert!(cause.contains("its memory is mapped to"), "{cause}");
     assert_eq!(memory.metadata().unwrap().len(), MEMORY);
     restored.stop();
+}
+
+#[test]
+fn memory_is_written_over_no_disk_and_no_kernel_of_the_machine() {
+    let folder = Folder::new();
+    let path = |name: &str| folder.0.path().join(name);
+    fs::copy(common::kernel(SCATTER).path(), path("kernel")).unwrap();
+    for name in ["disk", "initrd"] {
+        // One as long as RAM could be taken for an earlier one.
+        folder.create(name).set_len(MEMORY).unwrap();
+    }
+    folder.create("initrd").set_len(4096).unwrap();
+    let config = config()
+        .with_kernel(path("kernel"))
+        .with_initrd(path("initrd"))
+        .with_disk(vmm_reference::BlkConfig::new(path("disk")));
+    let running = Running::new(|console| Vm::new(&config, console).unwrap());
+    running.handle.command(Command::Pause {}).unwrap();
+    for (name, form, cause) in [
+        ("disk", SavedForm::Replace, "is one of its disks"),
+        ("disk", SavedForm::InPlace, "is one of its disks"),
+        ("kernel", SavedForm::Replace, "is its kernel or initrd"),
+        ("initrd", SavedForm::Replace, "is its kernel or initrd"),
+    ] {
+        // Whatever it is called.
+        let _ = fs::remove_file(path("memory"));
+        fs::hard_link(path(name), path("memory")).unwrap();
+        let before = fs::read(path(name)).unwrap();
+        let memory = File::options().read(true).write(true).open(path("memory"));
+        let memory = memory.unwrap();
+        let refused = save_as(&folder, &running.handle, None, &memory, form, Vec::new());
+        let refused = refused.unwrap_err();
+        let source = std::error::Error::source(&refused).unwrap().to_string();
+        assert!(source.contains(cause), "{name} {form:?}: {source}");
+        assert!(before == fs::read(path(name)).unwrap(), "{name} {form:?}");
+    }
+    running.stop();
+}
+
+#[test]
+fn a_file_that_another_process_may_bring_memory_from_is_not_emptied() {
+    if !common::faults::may_handle() {
+        return;
+    }
+    let kernel = common::kernel(SCATTER);
+    let config = config().with_kernel(kernel.path());
+    let folder = Folder::new();
+    let running = Running::new(|console| Vm::new(&config, console).unwrap());
+    running.handle.command(Command::Pause {}).unwrap();
+    let memory = folder.create("memory");
+    save(&folder, &running.handle, None, &memory).unwrap();
+    running.stop();
+    let snapshot = Snapshot::read("state", folder.open("state")).unwrap();
+    let socket = folder.0.path().join("faults");
+    let handler = common::faults::listen(&socket, folder.open("memory"), |mut handler| {
+        handler.serve(u64::MAX);
+    });
+    let source = SavedMemory::Uffd(UnixStream::connect(socket).unwrap());
+    let restored = Running::new(|console| Vm::restore(snapshot, source, console).unwrap());
+    restored.handle.command(Command::Pause {}).unwrap();
+    let replace = |file: &File| {
+        let form = SavedForm::Replace;
+        save_as(&folder, &restored.handle, None, file, form, Vec::new())
+    };
+    let refused = replace(&memory).unwrap_err().to_string();
+    assert!(refused.contains("brought by another process"), "{refused}");
+    assert_eq!(memory.metadata().unwrap().len(), MEMORY);
+    assert!(replace(&folder.create("empty")).is_ok());
+    restored.stop();
+    handler.join().unwrap();
 }

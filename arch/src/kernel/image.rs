@@ -1,10 +1,9 @@
 //! Flat kernel images with a 64-byte header: arm64 (Linux Documentation/arch/arm64/booting.rst) and
 //! riscv64 (Documentation/arch/riscv/boot-image-header.rst). Both have the same first fields.
 
-use std::io::Seek;
-
 use vm_memory::{Bytes, GuestAddress};
 
+use super::at::FileReader;
 use super::header::{FlatImage, ImageMachine, KernelHeader, Protocol};
 use super::reader::{KernelImage, Reader, fail, u64_at};
 use crate::{AddressRange, BootError, GuestRam, KernelPlacement};
@@ -68,8 +67,7 @@ impl FlatImage {
         let size = usize::try_from(self.file_size).unwrap_or(usize::MAX);
         match image {
             KernelImage::File(file) => {
-                file.rewind().map_err(BootError::Read)?;
-                ram.read_exact_volatile_from(place, file, size)
+                ram.read_exact_volatile_from(place, &mut FileReader::new(file), size)
             }
             KernelImage::Bytes(bytes) => {
                 let mut bytes = bytes.get_ref().as_ref();
@@ -128,7 +126,7 @@ pub(super) fn parse(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::io::{Cursor, Read, Write};
+    use std::io::{Cursor, Read, Seek, Write};
 
     use super::*;
 

@@ -6,6 +6,7 @@
 
 use crate::BootError;
 
+mod at;
 mod bzimage;
 mod elf;
 mod foreign;
@@ -16,6 +17,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+pub use at::FileReader;
 pub use foreign::{ForeignFile, foreign};
 pub use header::{BzImage, Elf, FlatImage, ImageMachine, KernelHeader, Protocol, Segment};
 pub use linux::{BANNER, LinuxVersion};

@@ -5,6 +5,8 @@ mod lists;
 mod report;
 mod state;
 
+#[cfg(any(feature = "bzimage", feature = "elf"))]
+use arch::kernel::FileReader;
 use arch::kernel::{KernelHeader, KernelImage};
 use arch::{BootError, GuestRam, KernelPlacement, KvmError, KvmIrqChip, KvmPlatform, ProbeProgram};
 use kvm_bindings::{
@@ -226,7 +228,7 @@ fn copy_bzimage(
     use linux_loader::loader::{KernelLoader, bzimage::BzImage};
     let base = Some(vm_memory::GuestAddress(kernel.range.base));
     match image {
-        KernelImage::File(file) => BzImage::load(ram, base, file, None),
+        KernelImage::File(file) => BzImage::load(ram, base, &mut FileReader::new(file), None),
         KernelImage::Bytes(bytes) => BzImage::load(ram, base, bytes, None),
     }
     .map(drop)
@@ -237,7 +239,7 @@ fn copy_bzimage(
 fn copy_elf(image: &mut KernelImage, ram: &GuestRam) -> Result<(), BootError> {
     use linux_loader::loader::{KernelLoader, elf::Elf};
     match image {
-        KernelImage::File(file) => Elf::load(ram, None, file, None),
+        KernelImage::File(file) => Elf::load(ram, None, &mut FileReader::new(file), None),
         KernelImage::Bytes(bytes) => Elf::load(ram, None, bytes, None),
     }
     .map(drop)
