@@ -221,6 +221,10 @@ fn handle(info: &siginfo_t) {
         // It reads that next.
         return;
     }
+    if is_told && info.si_code <= 0 {
+        // Somebody has sent it, and this thread is at anything: with a lock that it holds, the other one waits for it.
+        return;
+    }
     if is_told {
         thread::sleep(PATIENCE);
     }
