@@ -3,7 +3,7 @@
 //! It knows what a command can name: the virtio devices, each behind its transport. What the guest reaches is on
 //! the bus; this is the VMM's way to the same devices.
 
-#[cfg(feature = "snapshot")]
+#[cfg(feature = "virtio")]
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
