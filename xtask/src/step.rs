@@ -1,9 +1,11 @@
 //! Running tools and parts of the work: what runs, where it failed, and how long it took.
 
 use std::fmt::{self, Write as _};
-use std::process::Command;
+use std::io::{self, Write as _};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -110,9 +112,28 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs a command quietly and gives what it printed.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command
-        .output()
-        .map_err(|error| format!("{}: {error}", shown(command)))?;
+    let output = command.output();
+    printed(command, output)
+}
+
+/// The same with what it reads from its input; it may leave some of it.
+pub(crate) fn output_of(command: &mut Command, input: &[u8]) -> Result<Vec<u8>> {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = command.spawn().and_then(|mut child| {
+        let stdin = child.stdin.take();
+        thread::scope(|scope| {
+            scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));
+            child.wait_with_output()
+        })
+    });
+    printed(command, output)
+}
+
+fn printed(command: &Command, output: io::Result<Output>) -> Result<Vec<u8>> {
+    let output = output.map_err(|error| format!("{}: {error}", shown(command)))?;
     if output.status.success() {
         Ok(output.stdout)
     } else {

@@ -11,7 +11,7 @@ use super::architecture::Architecture;
 use super::own_kernel;
 use crate::apt::Archive;
 use crate::build::{cargo, cargo_command, guests_command, guests_target, target};
-use crate::step::{Result, output, step, text};
+use crate::step::{Result, output, output_of, step, text};
 
 /// What a stock kernel's guests load for our devices.
 const GUEST_MODULES: &[&str] = &[
@@ -323,14 +323,7 @@ fn decompress(data: &[u8]) -> Result<Vec<u8>> {
         [0x1f, 0x8b, ..] => ("gzip", &["-dc"]),
         _ => return Ok(data.to_vec()),
     };
-    let file = target().join("lab/compressed");
-    fs::write(&file, data)?;
-    output(
-        Command::new(tool)
-            .args(arguments)
-            .arg("--stdout")
-            .arg(&file),
-    )
+    output_of(Command::new(tool).args(arguments).arg("--stdout"), data)
 }
 
 /// A kernel as the package has it.
@@ -363,9 +356,7 @@ pub(super) fn vmlinux(kernel: &[u8]) -> Result<Vec<u8>> {
 
 /// The kernel in a gzip file.
 pub(super) fn gzip(kernel: &[u8]) -> Result<Vec<u8>> {
-    let file = target().join("lab/kernel");
-    fs::write(&file, kernel)?;
-    output(Command::new("gzip").args(["-1", "--stdout"]).arg(&file))
+    output_of(Command::new("gzip").args(["-1", "--stdout"]), kernel)
 }
 
 /// The kernel in an EFI zboot image, as `make vmlinuz.efi` of Linux packs it; the header alone, the
