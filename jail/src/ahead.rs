@@ -199,9 +199,9 @@ fn start(stack: &Stack, plan: NonNull<Plan>) -> Result<Pid, Errno> {
     let pid = unsafe { libc::clone(work, stack.top(), FLAGS, plan.as_ptr().cast()) };
     let refused = Errno::from_io_error(&std::io::Error::last_os_error());
     drop(masked);
-    Pid::from_raw(pid)
-        .filter(|_| pid > 0)
-        .ok_or(refused.unwrap_or(Errno::NOSYS))
+    // rustix' type takes no negative one.
+    let pid = u32::try_from(pid).ok().and_then(|_| Pid::from_raw(pid));
+    pid.ok_or(refused.unwrap_or(Errno::NOSYS))
 }
 
 /// The other process, from its beginning to its end. Its memory is the caller's.

@@ -39,8 +39,9 @@ pub(crate) fn fork() -> io::Result<Forked> {
     let pid = unsafe { libc::fork() };
     match pid {
         0 => Ok(Forked::Child),
+        // rustix' type takes no negative one.
+        -1 => Err(io::Error::last_os_error()),
         pid => Pid::from_raw(pid)
-            .filter(|_| pid > 0)
             .map(Forked::Parent)
             .ok_or_else(io::Error::last_os_error),
     }
