@@ -444,16 +444,16 @@ fn a_vm_whose_guest_sleeps_sleeps() {
             .map(|(name, one)| (name.clone(), switches(&one.status)));
         counts.collect::<BTreeMap<_, _>>()
     };
-    // A console looks again soon after its guest has printed something.
+    // A console looks again soon after its guest has printed something, and on a busy host the guest sleeps later. Who
+    // wakes up by the clock does so in each of these times.
     let mut before = seen();
-    for _ in 0..50 {
-        thread::sleep(Duration::from_millis(100));
+    for _ in 0..10 {
+        thread::sleep(Duration::from_secs(2));
         let now = seen();
         if now == before {
-            break;
+            return;
         }
         before = now;
     }
-    thread::sleep(Duration::from_secs(2));
-    assert_eq!(before, seen());
+    panic!("a thread woke up in each of these times: {before:?}");
 }
