@@ -9,7 +9,7 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::fmt;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -55,29 +55,24 @@ const HIGH: i32 = 200;
 #[derive(Default)]
 pub(crate) struct Namespaces {
     each: [Option<OwnedFd>; KINDS.len()],
-    /// A root for them.
-    root: Option<OwnedFd>,
+    /// A file system that may become the root of who has joined them.
+    pub(crate) root: Option<OwnedFd>,
 }
 
 impl Namespaces {
-    /// The root that was made.
-    pub(crate) fn root(&self) -> Option<BorrowedFd<'_>> {
-        self.root.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Moves this process to them, which has one thread; its working directory is the root then. Gives a file system that
-    /// may become the root. `None`: it has not moved at all.
-    pub(crate) fn join(self, report: &mut Report) -> Option<Option<OwnedFd>> {
+    /// Moves this process to them, which has one thread; its working directory is the root then. False: it has not moved
+    /// at all.
+    pub(crate) fn join(&self, report: &mut Report) -> bool {
         for ((part, kind, _), fd) in KINDS.iter().zip(&self.each) {
             let moved = fd.as_ref().map_or(Err(Errno::BADF), |fd| {
                 move_into_link_name_space(fd.as_fd(), Some(*kind))
             });
             if *part == Part::UserNamespace && moved.is_err() {
-                return None;
+                return false;
             }
             report.note(*part, moved.map_err(Refusal::of("join its namespace")));
         }
-        Some(self.root)
+        true
     }
 }
 

@@ -1,6 +1,7 @@
 //! The order in which a process gives up its rights.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use rustix::process::{
@@ -8,7 +9,7 @@ use rustix::process::{
 };
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::ahead::{Ahead, Namespaces};
+use crate::ahead::Ahead;
 use crate::error::{JailError, Refusal};
 use crate::report::{Level, Part, Report};
 use crate::root::{self, Folder};
@@ -129,8 +130,8 @@ impl Jail {
         let mut report = Report::full();
         // Which has ended then, and what it had open is closed.
         let made = ahead.and_then(Ahead::made);
-        let root = made.as_ref().and_then(Namespaces::root);
-        let open = descriptors::open_directory(root);
+        let root = made.as_ref().and_then(|made| made.root.as_ref());
+        let open = descriptors::open_directory(root.map(AsFd::as_fd));
         if self.user.is_some() {
             // /proc/self/uid_map belongs to root otherwise (proc(5), /proc/pid).
             let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
@@ -141,13 +142,16 @@ impl Jail {
         // Those are of the user that this process was; and who joins a namespace of mounts is at its root, whose
         // relative paths lead elsewhere.
         let made = made.filter(|_| self.user.is_none() && self.keeps_root.is_none());
-        let joined = made.and_then(|made| made.join(&mut report));
+        let joined = made.filter(|made| made.join(&mut report));
         if joined.is_none() {
             namespaces::enter(&mut report);
         }
         let folders = self.folders(&mut report)?;
         if report.has(Part::Root) {
-            report.note(Part::Root, root::enter(&folders, joined.flatten()));
+            report.note(
+                Part::Root,
+                root::enter(&folders, joined.and_then(|made| made.root)),
+            );
             match open {
                 Ok(None) => {}
                 Ok(Some((fd, path))) => {

@@ -74,7 +74,7 @@ pub const MAIN: Role = role("main", main_tables!());
 pub const MAIN_WITH_FORKS: Role = role("main with forks", main_tables!(FORKS_TABLE));
 /// The main thread of a monitor that others configure by requests and may tell to become two: its other threads end for
 /// that, and the one that answers requests starts from it again.
-pub const MAIN_OF_SERVED: Role = role("main", main_tables!(FORKS_TABLE, API_TABLE));
+const MAIN_OF_SERVED: Role = role("main", main_tables!(FORKS_TABLE, API_TABLE));
 /// All of them.
 pub const ALL: &[Role] = &[
     MAIN,

@@ -36,8 +36,9 @@ pub(crate) fn busy() -> Vec<u8> {
     code
 }
 
-/// Listens to the keyboard and prints a line; resets when Delete is typed (set 1 or 2 of scan codes).
-pub(crate) fn keyboard() -> Vec<u8> {
+/// Listens to the keyboard and prints a line; whenever Delete is typed (set 1 or 2 of scan codes), it comes to what is
+/// behind this. The loop has 16 bytes.
+fn until_delete() -> Vec<u8> {
     // The keyboard's interrupt is on.
     let mut code = vec![0xb0, 0x60, 0xe6, 0x64, 0xb0, 0x05, 0xe6, 0x60];
     code.extend(print("up\n"));
@@ -51,6 +52,12 @@ pub(crate) fn keyboard() -> Vec<u8> {
         0x3c, 0x53, // cmp al, 0x53
         0x75, 0xf0, // jne to the start
     ]);
+    code
+}
+
+/// Resets when Delete is typed.
+pub(crate) fn keyboard() -> Vec<u8> {
+    let mut code = until_delete();
     code.extend(RESET);
     code
 }
@@ -114,20 +121,10 @@ pub(crate) fn letters() -> Vec<u8> {
     ]
 }
 
-/// Prints a line, then the next letter of the alphabet, from `a` on, whenever Delete is typed (set 1 or 2 of scan codes).
+/// Prints a line, then the next letter of the alphabet, from `a` on, whenever Delete is typed.
 pub(crate) fn deletes() -> Vec<u8> {
-    // The keyboard's interrupt is on.
-    let mut code = vec![0xb0, 0x60, 0xe6, 0x64, 0xb0, 0x05, 0xe6, 0x60];
-    code.extend(print("up\n"));
+    let mut code = until_delete();
     code.extend([
-        0xe4, 0x64, // in al, 0x64
-        0xa8, 0x01, // test al, 1
-        0x74, 0xfa, // jz to the start
-        0xe4, 0x60, // in al, 0x60
-        0x3c, 0x71, // cmp al, 0x71
-        0x74, 0x04, // je behind the next two
-        0x3c, 0x53, // cmp al, 0x53
-        0x75, 0xf0, // jne to the start
         0xfe, 0x04, 0x25, 0x00, 0x00, 0x30, 0x00, // inc byte [0x300000]
         0x8a, 0x04, 0x25, 0x00, 0x00, 0x30, 0x00, // mov al, [0x300000]
         0x04, 0x60, // add al, 'a' - 1
