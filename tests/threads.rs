@@ -281,9 +281,10 @@ const AF_PACKET: u64 = libc::AF_PACKET.cast_unsigned() as u64;
 const PR_SET_DUMPABLE: u64 = libc::PR_SET_DUMPABLE.cast_unsigned() as u64;
 const PROT_EXEC: u64 = libc::PROT_EXEC.cast_unsigned() as u64;
 const MAP_ANONYMOUS: u64 = (libc::MAP_ANONYMOUS | libc::MAP_PRIVATE).cast_unsigned() as u64;
-const TIOCSTI: u64 = libc::TIOCSTI;
-const TUNSETIFF: u64 = libc::TUNSETIFF;
-/// KVM_CREATE_VM (include/uapi/linux/kvm.h).
+// C libraries do not agree on the type of an ioctl's number: these are from include/uapi of Linux,
+// asm-generic/ioctls.h, linux/if_tun.h and linux/kvm.h.
+const TIOCSTI: u64 = 0x5412;
+const TUNSETIFF: u64 = 0x4004_54ca;
 const KVM_CREATE_VM: u64 = 0xae01;
 
 #[test]

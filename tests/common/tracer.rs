@@ -30,7 +30,13 @@ const AT_SYSCALL: c_int = libc::SIGTRAP | 0x80;
 /// SYS_SECCOMP of include/uapi/asm-generic/siginfo.h.
 const BY_FILTER: c_int = 1;
 
-fn trace(request: libc::c_uint, thread: c_int, address: u64, data: u64) -> c_long {
+/// A request of ptrace, as the C library declares it.
+#[cfg(target_env = "musl")]
+type Request = c_int;
+#[cfg(not(target_env = "musl"))]
+type Request = libc::c_uint;
+
+fn trace(request: Request, thread: c_int, address: u64, data: u64) -> c_long {
     // SAFETY: what the kernel writes to, the caller has made for it; without that it writes nothing of this process.
     let done = unsafe { libc::ptrace(request, thread, address, data) };
     assert_ne!(

@@ -194,6 +194,10 @@ fn checks(scope: Scope, prepare: &mut dyn FnMut() -> Result<()>) -> Result<()> {
             compile(&format!("clippy {what} --target {target} -- -D warnings"))?;
         }
     }
+    if full {
+        // Its C library declares some calls otherwise.
+        compile(&format!("check --workspace --tests --target {STATIC}"))?;
+    }
     let mut doc = cargo_command();
     doc.args(["doc", "--workspace", "--no-deps"]);
     step("cargo doc", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
