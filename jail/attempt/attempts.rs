@@ -15,6 +15,13 @@ use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule}
 
 use super::Result;
 
+/// The crate libc does not have it on riscv64.
+const KEXEC_FILE_LOAD: c_long = if cfg!(target_arch = "x86_64") {
+    320
+} else {
+    294
+};
+
 /// What attempts aim at, from the environment of the test.
 pub(crate) struct Prepared {
     /// A process outside, of the same user.
@@ -172,7 +179,7 @@ impl Prepared {
             "time" => call(libc::SYS_settimeofday, [0, 0, 0, 0, 0, 0]),
             "clock" => call(libc::SYS_clock_adjtime, [0, 0, 0, 0, 0, 0]),
             "adjust" => call(libc::SYS_adjtimex, [0, 0, 0, 0, 0, 0]),
-            "kexec" => call(libc::SYS_kexec_file_load, [-1, -1, 0, 0, 0, 0]),
+            "kexec" => call(KEXEC_FILE_LOAD, [-1, -1, 0, 0, 0, 0]),
             "module" => call(libc::SYS_delete_module, [0, 0, 0, 0, 0, 0]),
             "mount-attributes" => call(libc::SYS_mount_setattr, [-1, 0, 0, 0, 0, 0]),
             "mount-again" => call(libc::SYS_fspick, [-1, 0, 0, 0, 0, 0]),
