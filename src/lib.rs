@@ -53,6 +53,7 @@ pub use ::devices::config::{
     Mac, NetConfig, NetReplacement, OptionError, Rate, VsockConfig, VsockReplacement, with_text,
     words_of,
 };
+pub use ::devices::config::{First as FirstOption, options as split_options};
 #[cfg(feature = "virtio")]
 pub use ::devices::virtio::{FRAME_START, FrameHook};
 pub use ::devices::{

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -197,6 +198,17 @@ impl VmConfig {
     /// The same for what the configuration names itself.
     pub(crate) fn check_own_paths(&self) -> Result<(), Error> {
         self.check_paths(&NamedFiles::default())
+    }
+
+    /// The numbers of the descriptors that the configuration and `files` name: those of taps, and those that paths
+    /// like `/dev/fd/3` stand for.
+    #[must_use]
+    pub fn descriptors(&self, files: &NamedFiles<'_>) -> Vec<RawFd> {
+        let inputs = self.inputs().chain(files.inputs.iter().copied());
+        let made = self.made(files).into_iter().map(|made| made.path);
+        let paths = inputs.map(|(_, path)| path).chain(made);
+        let taps = self.net.iter().filter_map(|net| net.fd);
+        paths.filter_map(descriptor::of_path).chain(taps).collect()
     }
 
     /// What paths like /dev/fd/3 stand for is open.

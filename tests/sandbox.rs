@@ -367,20 +367,23 @@ fn root_becomes_the_user_that_it_is_told_of() {
     let image = format!("--kernel={}", image.path().display());
     let user = [format!("--uid={USER}"), format!("--gid={GROUP}")];
     let serial = format!("--serial=file={serial}");
+    let (vsock, control) = (home.own("vsock"), home.own("control"));
+    let sockets = [
+        format!("--vsock=cid=3,path={vsock}"),
+        format!("--control={control}"),
+    ];
     for (mode, filters) in [("strict", "2"), ("off", "0")] {
         let mode = format!("--sandbox={mode}");
-        let child = vmm(&[
-            &*image,
-            &serial,
-            &user[0],
-            &user[1],
-            &mode,
-            "--shutdown-timeout=0",
-        ])
-        .spawn();
+        let arguments = [&*image, &serial, &user[0], &user[1], &mode];
+        let more = [&*sockets[0], &sockets[1], "--shutdown-timeout=0"];
+        let child = vmm(&[&arguments[..], &more].concat()).spawn();
         let vm = Spawned::new(child.unwrap());
         while fs::read(home.own("serial")).unwrap_or_default() != b"up\n" {
             std::thread::yield_now();
+        }
+        for socket in [&vsock, &control] {
+            let found = fs::symlink_metadata(socket).unwrap();
+            assert_eq!((found.uid(), found.gid()), (USER, GROUP), "{socket}");
         }
         for status in statuses(vm.child().id()) {
             for (name, id) in [("Uid:", USER), ("Gid:", GROUP)] {
@@ -406,6 +409,50 @@ fn root_becomes_the_user_that_it_is_told_of() {
     );
 }
 
+/// The starter of a program may hand on what it has open, without wanting to.
+#[test]
+#[cfg(feature = "virtio-blk")]
+fn what_the_program_was_started_with_and_nobody_named_is_closed() {
+    let trial = Trial::new();
+    let disk = trial.path("disk");
+    fs::write(&disk, [0; 4096]).unwrap();
+    let code = [print("up\n"), vec![0xeb, 0xfe]].concat();
+    let image = kernel(&code);
+    let (image, serial) = (image.path().display(), trial.path("serial"));
+    let options = [
+        format!("--kernel={image}"),
+        format!("--serial=file={serial}"),
+        "--blk=/dev/fd/7".to_owned(),
+        "--shutdown-timeout=0".to_owned(),
+    ];
+    let start = || {
+        let mut starter = Command::new("sh");
+        // Shells know descriptors of one digit.
+        let script = "exec \"$@\" 5</etc/passwd 7<>\"$DISK\" 9</etc";
+        starter.args(["-c", script, "sh"]).env("DISK", &disk);
+        starter.arg(binary()).args(&options).stdin(Stdio::null());
+        starter.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let vm = Spawned::new(starter.spawn().unwrap());
+        while fs::read(&serial).unwrap_or_default() != b"up\n" {
+            std::thread::yield_now();
+        }
+        vm
+    };
+    let vm = start();
+    let open = fs::read_dir(format!("/proc/{}/fd", vm.child().id())).unwrap();
+    let open: Vec<_> = open
+        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap())
+        .collect();
+    assert!(open.contains(&PathBuf::from(&disk)), "{open:?}");
+    for closed in ["/etc/passwd", "/etc"] {
+        assert!(!open.contains(&PathBuf::from(closed)), "{open:?}");
+    }
+    signal(vm.child(), "TERM");
+    let ended = vm.finish();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(!ended.stderr.contains("sandbox"), "{ended:?}");
+}
+
 #[test]
 fn what_is_said_of_a_sandbox_has_to_make_sense() {
     common::refused(&["--sandbox=some"], &["--sandbox"]);
@@ -420,8 +467,16 @@ fn what_is_said_of_a_sandbox_has_to_make_sense() {
     common::refused(&["--cgroup=/tmp"], &["/tmp is no cgroup of version 2"]);
     common::refused(
         &["--cgroup=/tmp,cpu=none"],
-        &["cpu=none: it is a number from 1 on"],
+        &["cpu=\"none\": it is a number from 1 on"],
     );
+    // In a file, too: the number by which setuid(2) leaves everything as it is.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vm.toml");
+    for (uid, gid, named) in [(u32::MAX, 5, "uid"), (5, u32::MAX, "gid")] {
+        fs::write(&file, format!("uid = {uid}\ngid = {gid}\n")).unwrap();
+        let said = format!("{named}=4294967295: it stands for no user and no group");
+        common::refused(&[&format!("--config={}", file.display())], &[&said]);
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ mod tests;
 
 use self::id::check_id;
 use self::tap::tap_name;
-use self::text::{First, number, on_or_off, options, value, within};
+use self::text::{number, on_or_off, value, within};
 
 pub use self::adjust::{Direction, LimitsChange};
 pub use self::balloon::BalloonConfig;
@@ -40,7 +40,7 @@ pub use self::limits::table as limits_table;
 pub use self::mac::Mac;
 pub use self::rate::Rate;
 pub use self::replacement::{BlkCopy, BlkReplacement, NetReplacement, VsockReplacement};
-pub use self::text::parse_size;
+pub use self::text::{First, options, parse_size};
 pub use self::words::{one_of, with_text, word, words_of};
 
 /// Checks the number of entries of a queue.

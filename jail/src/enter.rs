@@ -1,9 +1,10 @@
 //! The order in which a process gives up its rights.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::path::PathBuf;
 
+use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Gid, Resource, Rlimit, Uid, getrlimit, set_dumpable_behavior, setrlimit,
 };
@@ -54,6 +55,8 @@ pub struct Jail {
     limits: Limits,
     /// Why the root stays what it is, if it does.
     keeps_root: Option<String>,
+    /// What stays open of what the process was started with, if not all of it.
+    kept: Option<Vec<RawFd>>,
 }
 
 impl Jail {
@@ -87,6 +90,17 @@ impl Jail {
     pub fn keeping_root(self, why: impl Into<String>) -> Self {
         Self {
             keeps_root: Some(why.into()),
+            ..self
+        }
+    }
+
+    /// Of what the process was started with, only these descriptors stay open, and the standard streams. It is told by
+    /// the flag for close-on-exec, which it has not: the process itself must have opened everything with the flag, as
+    /// the standard library does.
+    #[must_use]
+    pub fn closing_all_but(self, descriptors: impl IntoIterator<Item = RawFd>) -> Self {
+        Self {
+            kept: Some(descriptors.into_iter().collect()),
             ..self
         }
     }
@@ -131,7 +145,7 @@ impl Jail {
         // Which has ended then, and what it had open is closed.
         let made = ahead.and_then(Ahead::made);
         let root = made.as_ref().and_then(|made| made.root.as_ref());
-        let open = descriptors::open_directory(root.map(AsFd::as_fd));
+        let open = descriptors::close_inherited(self.kept.as_deref(), root.map(AsFd::as_fd));
         if self.user.is_some() {
             // /proc/self/uid_map belongs to root otherwise (proc(5), /proc/pid).
             let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
@@ -232,8 +246,12 @@ impl Limits {
 
 /// Threads that are started later are this user's, too.
 fn become_user(User { uid, gid }: User) -> Result<(), JailError> {
-    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
     let steps = || -> rustix::io::Result<()> {
+        if [uid, gid].contains(&u32::MAX) {
+            // It leaves what there is as it is (setresuid(2)).
+            return Err(Errno::INVAL);
+        }
+        let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
         set_thread_groups(&[])?;
         set_thread_res_gid(group, group, group)?;
         set_thread_res_uid(user, user, user)

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use crate::report::Report;
 
 /// Why [`Jail::enter`](crate::Jail::enter) failed. The process has given up some of its rights then, and has to end.
@@ -53,10 +55,16 @@ pub struct Refusal {
 impl Refusal {
     /// For `map_err`.
     pub(crate) fn of<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Self {
-        move |error| Self {
-            step,
-            error: error.into(),
-            cure: None,
+        move |error| {
+            let error = error.into();
+            let is_full = [Errno::MFILE, Errno::NFILE]
+                .iter()
+                .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+            Self {
+                step,
+                error,
+                cure: is_full.then_some("raise the limit of open files, ulimit -n"),
+            }
         }
     }
 

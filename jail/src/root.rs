@@ -113,7 +113,13 @@ fn attach(new: &OwnedFd) -> Result<(), Refusal> {
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
-    .map_err(Refusal::of("make the mounts private"))?;
+    .map_err(|errno| {
+        // In a chroot(2) of a plain folder.
+        let cure = (errno == Errno::INVAL).then_some(
+            "the root is no mount of its own: bind it over itself before, mount --bind DIR DIR",
+        );
+        Refusal::of("make the mounts private")(errno).with_cure(cure)
+    })?;
     move_mount(new, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(Refusal::of("mount the new root"))
 }

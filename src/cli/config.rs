@@ -4,6 +4,7 @@
 //! consoles go, `control`, and those of the sandbox.
 
 use std::fmt;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -89,6 +90,11 @@ impl Config {
         let files = self.files(&[], &[]);
         let mut named = files.outputs.iter().chain(&files.sockets);
         named.try_for_each(|(name, path)| check_descriptor_path(name, path))
+    }
+
+    /// Those.
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        self.vm.descriptors(&self.files(&[], &[]))
     }
 
     /// Remarks on files of consoles that cannot be written now.

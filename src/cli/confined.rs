@@ -4,6 +4,7 @@
 use std::error::Error as _;
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::lchown;
 use std::panic;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -86,6 +87,9 @@ pub(super) struct Confined {
     jail: Jail,
     /// Begun by [`begin`].
     ahead: Mutex<Option<Ahead>>,
+    /// Sockets that are made before, whose clients are the user that the process becomes.
+    sockets: Vec<PathBuf>,
+    user: Option<jail::User>,
     mode: Mode,
     main: Role,
     report: OnceLock<Report>,
@@ -112,6 +116,7 @@ impl Confined {
         if let Some(user) = user {
             jail = jail.user(user);
         }
+        jail = jail.closing_all_but(config.descriptors());
         for path in sockets(config).filter(|path| !is_descriptor(path)) {
             // What cannot be found is refused by whoever makes the socket.
             let Ok(folder) = absolute(path).map(|path| folder_of(&path)) else {
@@ -132,6 +137,11 @@ impl Confined {
         let may_fork = cfg!(feature = "snapshot") && config.control.is_some();
         Ok(Some(Arc::new(Self {
             ahead: Mutex::new(ahead),
+            sockets: sockets(config)
+                .filter(|path| !is_descriptor(path))
+                .map(Path::to_owned)
+                .collect(),
+            user,
             jail,
             mode,
             main: if may_fork { MAIN_WITH_FORKS } else { MAIN },
@@ -172,6 +182,14 @@ impl Confinement for Confined {
             // Those that a start waits for, while another process still makes namespaces.
             for role in [&self.main, &roles::VCPU] {
                 self.made(role).map_err(not_filtered)?;
+            }
+        }
+        if let Some(user) = self.user {
+            for path in &self.sockets {
+                lchown(path, Some(user.uid), Some(user.gid)).map_err(|source| Error::Host {
+                    what: format!("cannot give the socket {} to the VM's user", path.display()),
+                    source,
+                })?;
             }
         }
         let report = self.enter_jail()?;

@@ -1,7 +1,5 @@
 //! Runs a VM on the console that the configuration names.
 
-#[cfg(feature = "control")]
-use std::os::unix::fs::lchown;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -64,14 +62,6 @@ pub(super) fn run(
         .as_deref()
         .map(ControlSocket::bind)
         .transpose()?;
-    #[cfg(feature = "control")]
-    if let (Some(path), Some(user)) = (&config.control, config.sandbox.user()?) {
-        // Its clients are the user that the VM becomes.
-        lchown(path, Some(user.uid), Some(user.gid)).map_err(|source| Error::Host {
-            what: "cannot give the control socket to the VM's user".to_owned(),
-            source,
-        })?;
-    }
     let mut targets = config.consoles();
     let on_stdio = targets.any(|(_, target)| *target == ConsoleTarget::Stdio);
     let ignored = ignored_signals();

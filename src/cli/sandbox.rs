@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use serde::{Deserialize, Deserializer, Serialize};
-use vmm_reference::{Error, MemorySize, with_text};
+use vmm_reference::{Error, FirstOption, MemorySize, OptionError, split_options, with_text};
 
 use super::values;
 
@@ -83,7 +83,7 @@ impl SandboxArgs {
     /// The user that the process becomes.
     ///
     /// # Errors
-    /// When half of it is missing.
+    /// When half of it is missing, or a number stands for nobody.
     pub(super) fn user(&self) -> Result<Option<jail::User>, Error> {
         let half = |field: &'static str, value: u32, other| Error::Config {
             field: field.into(),
@@ -91,6 +91,16 @@ impl SandboxArgs {
             cause: format!("a user and a group belong together, and {other} is not said"),
             cure: format!("give {other} too"),
         };
+        for (field, value) in [("uid", self.uid), ("gid", self.gid)] {
+            if value == Some(u32::MAX) {
+                return Err(Error::Config {
+                    field: field.into(),
+                    value: u32::MAX.to_string(),
+                    cause: "it stands for no user and no group".to_owned(),
+                    cure: "give the number of the one that the VM is to run as".to_owned(),
+                });
+            }
+        }
         match (self.uid, self.gid) {
             (Some(uid), Some(gid)) => Ok(Some(jail::User { uid, gid })),
             (None, None) => Ok(None),
@@ -110,6 +120,7 @@ pub(super) struct CgroupConfig {
 }
 
 impl CgroupConfig {
+    const OPTIONS: &'static [&'static str] = &["path=", "memory=", "cpu=", "pids="];
     const FORMS: &'static str = "PATH or path=PATH[,memory=SIZE][,cpu=PERCENT][,pids=N]";
 
     pub(super) fn join(&self) -> Result<(), Error> {
@@ -129,24 +140,17 @@ impl CgroupConfig {
 }
 
 impl FromStr for CgroupConfig {
-    type Err = String;
+    type Err = OptionError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(',');
-        let first = parts.next().unwrap_or_default();
-        let path = first.strip_prefix("path=").unwrap_or(first);
-        if path.is_empty() {
-            return Err(format!("it is {}", Self::FORMS));
-        }
+    fn from_str(text: &str) -> Result<Self, OptionError> {
         let mut config = Self {
-            path: path.into(),
+            path: PathBuf::new(),
             memory: None,
             cpu_percent: None,
             pids: None,
         };
-        for part in parts {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let wrong = |why: String| format!("{key}={value}: {why}");
+        for (key, value) in split_options(text, FirstOption::Path("path"), Self::OPTIONS)? {
+            let wrong = |why: String| OptionError::Value(key, value.to_string(), why);
             let positive = || {
                 let number = value.parse().ok().filter(|number: &u32| *number > 0);
                 number.ok_or_else(|| wrong("it is a number from 1 on".to_owned()))
@@ -154,12 +158,19 @@ impl FromStr for CgroupConfig {
             match key {
                 "memory" => {
                     let size = value.parse::<MemorySize>();
-                    config.memory = Some(size.map_err(|error| wrong(error.to_string()))?);
+                    let size = size.map_err(|error| wrong(error.to_string()))?;
+                    if size.bytes() == 0 {
+                        return Err(wrong("nothing runs without memory".to_owned()));
+                    }
+                    config.memory = Some(size);
                 }
                 "cpu" => config.cpu_percent = Some(positive()?),
                 "pids" => config.pids = Some(positive()?.into()),
-                _ => return Err(format!("there is no {key:?}; it is {}", Self::FORMS)),
+                _ => config.path = PathBuf::from(&*value),
             }
+        }
+        if config.path.as_os_str().is_empty() {
+            return Err(OptionError::Missing("path", Self::FORMS));
         }
         Ok(config)
     }
@@ -167,7 +178,12 @@ impl FromStr for CgroupConfig {
 
 impl fmt::Display for CgroupConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "path={}", self.path.display())?;
+        let path = self.path.display().to_string();
+        if path.contains([',', '"']) {
+            write!(f, "path=\"{}\"", path.replace('"', "\"\""))?;
+        } else {
+            write!(f, "path={path}")?;
+        }
         if let Some(memory) = self.memory {
             write!(f, ",memory={memory}")?;
         }
@@ -199,17 +215,23 @@ mod tests {
         assert_eq!(config.to_string(), text);
         assert_eq!(config.memory.unwrap().bytes(), 512 << 20);
         assert_eq!((config.cpu_percent, config.pids), (Some(150), Some(64)));
+        let quoted = "path=\"/a,b\",pids=64";
+        let with_comma: CgroupConfig = quoted.parse().unwrap();
+        assert_eq!(with_comma.path.to_str(), Some("/a,b"));
+        assert_eq!(with_comma.to_string(), quoted);
         let plain: CgroupConfig = "/a/b".parse().unwrap();
         assert_eq!(plain.to_string(), "path=/a/b");
         for (text, said) in [
-            ("", "it is PATH or"),
-            ("path=", "it is PATH or"),
-            ("/a,cpu=0", "cpu=0: it is a number from 1 on"),
-            ("/a,pids=-1", "pids=-1: it is a number from 1 on"),
-            ("/a,memory=much", "memory=much: "),
-            ("/a,swap=1", "there is no \"swap\""),
+            ("", "no path; write PATH or"),
+            ("path=", "it is empty"),
+            ("/a,memory=0", "memory=\"0\": "),
+            ("/a,cpu=0", "cpu=\"0\": it is a number from 1 on"),
+            ("/a,pids=-1", "pids=\"-1\": it is a number from 1 on"),
+            ("/a,memory=much", "memory=\"much\": "),
+            ("/a,swap=1", "unknown option \"swap\""),
         ] {
             let error = text.parse::<CgroupConfig>().unwrap_err();
+            let error = error.to_string();
             assert!(error.contains(said), "{text}: {error}");
         }
     }

@@ -11,7 +11,9 @@ use crate::{TRANSPORTS, passed, start_virtio};
 impl Wanderer {
     fn with_balloon(transport: &str) -> Self {
         let mut wanderer = Self::new(|control| {
-            start_virtio("virtio_balloon", transport, &["--balloon", control, SMALL])
+            // Its timer begins with the driver, on a vCPU's thread.
+            let options = ["--balloon=stats-interval=1", control, SMALL];
+            start_virtio("virtio_balloon", transport, &options)
         });
         assert_eq!(wanderer.line(), "filled\n");
         wanderer

@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<Option<String>> {
             "a client in Python: it cannot be had: {error}"
         )));
     }
-    let program = dist::build_front_end(fctools::TARGET)?;
+    let programs = dist::build_front_end(fctools::TARGET)?;
     let kernel = fctools::guest()?;
     let data = folder.join("data");
     if data.exists() {
@@ -60,7 +60,11 @@ pub(crate) fn run() -> Result<Option<String>> {
         .args(["--mount-proc", "sh", "-ec", APART, "sh", LIMIT])
         .arg(fs::canonicalize(venv)?.join("bin/python"))
         .arg(SCRIPT)
-        .args([fs::canonicalize(program)?, data, fs::canonicalize(kernel)?])
+        .args([
+            fs::canonicalize(programs.join("firecracker"))?,
+            data,
+            fs::canonicalize(kernel)?,
+        ])
         .arg(rootfs);
     step("the client in Python", &mut client)?;
     Ok(None)

@@ -9,7 +9,7 @@ use super::OptionError;
 
 /// What may stand at the beginning of a text without its key in front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum First {
+pub enum First {
     /// The value of this key: a path, which may have an `=` in it. Whatever does not begin with a
     /// known key and `=` is one.
     Path(&'static str),
@@ -22,7 +22,10 @@ pub(super) enum First {
 /// Splits a text into keys and values. `known` are the keys, with `=` behind those that take a value.
 /// A value in double quotes may hold commas; two double quotes in it stand for one. Nothing between two
 /// commas, or behind `=`, is a mistake.
-pub(super) fn options<'a>(
+///
+/// # Errors
+/// Names the part and what is wrong with it: an unknown key, one that stands twice, a quote that does not end.
+pub fn options<'a>(
     text: &'a str,
     first: First,
     known: &'static [&'static str],

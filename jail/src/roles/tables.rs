@@ -130,6 +130,10 @@ pub(super) const VCPU_TABLE: Table = &[
         Call::IoUringEnter,
         "a reset waits for the requests of a disk",
     ),
+    Rule::any(
+        Call::TimerfdSettime,
+        "a driver of a balloon begins, which is asked again and again",
+    ),
 ];
 
 pub(super) const BLOCK_TABLE: Table = &[
