@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde_json::{Map, Value};
 
-use crate::files::{copy_data, has_holes, open_regular};
+use crate::files::{copy_data, has_holes, open_regular, too_large_is_an_error};
 use crate::saved::{self, Content};
 use crate::texts::StateFault;
 use crate::version::VERSION;
@@ -144,6 +144,7 @@ const KVM: [&str; 4] = ["promise", "vcpus", "chip", "clock"];
 /// Does what the arguments of the process say, and gives its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    too_large_is_an_error();
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -5,12 +5,22 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, OFlags, RenameFlags, SeekFrom, renameat_with, seek};
 use rustix::io::Errno;
+use signal_hook::consts::SIGXFSZ;
+use signal_hook::flag;
 
 /// What is copied at once, in bytes.
 const CHUNK: usize = 1 << 20;
+
+/// A file that becomes larger than the process may make one (RLIMIT_FSIZE) is an error of that write, and not the end of
+/// a program of one thread.
+pub(crate) fn too_large_is_an_error() {
+    // The signal's number is no forbidden one, which is all that is refused.
+    let _ = flag::register(SIGXFSZ, Arc::default());
+}
 
 /// Opens a file or a FIFO for lines. A FIFO needs no reader yet, and no reader is waited for: what it does not take is
 /// lost, and counted. A file that is there is written from its beginning.

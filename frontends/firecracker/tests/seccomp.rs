@@ -100,6 +100,23 @@ fn compile(folder: &Path, filters: &Value) {
     assert!(made.stdout.is_empty() && made.stderr.is_empty(), "{made:?}");
 }
 
+#[test]
+fn a_file_that_would_be_larger_than_it_may_is_an_error_and_nothing_of_it_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let filter = json!({ "main": without("trap", &["reboot"]) });
+    fs::write(folder.path().join("filters.json"), filter.to_string()).unwrap();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 0 && exec \"$@\"", "sh"]);
+    limited.arg(env!("CARGO_BIN_EXE_seccompiler-bin"));
+    limited.args(["--target-arch=x86_64", "--input-file=filters.json"]);
+    let ended = limited.arg("--output-file=new").current_dir(folder.path());
+    let ended = ended.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(said.contains("File too large"), "{said}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
 /// Lets through what it does not name.
 fn without(action: &str, calls: &[&str]) -> Value {
     let rules: Vec<_> = calls

@@ -121,6 +121,19 @@ fn memory_that_was_moved_or_put_together_is_known_by_its_mark() {
     first.types("abc");
     // Onto the file with the changes: since the same one, and more of them.
     first.save(DIFF);
+    let of_the_diff = FROM_FILE.replace("\"state", "\"state2");
+    for (name, load, said) in [
+        (
+            "changes",
+            of_the_diff.replace("\"memory", "\"diff"),
+            "has what changed",
+        ),
+        ("other", of_the_diff, "is the memory of another state"),
+    ] {
+        let second = first.beside(name, &[]);
+        let refused = second.process.refused("PUT", LOAD, &load);
+        assert!(refused.contains(said), "{refused}");
+    }
     // It is known to have all that was written, and nothing else.
     let mut label = [0; 96];
     let diff = File::open(first.path("diff")).unwrap();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::container::{
     ContainerError, LONGEST_NAME, LONGEST_PROGRAM, MAGIC, MOST_PROGRAMS, Programs,
 };
-use crate::files::{open_regular, put_new, replace, resolved};
+use crate::files::{open_regular, put_new, replace, resolved, too_large_is_an_error};
 use crate::version::VERSION;
 
 /// The longest JSON file, in bytes.
@@ -306,6 +306,7 @@ fn before(arch: &str) -> Vec<u64> {
 /// Does what the arguments of the process say, and gives its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    too_large_is_an_error();
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -66,6 +66,17 @@ pub(crate) enum StateFault {
 pub(crate) enum MemoryFault {
     #[error("Error creating guest memory from file: Failed to load guest memory: {0}")]
     File(io::Error),
+    #[error(
+        "Error creating guest memory from file: {} has what changed since another snapshot, and nothing else; put it \
+         together with that one's memory first (snapshot-editor edit-memory rebase)",
+        .0.display()
+    )]
+    Diff(PathBuf),
+    #[error(
+        "Error creating guest memory from file: {} is the memory of another state, as it was written with it",
+        .0.display()
+    )]
+    OtherState(PathBuf),
     #[error("Error creating guest memory from uffd: Failed to connect to UDS Unix stream: {0}")]
     Socket(io::Error),
 }

@@ -19,7 +19,7 @@ use super::{files, note};
 use crate::api::snapshots::{LoadSnapshotParams, MemBackendType};
 use crate::files::open_regular;
 use crate::note::Note;
-use crate::saved::{self, LastMemory};
+use crate::saved::{self, Content, LastMemory};
 use crate::texts::{Fault, LoadFault, MemoryFault, StateFault};
 
 /// A saved machine with all that it needs, open.
@@ -46,7 +46,9 @@ impl Restored {
         let mut snapshot = read(params, &memory).map_err(LoadFault::State)?;
         let noted = snapshot.note().and_then(Note::read);
         let mark = noted.as_ref().map(|noted| noted.memory.clone());
-        let last = LastMemory::new(mark.unwrap_or_default(), file_of(&memory), None);
+        let mark = mark.unwrap_or_default();
+        check_label(params, file_of(&memory), &mark).map_err(LoadFault::Memory)?;
+        let last = LastMemory::new(mark, file_of(&memory), None);
         let mut configuration = match noted {
             Some(noted) => {
                 options.boot_timer = noted.boot_timer;
@@ -99,6 +101,23 @@ fn memory(params: &LoadSnapshotParams) -> Result<SavedMemory, MemoryFault> {
             let socket = UnixStream::connect(path).map_err(MemoryFault::Socket)?;
             Ok(SavedMemory::Uffd(socket))
         }
+    }
+}
+
+/// Refuses a file that says of itself that it is not all the memory that belongs to the state with this mark, if it is as
+/// it was written. Copies may say nothing.
+fn check_label(
+    params: &LoadSnapshotParams,
+    file: Option<&File>,
+    mark: &str,
+) -> Result<(), MemoryFault> {
+    let path = || params.mem_backend.backend_path.clone();
+    match file.and_then(saved::label) {
+        Some((_, Content::Diff)) => Err(MemoryFault::Diff(path())),
+        Some((other, _)) if !mark.is_empty() && other != mark => {
+            Err(MemoryFault::OtherState(path()))
+        }
+        _ => Ok(()),
     }
 }
 
