@@ -419,7 +419,7 @@ pub(crate) fn is_same(one: &Metadata, other: &Metadata) -> bool {
 }
 
 /// One writer.
-fn lock(file: &File) -> io::Result<()> {
+pub(crate) fn lock(file: &File) -> io::Result<()> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         // A file system without locks has no other way to tell either.
         Ok(()) | Err(Errno::NOLCK | Errno::OPNOTSUPP) => Ok(()),

@@ -17,6 +17,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde_json::json;
 #[cfg(feature = "virtio-vsock")]
 use vmm_reference::MadeSocket;
@@ -156,14 +158,36 @@ impl Made {
             source,
             cure: "name a file that can be written, or null".to_owned(),
         })?;
-        // Nobody knows here what else the VM has open: a disk, or its own log.
-        if found.is_file() && found.len() > 0 {
-            return Err(Error::Config {
-                field: field.into(),
-                value: format!("file={}", path.display()),
-                cause: "there is such a file, and it is not empty".to_owned(),
-                cure: "name a new file".to_owned(),
-            });
+        if found.is_file() {
+            let no = |cause: &str, cure: &str| {
+                Err(Error::Config {
+                    field: field.into(),
+                    value: format!("file={}", path.display()),
+                    cause: cause.to_owned(),
+                    cure: cure.to_owned(),
+                })
+            };
+            for other in &self.consoles {
+                if new_file::is_same(&other.file, &output.file).unwrap_or(false) {
+                    return no("the other console writes it as well", "name two files");
+                }
+            }
+            // The fork has the lock with the file, and every VM looks for it. Where there are none, the VM knows its own.
+            if flock(&output.file, FlockOperation::NonBlockingLockExclusive)
+                == Err(Errno::WOULDBLOCK)
+            {
+                return no(
+                    "a VM writes it, this one or another, or has it as a disk",
+                    "name another file",
+                );
+            }
+            // Nobody knows here what else the VM has open: a disk, or its own log. Whoever had the lock until now has written.
+            if output.file.metadata().is_ok_and(|found| found.len() > 0) {
+                return no(
+                    "there is such a file, and it is not empty",
+                    "name a new file",
+                );
+            }
         }
         self.consoles.push(output);
         absolute(field, path)

@@ -16,6 +16,13 @@ pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     Ok((own.dev(), own.ino()) == (found.dev(), found.ino()))
 }
 
+/// Whether two open files are the same one.
+#[cfg(all(feature = "control", feature = "snapshot"))]
+pub(super) fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    let [one, other] = [one.metadata()?, other.metadata()?];
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
 /// Removes a file, unless another one has its name by now.
 pub(super) fn remove(file: &File, path: &Path) {
     if is_at(file, path).unwrap_or(false) {

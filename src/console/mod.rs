@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use devices::OutputRing;
 use devices::descriptor;
+use devices::sealed::is_sealed;
 use rustix::termios::tcgetpgrp;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -63,6 +64,18 @@ impl Consoles {
     /// Both, by the names of their options.
     pub(crate) fn each(&self) -> [(&'static str, &Console); 2] {
         [("serial", &self.serial), ("console", &self.virtio)]
+    }
+
+    /// The devices and inodes of the regular files that they write to, with their names.
+    #[cfg(feature = "snapshot")]
+    pub(crate) fn files(&self) -> Vec<(&'static str, (u64, u64))> {
+        let file = |console: &Console| {
+            let found = console.output.as_ref()?.metadata().ok()?;
+            found.is_file().then(|| (found.dev(), found.ino()))
+        };
+        let all = self.each().into_iter();
+        all.filter_map(|(name, console)| Some((name, file(console)?)))
+            .collect()
     }
 }
 
@@ -189,7 +202,8 @@ pub fn in_background(terminal: impl AsFd) -> bool {
 /// A descriptor for the same file that does not block. O_NONBLOCK belongs to the open file
 /// description, which we may share with other processes, so it is opened anew. What cannot be
 /// opened anew keeps blocking and is used only when it polls ready: a socket, a terminal of another
-/// user, and the master of a pseudo-terminal, which would become the master of another one.
+/// user, the master of a pseudo-terminal, which would become the master of another one, and whatever
+/// a fork inside a sandbox was given: nothing can be opened there.
 fn nonblocking(fd: OwnedFd, options: &mut OpenOptions) -> File {
     /// Major and minor number of /dev/ptmx (Linux Documentation/admin-guide/devices.txt).
     const PTMX: u64 = libc::makedev(5, 2);
@@ -199,7 +213,7 @@ fn nonblocking(fd: OwnedFd, options: &mut OpenOptions) -> File {
         // A regular file never blocks, and its offset is shared.
         metadata.is_file() || kind.is_socket() || (kind.is_char_device() && metadata.rdev() == PTMX)
     });
-    if keep {
+    if keep || is_sealed() {
         return file;
     }
     options

@@ -6,6 +6,7 @@ pub(crate) mod children;
 pub(crate) mod copies;
 pub(crate) mod forks;
 pub(crate) mod order;
+pub(crate) mod outputs;
 pub(crate) mod process;
 pub(crate) mod report;
 pub(crate) mod told;

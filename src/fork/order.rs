@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use arch::VirtioKind;
 use devices::descriptor::{self, DiskFile};
 
+use super::outputs::{self, Output, Taken};
 use crate::control::command::CommandError;
 use crate::control::forking::{DiskContent, ForkWish, ForkedDisk, ForkedTap};
 use crate::devices::opened::Given;
@@ -22,8 +23,8 @@ pub(crate) struct Order {
     pub(crate) disks: Vec<Disk>,
     taps: Vec<(ForkedTap, Vec<OwnedFd>)>,
     vsock: Option<(PathBuf, OwnedFd)>,
-    pub(crate) serial: Option<OwnedFd>,
-    pub(crate) console: Option<OwnedFd>,
+    pub(crate) serial: Option<(PathBuf, OwnedFd)>,
+    pub(crate) console: Option<(PathBuf, OwnedFd)>,
     pub(crate) paused: bool,
     /// Those that it was asked to share.
     asked: Vec<String>,
@@ -61,7 +62,8 @@ pub(crate) fn check_memory(config: &VmConfig, is_handled: bool) -> Result<(), Co
 }
 
 impl Order {
-    /// `files` are as many as the wish takes; `share` gives the open file of a disk once more.
+    /// `files` are as many as the wish takes; `share` gives the open file of a disk once more, and `taken` is what the
+    /// machine has open besides.
     ///
     /// # Errors
     /// When there is something that the fork cannot share and has not got, or that the machine has not.
@@ -70,6 +72,7 @@ impl Order {
         files: Vec<OwnedFd>,
         config: &VmConfig,
         share: impl Fn(&str) -> Result<DiskFile, CommandError>,
+        taken: Taken<'_>,
     ) -> Result<Self, CommandError> {
         let given = files.len();
         let lost = || CommandError::Descriptors {
@@ -113,8 +116,8 @@ impl Order {
             disks,
             taps,
             vsock,
-            serial: named(wish.serial)?.map(|(_, file)| file),
-            console: named(wish.console)?.map(|(_, file)| file),
+            serial: named(wish.serial)?,
+            console: named(wish.console)?,
             paused: wish.paused,
             asked: wish.shared,
             shared: Vec::new(),
@@ -122,6 +125,7 @@ impl Order {
         order.check(config)?;
         order.share(config, &share)?;
         order.check_files(config, &share)?;
+        order.check_outputs(config, &share, taken)?;
         Ok(order)
     }
 
@@ -263,6 +267,37 @@ impl Order {
         Ok(())
     }
 
+    /// Nothing else is written to that a console writes to.
+    fn check_outputs(
+        &self,
+        config: &VmConfig,
+        share: impl Fn(&str) -> Result<DiskFile, CommandError>,
+        taken: Taken<'_>,
+    ) -> Result<(), CommandError> {
+        let all = [("serial", &self.serial), ("console", &self.console)];
+        let outputs: Vec<_> = all
+            .into_iter()
+            .filter_map(|(name, output)| {
+                let (path, file) = output.as_ref()?;
+                Some(Output { name, path, file })
+            })
+            .collect();
+        if outputs.is_empty() {
+            return Ok(());
+        }
+        let mut disks = Vec::new();
+        for device in config.named_devices() {
+            if device.kind == VirtioKind::Block {
+                let files = found(&share(&device.id)?)?;
+                disks.push((format!("the VM's disk {}", device.id), files));
+            }
+        }
+        for Disk { told, file } in &self.disks {
+            disks.push((format!("the fork's disk {}", told.device), found(file)?));
+        }
+        outputs::check(&outputs, &disks, taken)
+    }
+
     /// Whether there is something to copy.
     pub(crate) fn has_copies(&self) -> bool {
         let mut disks = self.disks.iter();
@@ -316,7 +351,7 @@ impl Order {
         let taps = self.taps.iter().flat_map(|(_, queues)| queues);
         let taps = taps.map(AsRawFd::as_raw_fd);
         let consoles = self.serial.iter().chain(&self.console);
-        let consoles = consoles.map(AsRawFd::as_raw_fd);
+        let consoles = consoles.map(|(_, file)| file.as_raw_fd());
         sockets.chain(disks).chain(taps).chain(consoles)
     }
 

@@ -42,6 +42,9 @@ pub(crate) struct Running<P: KvmPlatform> {
     /// The devices and inodes of the files with which it does.
     #[cfg(feature = "snapshot")]
     pub(crate) images: Vec<(u64, u64)>,
+    /// Those of the files that its consoles write to, with what each console is called.
+    #[cfg(feature = "snapshot")]
+    pub(crate) outputs: Vec<(&'static str, (u64, u64))>,
     /// A command may start it again, or make a fork of it.
     pub(crate) makes_machines: bool,
     pub(crate) registry: Registry,

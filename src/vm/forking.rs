@@ -12,6 +12,7 @@ use crate::control::saving::DiskCopy;
 use crate::fork::copies::Copies;
 use crate::fork::forks::{Next, Stage};
 use crate::fork::order::{Order, check_memory};
+use crate::fork::outputs::Taken;
 use crate::fork::report::ends;
 use crate::fork::told::Told;
 use crate::memory::{Backing, for_child};
@@ -55,7 +56,12 @@ impl<P: KvmPlatform> Running<P> {
             answer: None,
         };
         let registry = &self.registry;
-        let order = Order::new(wish.clone(), files, &self.config, |id| registry.file(id))?;
+        let taken = Taken {
+            images: &self.images,
+            outputs: &self.outputs,
+        };
+        let share = |id: &str| registry.file(id);
+        let order = Order::new(wish.clone(), files, &self.config, share, taken)?;
         let copies = order
             .has_copies()
             .then(|| self.copies(&order))

@@ -288,8 +288,8 @@ impl<P: KvmPlatform> Fork<P> {
     /// Where its consoles go, as whoever wants the fork has said. They can be had once.
     #[must_use]
     pub fn consoles(&mut self) -> Consoles {
-        let console = |file| match file {
-            Some(file) => Console::from_fds(None, Some(file), EscapeKeys::Off),
+        let console = |output| match output {
+            Some((_, file)) => Console::from_fds(None, Some(file), EscapeKeys::Off),
             None => Console::null(),
         };
         let serial = console(self.order.serial.take());

@@ -127,6 +127,8 @@ impl<P: KvmPlatform> Machine<P> {
             can_restart: images.is_some(),
             #[cfg(feature = "snapshot")]
             images: images.as_ref().map_or(Ok(Vec::new()), Images::identities)?,
+            #[cfg(feature = "snapshot")]
+            outputs: consoles.files(),
             makes_machines,
             registry,
             plan,

@@ -5,6 +5,7 @@
 use crate::{BlkConfig, NetConfig, VsockConfig};
 
 use super::*;
+use crate::snapshot::memory::identity;
 
 fn file() -> OwnedFd {
     tempfile::tempfile().unwrap().into()
@@ -13,7 +14,8 @@ fn file() -> OwnedFd {
 fn order(config: &VmConfig, wish: &ForkWish) -> Result<Order, String> {
     let files = (0..wish.descriptors()).map(|_| file()).collect();
     let shared = |_: &str| Ok(File::from(file()).into());
-    Order::new(wish.clone(), files, config, shared).map_err(|error| error.to_string())
+    Order::new(wish.clone(), files, config, shared, Taken::default())
+        .map_err(|error| error.to_string())
 }
 
 fn disk(id: &str, name: &str) -> ForkedDisk {
@@ -98,7 +100,8 @@ fn a_file_that_is_written_to_is_one_disk_of_one_guest() {
             let place = ids.iter().position(|known| *known == id).unwrap();
             Ok(File::from(again(&taken[place])).into())
         };
-        Order::new(wish, files, &config, shared).map_err(|error| error.to_string())
+        Order::new(wish, files, &config, shared, Taken::default())
+            .map_err(|error| error.to_string())
     };
     for (place, id) in ["blk0", "blk1", "blk2"].into_iter().enumerate() {
         let text = format!("the fork's disk blk1 and is in use as the VM's disk {id}");
@@ -117,6 +120,51 @@ fn a_file_that_is_written_to_is_one_disk_of_one_guest() {
     // Those that are only read may be the same, the VM's too.
     assert!(order(vec![file(), file(), again(&new), again(&new)]).is_ok());
     assert!(order(vec![file(), file(), again(&taken[0]), again(&taken[2])]).is_ok());
+}
+
+/// By whatever name; and it is locked from then on.
+#[test]
+fn a_file_that_a_console_writes_is_nothing_else() {
+    let taken = file();
+    let config = VmConfig::default()
+        .with_disk(BlkConfig::new("/a"))
+        .with_console();
+    let again = |fd: &OwnedFd| fd.try_clone().unwrap();
+    let number = |fd: &OwnedFd| identity(&File::from(again(fd))).unwrap();
+    let (kernel, log) = (file(), file());
+    let order = |disk_file: OwnedFd, serial: OwnedFd, console: OwnedFd| {
+        let wish = ForkWish {
+            blk: vec![disk("blk0", "/n")],
+            serial: Some("/s".to_owned()),
+            console: Some("/c".to_owned()),
+            ..ForkWish::default()
+        };
+        let shared = |_: &str| Ok(File::from(again(&taken)).into());
+        let others = Taken {
+            images: &[number(&kernel)],
+            outputs: &[("serial", number(&log))],
+        };
+        let files = vec![disk_file, serial, console];
+        Order::new(wish, files, &config, shared, others).map_err(|error| error.to_string())
+    };
+    let new = file();
+    let disk_text = "serial=file=/s: it is the VM's disk blk0";
+    said(order(file(), again(&taken), file()), disk_text);
+    let text = "console=file=/c: it is the fork's disk blk0";
+    said(order(again(&new), file(), again(&new)), text);
+    said(order(file(), again(&kernel), file()), "the VM reads it");
+    let text = "console=file=/c: the VM itself writes it, as its serial; name another file";
+    said(order(file(), file(), again(&log)), text);
+    let text = "serial of the fork writes it as well; name two files";
+    said(order(file(), again(&new), again(&new)), text);
+    let null = || OwnedFd::from(File::options().write(true).open("/dev/null").unwrap());
+    assert!(order(file(), null(), null()).is_ok());
+    let named = tempfile::NamedTempFile::new().unwrap();
+    let open = || OwnedFd::from(named.reopen().unwrap());
+    let first = order(file(), open(), file()).unwrap();
+    said(order(file(), open(), file()), "another VM writes it");
+    drop(first);
+    assert!(order(file(), open(), file()).is_ok());
 }
 
 #[test]
