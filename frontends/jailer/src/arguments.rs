@@ -12,6 +12,10 @@ const FILES: u64 = 2048;
 /// The longest name of a jail.
 const LONGEST_ID: usize = 64;
 
+/// The limits among the files of every cgroup. Others of that name, and those without a dot, are for whoever runs
+/// cgroups: they move, freeze or end processes, also such as are not the jail's, or have the kernel start programs.
+const COMMON_LIMITS: [&str; 2] = ["cgroup.max.depth", "cgroup.max.descendants"];
+
 /// A flag: its name, what its value is called if it takes one, whether it may be repeated, and what it does.
 type Flag = (&'static str, Option<&'static str>, bool, &'static str);
 
@@ -143,10 +147,14 @@ impl Property {
         if !is_name {
             return Err(JailerError::CgroupFile(text.to_owned()));
         }
-        Ok(Self {
+        let property = Self {
             file: file.to_owned(),
             value: value.to_owned(),
-        })
+        };
+        if property.controller() == "cgroup" && !COMMON_LIMITS.contains(&file) {
+            return Err(JailerError::CgroupNoLimit(text.to_owned()));
+        }
+        Ok(property)
     }
 
     pub(crate) fn controller(&self) -> &str {

@@ -50,6 +50,11 @@ pub(crate) enum JailerError {
     #[error("Cgroup invalid file: {0}: a name like cpu.weight is wanted, without folders")]
     CgroupFile(String),
     #[error(
+        "Cgroup invalid file: {0}: --cgroup sets limits, and this file holds none; those that begin with `cgroup.` are \
+         cgroup.max.depth and cgroup.max.descendants"
+    )]
+    CgroupNoLimit(String),
+    #[error(
         "Parent cgroup path is invalid: {0}: it has to be relative to where cgroups are mounted, without `.` and `..`"
     )]
     CgroupParent(PathBuf),

@@ -102,6 +102,45 @@ fn a_value_of_a_cgroup_may_have_equals_signs() {
     assert_eq!(found, [("io", "8:0 rbps=9"), ("cpu", "7")]);
 }
 
+/// What is written there moves, ends or freezes processes of the host, or has the kernel start a program.
+#[test]
+fn files_of_a_cgroup_that_hold_no_limit_are_refused() {
+    for file in [
+        "cgroup.procs",
+        "cgroup.threads",
+        "cgroup.kill",
+        "cgroup.freeze",
+        "cgroup.type",
+        "cgroup.subtree_control",
+        "cgroup.event_control",
+        "cgroup.clone_children",
+        "cgroup.max",
+        "cgroup.max.depth.procs",
+        "tasks",
+        "release_agent",
+        "notify_on_release",
+    ] {
+        for version in ["1", "2"] {
+            let given = format!("{file}=1");
+            let error = with(&["--cgroup-version", version, "--cgroup", &given]).unwrap_err();
+            let error = error.to_string();
+            let named = format!("Cgroup invalid file: {given}: ");
+            assert!(error.starts_with(&named), "{error}");
+            let cure = ["cgroup.max.depth", "cpu.weight"];
+            assert!(cure.iter().any(|cure| error.contains(cure)), "{error}");
+        }
+    }
+    for limit in ["cgroup.max.depth=2", "cgroup.max.descendants=3"] {
+        let cgroups = with(&["--cgroup-version", "2", "--cgroup", limit])
+            .unwrap()
+            .cgroups;
+        let [property] = &cgroups.properties[..] else {
+            panic!("{cgroups:?}");
+        };
+        assert_eq!(format!("{}={}", property.file, property.value), limit);
+    }
+}
+
 #[test]
 fn an_id_is_no_path() {
     let long = "a".repeat(65);
