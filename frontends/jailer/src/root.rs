@@ -11,8 +11,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fchmod, fchown, fstat,
-    ftruncate, makedev, mkdirat, mknodat, openat, openat2,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fchmod, fchown,
+    fstat, ftruncate, makedev, mkdirat, mknodat, openat, openat2,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -229,7 +229,8 @@ impl Root {
                 _ => "",
             },
         })?;
-        // The folder is root's: it still is what was just made.
+        // The folder is root's: it still is what was just made. Its mode is not what the umask has left of it.
+        chmodat(folder, name, mode, AtFlags::empty()).map_err(on("change the mode of", path))?;
         let (uid, gid) = self.user;
         chownat(
             folder,

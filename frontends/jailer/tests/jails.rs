@@ -90,6 +90,20 @@ fn a_program_is_another_user_with_its_folder_and_nothing_else() {
 }
 
 #[test]
+fn what_the_umask_takes_the_jails_user_has_nevertheless() {
+    let Some(house) = House::new() else { return };
+    let root = house.furnish("u");
+    let (_inmate, told) = house.start_after("umask 0777", "u", &[]);
+    for path in ["/dev/kvm", "/dev/net/tun", "/dev/urandom"] {
+        assert!(told.contains(&format!("{path} true")), "{path}: {told:?}");
+        assert_eq!(owner(&root.join(&path[1..])), (UID, GID, 0o600), "{path}");
+    }
+    for folder in ["", "dev", "dev/net", "run"] {
+        assert_eq!(owner(&root.join(folder)), (UID, GID, 0o700), "{folder}");
+    }
+}
+
+#[test]
 fn in_the_background_and_in_a_namespace_of_processes_its_number_is_on_file() {
     let Some(house) = House::new() else { return };
     for (id, more) in [

@@ -112,30 +112,23 @@ impl House {
 
     /// Starts a program that stays in the foreground; gives what it tells.
     pub(crate) fn start(&self, id: &str, more: &[&str]) -> (Inmate, Vec<String>) {
-        let mut child = self
-            .jailer(id)
-            .args(more)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut told = Vec::new();
-        for line in BufReader::new(child.stdout.as_mut().unwrap())
-            .lines()
-            .map_while(Result::ok)
-        {
-            if line == "told" {
-                break;
-            }
-            told.push(line);
-        }
-        assert!(!told.is_empty(), "{:?}", child.wait());
-        (
-            Inmate {
-                pid: child.id().cast_signed(),
-                child: Some(child),
-            },
-            told,
-        )
+        begin(self.jailer(id).args(more))
+    }
+
+    /// The same, after a command of the shell that starts the jailer.
+    pub(crate) fn start_after(
+        &self,
+        before: &str,
+        id: &str,
+        more: &[&str],
+    ) -> (Inmate, Vec<String>) {
+        let jailer = self.jailer(id);
+        let mut shell = Command::new("sh");
+        shell
+            .arg("-c")
+            .arg(format!("{before} && exec \"$0\" \"$@\""));
+        shell.arg(jailer.get_program()).args(jailer.get_args());
+        begin(shell.args(more).stdin(Stdio::piped()))
     }
 
     /// The program whose number is on file.
@@ -144,6 +137,27 @@ impl House {
         let pid = fs::read_to_string(file).unwrap().parse().unwrap();
         Inmate { pid, child: None }
     }
+}
+
+/// Starts a jailer whose program stays in the foreground; gives what that tells.
+pub(crate) fn begin(jailer: &mut Command) -> (Inmate, Vec<String>) {
+    let mut child = jailer.stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = Vec::new();
+    for line in BufReader::new(child.stdout.as_mut().unwrap())
+        .lines()
+        .map_while(Result::ok)
+    {
+        if line == "told" {
+            break;
+        }
+        told.push(line);
+    }
+    assert!(!told.is_empty(), "{:?}", child.wait());
+    let inmate = Inmate {
+        pid: child.id().cast_signed(),
+        child: Some(child),
+    };
+    (inmate, told)
 }
 
 /// A jailed program; it ends with this.
