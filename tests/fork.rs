@@ -293,7 +293,7 @@ fn what_a_fork_is_given_is_checked_before_anything_is_done() {
     }
     // Whatever it is, nothing of the user's is written over: a disk, a log.
     let kept = format!("--serial=file={}", trial.path("disk"));
-    assert!(usage(&[&new, &kept]).contains("cure: name a new file"));
+    assert!(usage(&[&new, &kept]).contains("cure: name another file"));
     assert_eq!(fs::read(trial.path("disk")).unwrap(), [0; 4096]);
     assert!(usage(&[&new, "--serial=stdio"]).contains("it is null or file=PATH"));
     let missing = format!("--blk=id=blk0,path={}", trial.path("missing"));
@@ -394,6 +394,11 @@ fn a_restored_vm_is_a_template() {
     let [one, other] = [&first, &second].map(|fork| fs::read(&fork.output).unwrap());
     assert_eq!(one[..100], other[..100]);
     let again = trial.path("again");
+    // What changes it cannot ask for, in the sandbox that is the default.
+    let diff = vmm(&["ctl", &first.control, "snapshot", &again, "--diff"]);
+    let diff = finish({ diff }.spawn().unwrap());
+    let cause = "a fork inside a sandbox cannot ask which of its pages were written";
+    assert!(diff.stderr.contains(cause), "{diff:?}");
     ctl(&first.control, &["snapshot", &again]);
     drop((first, second));
     assert_eq!(kill_and_wait(template), None);

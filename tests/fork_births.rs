@@ -125,7 +125,10 @@ impl Drop for Unready {
 
 /// Asks a VM to end and waits until its guest has ended.
 fn guest_ends(trial: &Trial, child: &Spawned) {
-    trial.said(&["stop"]);
+    let stop = ["ctl", &trial.path("control"), "stop"];
+    let stop = vmm(&stop).spawn().unwrap();
+    // It waits for the VM, which waits for its fork.
+    thread::spawn(move || finish(stop));
     let tasks = format!("/proc/{}/task", pid_of(child).as_raw_nonzero());
     wait_until("its guest does not end", || {
         let tasks = fs::read_dir(&tasks).into_iter().flatten();

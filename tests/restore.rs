@@ -45,9 +45,11 @@ fn a_vm_goes_on_in_another_process() {
             "{files:?}"
         );
         trial.said(&["stop"]);
+        // It has let go of its socket, which the next one gets.
+        let next = trial.spawn(generation + 1, &["restore", &saved]);
         assert_eq!(child.finish().status.code(), Some(0));
         all.extend(fs::read(trial.output(generation)).unwrap());
-        child = trial.spawn(generation + 1, &["restore", &saved]);
+        child = next;
     }
     trial.wait(3);
     trial.said(&["stop"]);
@@ -84,6 +86,16 @@ fn r46_a_snapshot_that_fails_leaves_the_one_before_and_nothing_else() {
     assert!(ended.stderr.starts_with(&said), "{ended:?}");
     assert_eq!(trial.files(), ["state"]);
     assert_eq!(fs::read(trial.path("saved/state")).unwrap(), b"precious");
+    fs::rename(trial.path("saved/state"), trial.path("mine")).unwrap();
+    std::os::unix::fs::symlink(trial.path("mine"), trial.path("saved/state")).unwrap();
+    let ended = trial.ctl(&["snapshot", &saved]);
+    assert!(
+        ended
+            .stderr
+            .starts_with(&format!("{said}it is a symbolic link")),
+        "{ended:?}"
+    );
+    assert_eq!(fs::read(trial.path("mine")).unwrap(), b"precious");
     let ended = trial.ctl(&["snapshot", &trial.path("nowhere/saved")]);
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     assert!(ended.stderr.contains("cure: name a folder"), "{ended:?}");

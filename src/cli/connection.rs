@@ -6,7 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
@@ -17,6 +18,8 @@ const MAX_LINE: u64 = 1 << 20;
 /// How long a VM may take for an answer, and for its greeting.
 const PATIENCE: Duration = Duration::from_secs(60);
 const GREETING: Duration = Duration::from_secs(5);
+/// How long a VM that ends may keep its socket.
+const LETS_GO: Duration = Duration::from_secs(5);
 
 /// A VM's control socket.
 pub(super) struct Connection<'a> {
@@ -99,6 +102,23 @@ impl<'a> Connection<'a> {
         Error::Host {
             what: format!("{}", self.path.display()),
             source: std::io::Error::other(message.unwrap_or("it was refused").to_owned()),
+        }
+    }
+
+    /// Waits until the VM, which was told to end, has let go of everything: of this connection, and of the path of its
+    /// socket, which is the last that it has. A VM whose output nobody takes is not waited for.
+    pub(super) fn wait_for_end(mut self) {
+        let begin = Instant::now();
+        let left = || LETS_GO.checked_sub(begin.elapsed());
+        while let Some(left) = left().filter(|left| !left.is_zero()) {
+            let set = self.stream.get_ref().set_read_timeout(Some(left));
+            // Whatever else it says; an error is its end, too.
+            if set.is_err() || !matches!(self.line(), Ok(Some(_))) {
+                break;
+            }
+        }
+        while left().is_some() && UnixStream::connect(self.path).is_ok() {
+            thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -67,6 +67,7 @@ pub(super) fn run(options: &CtlOptions) -> Result<ExitCode, Error> {
                     }
                     Err(refusal) => return Err(vm.refused(&refusal)),
                 };
+                let ends = matches!(command, Command::Stop {});
                 let reply = text(&answer, &command, &options.what, asked);
                 match reply {
                     Ok(Text::NotYet) => {
@@ -76,6 +77,10 @@ pub(super) fn run(options: &CtlOptions) -> Result<ExitCode, Error> {
                     Ok(Text::Is(text)) if !options.json => print(&text)?,
                     // What a later version answers besides is shown as it is.
                     _ => print(&answer.to_string())?,
+                }
+                if ends {
+                    // Whoever starts another one next finds its socket and its disks free.
+                    vm.wait_for_end();
                 }
                 break;
             }

@@ -189,7 +189,13 @@ fn open_file(path: &Path) -> io::Result<File> {
         .read(true)
         // A saved VM has its files in its folder.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
-        .open(path)?;
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) if path.is_symlink() => io::Error::other(
+                "it is a symbolic link, and a saved VM has its files in its folder",
+            ),
+            _ => error,
+        })?;
     if file.metadata()?.is_file() {
         Ok(file)
     } else {

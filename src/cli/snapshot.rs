@@ -262,6 +262,17 @@ impl Files {
         let shown = folder.path.join(STATE);
         let place = folder.place().join(STATE);
         let sync = || File::open(folder.place())?.sync_all();
+        let sync_with_name = || {
+            sync()?;
+            if !folder.created {
+                return Ok(());
+            }
+            let parent = folder
+                .path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        };
         let mut put = || {
             folder.check()?;
             copies.iter_mut().try_for_each(CopyFile::publish)?;
@@ -279,7 +290,7 @@ impl Files {
         state.keep();
         ram.keep();
         copies.into_iter().for_each(CopyFile::keep);
-        sync().map_err(|source| Error::Host {
+        sync_with_name().map_err(|source| Error::Host {
             what: format!(
                 "the saved VM is at {}, but may not survive a power cut",
                 shown.display()

@@ -31,6 +31,8 @@ struct Child {
     /// Readable when it has ended; none before Linux 5.3, where it is looked for when there is something else to do.
     ended: Option<OwnedFd>,
     birth: Option<Birth>,
+    /// Its guest went on.
+    runs: bool,
 }
 
 /// A fork that was not answered yet.
@@ -64,6 +66,7 @@ impl Children {
                 still_us: 0,
                 handle,
             }),
+            runs: false,
         });
     }
 
@@ -93,17 +96,19 @@ impl Children {
                 done.extend(birth.heard.take().map(Heard::into_fd));
                 silent = news.is_none();
                 if let (Some(news), Some(birth)) = (news, child.birth.take_if(|_| !silent)) {
-                    birth.answer(child.pid, news);
+                    child.runs = birth.answer(child.pid, news);
                 }
             }
             let Some(end) = end(child.pid, silent && child.ended.is_none()) else {
                 return true;
             };
-            log::info!("the fork {}: {end}", child.pid.as_raw_nonzero());
-            handle.publish(Happening::ForkEnded {
-                pid: child.pid.as_raw_nonzero().get().unsigned_abs(),
-                status: end.clone(),
-            });
+            if child.runs {
+                log::info!("the fork {}: {end}", child.pid.as_raw_nonzero());
+                handle.publish(Happening::ForkEnded {
+                    pid: child.pid.as_raw_nonzero().get().unsigned_abs(),
+                    status: end.clone(),
+                });
+            }
             if let Some(birth) = child.birth.take() {
                 birth.fail(format!(
                     "its process has ended before its guest went on: {end}"
@@ -188,7 +193,8 @@ impl Birth {
     /// There is a fork if it has told so by now, else none: it ends when it comes to tell it.
     fn give_up(mut self, pid: Pid, patience: Patience) {
         if let Some(news) = self.heard.take().and_then(Heard::close) {
-            return self.answer(pid, news);
+            self.answer(pid, news);
+            return;
         }
         let when = match patience {
             Patience::Over => format!("{} s later", PATIENCE.as_secs()),
@@ -199,7 +205,8 @@ impl Birth {
         ));
     }
 
-    fn answer(mut self, pid: Pid, news: News) {
+    /// Says whether there is a fork.
+    fn answer(mut self, pid: Pid, news: News) -> bool {
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
         match news {
             News::Ready(ready_us) => {
@@ -214,8 +221,12 @@ impl Birth {
                 if let Some(answer) = self.told.answer.take() {
                     answer.send(Ok(Reply::Forked(forked)));
                 }
+                true
             }
-            News::Failed(cause) => self.fail(cause),
+            News::Failed(cause) => {
+                self.fail(cause);
+                false
+            }
         }
     }
 

@@ -15,6 +15,22 @@ pub(crate) struct ProcFiles {
     folder: Option<PathBuf>,
 }
 
+/// Why a fork inside a sandbox has none: what its parent has open is about its parent, and nothing can be opened there.
+#[cfg(feature = "snapshot")]
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error(
+    "a fork inside a sandbox cannot ask which of its pages were written (once saved and restored it can, as any VM)"
+)]
+pub(crate) struct NoneInFork;
+
+#[cfg(feature = "snapshot")]
+impl NoneInFork {
+    /// Whether an error is this one.
+    pub(crate) fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|cause| cause.is::<Self>())
+    }
+}
+
 impl ProcFiles {
     pub(crate) fn open() -> Self {
         Self {
@@ -24,10 +40,10 @@ impl ProcFiles {
         }
     }
 
-    /// There are none.
+    /// Those of a fork inside a sandbox.
     #[cfg(feature = "snapshot")]
     pub(crate) fn none() -> Self {
-        let none = || Err(io::ErrorKind::NotFound.into());
+        let none = || Err(io::Error::other(NoneInFork));
         Self {
             pagemap: none(),
             maps: none(),
@@ -71,6 +87,8 @@ fn opened(file: &io::Result<File>) -> io::Result<&File> {
     // An error cannot be had twice.
     file.as_ref().map_err(|error| match error.raw_os_error() {
         Some(errno) => io::Error::from_raw_os_error(errno),
+        #[cfg(feature = "snapshot")]
+        None if NoneInFork::is(error) => io::Error::other(NoneInFork),
         None => error.kind().into(),
     })
 }

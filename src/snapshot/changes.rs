@@ -14,7 +14,7 @@ use arch::GuestRam;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use super::ranges::{Ranges, push, union};
-use crate::memory::proc_files::ProcFiles;
+use crate::memory::proc_files::{NoneInFork, ProcFiles};
 use crate::memory::uffd::{Mode, Uffd};
 
 /// Of include/uapi/linux/fs.h.
@@ -196,6 +196,7 @@ pub(super) fn untold(error: &io::Error) -> String {
         io::ErrorKind::ResourceBusy => {
             "another process brings its memory, and then what changes is not told".to_owned()
         }
+        _ if NoneInFork::is(error) => error.to_string(),
         _ => format!("the host's kernel does not tell what changes, as Linux 6.7 does: {error}"),
     }
 }
