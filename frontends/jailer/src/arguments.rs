@@ -49,7 +49,7 @@ const FLAGS: &[Flag] = &[
         "gid",
         Some("NUMBER"),
         false,
-        "the group that the program gets (required)",
+        "the group that the program gets; an ordinary user's own (required)",
     ),
     ("help", None, false, "prints this"),
     (
@@ -81,7 +81,7 @@ const FLAGS: &[Flag] = &[
         "uid",
         Some("NUMBER"),
         false,
-        "the user that the program becomes (required)",
+        "the user that the program becomes; an ordinary user's own (required)",
     ),
     ("version", None, false, "prints the version"),
 ];

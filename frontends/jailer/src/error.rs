@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JailerError {
@@ -37,11 +39,12 @@ pub(crate) enum JailerError {
     },
     #[error("Invalid --resource-limit {0}: fsize=BYTES or no-file=NUMBER is wanted")]
     Limit(String),
-    #[error("Failed to set limit for resource: {name} to {value}: {source}")]
+    #[error("Failed to set limit for resource: {name} to {value}: {source}{cure}")]
     SetLimit {
         name: &'static str,
         value: u64,
         source: io::Error,
+        cure: &'static str,
     },
     #[error("{0} is an invalid cgroup version specifier: 1 or 2 is wanted")]
     CgroupVersion(String),
@@ -77,13 +80,33 @@ pub(crate) enum JailerError {
     )]
     CgroupMove { path: PathBuf, source: io::Error },
     #[error(
-        "The jailer has to be started as root: it makes devices, mounts and cgroups, and becomes uid {0}. Without root \
-         start the VMM itself"
+        "Invalid uid and gid: {uid} and {gid}: only root becomes another user: give --uid {} --gid {}, or start the \
+         jailer as root",
+        own.0, own.1
     )]
-    NotRoot(u32),
+    NotRoot { uid: u32, gid: u32, own: (u32, u32) },
+    /// What the kernel does not let an ordinary user do.
+    #[error("{error}. {cure}")]
+    Rootless {
+        error: Box<JailerError>,
+        cure: &'static str,
+    },
     /// What another process of the jailer has said.
     #[error("{0}")]
     Said(String),
+}
+
+impl JailerError {
+    /// What the kernel said of a file, a cgroup or a step.
+    pub(crate) fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Path { source, .. }
+            | Self::Step { source, .. }
+            | Self::CgroupWrite { source, .. }
+            | Self::CgroupMove { source, .. } => Errno::from_io_error(source),
+            _ => None,
+        }
+    }
 }
 
 pub(crate) type Result<T> = std::result::Result<T, JailerError>;

@@ -1,27 +1,26 @@
 //! `jailer`: puts a VMM into a folder of its own, as another user, and whatever namespaces, cgroups and limits are
-//! asked for. The command line, the layout of folders and the texts that clients look for are those of Firecracker's
+//! asked for; as an ordinary user, with what that may do. The command line, the layout of folders and the texts that clients look for are those of Firecracker's
 //! program of this name (docs/firecracker.md).
 
 mod arguments;
 mod cgroup;
 mod error;
 mod root;
+mod rootless;
 mod start;
 mod sys;
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
-use rustix::process::geteuid;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::ClockId;
 
 use crate::arguments::{Arguments, Invocation};
-use crate::error::{JailerError, Result, on, step};
+use crate::error::{Result, on, step};
 use crate::root::{Program, Root};
+use crate::rootless::Rights;
 use crate::start::Start;
 
 /// The version of Firecracker whose interface this is.
@@ -63,17 +62,17 @@ fn print(text: &str) -> Result<()> {
 fn jail(arguments: &Arguments, began: u64) -> Result<()> {
     let program = Program::open(&arguments.exec_file)?;
     let base = root::base(&arguments.base)?;
-    if !geteuid().is_root() {
-        return Err(JailerError::NotRoot(arguments.uid));
-    }
+    let rights = Rights::of(arguments.uid, arguments.gid)?;
     let cgroups = cgroup::Plan::new(&arguments.cgroups, Path::new(&program.name), &arguments.id)?;
-    root::own_mounts()?;
-    let root = Root::make(&base, &program, &arguments.id, arguments.uid, arguments.gid)?;
-    root.copy(&program)?;
     if let Some(path) = &arguments.netns {
-        join_network(path)?;
+        rights.join_network(path)?;
     }
-    cgroups.carry_out()?;
+    rights.take()?;
+    rights.namespaces(root::own_mounts())?;
+    let user = (arguments.uid, arguments.gid);
+    let root = Root::make(&base, &program, &arguments.id, user, rights)?;
+    root.copy(&program)?;
+    rights.cgroups(cgroups.carry_out())?;
     // Before the root changes: there is none in the new one.
     let null = arguments
         .daemonize
@@ -88,10 +87,4 @@ fn jail(arguments: &Arguments, began: u64) -> Result<()> {
         began,
     };
     start.run()
-}
-
-fn join_network(path: &Path) -> Result<()> {
-    let file = File::open(path).map_err(on("open file", path))?;
-    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-        .map_err(on("join network namespace: netns:", path))
 }

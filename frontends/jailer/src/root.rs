@@ -2,7 +2,8 @@
 //!
 //! A client may have filled it before, and it may belong to the jail's user, who is hostile. So whatever is made,
 //! written or given away in there is reached by descriptors, step by step and without following links; and it is root's
-//! while that lasts, so that nobody exchanges what is about to be given away (R4, R5).
+//! while that lasts, so that nobody exchanges what is about to be given away (R4, R5). Where an ordinary user is maker and
+//! jailed in one, there is nothing to give away, and what is made is made without following links all the same.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -23,6 +24,7 @@ use rustix::process::{chdir, fchdir, pivot_root};
 use rustix::thread::UnshareFlags;
 
 use crate::error::{JailerError, Result, on, step};
+use crate::rootless::Rights;
 use crate::sys::unshare;
 
 /// Devices of the program: folder, name, major and minor number (Documentation/admin-guide/devices.txt).
@@ -31,6 +33,8 @@ const TUN: (u32, u32) = (10, 200);
 const URANDOM: (u32, u32) = (1, 9);
 /// The major number of those whose minor one is in /proc/misc.
 const MISC: u32 = 10;
+
+const LEFT: &str = ": a jail of this --id was there before and has not been cleared away";
 
 /// The program that is jailed.
 #[derive(Debug)]
@@ -107,6 +111,7 @@ pub(crate) struct Root {
     fd: OwnedFd,
     path: PathBuf,
     user: (Uid, Gid),
+    rights: Rights,
 }
 
 impl Root {
@@ -115,8 +120,8 @@ impl Root {
         base: &Path,
         program: &Program,
         id: &str,
-        uid: u32,
-        gid: u32,
+        (uid, gid): (u32, u32),
+        rights: Rights,
     ) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // It was found without links a moment ago: there is none now either, anywhere on the way.
@@ -134,6 +139,7 @@ impl Root {
             fd,
             path,
             user: (Uid::from_raw(uid), Gid::from_raw(gid)),
+            rights,
         })
     }
 
@@ -172,7 +178,7 @@ impl Root {
 
     /// Makes the folders and devices, and gives all of it to the jail's user.
     pub(crate) fn furnish(&self) -> Result<()> {
-        take(&self.fd, &self.path)?;
+        self.take(&self.fd, &self.path)?;
         let furnished = self.make_devices();
         // Whether or not there are devices: the user had it before, if there was one.
         let given = self.give(&self.fd, &self.path);
@@ -183,7 +189,7 @@ impl Root {
         let below = |above: &OwnedFd, name: &str, path: &str| {
             let path = self.path.join(path);
             let fd = folder(above.as_fd(), OsStr::new(name), &path, Mode::RWXU)?;
-            take(&fd, &path)?;
+            self.take(&fd, &path)?;
             Ok((fd, path))
         };
         let (run, run_path) = below(&self.fd, "run", "run")?;
@@ -210,6 +216,9 @@ impl Root {
         (major, minor): (u32, u32),
     ) -> Result<()> {
         let mode = Mode::RUSR | Mode::WUSR;
+        if self.rights != Rights::Root {
+            return bind_device(folder, name, path, mode);
+        }
         mknodat(
             folder,
             name,
@@ -222,9 +231,7 @@ impl Root {
             path: path.into(),
             source: errno.into(),
             cure: match errno {
-                Errno::EXIST => {
-                    ": a jail of this --id was there before and has not been cleared away"
-                }
+                Errno::EXIST => LEFT,
                 Errno::PERM => ": this needs CAP_MKNOD, outside of user namespaces",
                 _ => "",
             },
@@ -240,6 +247,13 @@ impl Root {
             AtFlags::SYMLINK_NOFOLLOW,
         )
         .map_err(on("change the owner of", path))
+    }
+
+    /// Nobody but its maker makes, removes or renames anything in there from now on.
+    fn take(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
+        let (uid, gid) = self.rights.maker();
+        fchown(fd, Some(uid), Some(gid)).map_err(on("change the owner of", path))?;
+        fchmod(fd, Mode::RWXU).map_err(on("change the mode of", path))
     }
 
     fn give(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
@@ -302,10 +316,23 @@ fn folder(above: BorrowedFd<'_>, name: &OsStr, path: &Path, mode: Mode) -> Resul
     })
 }
 
-/// Nobody but root makes, removes or renames anything in there from now on.
-fn take(fd: &OwnedFd, path: &Path) -> Result<()> {
-    fchown(fd, Some(Uid::ROOT), Some(Gid::ROOT)).map_err(on("change the owner of", path))?;
-    fchmod(fd, Mode::RWXU).map_err(on("change the mode of", path))
+/// Mounts the host's device on a new file of that name, if there is such a device.
+fn bind_device(folder: &OwnedFd, name: &str, path: &str, mode: Mode) -> Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let device = match open_tree(CWD, path, flags) {
+        Ok(device) => device,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(on("bind the device", path)(errno)),
+    };
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = openat(folder, name, flags, mode).map_err(|errno| JailerError::Path {
+        what: "make a place inside the jail for the device",
+        path: path.into(),
+        source: errno.into(),
+        cure: if errno == Errno::EXIST { LEFT } else { "" },
+    })?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&device, "", &place, "", flags).map_err(on("mount the device", path))
 }
 
 /// The minor number of the device for page faults, where the host has it.

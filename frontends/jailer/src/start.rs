@@ -194,6 +194,11 @@ impl Limits {
                 name,
                 value,
                 source: errno.into(),
+                cure: if errno == Errno::PERM {
+                    ": only root goes beyond the hard limit (ulimit -H): give a lower --resource-limit"
+                } else {
+                    ""
+                },
             })?;
         }
         Ok(())

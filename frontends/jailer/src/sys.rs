@@ -1,6 +1,8 @@
 //! Calls that are unsafe in themselves. The jailer has one thread throughout.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
 
 use rustix::process::Pid;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -18,6 +20,19 @@ pub(crate) fn close_inherited() -> io::Result<()> {
 pub(crate) fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
     // SAFETY: what makes it unsafe is that a thread may have descriptors of its own, which no caller here asks for.
     unsafe { unshare_unsafe(flags) }
+}
+
+/// The user namespace that a namespace belongs to (NS_GET_USERNS, ioctl_ns(2)).
+pub(crate) fn owner_of_namespace(namespace: &File) -> io::Result<File> {
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    // The type of the number differs between C libraries.
+    // SAFETY: this one takes no argument, and gives a descriptor.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS as _) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and nobody else has it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// Whether this process is the first of its session.

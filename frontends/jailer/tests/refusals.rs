@@ -63,26 +63,6 @@ fn a_program_that_cannot_run_is_told_of_by_the_jailer_itself() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_that_this_needs_root_and_nothing_is_made() {
-    let Some(house) = House::new() else { return };
-    let jailer = house.path().join("jailer");
-    fs::copy(env!("CARGO_BIN_EXE_jailer"), &jailer).unwrap();
-    chown(house.base(), Some(UID), Some(GID)).unwrap();
-    let mut command = Command::new(jailer);
-    command
-        .args(["--id", "a", "--uid", "1", "--gid", "1", "--exec-file"])
-        .arg(house.program());
-    command
-        .arg("--chroot-base-dir")
-        .arg(house.base())
-        .uid(UID)
-        .gid(GID);
-    let error = refused(&command.output().unwrap());
-    assert!(error.contains("has to be started as root"), "{error}");
-    assert_eq!(fs::read_dir(house.base()).unwrap().count(), 0);
-}
-
-#[test]
 fn a_jail_that_is_in_use_stays_as_it_is() {
     let Some(house) = House::new() else { return };
     let root = house.furnish("a");
