@@ -1,5 +1,7 @@
 //! A machine that becomes two again and again, while its guest works.
 
+use std::iter;
+
 use super::guest::Guest;
 use crate::lab::case::{Case, expect, expect_all};
 
@@ -48,7 +50,11 @@ pub(super) fn forks(guest: &Guest, vcpus: u32, times: usize) -> Case {
          echo @drawn $(head -c 16 /dev/urandom | od -An -tx1); echo @clock $(date +%s); \
          echo $word ended; stty echo; poweroff -f\r"
     );
-    let dialogue = [("@guest ready\n", work.as_str())];
+    // Each fork is waited for by itself: all of them take longer than a silent machine may.
+    let forks = iter::repeat_n(("\nfork ended\n", ""), times);
+    let dialogue: Vec<_> = iter::once(("@guest ready\n", work.as_str()))
+        .chain(forks)
+        .collect();
     let name = format!("forks, {vcpus} vCPUs");
     guest.case(&name, &command, &dialogue, move |output| {
         expect_all(output, &["\ndone ended\n", "forked: process "])?;
